@@ -1,0 +1,1 @@
+"""Attester and Verifier: TPM structures, logs, Reference Values, appraisal."""

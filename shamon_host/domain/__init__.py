@@ -1,0 +1,1 @@
+"""Labels, policy, reference monitor, leases: pure decisions with no input or output."""

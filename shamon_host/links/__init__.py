@@ -1,0 +1,1 @@
+"""From desired links to kernel state."""

@@ -1,0 +1,1 @@
+"""The attested handshake between two hosts, and its transport."""

@@ -1,0 +1,1 @@
+"""In-memory backends, contract suites and the scenario player."""

@@ -1,0 +1,88 @@
+"""The label map of one host: type ↔ SELinux link context and SPD context; VM ↔ sVirt context.
+
+Names travel, contexts stay local: two hosts may map one type to different categories. Allocation is stable: what was
+once given is kept for as long as its name is in the policy, and a freed category is not given out again before all
+others were used (a lingering object under an old label must not meet a new type).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
+
+TYPE_CATEGORIES = range(1, 512)
+"""Categories that stand for types."""
+VM_CATEGORIES = range(512, 1024)
+"""Categories of which each VM has a pair of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelMap:
+    """`types`: a category for each type; `vms`: a pair of categories (low, high) for each VM; all unique."""
+
+    types: Mapping[TypeName, int]
+    vms: Mapping[VmName, tuple[int, int]]
+    next_category: int = TYPE_CATEGORIES.start
+    """Where the search for the next free category of a type starts."""
+
+    def link_context(self, name: TypeName) -> SelinuxContext:
+        """Context of a link's socket and SAs. Raises KeyError for a type without a category."""
+        return SelinuxContext(
+            user="system_u", role="object_r", type="shamon_link_t", categories=frozenset({self.types[name]})
+        )
+
+    def spd_context(self, name: TypeName) -> SelinuxContext:
+        """Context of a link's SPD entries. Raises KeyError for a type without a category."""
+        return SelinuxContext(
+            user="system_u", role="object_r", type="shamon_spd_t", categories=frozenset({self.types[name]})
+        )
+
+    def vm_context(self, vm: VmName, types: Iterable[TypeName], *, domain: str = "svirt_t") -> SelinuxContext:
+        """sVirt context of a VM: its types' categories and its own pair. Raises KeyError."""
+        categories = {self.types[name] for name in types} | set(self.vms[vm])
+        return SelinuxContext(user="system_u", role="system_r", type=domain, categories=frozenset(categories))
+
+    def type_of(self, context: SelinuxContext) -> TypeName | None:
+        """The type that a link or SPD context stands for, or None."""
+        for name, category in self.types.items():
+            if context.categories == {category}:
+                return name
+        return None
+
+
+EMPTY = LabelMap(types={}, vms={})
+
+
+def allocate(current: LabelMap, types: Iterable[TypeName], vms: Iterable[VmName]) -> LabelMap:
+    """Return the map with an entry for exactly `types` and `vms`, keeping what `current` gave to those names.
+
+    Raises BackendFailed when the categories do not suffice.
+    """
+    wanted_types, wanted_vms = sorted(set(types)), sorted(set(vms))
+    kept = {name: current.types[name] for name in wanted_types if name in current.types}
+    position = current.next_category
+    for name in wanted_types:
+        if name in kept:
+            continue
+        used = set(kept.values())
+        span = len(TYPE_CATEGORIES)
+        for step in range(span):
+            candidate = TYPE_CATEGORIES.start + (position - TYPE_CATEGORIES.start + step) % span
+            if candidate not in used:
+                kept[name] = candidate
+                position = candidate + 1 if candidate + 1 in TYPE_CATEGORIES else TYPE_CATEGORIES.start
+                break
+        else:
+            raise BackendFailed("no category left for a type", expected=f"at most {span} types", found=name)
+    pairs = {name: current.vms[name] for name in wanted_vms if name in current.vms}
+    used_categories = {category for pair in pairs.values() for category in pair}
+    free = [category for category in VM_CATEGORIES if category not in used_categories]
+    for name in wanted_vms:
+        if name in pairs:
+            continue
+        if len(free) < 2:
+            raise BackendFailed("no categories left for a VM", expected=f"at most {len(VM_CATEGORIES) // 2} VMs",
+                                found=name)
+        pairs[name] = (free.pop(0), free.pop(0))
+    return LabelMap(types=kept, vms=pairs, next_category=position)

@@ -1,0 +1,101 @@
+"""Names of types, labels of VMs and resources, and SELinux contexts as values.
+
+A type's name is universal (`acme/red`) and travels between hosts; an SELinux context is local to one host and does not.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NewType, Self
+
+from shamon_host.domain.errors import BadInput
+
+TypeName = NewType("TypeName", str)
+HostName = NewType("HostName", str)
+VmName = NewType("VmName", str)
+
+_SEGMENT = r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"
+_TYPE_NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{1,7}}")
+_PLAIN_NAME = re.compile(_SEGMENT)
+_CONTEXT = re.compile(
+    r"(?P<user>[A-Za-z0-9_]+):(?P<role>[A-Za-z0-9_]+):(?P<type>[A-Za-z0-9_]+):"
+    r"s(?P<sensitivity>[0-9]{1,4})(?::(?P<categories>c[0-9]{1,4}(?:[.,]c[0-9]{1,4})*))?"
+)
+CATEGORIES = range(1024)
+"""SELinux MCS categories of the reference policy: c0 to c1023."""
+
+
+def type_name(text: str) -> TypeName:
+    """Return `text` as a type's name, `organisation/type` in lower case. Raises BadInput."""
+    if not _TYPE_NAME.fullmatch(text):
+        raise BadInput("bad type name", expected="organisation/type, in lower case letters, digits, '.', '_', '-'",
+                       found=repr(text[:80]))
+    return TypeName(text)
+
+
+def plain_name(text: str, kind: str = "name") -> str:
+    """Return `text` as the name of a host, VM, label or image. Raises BadInput."""
+    if not _PLAIN_NAME.fullmatch(text):
+        raise BadInput(f"bad {kind}", expected="1-63 lower case letters, digits, '.', '_', '-'", found=repr(text[:80]))
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmLabel:
+    """The label of a VM: the types it may use; each of them also counts for the Chinese Wall."""
+
+    name: str
+    types: frozenset[TypeName]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceLabel:
+    """The label of a disk or a network: the types that may use it."""
+
+    name: str
+    types: frozenset[TypeName]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelinuxContext:
+    """`user:role:type:sN[:categories]` with one sensitivity (low level equals high level).
+
+    `categories` is the set of category numbers. Contexts are compared as values, so `c1.c3` equals `c1,c2,c3`.
+    """
+
+    user: str
+    role: str
+    type: str
+    sensitivity: int = 0
+    categories: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a context as the kernel or libvirt prints it. Raises BadInput; a range of levels is refused."""
+        match = _CONTEXT.fullmatch(text)
+        if not match or len(text) > 4096:
+            raise BadInput("bad SELinux context", expected="user:role:type:sN[:cN,...]", found=repr(text[:120]))
+        categories: set[int] = set()
+        for part in (match["categories"] or "").split(","):
+            if not part:
+                continue
+            first, _, last = part.partition(".")
+            low, high = int(first[1:]), int((last or first)[1:])
+            if high not in CATEGORIES or low > high:
+                raise BadInput("bad category in SELinux context", expected="c0 to c1023, ascending", found=repr(part))
+            categories.update(range(low, high + 1))
+        return cls(user=match["user"], role=match["role"], type=match["type"],
+                   sensitivity=int(match["sensitivity"]), categories=frozenset(categories))
+
+    def __str__(self) -> str:
+        """Print as the kernel prints it: runs of three or more as `cA.cB`, runs of two as `cA,cB`."""
+        runs: list[list[int]] = []
+        for number in sorted(self.categories):
+            if runs and number == runs[-1][-1] + 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        parts = [
+            f"c{run[0]}.c{run[-1]}" if len(run) > 2 else ",".join(f"c{number}" for number in run) for run in runs
+        ]
+        level = f"s{self.sensitivity}" + (":" + ",".join(parts) if parts else "")
+        return f"{self.user}:{self.role}:{self.type}:{level}"

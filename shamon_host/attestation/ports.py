@@ -1,0 +1,57 @@
+"""What the Attester needs of a host: its TPM and its measurement logs.
+
+Real: `tpm_device`, `linux_logs`. In memory: `shamon_host.testing.tpm`, `shamon_host.testing.logs`.
+Contract suites: `shamon_host.testing.contracts.tpm`, `...contracts.logs`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+QUOTED_BANK = "sha256"
+QUOTED_PCRS = tuple(range(15))
+"""PCR 0-14: what a quote of this program always covers, in the SHA-256 bank."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """A quote with the PCR values that it was made over (they match its pcrDigest, the TPM port sees to it)."""
+
+    attest: bytes
+    """TPMS_ATTEST as signed."""
+    signature: bytes
+    """TPMT_SIGNATURE."""
+    pcr_values: Mapping[int, bytes]
+    """SHA-256 bank, PCR 0-14, 32 bytes each."""
+
+
+class Tpm(Protocol):
+    """The TPM of this host, with its Attestation Key. Synchronous and not thread-safe; one quote takes 1-300 ms."""
+
+    def ak_public(self) -> bytes:
+        """TPMT_PUBLIC of the AK. The same over reboots. Raises BackendFailed."""
+        ...
+
+    def manufacturer(self) -> str:
+        """TPM_PT_MANUFACTURER as text, e.g. `IBM` (libtpms), `INTC`. Raises BackendFailed."""
+        ...
+
+    def quote(self, qualifying_data: bytes) -> Quote:
+        """Quote PCR 0-14 of the SHA-256 bank over `qualifying_data` (32 bytes). Raises BackendFailed."""
+        ...
+
+
+class MeasurementLogs(Protocol):
+    """The kernel's logs of this host."""
+
+    def event_log(self) -> bytes:
+        """The firmware's TCG event log. Raises BackendFailed when there is none."""
+        ...
+
+    def ima_log(self, offset: int) -> bytes:
+        """IMA's binary runtime log from byte `offset` (at an entry's boundary) to its end. Raises BackendFailed."""
+        ...
+
+    def measurement_count(self) -> int:
+        """IMA's runtime measurement count, the cheap change detector. Raises BackendFailed."""
+        ...

@@ -1,0 +1,217 @@
+"""Kernel objects of links as values, and the operations on them.
+
+The planner compares a desired state with a `KernelState` and returns `Operation`s; a `LinkKernel` carries them out.
+Ids: the local UDP port tells a (peer, type) pair apart on one host; tunnel id and session id equal that port.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shamon_host.domain.labels import SelinuxContext
+
+PORT_BLOCK_FIRST = 0x6000
+PORT_BLOCK_MASK = 0xFC00
+PORT_BLOCK = range(PORT_BLOCK_FIRST, PORT_BLOCK_FIRST + 0x400)
+"""UDP ports of link sockets on every host: one aligned block, so that one selector with a mask covers it."""
+
+LINK_PRIORITY = 100
+"""Of labelled SPD entries; lower wins."""
+GUARD_PRIORITY = 1000
+"""Of the block entries of the guard."""
+BRIDGE_PREFIX = "shbr"
+TUNNEL_PREFIX = "shl2"
+TAP_PREFIX = "shvm"
+
+
+class Direction(StrEnum):
+    IN = "in"
+    OUT = "out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaId:
+    """What identifies an ESP SA (RFC 4301, section 4.1). `spi` in host byte order."""
+
+    destination: str
+    spi: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityAssociation:
+    """A transport-mode ESP SA, AES-256-GCM with a 16-byte ICV (RFC 4106), with ESN.
+
+    `key` is 32 bytes of key and 4 of salt; None when read back: keys are never compared or shown.
+    """
+
+    source: str
+    destination: str
+    spi: int
+    reqid: int
+    context: SelinuxContext | None
+    """None only in a foreign object that was read."""
+    hard_lifetime_s: int
+    key: bytes | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def id(self) -> SaId:
+        return SaId(destination=self.destination, spi=self.spi)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpdEntry:
+    """An SPD entry for UDP. A labelled entry (reqid set) protects; a block entry has neither label nor template.
+
+    Addresses are "" for any address of `family`. Ports are matched under their masks.
+    """
+
+    direction: Direction
+    family: int
+    """4 or 6."""
+    source: str
+    destination: str
+    source_port: int
+    source_port_mask: int
+    destination_port: int
+    destination_port_mask: int
+    priority: int
+    block: bool
+    context: SelinuxContext | None = None
+    reqid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """An L2TPv3 Ethernet tunnel with its one session, over a labelled, connected UDP socket."""
+
+    interface: str
+    local: str
+    remote: str
+    local_port: int
+    peer_port: int
+    """tunnel id = session id = local_port; peer tunnel id = peer session id = peer_port."""
+    context: SelinuxContext | None
+    """The socket's label as read back from it; None when it cannot be read (the tunnel is then removed)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """The bridge of a type: no address, IPv6 off, nothing to or from the host. `ports`: interface → isolated flag."""
+
+    name: str
+    ports: Mapping[str, bool] = field(default_factory=dict)
+    sealed: bool = True
+    """IPv6 disabled, no address, forwarding refused; False in a bridge that was read and is not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelState:
+    """Everything of ours, and everything foreign in our place, that the kernel holds."""
+
+    sas: frozenset[SecurityAssociation] = frozenset()
+    spd: frozenset[SpdEntry] = frozenset()
+    tunnels: frozenset[Tunnel] = frozenset()
+    bridges: Mapping[str, Bridge] = field(default_factory=dict)
+    gate: Mapping[str, float] = field(default_factory=dict)
+    """Peer's underlay address → seconds until the gate closes."""
+    guard: bool = False
+    """The nft guard is there, in both hooks and for both families, as this program installs it."""
+    selinux_enforcing: bool = False
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    """Those of `network_state.SYSCTLS`."""
+    foreign: tuple[str, ...] = ()
+    """Objects in the way that no operation of ours describes, in words."""
+
+
+# Operations, each idempotent, each read back by the adapter. They raise BackendFailed.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallGuard:
+    """The nft table with guard, gate set and bridge rules. Block SPD entries are AddSpdEntry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddSa:
+    sa: SecurityAssociation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSas:
+    """All in one batch; one that is gone already is no error."""
+
+    ids: tuple[SaId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddSpdEntry:
+    entry: SpdEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSpdEntry:
+    entry: SpdEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateTunnel:
+    tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteTunnel:
+    local_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateBridge:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteBridge:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachPort:
+    """Link devices are attached isolated (split horizon), VMs' taps not."""
+
+    bridge: str
+    interface: str
+    isolated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachPort:
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenGate:
+    """Set the gate's timeout for the peer's address, replacing what was left of it."""
+
+    address: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseGate:
+    address: str
+
+
+Operation = (
+    InstallGuard
+    | AddSa
+    | DeleteSas
+    | AddSpdEntry
+    | DeleteSpdEntry
+    | CreateTunnel
+    | DeleteTunnel
+    | CreateBridge
+    | DeleteBridge
+    | AttachPort
+    | DetachPort
+    | OpenGate
+    | CloseGate
+)

@@ -1,0 +1,69 @@
+"""What links need of a kernel.
+
+Real: `linux_kernel` (pyxfrm, L2TP and bridges over netlink, nft). In memory: `shamon_host.testing.kernel`.
+Contract suite: `shamon_host.testing.contracts.kernel`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shamon_host.domain.labels import SelinuxContext
+from shamon_host.links.model import KernelState, Operation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquireEvent:
+    """XFRM_MSG_ACQUIRE: a packet of this host found no SA. `context` is that of its socket."""
+
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    context: SelinuxContext | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireEvent:
+    """XFRM_MSG_EXPIRE of an SA."""
+
+    destination: str
+    spi: int
+    hard: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedEvent:
+    """Something of ours was changed (SPD flushed, port or rule removed), perhaps by somebody else: look."""
+
+    what: str
+
+
+KernelEvent = AcquireEvent | ExpireEvent | ChangedEvent
+
+
+class LinkKernel(Protocol):
+    """The part of a kernel that carries links. Synchronous; raises BackendFailed."""
+
+    def read(self) -> KernelState: ...
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Carry out in order, reading back each; stop at the first that fails and raise BackendFailed naming it."""
+        ...
+
+    def allocate_spi(self, *, source: str, destination: str) -> int:
+        """Reserve an inbound SPI (XFRM_MSG_ALLOCSPI), 0x100 or above, for an SA from `source` to `destination`."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Refusals: `/proc/net/xfrm_stat` names (XfrmInPolBlock, XfrmInTmplMismatch, ...), and `guard_out`, `guard_in`,
+        `gate_out`, `gate_in`: packets that the nft rules dropped."""
+        ...
+
+    def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
+        """Call `event`, in the event loop's thread, for each."""
+        ...
+
+    def close(self) -> None:
+        """Let go of handles. Kernel objects and sockets in the FD store stay."""
+        ...

@@ -1,0 +1,128 @@
+"""What the handshake needs of the network and of the host that it speaks for.
+
+Real transport: `http_transport` (aiohttp, mutual TLS 1.3). In memory: `shamon_host.testing.network`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shamon_host.attestation.evidence import Evidence, Role
+from shamon_host.domain.labels import HostName, TypeName
+from shamon_host.domain.policy import HostEntry
+from shamon_host.domain.results import AttestationResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerIdentity:
+    """Who a TLS connection belongs to: the name in its certificate, and the certificate's SHA-256."""
+
+    host: HostName
+    certificate_sha256: bytes
+
+
+class PeerTransport(Protocol):
+    """Calls to peers. The certificate that answers must be the one enrolled for `host`."""
+
+    async def call(self, host: HostEntry, path: str, body: bytes, *, timeout_s: float) -> bytes:
+        """POST `body` to `path` and return the answer. Raises Unreachable, NotTrusted, and Refused with the peer's
+        own words when it refuses."""
+        ...
+
+
+class PeerHandler(Protocol):
+    """The receiving side. ShamonError raised here reaches the caller as Refused, in words."""
+
+    async def handle(self, caller: PeerIdentity, path: str, body: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOffer:
+    """One side's ids for the link of one type: where it wants to receive."""
+
+    type: TypeName
+    port: int
+    """Local UDP port, tunnel id and session id of the side that offers."""
+    spi: int
+    """SPI of the SA towards the side that offers, allocated for this handshake."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a side brings to a handshake, all of it in the transcript."""
+
+    coalition: str
+    policy_version: int
+    policy_digest: str
+    certificate_sha256: bytes
+    ak_name: bytes
+    offers: tuple[LinkOffer, ...]
+    """One for each type that it may carry to this peer."""
+    ima_offset: int
+    """Byte offset from which it wants the peer's IMA log."""
+    ima_reset_count: int
+    """resetCount of the peer's boot which that offset belongs to; the peer answers from 0 if it booted since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreedLink:
+    """One link that both sides agreed on. Keys are 36 bytes (AES-256 key, salt), one for each direction."""
+
+    type: TypeName
+    local_port: int
+    peer_port: int
+    in_spi: int
+    out_spi: int
+    in_key: bytes = field(repr=False)
+    out_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A confirmed handshake in which both sides passed."""
+
+    peer: HostName
+    role: Role
+    result: AttestationResult
+    """What this side says of the peer."""
+    lease_s: float
+    """The shorter of both leases; counted from `started_s`."""
+    started_s: float
+    """CLOCK_BOOTTIME of this side before its hello was sent or answered: the lease counts from here."""
+    links: tuple[AgreedLink, ...]
+    transcript: bytes
+
+
+class HandshakeHost(Protocol):
+    """The host that a handshake speaks for. The daemon implements it."""
+
+    async def terms(self, peer: HostName) -> Terms:
+        """What to offer to this peer now. Raises Refused (host expelled, no guard, SELinux permissive)."""
+        ...
+
+    async def evidence(self, peer: HostName, role: Role, transcript: bytes, *, ima_offset: int, ima_reset_count: int
+                       ) -> Evidence:
+        """Evidence bound to this handshake (leaf gathered, quote shared)."""
+        ...
+
+    async def appraise(
+        self, peer: HostName, role: Role, transcript: bytes, terms: Terms, evidence: Evidence
+    ) -> AttestationResult:
+        """Appraise the peer's Evidence (`role` is the peer's). Suspends the peer at once when it fails."""
+        ...
+
+    async def lease_s(self, peer: HostName) -> float:
+        """The lease that this side grants."""
+        ...
+
+    async def install_inbound(self, outcome: Outcome) -> None:
+        """Both verdicts passed and the peer's MAC was right: admit the peer, install the receive side."""
+        ...
+
+    async def install_outbound(self, outcome: Outcome) -> None:
+        """The peer has its receive side: install the send side, open the gate, drop what is superseded."""
+        ...
+
+    async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:
+        """The peer does not trust this host; its reasons, in words."""
+        ...

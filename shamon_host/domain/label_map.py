@@ -78,11 +78,11 @@ def allocate(current: LabelMap, types: Iterable[TypeName], vms: Iterable[VmName]
     pairs = {name: current.vms[name] for name in wanted_vms if name in current.vms}
     used_categories = {category for pair in pairs.values() for category in pair}
     free = [category for category in VM_CATEGORIES if category not in used_categories]
-    for name in wanted_vms:
-        if name in pairs:
+    for vm in wanted_vms:
+        if vm in pairs:
             continue
         if len(free) < 2:
             raise BackendFailed("no categories left for a VM", expected=f"at most {len(VM_CATEGORIES) // 2} VMs",
-                                found=name)
-        pairs[name] = (free.pop(0), free.pop(0))
+                                found=vm)
+        pairs[vm] = (free.pop(0), free.pop(0))
     return LabelMap(types=kept, vms=pairs, next_category=position)

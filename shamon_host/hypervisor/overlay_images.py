@@ -1,0 +1,90 @@
+"""Pinned clean images and qcow2 overlays on this host's disk, made with `qemu-img`.
+
+A clean image is never written to: VMs run on overlays above it. It is read whole and compared with the policy's pin
+each time an overlay is made from it.
+"""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
+from shamon_host.domain.labels import VmName, plain_name
+
+_CHUNK = 1 << 20
+_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayImages:
+    """`images`: name → path of the clean image and its format (`raw` or `qcow2`); `directory`: where overlays live."""
+
+    images: Mapping[str, tuple[Path, str]]
+    directory: Path
+
+    def verify(self, image: str, sha256: str) -> None:
+        path, _ = self._image(image)
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise BackendFailed(
+                "cannot read the clean image", where=str(path), found=error.strerror or "",
+                remedy="Put the image there, or correct images in the host's configuration.",
+            ) from error
+        if found != sha256:
+            raise NotTrusted(
+                "the clean image is not the pinned one", where=str(path), expected=f"sha256 {sha256}",
+                found=f"sha256 {found}", remedy="Put the pinned image back; nothing was started from this one.",
+            )
+
+    def fresh_overlay(self, vm: VmName, image: str) -> str:
+        base, base_format = self._image(image)
+        target = self._path(vm)
+        fresh = target.with_suffix(".new")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(fresh))
+        os.replace(fresh, target)
+        return str(target)
+
+    def overlay(self, vm: VmName) -> str | None:
+        path = self._path(vm)
+        return str(path) if path.exists() else None
+
+    def discard(self, vm: VmName) -> None:
+        self._path(vm).unlink(missing_ok=True)
+
+    def _image(self, image: str) -> tuple[Path, str]:
+        if image not in self.images:
+            raise BadInput(
+                f"no path for image {image!r}", expected=f"[images.{image}] in the host's configuration",
+                found=", ".join(sorted(self.images)) or "no images",
+            )
+        return self.images[image]
+
+    def _path(self, vm: VmName) -> Path:
+        return self.directory / f"{plain_name(vm, 'VM name')}.qcow2"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, lower-case hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _qemu_img(*arguments: str) -> None:
+    try:
+        subprocess.run(
+            ["qemu-img", *arguments], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S, env={"PATH": os.defpath}
+        )
+    except FileNotFoundError as error:
+        raise BackendFailed("qemu-img is not installed", remedy="Install Debian's qemu-utils.") from error
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise BackendFailed("qemu-img failed", found=words[-1][:300] if words else "") from error

@@ -1,0 +1,155 @@
+"""The hypervisor report: every domain of a host with its context, in canonical JSON, and the check of a peer's.
+
+The Attester puts the digest of these bytes into its leaf; the Verifier reads them as hostile input and checks that
+every domain that runs is a VM of the policy, on its own host, under exactly the context that the label map gives to
+its types, and that no conflicting types run together.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shamon_host.domain.chinese_wall import conflicts
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName, plain_name, type_name
+from shamon_host.domain.policy import Policy
+from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
+from shamon_host.hypervisor.ports import DomainReport, DomainState
+
+MAX_REPORT_BYTES = 1 << 20
+RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedDomain:
+    name: VmName
+    state: DomainState
+    context: str
+    """As the hypervisor has it; empty when it has none."""
+
+
+def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> bytes:
+    """Canonical JSON of every domain that runs or is paused, and of the label map that their contexts come from."""
+    return json.dumps(
+        {
+            "domains": [
+                {
+                    "name": domain.name,
+                    "state": domain.state.value,
+                    "context": str(domain.context) if domain.context else "",
+                }
+                for domain in sorted(domains, key=lambda domain: domain.name)
+                if domain.state in RUNNING_STATES
+            ],
+            "label_map": {
+                "types": dict(sorted(label_map.types.items())),
+                "vms": {name: list(pair) for name, pair in sorted(label_map.vms.items())},
+            },
+        },
+        sort_keys=True,
+        separators=(",", ":"),
+    ).encode()
+
+
+def parse_hypervisor_report(data: bytes) -> tuple[tuple[ReportedDomain, ...], LabelMap]:
+    """Read a report from a peer. Raises BadInput."""
+    if len(data) > MAX_REPORT_BYTES:
+        raise BadInput("hypervisor report is too large", expected=f"at most {MAX_REPORT_BYTES} bytes")
+    try:
+        fields = json.loads(data)
+        if set(fields) != {"domains", "label_map"} or set(fields["label_map"]) != {"types", "vms"}:
+            raise BadInput("malformed hypervisor report", expected="domains and label_map")
+        domains = tuple(_domain(item) for item in fields["domains"])
+        types = {type_name(name): _category(value, TYPE_CATEGORIES) for name, value in _items(fields, "types")}
+        vms = {}
+        for name, pair in _items(fields, "vms"):
+            low, high = (_category(value, VM_CATEGORIES) for value in pair)
+            vms[VmName(plain_name(name, "VM name"))] = (low, high)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput("malformed hypervisor report", found=type(error).__name__) from error
+    flat = [category for pair in vms.values() for category in pair]
+    if len(set(types.values())) != len(types) or len(set(flat)) != len(flat):
+        raise BadInput("malformed label map", expected="a category of its own for every type and VM")
+    return domains, LabelMap(types=types, vms=vms)
+
+
+def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> Claim:
+    """The claim `running-labels` about `host`. Never raises on bad bytes: they make the claim fail."""
+    try:
+        domains, label_map = parse_hypervisor_report(data)
+    except BadInput as error:
+        return _claim(ClaimStatus.FAIL, str(error))
+    if not policy.types <= set(label_map.types):
+        missing = ", ".join(sorted(policy.types - set(label_map.types)))
+        return _claim(ClaimStatus.ABSENT, "the label map lacks types of the policy", expected=missing)
+    seen: set[VmName] = set()
+    running: dict[str, frozenset[TypeName]] = {}
+    for domain in domains:
+        claim = _check_domain(domain, host=host, policy=policy, label_map=label_map)
+        if claim is not None:
+            return claim
+        if domain.name in seen:
+            return _claim(ClaimStatus.FAIL, "a domain is reported twice", where=domain.name)
+        seen.add(domain.name)
+        running[domain.name] = policy.vm_labels[policy.vms[domain.name].label].types
+    for name, types in running.items():
+        others = frozenset[TypeName]().union(*(other for peer, other in running.items() if peer != name))
+        found = conflicts(policy, types, others)
+        if found:
+            return _claim(ClaimStatus.FAIL, f"types in conflict run together: {found}", where=name)
+    return _claim(ClaimStatus.PASS, f"{len(domains)} domains run under their labels")
+
+
+def _check_domain(
+    domain: ReportedDomain, *, host: HostName, policy: Policy, label_map: LabelMap
+) -> Claim | None:
+    entry = policy.vms.get(domain.name)
+    if entry is None:
+        return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=domain.name)
+    if entry.host != host:
+        return _claim(
+            ClaimStatus.FAIL, "a VM runs on another host than the policy says", where=domain.name,
+            expected=entry.host, found=host,
+        )
+    if domain.name not in label_map.vms:
+        return _claim(ClaimStatus.ABSENT, "the label map lacks a VM that runs", where=domain.name)
+    expected = label_map.vm_context(domain.name, policy.vm_labels[entry.label].types)
+    if not domain.context:
+        return _claim(ClaimStatus.ABSENT, "a domain runs without a label", where=domain.name, expected=str(expected))
+    try:
+        found = SelinuxContext.parse(domain.context)
+    except BadInput as error:
+        return _claim(ClaimStatus.FAIL, str(error), where=domain.name)
+    if found != expected:
+        return _claim(
+            ClaimStatus.FAIL, "a domain runs under another label", where=domain.name, expected=str(expected),
+            found=str(found),
+        )
+    return None
+
+
+def _domain(item: Mapping[str, Any]) -> ReportedDomain:
+    if set(item) != {"name", "state", "context"} or not isinstance(item["context"], str):
+        raise BadInput("malformed domain in hypervisor report", expected="name, state and context")
+    return ReportedDomain(
+        name=VmName(str(item["name"])[:64]), state=DomainState(item["state"]), context=item["context"][:4096]
+    )
+
+
+def _items(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+    return list(fields["label_map"][name].items())
+
+
+def _category(value: object, allowed: range) -> int:
+    if type(value) is not int or value not in allowed:
+        raise BadInput("bad category in label map", expected=f"{allowed.start} to {allowed.stop - 1}",
+                       found=str(value)[:40])
+    return value
+
+
+def _claim(status: ClaimStatus, reason: str, *, where: str = "", expected: str = "", found: str = "") -> Claim:
+    return Claim(
+        name=ClaimName.RUNNING_LABELS, status=status, reason=reason, where=where, expected=expected, found=found
+    )

@@ -59,6 +59,8 @@ class Intervals:
     margin_s: float = 2.0
     timeout_s: float = 20.0
     """How long one handshake may take."""
+    action_delay_s: float = 0.0
+    """How long after a peer failed its failure actions are applied to this host's own VMs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

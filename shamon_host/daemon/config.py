@@ -1,0 +1,163 @@
+"""The configuration of one host, `/etc/shamon/host.toml`: where things are. What is allowed is in the policy."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.labels import HostName, VmName, plain_name
+from shamon_host.hypervisor.vms import VmSettings
+
+MAX_CONFIG_BYTES = 1 << 20
+_STRINGS = {
+    "state_dir": "/var/lib/shamon",
+    "runtime_dir": "/run/shamon",
+    "policy": "/etc/shamon/policy.toml",
+    "peers": "/etc/shamon/peers",
+    "reference": "/etc/shamon/reference",
+}
+_TLS = {"ca": "/etc/shamon/ca.pem", "certificate": "/etc/shamon/host.pem", "key": "/etc/shamon/host.key"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """Paths are absolute. `images`: name → (clean image, its format)."""
+
+    name: HostName
+    state_dir: Path
+    runtime_dir: Path
+    policy: Path
+    peers: Path
+    """Directory of the peer registry: one TOML file for each host of the coalition, this one included."""
+    reference: Path
+    """Directory of Reference Values: NAME.json for each host."""
+    tls_ca: Path
+    tls_certificate: Path
+    tls_key: Path
+    tcti: str
+    libvirt_uri: str
+    virt_type: str
+    """`kvm` or `qemu`."""
+    images: Mapping[str, tuple[Path, str]]
+    vms: Mapping[VmName, VmSettings]
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime_dir / "shamon.sock"
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "shamon.sqlite"
+
+
+def load_config(path: Path) -> HostConfig:
+    """Read and check the file. Raises BadInput that names file and key."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise BadInput(
+            "cannot read the host's configuration", where=str(path), found=error.strerror or "",
+            remedy="Give its path with --config.",
+        ) from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise BadInput("the host's configuration is too large", where=str(path), expected="at most 1 MiB")
+    try:
+        fields = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput("the host's configuration is not TOML", where=str(path), found=str(error)) from error
+    return parse_config(fields, source=str(path))
+
+
+def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
+    """Check the fields of a configuration. Raises BadInput."""
+    reader = _Reader(source)
+    reader.only(fields, "", {"name", "tls", "tpm", "hypervisor", "images", "vms", *_STRINGS})
+    paths = {key: reader.path(fields, "", key, default) for key, default in _STRINGS.items()}
+    tls, tpm, hypervisor = (reader.table(fields, key) for key in ("tls", "tpm", "hypervisor"))
+    reader.only(tls, "tls.", set(_TLS))
+    reader.only(tpm, "tpm.", {"tcti"})
+    reader.only(hypervisor, "hypervisor.", {"uri", "type"})
+    tls_paths = {key: reader.path(tls, "tls.", key, default) for key, default in _TLS.items()}
+    virt_type = reader.string(hypervisor, "hypervisor.", "type", "kvm")
+    if virt_type not in ("kvm", "qemu"):
+        raise reader.error("hypervisor.type", "kvm or qemu", virt_type)
+    images = {}
+    for name, table in reader.tables(fields, "images"):
+        prefix = f"images.{name}."
+        reader.only(table, prefix, {"path", "format"})
+        image_format = reader.string(table, prefix, "format", "raw")
+        if image_format not in ("raw", "qcow2"):
+            raise reader.error(f"{prefix}format", "raw or qcow2", image_format)
+        images[name] = (reader.path(table, prefix, "path", None), image_format)
+    return HostConfig(
+        name=HostName(plain_name(reader.string(fields, "", "name", None), "host name")),
+        **paths,
+        tls_ca=tls_paths["ca"],
+        tls_certificate=tls_paths["certificate"],
+        tls_key=tls_paths["key"],
+        tcti=reader.string(tpm, "tpm.", "tcti", "device:/dev/tpmrm0"),
+        libvirt_uri=reader.string(hypervisor, "hypervisor.", "uri", "qemu:///system"),
+        virt_type=virt_type,
+        images=images,
+        vms={VmName(name): _vm_settings(reader, name, table) for name, table in reader.tables(fields, "vms")},
+    )
+
+
+def _vm_settings(reader: "_Reader", name: str, table: Mapping[str, Any]) -> VmSettings:
+    prefix = f"vms.{name}."
+    reader.only(table, prefix, {"memory_mib", "vcpus", "kernel", "initrd", "cmdline"})
+    return VmSettings(
+        memory_mib=reader.integer(table, prefix, "memory_mib", 128, range(16, 1 << 20)),
+        vcpus=reader.integer(table, prefix, "vcpus", 1, range(1, 256)),
+        kernel=reader.string(table, prefix, "kernel", ""),
+        initrd=reader.string(table, prefix, "initrd", ""),
+        cmdline=reader.string(table, prefix, "cmdline", ""),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Takes values out of tables, with errors that name file and key."""
+
+    source: str
+
+    def error(self, key: str, expected: str, found: object) -> BadInput:
+        return BadInput("bad value in the host's configuration", where=f"{self.source}: {key}", expected=expected,
+                        found=repr(found)[:120])
+
+    def only(self, table: Mapping[str, Any], prefix: str, allowed: set[str]) -> None:
+        for key in table:
+            if key not in allowed:
+                raise BadInput("unknown key in the host's configuration", where=f"{self.source}: {prefix}{key}",
+                               expected=", ".join(sorted(allowed)))
+
+    def table(self, fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        value = fields.get(key, {})
+        if not isinstance(value, dict):
+            raise self.error(key, "a table", value)
+        return value
+
+    def tables(self, fields: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+        outer = self.table(fields, key)
+        return [(plain_name(name, f"name in {key}"), self.table(outer, name)) for name in outer]
+
+    def string(self, table: Mapping[str, Any], prefix: str, key: str, default: str | None) -> str:
+        value = table.get(key, default)
+        if not isinstance(value, str):
+            raise self.error(prefix + key, "a string", value)
+        return value
+
+    def path(self, table: Mapping[str, Any], prefix: str, key: str, default: str | None) -> Path:
+        value = Path(self.string(table, prefix, key, default))
+        if not value.is_absolute():
+            raise self.error(prefix + key, "an absolute path", str(value))
+        return value
+
+    def integer(self, table: Mapping[str, Any], prefix: str, key: str, default: int, allowed: range) -> int:
+        value = table.get(key, default)
+        if type(value) is not int or value not in allowed:
+            raise self.error(prefix + key, f"an integer from {allowed.start} to {allowed.stop - 1}", value)
+        return value

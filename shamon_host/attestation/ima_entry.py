@@ -2,9 +2,9 @@
 
 `ima_log` reads and replays whole logs; an appraiser asks the entries for their fields. What the replay proves is the
 *measured bytes* of an entry and their order, and that a violation took place. It does not prove the template's name
-(the kernel leaves it out of the hash), and for a violation nothing of the content: a violation extends all ones whatever
-it says. Hence the fields are read strictly, so that bytes measured under one template hardly pass under another, and an
-appraiser should refuse an entry whose `file_digest` or `path` is None.
+(the kernel leaves it out of the hash), and for a violation nothing of the content: a violation extends all ones
+whatever it says. Hence the fields are read strictly, so that bytes measured under one template hardly pass under
+another, and an appraiser should refuse an entry whose `file_digest` or `path` is None.
 
 Source: Linux Documentation/security/IMA-templates.rst; security/integrity/ima/ima_template.c, ima_template_lib.c,
 ima_crypto.c (`ima_calc_field_array_hash_tfm`), ima_queue.c (violations).

@@ -2,7 +2,7 @@
 
 The Verifier keeps, for each peer, an offset into that peer's log and the PCR value up to there; each Evidence brings
 the bytes from that offset on. `parse_ima_log` reads them, `replay_until` finds the prefix that the quote vouches for.
-Log and quote are not taken at one moment, so the log may run ahead: entries behind the prefix are left for the next time.
+Log and quote are not taken at one moment, so the log may run ahead: entries behind the prefix wait for the next time.
 
 The format is the kernel's `binary_runtime_measurements` on a little-endian machine (or with `ima_canonical_fmt`):
 PCR, template hash, name length, name, data length (not for template `ima`), data.
@@ -36,7 +36,7 @@ __all__ = [
     "ImaEntry",
     "ImaFields",
     "ImaLogError",
-    "ImaLogTruncated",
+    "ImaLogTruncatedError",
     "ImaReplay",
     "ImaReplayError",
     "boot_aggregate",
@@ -56,7 +56,7 @@ _BOOT_AGGREGATE_PCRS = range(10)
 _BOOT_AGGREGATE_PCRS_SHA1 = range(8)
 
 
-class ImaLogTruncated(ImaLogError):
+class ImaLogTruncatedError(ImaLogError):
     """The last entry is incomplete; `offset` is where it starts in the whole log."""
 
     def __init__(self, what: str, *, offset: int) -> None:
@@ -72,7 +72,7 @@ def parse_ima_log(log: bytes, *, log_bank: Bank = Bank.SHA1, base_offset: int = 
     """The entries of `log`, whose first byte is at `base_offset` of the whole log.
 
     `log_bank` is the hash of the log's own template digests (SHA-1, unless read from one of the kernel's per-hash
-    files). Each template hash is checked against its entry. Raises `ImaLogTruncated` where the last entry is
+    files). Each template hash is checked against its entry. Raises `ImaLogTruncatedError` where the last entry is
     incomplete, `ImaLogError` where the bytes are no log.
     """
     if len(log) > MAX_LOG_BYTES:
@@ -92,11 +92,11 @@ def parse_ima_log(log: bytes, *, log_bank: Bank = Bank.SHA1, base_offset: int = 
             position += head.size
             name = log[position : position + name_size] if name_size <= MAX_TEMPLATE_NAME_BYTES else b""
             position += name_size
-            template = known.get(name)
-            if template is None:
+            if name not in known:
                 if position > end and name:
                     raise struct.error
-                template = known[name] = _template_name(name, start + base_offset)
+                known[name] = _template_name(name, start + base_offset)
+            template = known[name]
             if template == IMA_TEMPLATE:
                 measured, position = _old_template(log, position, start + base_offset)
             else:
@@ -109,7 +109,7 @@ def parse_ima_log(log: bytes, *, log_bank: Bank = Bank.SHA1, base_offset: int = 
         except struct.error:
             position = end + 1
         if position > end:
-            raise ImaLogTruncated("the last entry is truncated", offset=start + base_offset)
+            raise ImaLogTruncatedError("the last entry is truncated", offset=start + base_offset)
         if pcr >= PCR_COUNT:
             raise _bad("no such PCR", start + base_offset, str(pcr))
         if template_hash != zeros and hasher(measured) != template_hash:
@@ -176,8 +176,8 @@ def replay_until(
 
     `start_values` are the PCR values before the first entry (a PCR that is not in it starts at zero), `target` the
     quoted ones by PCR index, usually PCR 10 alone. `padded_sha1` is for kernels before 5.8, which extended every bank
-    with the SHA-1 digest and zeros behind it. Raises `ImaReplayError` when no prefix fits, also when an entry went into a PCR
-    that `target` does not have.
+    with the SHA-1 digest and zeros behind it. Raises `ImaReplayError` when no prefix fits, also when an entry went
+    into a PCR that `target` does not have.
     """
     size = bank.digest_size
     hasher = _hasher(bank)

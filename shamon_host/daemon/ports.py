@@ -1,6 +1,16 @@
-"""What the daemon needs beside the ports of the layers below it: time."""
+"""What the daemon needs beside the ports of the layers below it: time, threads, and who watches it."""
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from shamon_host.attestation.ports import MeasurementLogs, Tpm
+from shamon_host.domain.labels import HostName
+from shamon_host.hypervisor.ports import Hypervisor, Images
+from shamon_host.links.ports import LinkKernel
+from shamon_host.peer.ports import PeerTransport
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -15,3 +25,43 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+class Blocking(Protocol):
+    """Run a synchronous call without holding up the event loop (in memory: run it directly)."""
+
+    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class ServiceManager(Protocol):
+    """Who started this daemon. Real: systemd, over `$NOTIFY_SOCKET`."""
+
+    def ready(self) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+    def restarting(self) -> bool:
+        """True iff the stop that was asked for is half of a restart, so links may stay. Unknown means False."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backends:
+    """Everything outside the program, behind ports. `boot_id` tells one boot of this host from another."""
+
+    clock: Clock
+    tpm: Tpm
+    logs: MeasurementLogs
+    kernel: LinkKernel
+    hypervisor: Hypervisor
+    images: Images
+    transport: PeerTransport
+    service_manager: ServiceManager
+    blocking: Blocking
+    boot_id: str
+
+
+class Waker(Protocol):
+    """Attest with this peer as soon as possible."""
+
+    def __call__(self, peer: HostName) -> None: ...

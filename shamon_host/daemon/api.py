@@ -1,0 +1,169 @@
+"""What the daemon answers on its Unix socket: requests in, JSON values out. `api_server` puts it on a socket.
+
+Every mutating request goes through the managers, hence through the reference monitor and the audit log. Errors come
+back as they are, with the exit code that the command line ends with.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shamon_host import __version__
+from shamon_host.daemon.coalition_host import describe
+from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.domain.admission import AdmissionState
+from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.domain.labels import HostName, VmName, plain_name
+from shamon_host.hypervisor.vms import VmStatus
+
+MAX_AUDIT_RECORDS = 1000
+VM_ACTIONS = ("start", "stop", "quarantine", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """`status` is an HTTP status; `body` is a JSON value."""
+
+    status: int
+    body: Any
+
+
+@dataclass(kw_only=True)
+class Api:
+    """Stateless; one for each daemon."""
+
+    daemon: HostDaemon
+
+    async def handle(self, method: str, path: str, fields: Mapping[str, Any]) -> Answer:
+        """Answer one request. `fields` are query parameters or the JSON body. Never raises ShamonError."""
+        try:
+            return Answer(status=200, body=await self._route(method, path.strip("/").split("/"), fields))
+        except ShamonError as error:
+            status = {2: 400, 3: 403, 4: 503}.get(error.exit_code, 409)
+            return Answer(status=status, body=error_body(error))
+
+    async def _route(self, method: str, parts: list[str], fields: Mapping[str, Any]) -> Any:
+        match method, parts:
+            case "GET", ["v1", "status"]:
+                return self._status()
+            case "GET", ["v1", "peers"]:
+                return self._peers()
+            case "GET", ["v1", "vms"]:
+                return await self._blocking(lambda: [_vm(status) for status in self.daemon.host.vms.statuses()])
+            case "GET", ["v1", "links"]:
+                return await self._blocking(lambda: list(self.daemon.host.links.status()))
+            case "GET", ["v1", "audit"]:
+                return self._audit(fields)
+            case "POST", ["v1", "attest"]:
+                self.daemon.schedule.wake_all()
+                return {"attesting": sorted(self.daemon.host.peers)}
+            case "POST", ["v1", "vms", name, action] if action in VM_ACTIONS:
+                return await self._vm_action(VmName(plain_name(name, "VM name")), action, fields)
+        raise BadInput("no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200])
+
+    def _status(self) -> dict[str, Any]:
+        daemon = self.daemon
+        states = [state.state for state in daemon.host.peers.values()]
+        return {
+            "version": __version__,
+            "host": daemon.name,
+            "coalition": daemon.policy.coalition,
+            "policy": {"version": daemon.policy.version, "digest": daemon.policy.digest},
+            "boot_id": daemon.backends.boot_id,
+            "peers": {state.value: states.count(state) for state in AdmissionState},
+            "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
+            "audit_head": daemon.audit.head().hex(),
+            "figures": daemon.figures.summary(),
+        }
+
+    def _peers(self) -> list[dict[str, Any]]:
+        now = self.daemon.backends.clock.boottime_s()
+        return [self._peer(host, now) for host in sorted(self.daemon.host.peers)]
+
+    def _peer(self, host: HostName, now_s: float) -> dict[str, Any]:
+        state = self.daemon.host.peers[host]
+        admitted = state.state is AdmissionState.ADMITTED
+        return {
+            "host": host,
+            "address": self.daemon.policy.hosts[host].address,
+            "state": state.state.value,
+            "lease_s": round(max(0.0, state.lease_until_s - now_s), 3) if admitted else 0.0,
+            "reason": state.reason,
+            "claims": [describe(claim) for claim in state.result.claims] if state.result else [],
+            "tpm": state.result.tpm.value if state.result else "",
+            "carried": sorted(self.daemon.host.carried(host)),
+            "refuses_us": list(self.daemon.host.refusals.get(host, ())),
+            "last_error": self.daemon.schedule.unreachable.get(host, ""),
+        }
+
+    def _audit(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        after, limit = _integer(fields, "after", 0), _integer(fields, "limit", 100)
+        records = self.daemon.audit.records(after=after, limit=min(limit, MAX_AUDIT_RECORDS))
+        return [
+            {
+                "sequence": record.sequence,
+                "wall_s": record.wall_s,
+                "boottime_s": record.boottime_s,
+                "kind": record.kind,
+                "subject": record.subject,
+                "detail": dict(record.detail),
+                "digest": record.digest.hex(),
+            }
+            for record in records
+        ]
+
+    async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        vms, links = self.daemon.host.vms, self.daemon.host.links
+        reason = str(fields.get("reason", "asked for by the operator"))[:500]
+        calls: dict[str, Callable[[], object]] = {
+            "start": lambda: vms.start(name),
+            "stop": lambda: vms.stop(name),
+            "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port),
+            "replace": lambda: vms.replace(name, reason),
+        }
+        await self._blocking(calls[action])
+        self.daemon.watchers.domains_changed()
+        statuses = await self._blocking(vms.statuses)
+        return next(_vm(status) for status in statuses if status.name == name)
+
+    async def _blocking(self, call: Callable[[], Any]) -> Any:
+        return await self.daemon.backends.blocking(call)
+
+
+def error_body(error: ShamonError) -> dict[str, Any]:
+    """An error as JSON: its parts and its exit code."""
+    return {
+        "error": {
+            "what": error.what,
+            "where": error.where,
+            "expected": error.expected,
+            "found": error.found,
+            "remedy": error.remedy,
+            "exit_code": error.exit_code,
+        }
+    }
+
+
+def _vm(status: VmStatus) -> dict[str, Any]:
+    domain = status.domain
+    return {
+        "name": status.name,
+        "label": status.label,
+        "types": list(status.types),
+        "wanted": status.wanted,
+        "quarantined": status.quarantined,
+        "state": domain.state.value if domain else "absent",
+        "context": str(domain.context) if domain and domain.context else "",
+        "interfaces": [asdict(interface) for interface in domain.interfaces] if domain else [],
+        "disk": domain.disk if domain else "",
+    }
+
+
+def _integer(fields: Mapping[str, Any], name: str, default: int) -> int:
+    try:
+        value = int(fields.get(name, default))
+    except (TypeError, ValueError):
+        value = -1
+    if value < 0:
+        raise BadInput(f"bad {name}", expected="a number that is not negative", found=str(fields.get(name))[:40])
+    return value

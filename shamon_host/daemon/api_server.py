@@ -1,0 +1,48 @@
+"""The API on a Unix socket, for root only: the socket's mode is 0600, in a directory of mode 0700."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from shamon_host.daemon.api import Answer, Api, error_body
+from shamon_host.domain.errors import BadInput
+
+MAX_REQUEST_BYTES = 1 << 16
+
+
+async def serve_api(api: Api, socket: Path) -> web.AppRunner:
+    """Listen on `socket`; a socket file that a dead daemon left is replaced. The caller cleans the runner up."""
+
+    async def handle(request: web.Request) -> web.Response:
+        answer = await _answer(api, request)
+        return web.json_response(answer.body, status=answer.status)
+
+    application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+    application.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    socket.unlink(missing_ok=True)
+    previous = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(socket)).start()
+    finally:
+        os.umask(previous)
+    return runner
+
+
+async def _answer(api: Api, request: web.Request) -> Answer:
+    fields: dict[str, Any] = dict(request.query)
+    if request.can_read_body:
+        try:
+            body = json.loads(await asyncio.wait_for(request.read(), timeout=5))
+        except (ValueError, RecursionError, TimeoutError):
+            body = None
+        if not isinstance(body, dict):
+            return Answer(status=400, body=error_body(BadInput("bad request", expected="a JSON object")))
+        fields |= body
+    return await api.handle(request.method, request.path, fields)

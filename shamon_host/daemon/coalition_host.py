@@ -1,0 +1,303 @@
+"""This host as a member of its coalition: what it offers, proves and believes, and what it does when belief ends.
+
+Implements `peer.ports.HandshakeHost`: the handshake asks, this class answers out of the policy, the registry of
+enrolled peers, the Reference Values, the reference monitor and the links. Every decision reaches the audit log before
+its effect; everything that narrows happens at once, everything that widens only after the monitor permitted it.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from shamon_host.attestation.appraisal import VerifierState, appraise
+from shamon_host.attestation.attester import Attester
+from shamon_host.attestation.evidence import Evidence, Role
+from shamon_host.attestation.tpm_public import public_name
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.ports import Blocking, Clock
+from shamon_host.daemon.references import References
+from shamon_host.daemon.store import Store
+from shamon_host.domain import admission, leases, monitor
+from shamon_host.domain.admission import AdmissionState, PeerState
+from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
+from shamon_host.domain.label_map import LabelMap
+from shamon_host.domain.labels import HostName, TypeName
+from shamon_host.domain.policy import Policy
+from shamon_host.domain.results import AttestationResult, Claim
+from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report
+from shamon_host.hypervisor.vms import VmManager
+from shamon_host.links.manager import LinkManager
+from shamon_host.links.network_state import check_network_state
+from shamon_host.peer.enrolment import EnrolledPeer, PeerRegistry
+from shamon_host.peer.ports import AgreedLink, LinkOffer, Outcome, Terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspension:
+    """That a peer was cut off, told to whoever reacts (failure actions, hints to other peers)."""
+
+    peer: HostName
+    reason: str
+    definite: bool
+    """Its Evidence was bad; False when it only fell silent."""
+    carried: frozenset[TypeName]
+    """Types of the links that it had until then."""
+
+
+@dataclass(kw_only=True)
+class CoalitionHost:
+    """See the module. `on_suspended` and `on_admitted` are told after the fact, in the event loop."""
+
+    name: HostName
+    policy: Policy
+    label_map: LabelMap
+    registry: PeerRegistry
+    references: References
+    store: Store
+    audit: AuditLog
+    clock: Clock
+    blocking: Blocking
+    attester: Attester
+    links: LinkManager
+    vms: VmManager
+    figures: Figures
+    on_suspended: Callable[[Suspension], None] = lambda _: None
+    on_admitted: Callable[[HostName], None] = lambda _: None
+    peers: dict[HostName, PeerState] = field(init=False)
+    refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
+    """Peer → why it does not trust this host, in its words; empty once it does."""
+    _carried: dict[HostName, frozenset[TypeName]] = field(init=False, default_factory=dict)
+    _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
+    _locks: dict[HostName, asyncio.Lock] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.peers = {
+            host: PeerState(
+                host=host,
+                state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED,
+            )
+            for host in self.policy.hosts
+            if host != self.name
+        }
+
+    # What the handshake asks
+
+    async def terms(self, peer: HostName) -> Terms:
+        state = self._state(peer)
+        if state.state is AdmissionState.EXPELLED:
+            raise Refused("the host is expelled from the coalition", where=peer)
+        enrolled, own = self._enrolled(peer), self._enrolled(self.name)
+        types = self.types_to_offer(peer)
+        address = self.policy.hosts[peer].address
+        offers = await self.blocking(lambda: self.links.offer(peer, address, types))
+        verified = self._verifier_state(enrolled)
+        return Terms(
+            coalition=self.policy.coalition,
+            policy_version=self.policy.version,
+            policy_digest=self.policy.digest,
+            certificate_sha256=own.certificate_sha256,
+            ak_name=public_name(own.ak_public),
+            offers=tuple(LinkOffer(type=offer.type, port=offer.port, spi=offer.spi) for offer in offers),
+            ima_offset=verified.ima_offset if verified else 0,
+            ima_reset_count=verified.reset_count if verified else 0,
+        )
+
+    async def evidence(
+        self, peer: HostName, role: Role, transcript: bytes, *, ima_offset: int, ima_reset_count: int
+    ) -> Evidence:
+        def observe() -> tuple[bytes, bytes]:
+            return hypervisor_report(self.vms.hypervisor.domains(), self.label_map), self.links.network_state()
+
+        report, network = await self.blocking(observe)
+        with self.figures.timed("quote_ms"):
+            return await self.attester.evidence(
+                role=role,
+                transcript=transcript,
+                hypervisor_report=report,
+                network_state=network,
+                audit_head=self.audit.head(),
+                ima_offset=ima_offset,
+                ima_reset_count=ima_reset_count,
+            )
+
+    async def appraise(
+        self, peer: HostName, role: Role, transcript: bytes, terms: Terms, evidence: Evidence
+    ) -> AttestationResult:
+        received = time.perf_counter()
+        enrolled = self._enrolled(peer)
+        if terms.ak_name != public_name(enrolled.ak_public):
+            raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
+        reference = self.references.load(peer)
+
+        def decide() -> tuple[AttestationResult, VerifierState]:
+            return appraise(
+                evidence,
+                role=role,
+                transcript=transcript,
+                host=peer,
+                ak_public=enrolled.ak_public,
+                enrolled_tpm_kind=enrolled.tpm,
+                demands=self.policy.demands,
+                reference=reference,
+                state=self._verifier_state(enrolled),
+                check_hypervisor_report=lambda data: check_hypervisor_report(data, host=peer, policy=self.policy),
+                check_network_state=check_network_state,
+            )
+
+        with self.figures.timed("appraise_ms"):
+            result, verified = await self.blocking(decide)
+        self.store.put("verifier", result.ak_name.hex(), verified.to_document())
+        if result.trusted:
+            return result
+        words = "; ".join(describe(claim) for claim in result.failures)
+        await self.suspend(peer, words, definite=True, received=received)
+        return result
+
+    async def lease_s(self, peer: HostName) -> float:
+        return self.policy.intervals.lease_s
+
+    async def install_inbound(self, outcome: Outcome) -> None:
+        async with self._lock(outcome.peer):
+            peer, now = outcome.peer, self.clock.boottime_s()
+            decision = monitor.host_admit(
+                self.policy, peer, outcome.result, peer_policy_digest=self.policy.digest, state=self._state(peer)
+            )
+            self.audit.append(decision.check, peer, decision.as_detail())
+            decision.enforce()
+            until = outcome.started_s + outcome.lease_s
+            if until <= now:
+                raise Refused("the lease was over before the handshake was", where=peer)
+            self.peers[peer] = admission.admit(self._state(peer), outcome.result, lease_until_s=until)
+            self._proved_s[peer] = outcome.started_s
+            self.refusals.pop(peer, None)
+            links = self._permitted(outcome, now)
+            lifetime_s = math.ceil(until - now)
+            entry = self.policy.hosts[peer]
+            await self.blocking(
+                lambda: self.links.install_inbound(peer, entry.address, links, lifetime_s=lifetime_s)
+            )
+
+    async def install_outbound(self, outcome: Outcome) -> None:
+        async with self._lock(outcome.peer):
+            peer, now = outcome.peer, self.clock.boottime_s()
+            state = self._state(peer)
+            until = outcome.started_s + outcome.lease_s
+            if state.state is not AdmissionState.ADMITTED or state.lease_until_s != until:
+                raise Refused("the peer was cut off while the handshake ran", where=peer)
+            links = self._permitted(outcome, now)
+            gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.policy.intervals.margin_s, now)
+            address = self.policy.hosts[peer].address
+            await self.blocking(
+                lambda: self.links.install_outbound(
+                    peer, address, links, gate_s=gate_s, lifetime_s=math.ceil(until - now)
+                )
+            )
+            self._carried[peer] = frozenset(link.type for link in links)
+        self.on_admitted(peer)
+
+    async def abandoned(self, outcome: Outcome) -> None:
+        """The handshake failed after `install_inbound`: the receive side that was installed is of no use."""
+        await self.suspend(outcome.peer, "the handshake was not completed", definite=False)
+
+    async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:
+        self.refusals[peer] = tuple(failures)
+        self.audit.append("peer.refuses-us", peer, {"failures": list(failures)})
+        self.store.put("host", "refused", {"by": peer, "failures": list(failures)})
+        await self.suspend(peer, "it does not trust this host: " + "; ".join(failures), definite=False)
+
+    # What ends it
+
+    async def suspend(
+        self, peer: HostName, reason: str, *, definite: bool, received: float | None = None
+    ) -> None:
+        """Cut a peer off: gate, SAs, SPD entries and devices in one pass, then tell whoever reacts.
+
+        `received` is `time.perf_counter()` when the bad Evidence came, for the figure detect_to_teardown_ms.
+        """
+        async with self._lock(peer):
+            state = self._state(peer)
+            if state.state is AdmissionState.EXPELLED:
+                return
+            news = state.state is not AdmissionState.SUSPENDED or state.reason != reason
+            carried = self._carried.pop(peer, frozenset())
+            proved = self._proved_s.pop(peer, None)
+            if news or carried:
+                detail: dict[str, object] = {"reason": reason, "definite": definite, "carried": sorted(carried)}
+                if proved is not None:
+                    detail["exposure_s"] = round(self.clock.boottime_s() - proved, 3)
+                self.audit.append("peer.suspend", peer, detail)
+            self.peers[peer] = admission.suspend(state, reason)
+            await self.blocking(lambda: self.links.close_peer(peer, self.policy.hosts[peer].address))
+            if received is not None and carried:
+                self.figures.add("detect_to_teardown_ms", (time.perf_counter() - received) * 1000)
+        if news or carried:
+            self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
+
+    async def lapse(self, peer: HostName) -> None:
+        """Cut the peer off if its lease is over."""
+        state = self._state(peer)
+        if state.state is AdmissionState.ADMITTED and state.lease_until_s <= self.clock.boottime_s():
+            await self.suspend(peer, "the lease ended: no passing Evidence came in time", definite=False)
+
+    # What it carries
+
+    def types_to_offer(self, peer: HostName) -> frozenset[TypeName]:
+        """Types that VMs of this host use now and that both hosts may carry."""
+        both = self.policy.hosts[self.name].types & self.policy.hosts[peer].types
+        return self.vms.running_types() & both
+
+    def carried(self, peer: HostName) -> frozenset[TypeName]:
+        """Types of the links that are up to the peer."""
+        return self._carried.get(peer, frozenset())
+
+    def reconcile_links(self) -> None:
+        """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
+        self.links.reconcile(self.vms.taps())
+
+    def _permitted(self, outcome: Outcome, now_s: float) -> tuple[AgreedLink, ...]:
+        """The links of the outcome that the monitor permits; the decision on each is in the audit log."""
+        check = monitor.link_open if outcome.role is Role.INITIATOR else monitor.link_accept
+        links = []
+        for link in outcome.links:
+            decision = check(
+                self.policy, self.name, outcome.peer, link.type, self._state(outcome.peer), now_s
+            )
+            if not decision.permitted or link.type not in self._carried.get(outcome.peer, frozenset()):
+                self.audit.append(decision.check, outcome.peer, decision.as_detail())
+            if decision.permitted:
+                links.append(link)
+        return tuple(links)
+
+    def _state(self, peer: HostName) -> PeerState:
+        try:
+            return self.peers[peer]
+        except KeyError:
+            raise Refused("the policy knows no such host", where=peer) from None
+
+    def _enrolled(self, host: HostName) -> EnrolledPeer:
+        enrolled = self.registry.get(host)
+        if enrolled is None:
+            raise NotTrusted("the host is not enrolled", where=host, remedy="Run `shamon coalition enrol`.")
+        return enrolled
+
+    def _expelled(self, host: HostName) -> bool:
+        enrolled = self.registry.get(host)
+        return enrolled is not None and enrolled.expelled
+
+    def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
+        document = self.store.get("verifier", public_name(enrolled.ak_public).hex())
+        return VerifierState.from_document(document) if document else None
+
+    def _lock(self, peer: HostName) -> asyncio.Lock:
+        return self._locks.setdefault(peer, asyncio.Lock())
+
+
+def describe(claim: Claim) -> str:
+    """One claim in words, for logs and peers."""
+    parts = [f"{claim.name} {claim.status}: {claim.reason}"]
+    parts += [f"{name} {value}" for name, value in (("at", claim.where), ("expected", claim.expected),
+                                                   ("found", claim.found)) if value]
+    return ", ".join(parts)[:2000]

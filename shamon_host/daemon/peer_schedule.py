@@ -1,0 +1,132 @@
+"""When this host attests with each peer: on the period, at once when something changed, again after a failure.
+
+One task for each peer. The host whose name sorts first starts the periodic handshakes of a pair; the other one steps
+in when none came in time, so that either alone keeps the lease alive, and neither trusts the other to ask.
+"""
+
+import asyncio
+
+from dataclasses import dataclass, field
+
+from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.ports import Clock
+from shamon_host.domain.admission import AdmissionState
+from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.labels import HostName
+from shamon_host.peer.handshake import Busy, Handshaker
+
+_GATHER_S = 0.2
+"""A burst of changes makes one handshake."""
+_BUSY_S = 0.5
+_STEP_IN = 1.5
+"""The second host of a pair steps in after this many periods."""
+
+
+@dataclass(kw_only=True)
+class PeerSchedule:
+    """Runs until cancelled."""
+
+    host: CoalitionHost
+    handshaker: Handshaker
+    clock: Clock
+    figures: Figures
+    unreachable: dict[HostName, str] = field(default_factory=dict)
+    """Peer → why the last handshake with it failed; no entry when it did not."""
+    _wake: dict[HostName, asyncio.Event] = field(default_factory=dict)
+    _done_s: dict[HostName, float] = field(default_factory=dict)
+    _lapse: dict[HostName, asyncio.Task[None]] = field(default_factory=dict)
+
+    def wake(self, peer: HostName) -> None:
+        """Attest with this peer as soon as possible."""
+        self._event(peer).set()
+
+    def wake_all(self) -> None:
+        """Something of this host changed: every peer should see new Evidence."""
+        for peer in self.host.peers:
+            self.wake(peer)
+
+    def admitted(self, peer: HostName) -> None:
+        """A handshake with the peer, whoever started it, was confirmed: the period starts anew, the lease is watched."""
+        self._done_s[peer] = self.clock.boottime_s()
+        self.unreachable.pop(peer, None)
+        previous = self._lapse.pop(peer, None)
+        if previous is not None:
+            previous.cancel()
+        self._lapse[peer] = asyncio.create_task(self._watch_lease(peer), name=f"lease of {peer}")
+
+    async def run(self) -> None:
+        """Attest with every peer, for ever."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for peer in self.host.peers:
+                    group.create_task(self._attest_with(peer), name=f"attest with {peer}")
+        finally:
+            for task in self._lapse.values():
+                task.cancel()
+
+    async def _attest_with(self, peer: HostName) -> None:
+        first = True
+        while True:
+            if self.host.peers[peer].state is AdmissionState.EXPELLED:
+                await self._event(peer).wait()
+            if not first:
+                await self._until_due(peer)
+            first = False
+            self._event(peer).clear()
+            try:
+                with self.figures.timed("handshake_ms"):
+                    await self.handshaker.initiate(self.host.policy.hosts[peer])
+            except Busy:
+                await self.clock.sleep(_BUSY_S)
+            except (Unreachable, Refused, NotTrusted) as error:
+                self._failed(peer, error)
+            except ShamonError as error:
+                self._failed(peer, error)
+                await self.host.suspend(peer, str(error), definite=False)
+
+    async def _until_due(self, peer: HostName) -> None:
+        """Wait for the period or for a reason to be earlier; then gather a burst of reasons."""
+        event = self._event(peer)
+        while not event.is_set():
+            remaining = self._due_s(peer) - self.clock.boottime_s()
+            if remaining <= 0:
+                return
+            await self._sleep_or(event, remaining)
+        await self.clock.sleep(_GATHER_S)
+
+    def _due_s(self, peer: HostName) -> float:
+        intervals = self.host.policy.intervals
+        wait = intervals.period_s
+        if self.host.peers[peer].state is AdmissionState.ADMITTED and self.host.name > peer:
+            wait = min(intervals.period_s * _STEP_IN, (intervals.period_s + intervals.lease_s) / 2)
+        return self._done_s.get(peer, float("-inf")) + wait
+
+    def _failed(self, peer: HostName, error: ShamonError) -> None:
+        self._done_s[peer] = self.clock.boottime_s()
+        words = str(error)
+        if self.unreachable.get(peer) != words:
+            self.unreachable[peer] = words
+            self.host.audit.append("peer.handshake-failed", peer, {"reason": words})
+
+    async def _watch_lease(self, peer: HostName) -> None:
+        while (state := self.host.peers[peer]).state is AdmissionState.ADMITTED:
+            remaining = state.lease_until_s - self.clock.boottime_s()
+            if remaining <= 0:
+                await self.host.lapse(peer)
+                return
+            await self.clock.sleep(remaining)
+
+    async def _sleep_or(self, event: asyncio.Event, seconds: float) -> None:
+        sleeper = asyncio.ensure_future(self.clock.sleep(seconds))
+        waiter = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleeper, waiter):
+                task.cancel()
+
+    def _event(self, peer: HostName) -> asyncio.Event:
+        return self._wake.setdefault(peer, asyncio.Event())
+
+

@@ -107,7 +107,7 @@ def parse_ima_log(log: bytes, *, log_bank: Bank = Bank.SHA1, base_offset: int = 
                 measured = log[position : position + data_size]
                 position += data_size
         except struct.error:
-            position = end + 1
+            raise ImaLogTruncatedError("the last entry is truncated", offset=start + base_offset) from None
         if position > end:
             raise ImaLogTruncatedError("the last entry is truncated", offset=start + base_offset)
         if pcr >= PCR_COUNT:

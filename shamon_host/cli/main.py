@@ -1,0 +1,48 @@
+"""`shamon`: the command line. Exit codes: 0 ok, 1 failure, 2 usage or bad input, 3 not trusted, 4 unreachable.
+
+Each command's module adds its own parser and is imported only when its group is needed to answer, so that the
+commands that talk to the daemon need none of the libraries that the daemon needs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shamon_host import __version__
+from shamon_host.cli import coalition, demo, host_daemon, operate, policy, reference
+from shamon_host.cli.output import print_error
+from shamon_host.domain.errors import ShamonError
+
+DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. Each leaf sets `run`, a function of the parsed arguments that returns an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="shamon", description="One mandatory access control policy over the virtual machines of many hosts."
+    )
+    parser.add_argument("--version", action="version", version=f"shamon {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (operate, policy, coalition, reference, host_daemon, demo):
+        module.add_parsers(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (argparse itself exits with 2 on wrong usage)."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ShamonError as error:
+        print_error(error, as_json=getattr(arguments, "json", False))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The commands of an operator, answered by the daemon: status, peers, vms, links, audit, attest, vm ACTION."""
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shamon_host.cli.api_client import ApiClient
+from shamon_host.cli.output import print_json, print_table, printable
+
+DEFAULT_SOCKET = Path("/run/shamon/shamon.sock")
+_COLUMNS = {
+    "peers": ("host", "address", "state", "lease_s", "tpm", "carried", "reason"),
+    "vms": ("name", "label", "types", "state", "context", "quarantined"),
+    "links": ("peer", "type", "state", "local_port", "peer_port", "gate_s"),
+}
+_EMPTY = {"peers": "no peers", "vms": "no VMs on this host", "links": "no links"}
+
+
+def add_parsers(commands: Any) -> None:
+    """Add these commands to the parser."""
+    _leaf(commands, "status", "this host at a glance", _status)
+    for name, help_text in (
+        ("peers", "the other hosts: admission, lease, claims"),
+        ("vms", "the VMs of this host and the labels that they run under"),
+        ("links", "the labelled links, by peer and type"),
+    ):
+        _leaf(commands, name, help_text, _listing)
+    audit = _leaf(commands, "audit", "the audit log: every decision, before its effect", _audit)
+    audit.add_argument("--after", type=int, default=0, metavar="N", help="only records after number N")
+    audit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N records (default 100)")
+    _leaf(commands, "attest", "attest with every peer now", _attest)
+    vm = commands.add_parser("vm", help="start, stop, quarantine or replace a VM of this host")
+    actions = vm.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, help_text in (
+        ("start", "start or resume it, under its label; releases a quarantine"),
+        ("stop", "stop it; its disk stays"),
+        ("quarantine", "take it off its networks and suspend it"),
+        ("replace", "start a clean one from the pinned image in its place"),
+    ):
+        leaf = _leaf(actions, action, help_text, _vm)
+        leaf.add_argument("name", metavar="VM")
+        if action in ("quarantine", "replace"):
+            leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
+
+
+def _leaf(commands: Any, name: str, help_text: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, help=f"default {DEFAULT_SOCKET}")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _client(arguments: argparse.Namespace) -> ApiClient:
+    return ApiClient(arguments.socket)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = _client(arguments).get("/v1/status")
+    if arguments.json:
+        print_json(status)
+        return 0
+    print(f"{status['host']} of {status['coalition']}, policy version {status['policy']['version']} "
+          f"({status['policy']['digest'][:16]})")
+    print("peers: " + ", ".join(f"{count} {state}" for state, count in status["peers"].items() if count))
+    for peer, words in status["refused_by"].items():
+        print(f"refused by {peer}: {printable(words)}")
+    for name, figure in status["figures"].items():
+        print(f"{name}: median {figure['median']}, last {figure['last']}, {figure['count']} times")
+    return 0
+
+
+def _listing(arguments: argparse.Namespace) -> int:
+    rows = _client(arguments).get(f"/v1/{arguments.command}")
+    if arguments.json:
+        print_json(rows)
+    else:
+        print_table(rows, _COLUMNS[arguments.command], empty=_EMPTY[arguments.command])
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    records = _client(arguments).get("/v1/audit", {"after": arguments.after, "limit": arguments.limit})
+    if arguments.json:
+        print_json(records)
+        return 0
+    for record in records:
+        when = datetime.fromtimestamp(record["wall_s"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{record['sequence']:6} {when} {record['kind']:20} {printable(record['subject'])}: "
+              f"{printable(record['detail'])}")
+    return 0
+
+
+def _attest(arguments: argparse.Namespace) -> int:
+    answer = _client(arguments).post("/v1/attest", {})
+    if arguments.json:
+        print_json(answer)
+    else:
+        print("attesting with " + (", ".join(answer["attesting"]) or "nobody: there are no peers"))
+    return 0
+
+
+def _vm(arguments: argparse.Namespace) -> int:
+    fields = {"reason": arguments.reason} if hasattr(arguments, "reason") else {}
+    vm = _client(arguments).post(f"/v1/vms/{arguments.name}/{arguments.action}", fields)
+    if arguments.json:
+        print_json(vm)
+    else:
+        print(f"{vm['name']}: {vm['state']}" + (f" as {vm['context']}" if vm["context"] else ""))
+    return 0

@@ -1,0 +1,50 @@
+"""How the command line prints: JSON when asked for, else aligned plain tables; errors as sentences on stderr."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shamon_host.domain.errors import ShamonError
+
+
+def print_json(value: Any) -> None:
+    """One JSON value, indented, in one write."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
+    """Rows as columns of text with a heading; `empty` when there are no rows."""
+    if not rows:
+        print(empty)
+        return
+    cells = [[column.upper().replace("_", " ") for column in columns]]
+    cells += [[printable(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def printable(value: Any) -> str:
+    """A value in one line, without control characters: it may come from a peer."""
+    if isinstance(value, (list, tuple)):
+        text = ", ".join(printable(item) for item in value)
+    elif isinstance(value, Mapping):
+        text = ", ".join(f"{key}={printable(item)}" for key, item in value.items())
+    else:
+        text = str(value)
+    return "".join(character if character.isprintable() else "?" for character in text) or "-"
+
+
+def print_error(error: ShamonError, *, as_json: bool) -> None:
+    """What went wrong, where, what was expected and found, what to do."""
+    if as_json:
+        fields = {name: getattr(error, name) for name in ("what", "where", "expected", "found", "remedy")}
+        print_json({"error": fields | {"exit_code": error.exit_code}})
+        return
+    place = f"{error.where}: " if error.where else ""
+    lines = [f"shamon: {place}{error.what}"]
+    lines += [f"  {name}: {printable(getattr(error, name))}" for name in ("expected", "found") if getattr(error, name)]
+    if error.remedy:
+        lines.append(f"  {error.remedy}")
+    print("\n".join(lines), file=sys.stderr)

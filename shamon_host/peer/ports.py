@@ -10,7 +10,7 @@ from typing import Protocol
 from shamon_host.attestation.evidence import Evidence, Role
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import HostEntry
-from shamon_host.domain.results import AttestationResult
+from shamon_host.domain.results import AttestationResult, TpmKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +21,40 @@ class PeerIdentity:
     certificate_sha256: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledHost:
+    """What the coalition wrote down about a host, by hand, before any handshake with it."""
+
+    host: HostName
+    certificate_sha256: bytes
+    """SHA-256 over the DER of its TLS certificate."""
+    ak_public: bytes
+    """TPMT_PUBLIC of its Attestation Key."""
+    ak_name: bytes
+    """Name of that key: nameAlg, then the digest of `ak_public` (TPM 2.0 Part 1, section 16)."""
+    tpm: TpmKind
+    expelled: bool = False
+
+
+class PeerDirectory(Protocol):
+    """Who is enrolled. Real and in memory: `registry.PeerRegistry`."""
+
+    def enrolled(self, host: HostName) -> EnrolledHost:
+        """The entry of `host`. Raises NotTrusted when there is none, or when the host is expelled."""
+        ...
+
+    def by_certificate(self, certificate_sha256: bytes) -> EnrolledHost:
+        """Whose certificate this is. Raises NotTrusted when nobody's, or when the host is expelled."""
+        ...
+
+
 class PeerTransport(Protocol):
     """Calls to peers. The certificate that answers must be the one enrolled for `host`."""
 
     async def call(self, host: HostEntry, path: str, body: bytes, *, timeout_s: float) -> bytes:
-        """POST `body` to `path` and return the answer. Raises Unreachable, NotTrusted, and Refused with the peer's
-        own words when it refuses."""
+        """POST `body` to `path` and return the answer. Raises Unreachable, NotTrusted (another certificate answers),
+        BadInput (a body beyond `wire.body_limit`), and Refused with the peer's own words when it refuses, as
+        `errors.Busy` when it only has no time now."""
         ...
 
 
@@ -97,7 +125,10 @@ class HandshakeHost(Protocol):
     """The host that a handshake speaks for. The daemon implements it."""
 
     async def terms(self, peer: HostName) -> Terms:
-        """What to offer to this peer now. Raises Refused (host expelled, no guard, SELinux permissive)."""
+        """What to offer to this peer now. Raises Refused (host expelled, no guard, SELinux permissive).
+
+        Each call that returns is followed by exactly one of: `install_outbound` that returns, or `abandoned`.
+        """
         ...
 
     async def evidence(self, peer: HostName, role: Role, transcript: bytes, *, ima_offset: int, ima_reset_count: int
@@ -108,7 +139,10 @@ class HandshakeHost(Protocol):
     async def appraise(
         self, peer: HostName, role: Role, transcript: bytes, terms: Terms, evidence: Evidence
     ) -> AttestationResult:
-        """Appraise the peer's Evidence (`role` is the peer's). Suspends the peer at once when it fails."""
+        """Appraise the peer's Evidence. Suspends the peer at once when it fails.
+
+        `role` and `terms` are the peer's. The Evidence's `ima_offset` is 0 or what this side's own terms asked for.
+        """
         ...
 
     async def lease_s(self, peer: HostName) -> float:
@@ -123,6 +157,20 @@ class HandshakeHost(Protocol):
         """The peer has its receive side: install the send side, open the gate, drop what is superseded."""
         ...
 
+    async def abandoned(self, peer: HostName, terms: Terms, outcome: Outcome | None) -> None:
+        """The handshake that these terms of this side were made for came to nothing: give back its SPIs, and where
+        `outcome` is there remove whatever `install_inbound` or `install_outbound` did for it. Links of an earlier
+        handshake with this peer stay as they are. Must not raise."""
+        ...
+
     async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:
         """The peer does not trust this host; its reasons, in words."""
+        ...
+
+
+class HintListener(Protocol):
+    """Who is told that a peer suggests a look at some host. The daemon implements it."""
+
+    async def hint(self, peer: HostName, about: HostName) -> None:
+        """`peer` suggests to attest `about` now: never a verdict. The listener ignores peers that are not admitted."""
         ...

@@ -11,7 +11,6 @@ ima_crypto.c (`ima_calc_field_array_hash_tfm`), ima_queue.c (violations).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from shamon_host.attestation.pcr import Bank
@@ -61,6 +60,10 @@ _DIGEST_BYTES = {
 """Digest sizes by the kernel's name of the hash (crypto/hash_info.c)."""
 
 
+_SHA256_PREFIX = b"sha256:\0"
+_SHA256_FIELD_BYTES = len(_SHA256_PREFIX) + 32
+
+
 class ImaLogError(BadInput):
     """The bytes are no IMA log that a kernel wrote."""
 
@@ -76,22 +79,21 @@ class FileDigest(NamedTuple):
         return f"{'' if self.kind == 'ima' else self.kind + ':'}{self.algorithm}:{self.digest.hex()}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImaFields:
-    """The fields of an entry; what its template lacks is None or empty."""
+class ImaFields(NamedTuple):
+    """The fields of an entry; what its template lacks is None or empty. A NamedTuple for speed, like `ImaEntry`."""
 
-    file_digest: FileDigest | None = None
+    file_digest: FileDigest | None
     """`d`, `d-ng`, `d-ngv2`. Of a buffer (`ima-buf`): the hash of `buf`."""
-    path: str | None = None
+    path: str | None
     """`n`, `n-ng`: path, or name of a buffer. Bytes that are not UTF-8 are shown as `\\xNN`."""
-    signature: bytes = b""
+    signature: bytes
     """`sig`: the security.ima signature, or empty."""
-    buf: bytes | None = None
+    buf: bytes | None
     """`buf`: measured data, e.g. of `selinux-state`; None under a template without it."""
-    modsig_digest: FileDigest | None = None
+    modsig_digest: FileDigest | None
     """`d-modsig`."""
-    other: Mapping[str, bytes]
-    """The rest, by field id: `modsig`, `evmsig`, `xattr*`, `iuid`, `igid`, `imode`."""
+    raw: Mapping[str, bytes]
+    """Every field as it stands in the log, by field id; `modsig`, `evmsig`, `xattr*`, `iuid`... are only here."""
 
     @property
     def buffer_matches_digest(self) -> bool:
@@ -135,42 +137,40 @@ class ImaEntry(NamedTuple):
         """The template's fields. Raises `ImaLogError` where they do not fill the entry exactly as they must."""
         if self.template == IMA_TEMPLATE:
             digest, name = self.measured[:SHA1_BYTES], self.measured[SHA1_BYTES:].rstrip(b"\0")
-            return ImaFields(file_digest=FileDigest("sha1", digest), path=_text(name), other={})
+            return ImaFields(FileDigest("sha1", digest), _text(name), b"", None, None, {"d": digest, "n": name})
         raw = self._raw_fields()
-        algorithm_digest = raw.pop("d-ng", None)
-        digest_v2 = raw.pop("d-ngv2", None)
-        name_ng = raw.pop("n-ng", None)
-        modsig_digest = raw.pop("d-modsig", None)
+        get = raw.get
+        lenient = not any(self.template_hash)
         file_digest = None
-        if digest_v2 is not None:
-            file_digest = _digest_v2(digest_v2, lenient=self.violation)
-        elif algorithm_digest is not None:
-            file_digest = _digest_ng(algorithm_digest, lenient=self.violation)
-        elif (plain := raw.pop("d", None)) is not None:
-            file_digest = _plain_digest(plain)
-        if name_ng is None:
-            name_ng = raw.pop("n", None)
+        if "d-ng" in raw:
+            file_digest = _digest_ng(raw["d-ng"], lenient=lenient)
+        elif "d-ngv2" in raw:
+            file_digest = _digest_v2(raw["d-ngv2"], lenient=lenient)
+        elif "d" in raw:
+            file_digest = _plain_digest(raw["d"])
+        path = get("n-ng", get("n"))
+        modsig_digest = get("d-modsig")
         return ImaFields(
             file_digest=file_digest,
-            path=None if name_ng is None else _path(name_ng),
-            signature=raw.pop("sig", b""),
-            buf=raw.pop("buf", None),
+            path=None if path is None else _path(path),
+            signature=get("sig", b""),
+            buf=get("buf"),
             modsig_digest=_digest_ng(modsig_digest, lenient=True) if modsig_digest else None,
-            other=raw,
+            raw=raw,
         )
 
     def _raw_fields(self) -> dict[str, bytes]:
         data = self.measured
+        end = len(data)
         raw: dict[str, bytes] = {}
         position = 0
-        for field in template_fields(self.template):
+        for field in TEMPLATES.get(self.template) or template_fields(self.template):
             start = position + 4
             position = start + int.from_bytes(data[position:start], "little")
-            if start > len(data) or position > len(data):
-                raise ImaLogError(f"field {field} does not fit its {self.template} entry")
             raw[field] = data[start:position]
-        if position != len(data):
-            raise ImaLogError(f"a {self.template} entry has bytes behind its last field")
+        # Lengths are not negative, so only the last end can show that one of them was too long.
+        if position != end:
+            raise ImaLogError(f"the fields of a {self.template} entry do not fill it", expected=f"{end} bytes")
         return raw
 
     def describe(self) -> str:
@@ -212,7 +212,7 @@ def _text(data: bytes) -> str:
 
 
 def _path(data: bytes) -> str:
-    if not data.endswith(b"\0") or b"\0" in data[:-1]:
+    if data.find(b"\0") != len(data) - 1 or not data:
         raise ImaLogError("a path does not end in its one NUL byte")
     return _text(data[:-1])
 
@@ -225,6 +225,8 @@ def _plain_digest(data: bytes) -> FileDigest:
 
 def _digest_ng(data: bytes, *, lenient: bool, kind: str = "ima") -> FileDigest:
     """`algorithm:\\0digest`. Lenient for violations, whose zero digest had another length in older kernels."""
+    if data.startswith(_SHA256_PREFIX) and len(data) == _SHA256_FIELD_BYTES:
+        return FileDigest("sha256", data[len(_SHA256_PREFIX) :], kind)
     name, separator, digest = data.partition(b":\0")
     algorithm = name.decode("ascii", "backslashreplace")
     size = _DIGEST_BYTES.get(algorithm)

@@ -134,7 +134,7 @@ def _fit_key(key: object) -> PublicKey:
             )
 
 
-def verify_quote(
+def verify_quote(  # noqa: PLR0917 -- what was signed, by whom, then what was asked for, as TPM2_Quote orders them
     attest: bytes,
     signature: bytes,
     ak_public: bytes | TpmPublic | PublicKey,

@@ -7,7 +7,7 @@ standard library only; the sockets are in `client` (requests) and `monitor` (eve
 from .association import SaId, SecurityAssociation
 from .constants import (
     PROTO_AH,
-    PROTO_ANY,
+    PROTO_ALL,
     PROTO_COMP,
     PROTO_ESP,
     Action,
@@ -40,7 +40,7 @@ from .values import Address, Algorithm, Lifetime, Mark, PortMatch, Prefix, Repla
 
 __all__ = [
     "PROTO_AH",
-    "PROTO_ANY",
+    "PROTO_ALL",
     "PROTO_COMP",
     "PROTO_ESP",
     "Acquire",

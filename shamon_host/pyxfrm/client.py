@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 from .association import SaId, SecurityAssociation
 from .attributes import attributes, fixed, pack_policy_type
 from .constants import (
-    PROTO_ANY,
+    PROTO_ALL,
     PROTO_ESP,
     XFRMA_SAD_CNT,
     XFRMA_SPD_INFO,
@@ -124,8 +124,8 @@ class Xfrm:
         sas = (decode_sa(frame.body) for frame in self._channel.dump(Message.GETSA, operation="dump SAs"))
         return tuple(sa for sa in sas if where is None or where(sa))
 
-    def flush_sas(self, protocol: int = PROTO_ANY) -> None:
-        """Delete every SA of the protocol in the namespace."""
+    def flush_sas(self, protocol: int = PROTO_ALL) -> None:
+        """Delete every SA (of the protocol, if one is given) in the namespace. No error if there is none."""
         self._channel.request(Message.FLUSHSA, encode_flush(protocol), operation="flush SAs")
 
     def allocate_spi(

@@ -166,8 +166,8 @@ class PolicyFlag(IntFlag):
 PROTO_ESP = 50
 PROTO_AH = 51
 PROTO_COMP = 108
-PROTO_ANY = 255
-"""IPSEC_PROTO_ANY: every IPsec protocol, in flushes."""
+PROTO_ALL = 0
+"""In a flush: every protocol that has SAs (xfrm_id_proto_match)."""
 
 INFINITE = 2**64 - 1
 """XFRM_INF: no limit of bytes or packets."""

@@ -76,7 +76,7 @@ class SaDeleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SasFlushed:
-    """Every SA of the protocol was deleted (255: of all protocols)."""
+    """Every SA of the protocol was deleted (0: of all protocols)."""
 
     protocol: int
 
@@ -190,9 +190,13 @@ def _decode_acquire(body: bytes) -> Acquire:
 
 
 def _decode_policy_deleted(body: bytes) -> PolicyDeleted:
-    policy_id = decode_policy_id(body)
-    found = attributes(body, USERPOLICY_ID_SIZE)
-    policy = decode_policy(found[Attribute.POLICY]) if Attribute.POLICY in found else None
-    if policy is not None and Attribute.SEC_CTX in found:
-        policy = replace(policy, security_context=unpack_security_context(found[Attribute.SEC_CTX]))
-    return PolicyDeleted(policy_id=policy_id, policy=policy)
+    if len(body) < USERPOLICY_ID_SIZE:
+        raise malformed("read a deleted policy", f"{len(body)} of {USERPOLICY_ID_SIZE} bytes")
+    # The fixed part comes as an attribute, the policy's own attributes stand beside it (xfrm_notify_policy).
+    fixed_part = attributes(body, USERPOLICY_ID_SIZE).get(Attribute.POLICY)
+    return PolicyDeleted(
+        policy_id=decode_policy_id(body),
+        policy=None
+        if fixed_part is None
+        else decode_policy(fixed_part[:USERPOLICY_INFO_SIZE] + body[USERPOLICY_ID_SIZE:]),
+    )

@@ -20,7 +20,7 @@ from .attributes import (
     unpack_security_context,
     unpack_u32,
 )
-from .constants import PROTO_ANY, Attribute, Mode, SaFlag
+from .constants import PROTO_ALL, Attribute, Mode, SaFlag
 from .errors import invalid, malformed
 from .structs import (
     ID,
@@ -108,10 +108,9 @@ def encode_sa(sa: SecurityAssociation) -> bytes:
     replay = b""
     if _needs_esn_attribute(sa):
         words = (sa.replay_window + 31) // 32
-        replay = pack_attribute(
-            Attribute.REPLAY_ESN_VAL,
-            REPLAY_STATE_ESN.pack(words, 0, 0, 0, 0, sa.replay_window) + bytes(4 * words),
-        )
+        # The kernel starts with an empty bitmap if none follows (xfrm_alloc_replay_state_esn).
+        state = REPLAY_STATE_ESN.pack(words, 0, 0, 0, 0, sa.replay_window)
+        replay = pack_attribute(Attribute.REPLAY_ESN_VAL, state)
     return b"".join(
         (
             _encode_info(sa),
@@ -135,7 +134,7 @@ def encode_sa_id(sa_id: SaId) -> bytes:
     ) + pack_mark(sa_id.mark)
 
 
-def encode_flush(protocol: int = PROTO_ANY) -> bytes:
+def encode_flush(protocol: int = PROTO_ALL) -> bytes:
     """Body of FLUSHSA."""
     return USERSA_FLUSH.pack(protocol)
 

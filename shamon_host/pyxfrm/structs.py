@@ -121,8 +121,8 @@ def _unpack_prefix(packed: bytes, family: int, length: int) -> Prefix:
 
 
 def unpack_selector(buffer: bytes, offset: int, default_family: int = AF_UNSPEC) -> Selector | None:
-    """None for an empty selector of no family. One that is not empty is of `default_family`: the kernel leaves the family
-    of a larval SA's selector out (xfrm_find_acq)."""
+    """None for an empty selector of no family. One that is not empty is of `default_family`: the kernel leaves
+    the family of a larval SA's selector out (xfrm_find_acq)."""
     (daddr, saddr, dport, dport_mask, sport, sport_mask, family, prefix_d, prefix_s, protocol, ifindex, user) = (
         SELECTOR.unpack_from(buffer, offset)
     )

@@ -1,0 +1,75 @@
+"""A lab: a directory, a wire and the hosts on it, all gone when it closes."""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.integration.lab.accelerator import accelerator
+from tests.integration.lab.host import LabHost
+from tests.integration.lab.wire import Wire
+
+_NUMBERS = {"alpha": 1, "beta": 2, "gamma": 3}
+
+
+class Lab:
+    """Hosts on one wire; a context manager. `images` is the directory that ``python3 -m vm_images.build host`` prints."""
+
+    def __init__(self, images: Path, *, keep: Path | None = None) -> None:
+        self.images = images
+        # Unix socket paths are short, so the directory is made where temporary files go, not beside the images.
+        self.directory = Path(tempfile.mkdtemp(prefix="lab-"))
+        self._keep = keep
+        self.accelerator = accelerator(images / "app")
+        self.wire = Wire(self.directory)
+        self._hosts: dict[str, LabHost] = {}
+        atexit.register(self.close)
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def hosts(self) -> list[LabHost]:
+        """The hosts made so far."""
+        return list(self._hosts.values())
+
+    def host(self, name: str) -> LabHost:
+        """The host of that name ("alpha", "beta", "gamma", or "hostN"), made (switched off) if it is not there yet."""
+        if name not in self._hosts:
+            number = _NUMBERS[name] if name in _NUMBERS else int(name.removeprefix("host"))
+            self._hosts[name] = LabHost(
+                name=name,
+                number=number,
+                images=self.images,
+                directory=self.directory,
+                wire=self.wire,
+                accelerator=self.accelerator,
+            )
+        return self._hosts[name]
+
+    def boot(self, *names: str) -> list[LabHost]:
+        """Switch these hosts on together and wait for all of them; those that run already are left alone."""
+        hosts = [self.host(name) for name in names]
+        for host in hosts:
+            if host.pid is None:
+                host.start()
+        for host in hosts:
+            host.wait_ready()
+        return hosts
+
+    def close(self) -> None:
+        """Switch everything off and remove the lab's directory; logs and the capture file go to `keep`, if given."""
+        if not self.directory.exists():
+            return
+        for host in self.hosts:
+            host.kill()
+        self.wire.close()
+        if self._keep is not None:
+            self._keep.mkdir(parents=True, exist_ok=True)
+            for path in [*self.directory.glob("*.pcap"), *self.directory.glob("*/*.log")]:
+                shutil.copy(path, self._keep / "-".join(path.relative_to(self.directory).parts))
+        shutil.rmtree(self.directory, ignore_errors=True)
+        atexit.unregister(self.close)

@@ -1,0 +1,83 @@
+# One way to run things: every target sets up what it needs (tools/set-up), on Debian 12 and 13.
+# ARGS is handed on: make test ARGS="-k labels -x", make demo ARGS=--json
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+export VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: ## Play the story in memory (no root, no hardware; ARGS=--json for the report)
+	@tools/set-up run
+	$(BIN)/shamon demo $(ARGS)
+
+.PHONY: test
+test: ## Run the unit suite (no root, no compiler, no hardware)
+	@tools/set-up dev
+	$(BIN)/python -m pytest tests/unit --timeout=60 $(ARGS)
+
+.PHONY: lint
+lint: ## Check style, types and import layers
+	@tools/set-up dev
+	failed=()
+	check() { echo "== $$*"; "$(BIN)/$$@" || failed+=("$$1"); }
+	check ruff check .
+	check ruff format --check .
+	check mypy
+	check lint-imports --no-logo
+	if [ $${#failed[@]} -gt 0 ]; then echo "lint: failed: $${failed[*]}" >&2; exit 1; fi
+
+.PHONY: format
+format: ## Sort imports and format the code
+	@tools/set-up dev
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+.PHONY: lab
+lab: lab-images ## Play the story on two real hosts in virtual machines (root)
+	@$(BIN)/python -m tests.integration.lab.story $(ARGS)
+
+.PHONY: test-lab
+test-lab: lab-images ## Run the integration tests that belong in CI (root)
+	@$(BIN)/python -m pytest tests/integration -m "not full" $(ARGS)
+
+.PHONY: test-lab-full
+test-lab-full: lab-images ## Run all integration tests (root, long)
+	@$(BIN)/python -m pytest tests/integration $(ARGS)
+
+.PHONY: lab-images
+lab-images: ## Build what is missing of the lab's images (root)
+	@tools/set-up lab
+	$(BIN)/python -m vm_images.build host
+	$(BIN)/python -m vm_images.build app
+
+# Pins are kept as they are; make lock ARGS=--upgrade takes the newest of everything.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+.PHONY: lock
+lock: ## Write the lock files in requirements/ (ARGS=--upgrade for newer versions)
+	@tools/set-up lock
+	$(COMPILE) pyproject.toml -o requirements/run.txt
+	$(COMPILE) pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra host -c requirements/run.txt -c requirements/dev.txt -o requirements/host.txt
+	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	$(COMPILE) requirements/host-build.in -c requirements/host.txt -c requirements/build.txt -o requirements/host-build.txt
+	$(COMPILE) requirements/lock.in -o requirements/lock.txt
+	if grep -nE '://|^ *--(index|extra-index|find-links|trusted-host)' requirements/*.txt; then
+		echo "lock: an address got into a lock file (above)" >&2
+		exit 1
+	fi
+
+.PHONY: clean
+clean: ## Remove the virtual environment and everything that was generated in this directory
+	@rm -rf .venv* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

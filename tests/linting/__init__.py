@@ -1,0 +1,1 @@
+"""Import rules of this project that the import linter does not bring itself."""

@@ -6,7 +6,6 @@ its effect; everything that narrows happens at once, everything that widens only
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
-from shamon_host.attestation.tpm_public import public_name
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.ports import Blocking, Clock
@@ -31,8 +29,8 @@ from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_re
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.links.network_state import check_network_state
-from shamon_host.peer.enrolment import EnrolledPeer, PeerRegistry
-from shamon_host.peer.ports import AgreedLink, LinkOffer, Outcome, Terms
+from shamon_host.peer.ports import AgreedLink, EnrolledHost, LinkOffer, Outcome, Terms
+from shamon_host.peer.registry import PeerRegistry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +64,7 @@ class CoalitionHost:
     figures: Figures
     on_suspended: Callable[[Suspension], None] = lambda _: None
     on_admitted: Callable[[HostName], None] = lambda _: None
+    on_hint: Callable[[HostName], None] = lambda _: None
     peers: dict[HostName, PeerState] = field(init=False)
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
@@ -77,7 +76,7 @@ class CoalitionHost:
         self.peers = {
             host: PeerState(
                 host=host,
-                state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED,
+                state=AdmissionState.EXPELLED if host in self.registry.expelled() else AdmissionState.ENROLLED,
             )
             for host in self.policy.hosts
             if host != self.name
@@ -89,7 +88,7 @@ class CoalitionHost:
         state = self._state(peer)
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
-        enrolled, own = self._enrolled(peer), self._enrolled(self.name)
+        enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
         types = self.types_to_offer(peer)
         address = self.policy.hosts[peer].address
         offers = await self.blocking(lambda: self.links.offer(peer, address, types))
@@ -99,7 +98,7 @@ class CoalitionHost:
             policy_version=self.policy.version,
             policy_digest=self.policy.digest,
             certificate_sha256=own.certificate_sha256,
-            ak_name=public_name(own.ak_public),
+            ak_name=own.ak_name,
             offers=tuple(LinkOffer(type=offer.type, port=offer.port, spi=offer.spi) for offer in offers),
             ima_offset=verified.ima_offset if verified else 0,
             ima_reset_count=verified.reset_count if verified else 0,
@@ -127,8 +126,8 @@ class CoalitionHost:
         self, peer: HostName, role: Role, transcript: bytes, terms: Terms, evidence: Evidence
     ) -> AttestationResult:
         received = time.perf_counter()
-        enrolled = self._enrolled(peer)
-        if terms.ak_name != public_name(enrolled.ak_public):
+        enrolled = self.registry.enrolled(peer)
+        if terms.ak_name != enrolled.ak_name:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
 
@@ -167,14 +166,14 @@ class CoalitionHost:
             )
             self.audit.append(decision.check, peer, decision.as_detail())
             decision.enforce()
-            until = outcome.started_s + outcome.lease_s
+            until = leases.lease_end_s(outcome.started_s, outcome.lease_s)
             if until <= now:
                 raise Refused("the lease was over before the handshake was", where=peer)
-            self.peers[peer] = admission.admit(self._state(peer), outcome.result, lease_until_s=until)
+            self.peers[peer] = admission.admit(self._state(peer), outcome.result, until)
             self._proved_s[peer] = outcome.started_s
             self.refusals.pop(peer, None)
             links = self._permitted(outcome, now)
-            lifetime_s = math.ceil(until - now)
+            lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             entry = self.policy.hosts[peer]
             await self.blocking(
                 lambda: self.links.install_inbound(peer, entry.address, links, lifetime_s=lifetime_s)
@@ -184,23 +183,35 @@ class CoalitionHost:
         async with self._lock(outcome.peer):
             peer, now = outcome.peer, self.clock.boottime_s()
             state = self._state(peer)
-            until = outcome.started_s + outcome.lease_s
+            until = leases.lease_end_s(outcome.started_s, outcome.lease_s)
             if state.state is not AdmissionState.ADMITTED or state.lease_until_s != until:
                 raise Refused("the peer was cut off while the handshake ran", where=peer)
             links = self._permitted(outcome, now)
             gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.policy.intervals.margin_s, now)
+            lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             address = self.policy.hosts[peer].address
             await self.blocking(
                 lambda: self.links.install_outbound(
-                    peer, address, links, gate_s=gate_s, lifetime_s=math.ceil(until - now)
+                    peer, address, links, gate_s=gate_s, lifetime_s=lifetime_s
                 )
             )
             self._carried[peer] = frozenset(link.type for link in links)
         self.on_admitted(peer)
 
-    async def abandoned(self, outcome: Outcome) -> None:
-        """The handshake failed after `install_inbound`: the receive side that was installed is of no use."""
-        await self.suspend(outcome.peer, "the handshake was not completed", definite=False)
+    async def abandoned(self, peer: HostName, terms: Terms, outcome: Outcome | None) -> None:
+        spis = tuple(offer.spi for offer in terms.offers)
+        address = self.policy.hosts[peer].address
+        try:
+            await self.blocking(lambda: self.links.abandon(peer, address, spis))
+        except ShamonError as error:
+            await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
+
+    async def hint(self, peer: HostName, about: HostName) -> None:
+        """`peer.ports.HintListener`: an admitted peer suggests a look at another admitted one. Never a verdict."""
+        now = self.clock.boottime_s()
+        if all(self._state(host).counts_at(now) for host in (peer, about)):
+            self.audit.append("peer.hint", about, {"from": peer})
+            self.on_hint(about)
 
     async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:
         self.refusals[peer] = tuple(failures)
@@ -277,18 +288,8 @@ class CoalitionHost:
         except KeyError:
             raise Refused("the policy knows no such host", where=peer) from None
 
-    def _enrolled(self, host: HostName) -> EnrolledPeer:
-        enrolled = self.registry.get(host)
-        if enrolled is None:
-            raise NotTrusted("the host is not enrolled", where=host, remedy="Run `shamon coalition enrol`.")
-        return enrolled
-
-    def _expelled(self, host: HostName) -> bool:
-        enrolled = self.registry.get(host)
-        return enrolled is not None and enrolled.expelled
-
-    def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
-        document = self.store.get("verifier", public_name(enrolled.ak_public).hex())
+    def _verifier_state(self, enrolled: EnrolledHost) -> VerifierState | None:
+        document = self.store.get("verifier", enrolled.ak_name.hex())
         return VerifierState.from_document(document) if document else None
 
     def _lock(self, peer: HostName) -> asyncio.Lock:

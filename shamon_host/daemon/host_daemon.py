@@ -21,14 +21,13 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain import label_map as label_maps
 from shamon_host.domain import monitor
-from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
-from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.registry import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 
 
@@ -94,6 +93,7 @@ class HostDaemon:
             figures=self.figures,
             on_suspended=lambda event: self.reactions.suspended(event),
             on_admitted=self._on_admitted,
+            on_hint=lambda about: self.schedule.wake(about),
         )
         handshaker = Handshaker(
             name=self.name, host=self.host, transport=backends.transport, boottime_s=backends.clock.boottime_s,
@@ -102,7 +102,7 @@ class HostDaemon:
         self.schedule = PeerSchedule(
             host=self.host, handshaker=handshaker, clock=backends.clock, figures=self.figures
         )
-        self.service = PeerService(handshaker=handshaker, hinted=self._hinted)
+        self.service = PeerService(handshaker=handshaker, listener=self.host)
         self.reactions = Reactions(
             host=self.host, handshaker=handshaker, store=self.store, clock=backends.clock, blocking=backends.blocking
         )
@@ -171,9 +171,3 @@ class HostDaemon:
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)
         self.reactions.admitted(peer)
-
-    def _hinted(self, about: HostName) -> None:
-        """A peer says: look at `about` yourselves."""
-        state = self.host.peers.get(about)
-        if state is not None and state.state is AdmissionState.ADMITTED:
-            self.schedule.wake(about)

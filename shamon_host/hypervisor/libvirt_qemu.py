@@ -149,11 +149,13 @@ def domain_xml(spec: VmSpec, *, virt_type: str) -> str:
     _text(root, "memory", str(spec.memory_mib), unit="MiB")
     _text(root, "vcpu", str(spec.vcpus))
     boot = ET.SubElement(root, "os")
-    _text(boot, "type", "hvm", arch="x86_64", machine="q35")
+    _text(boot, "type", "hvm", arch="x86_64", machine="pc")
     if spec.kernel:
         _text(boot, "kernel", spec.kernel)
         _text(boot, "initrd", spec.initrd)
         _text(boot, "cmdline", spec.cmdline)
+    if virt_type == "kvm":
+        ET.SubElement(root, "cpu", mode="host-passthrough")
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     _text(root, "on_reboot", "restart")
@@ -169,7 +171,7 @@ def domain_xml(spec: VmSpec, *, virt_type: str) -> str:
         ET.SubElement(element, "source", bridge=interface.bridge)
         ET.SubElement(element, "target", dev=interface.device)
         ET.SubElement(element, "model", type="virtio")
-        ET.SubElement(element, "rom", bar="off")
+        ET.SubElement(element, "rom", enabled="no")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "target", port="0")
     ET.SubElement(devices, "memballoon", model="none")

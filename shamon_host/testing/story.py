@@ -8,6 +8,7 @@ is noticed, beta is cut off and comes back clean; alpha's daemon dies and nothin
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shamon_host.domain.errors import ShamonError
@@ -99,7 +100,7 @@ class Story:
             ("an SA of the wrong category is refused by the kernel", self.wrong_category),
         ]
         for fault in self.world.faults:
-            steps.append((f"{_FAULT_NAMES[fault]}: beta is cut off", lambda fault=fault: self.cut_off(fault)))
+            steps.append((f"{_FAULT_NAMES[fault]}: beta is cut off", partial(self.cut_off, fault)))
             steps.append(("beta boots clean, replaces its VMs and is back", self.recovery))
         steps += [
             ("alpha's daemon is killed: traffic goes on until the gate closes", self.killed_daemon),
@@ -125,7 +126,7 @@ class Story:
 
             async def refused(host: Host = host) -> bool:
                 peer = await self._peer(host, "gamma")
-                return peer["state"] == "suspended" and "PCR" in peer["reason"]
+                return bool(peer["state"] == "suspended" and "PCR" in peer["reason"])
 
             await self.world.until(refused, within_s=4 * self.world.lease_s, what=f"{host.name} refuses gamma")
             reasons[host.name] = (await self._peer(host, "gamma"))["reason"]
@@ -213,7 +214,7 @@ class Story:
 
         async def gone() -> bool:
             peer = await self._peer(self.alpha, "beta")
-            return peer["state"] == "suspended" and (await self.alpha.objects("beta")).nothing
+            return bool(peer["state"] == "suspended") and (await self.alpha.objects("beta")).nothing
 
         took = await self.world.until(
             gone, within_s=self.world.lease_s + 2 * self.world.period_s + 30, what="alpha cuts beta off"
@@ -336,9 +337,8 @@ class Story:
 
     async def _until_admitted(self, first: Host, second: Host) -> float:
         async def admitted() -> bool:
-            return (await self._peer(first, second.name))["state"] == "admitted" and (
-                await self._peer(second, first.name)
-            )["state"] == "admitted"
+            states = [(await self._peer(host, peer.name))["state"] for host, peer in ((first, second), (second, first))]
+            return states == ["admitted", "admitted"]
 
         return await self.world.until(
             admitted, within_s=4 * self.world.lease_s, what=f"{first.name} and {second.name} admit each other"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.hypervisor.vms import VmSettings
@@ -54,16 +55,7 @@ class HostConfig:
 
 def load_config(path: Path) -> HostConfig:
     """Read and check the file. Raises BadInput that names file and key."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise BadInput(
-            "cannot read the host's configuration", where=str(path), found=error.strerror or "",
-            remedy="Give its path with --config.",
-        ) from error
-    if len(data) > MAX_CONFIG_BYTES:
-        raise BadInput("the host's configuration is too large", where=str(path), expected="at most 1 MiB")
+    data = read_limited(path, MAX_CONFIG_BYTES, "host's configuration")
     try:
         fields = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,0 +1,26 @@
+"""Reading the files that an operator writes, with a limit on their size."""
+
+from pathlib import Path
+
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy_file import parse_policy
+
+MAX_POLICY_BYTES = 4 << 20
+
+
+def read_policy_file(path: Path) -> Policy:
+    """Read and check a policy. Raises BadInput that names file, key and what was expected."""
+    return parse_policy(read_limited(path, MAX_POLICY_BYTES, "policy"), source=str(path))
+
+
+def read_limited(path: Path, limit: int, kind: str) -> bytes:
+    """The bytes of a file of at most `limit` bytes. Raises BadInput."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BadInput(f"cannot read the {kind}", where=str(path), found=error.strerror or "") from error
+    if len(data) > limit:
+        raise BadInput(f"the {kind} is too large", where=str(path), expected=f"at most {limit} bytes")
+    return data

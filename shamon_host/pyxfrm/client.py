@@ -139,7 +139,8 @@ class Xfrm:
         first: int = SPI_MIN,
         last: int = SPI_MAX,
     ) -> SecurityAssociation:
-        """Reserve a free SPI of first..last at `destination`. ENOENT if all are taken.
+        """Reserve a free SPI of first..last at `destination`. ENOENT if the kernel found none, in as many random tries
+        as the range is wide; that leaves a larval SA without SPI behind, which expires.
 
         Returns the larval SA that holds it. It goes away by itself after net.core.xfrm_acq_expires seconds. It is
         there, so keys are given to it by `update_sa`; `add_sa` says EEXIST.

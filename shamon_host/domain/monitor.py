@@ -239,7 +239,7 @@ def vm_migrate(
     return _decide(Check.VM_MIGRATE, vm, destination, denials())
 
 
-def link_open(  # noqa: PLR0917 - who, whom, what, and on which state: the order of every check
+def link_open(
     policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, now_s: float
 ) -> Decision:
     """May `local`, which asked for it, carry a type to and from `peer`? `now_s` is CLOCK_BOOTTIME."""
@@ -247,7 +247,7 @@ def link_open(  # noqa: PLR0917 - who, whom, what, and on which state: the order
                    _link_denials(policy, local, peer, type_name, peer_state, now_s))
 
 
-def link_accept(  # noqa: PLR0917 - as link_open
+def link_accept(
     policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, now_s: float
 ) -> Decision:
     """May `local`, which was asked for it, carry a type to and from `peer`? The rules are those of `link_open`."""
@@ -314,7 +314,7 @@ def _not_admitted(policy: Policy, peer: HostName, state: PeerState, now_s: float
         yield Rule.LEASE, f"the lease of {peer} has ended"
 
 
-def _link_denials(  # noqa: PLR0917 - as link_open
+def _link_denials(
     policy: Policy, local: HostName, peer: HostName, type_name: TypeName, state: PeerState, now_s: float
 ) -> Denials:
     if type_name not in policy.types:

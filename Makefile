@@ -29,12 +29,12 @@ test: ## Run the unit suite (no root, no compiler, no hardware)
 lint: ## Check style, types and import layers
 	@tools/set-up dev
 	failed=()
-	check() { echo "== $$*"; "$(BIN)/$$@" || failed+=("$$1"); }
+	check() { echo "== $$*"; "$(BIN)/$$@" || failed+=("$$*"); }
 	check ruff check .
 	check ruff format --check .
 	check mypy
 	check lint-imports --no-logo
-	if [ $${#failed[@]} -gt 0 ]; then echo "lint: failed: $${failed[*]}" >&2; exit 1; fi
+	if [ $${#failed[@]} -gt 0 ]; then printf 'lint: failed: %s\n' "$${failed[@]}" >&2; exit 1; fi
 
 .PHONY: format
 format: ## Sort imports and format the code

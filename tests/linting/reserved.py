@@ -1,4 +1,4 @@
-"""The import linter's contract "reserved": modules of some names may be imported directly by modules of some names alone.
+"""The import linter's contract "reserved": some modules may be imported directly by some others alone.
 
 It serves the rules about adapters: whoever adds `links/linux_bridges.py` is bound by its name, without another line of
 configuration. Registered as `reserved` in pyproject.toml; `make lint` checks it together with the layers.
@@ -14,7 +14,7 @@ from importlinter import Contract, ContractCheck, fields, output
 def forbidden_imports(
     imports: Iterable[tuple[str, str]], reserved: Iterable[str], importers: Iterable[str]
 ) -> list[tuple[str, str]]:
-    """The pairs (importer, imported) of `imports` that reach a reserved name from a module that is neither reserved nor allowed.
+    """The pairs (importer, imported) that reach a reserved name from a module that is neither reserved nor allowed.
 
     Names are patterns of `fnmatch`; a pattern covers the packages it matches and everything inside them.
     """

@@ -4,7 +4,11 @@ from tests.linting.reserved import forbidden_imports
 
 
 def test_only_the_named_importers_reach_a_reserved_module() -> None:
-    imports = [("app.root", "app.links.linux_kernel"), ("app.cli", "app.links.linux_kernel"), ("app.cli", "app.links.model")]
+    imports = [
+        ("app.root", "app.links.linux_kernel"),
+        ("app.cli", "app.links.linux_kernel"),
+        ("app.cli", "app.links.model"),
+    ]
     assert forbidden_imports(imports, ["app.links.linux_*"], ["app.root"]) == [("app.cli", "app.links.linux_kernel")]
 
 

@@ -90,10 +90,12 @@ def parse_ima_log(log: bytes, *, log_bank: Bank = Bank.SHA1, base_offset: int = 
         try:
             pcr, template_hash, name_size = head.unpack_from(log, position)
             position += head.size
-            name = log[position : position + name_size] if name_size <= MAX_TEMPLATE_NAME_BYTES else b""
+            name = log[position : position + name_size]
             position += name_size
             if name not in known:
-                if position > end and name:
+                if not 0 < name_size <= MAX_TEMPLATE_NAME_BYTES:
+                    raise _bad("a template name is empty or too long", start + base_offset, f"{name_size} bytes")
+                if position > end:
                     raise struct.error
                 known[name] = _template_name(name, start + base_offset)
             template = known[name]
@@ -135,8 +137,6 @@ def _template_name(name: bytes, offset: int) -> str:
         template = name.decode("ascii")
     except UnicodeDecodeError:
         raise _bad("a template name is not text", offset, name.hex()) from None
-    if not template:
-        raise _bad("an entry has no template name, or one that is too long", offset, "nothing to read fields by")
     template_fields(template)
     return template
 

@@ -31,7 +31,7 @@ def _matches(module: str, patterns: Iterable[str]) -> bool:
 
 
 class ReservedContract(Contract):
-    """Options: `reserved` and `importers`, lists of module name patterns. A pattern that matches nothing yet is fine."""
+    """Options: `reserved` and `importers`, lists of module name patterns; a pattern may match nothing yet."""
 
     type_name = "reserved"
     reserved = fields.ListField(subfield=fields.StringField())

@@ -92,7 +92,8 @@ class PeImage:
     def content(self, name: str) -> bytes | None:
         """A section as it stands in memory (VirtualSize bytes, zeros behind the raw data), or None.
 
-        Raises `PeError` where the name stands twice: loaders differ in which one they take.
+        Raises `PeError` where the name stands twice (loaders differ in which one they take), or where the section
+        is larger than the whole file, which no builder of images means.
         """
         found = [section for section in self.sections if section.name == name]
         if not found:
@@ -100,6 +101,8 @@ class PeImage:
         if len(found) > 1:
             raise PeError("a section stands twice", where=name)
         section = found[0]
+        if section.virtual_size > len(self.data):
+            raise PeError("a section is larger than its file", where=name, found=f"{section.virtual_size} bytes")
         raw = self.data[section.raw_offset : section.raw_offset + min(section.raw_size, section.virtual_size)]
         return raw.ljust(section.virtual_size, b"\0")
 
@@ -143,6 +146,4 @@ def _read_section(table: ByteReader, file_size: int) -> PeSection:
     # An uninitialised section has no bytes in the file, whatever its offset says.
     if raw_size and raw_offset + raw_size > file_size:
         raise PeError("a section lies outside of the file", where=name, found=f"{raw_offset} + {raw_size} bytes")
-    if virtual_size > max(raw_size, file_size) and raw_size:
-        raise PeError("a section is larger than its file", where=name, found=f"{virtual_size} bytes")
     return PeSection(name=name, virtual_size=virtual_size, raw_offset=raw_offset, raw_size=raw_size)

@@ -71,10 +71,10 @@ def parse_event_log(log: bytes) -> EventLog:
     if len(log) > MAX_LOG_BYTES:
         raise EventLogError("the event log is too long", expected=f"at most {MAX_LOG_BYTES} bytes", found=str(len(log)))
     reader = ByteReader(log, order="little", error=EventLogError, where="event log")
-    if not log:
-        raise EventLogError("the event log is empty", where="event log")
     # Some firmware hands over its whole buffer: zeros, or erased flash, behind the last event.
     end = min(len(log.rstrip(b"\0")), len(log.rstrip(b"\xff")))
+    if not end:
+        raise EventLogError("the event log is empty", where="event log")
     first = _read_sha1_event(reader)
     agile = first.type == EventType.EV_NO_ACTION and first.data.startswith(_SPEC_ID_03)
     sizes = _read_spec_id(first.data) if agile else {Bank.SHA1.algorithm_id: _SHA1_BYTES}

@@ -134,7 +134,7 @@ def _fit_key(key: object) -> PublicKey:
             )
 
 
-def verify_quote(  # noqa: PLR0917 -- what was signed, by whom, then what was asked for, as TPM2_Quote orders them
+def verify_quote(  # noqa: PLR0917 -- TPM2_Quote has so many parts
     attest: bytes,
     signature: bytes,
     ak_public: bytes | TpmPublic | PublicKey,

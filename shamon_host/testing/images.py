@@ -1,0 +1,46 @@
+"""Pinned images and overlays in memory. An overlay is what the VM wrote, over a clean image that nobody writes to."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from shamon_host.domain.errors import BadInput, NotTrusted
+from shamon_host.domain.labels import VmName
+
+
+@dataclass(kw_only=True)
+class MemoryOverlay:
+    """A VM's own disk: the digest of the clean image below it, and what was written since."""
+
+    base_sha256: str
+    written: str = ""
+
+
+@dataclass(kw_only=True)
+class MemoryImages:
+    """`hypervisor.ports.Images`. `clean`: name → bytes of the clean image."""
+
+    clean: dict[str, bytes]
+    overlays: dict[str, MemoryOverlay] = field(default_factory=dict)
+
+    def verify(self, image: str, sha256: str) -> None:
+        found = hashlib.sha256(self._clean(image)).hexdigest()
+        if found != sha256:
+            raise NotTrusted("the clean image is not the pinned one", where=image, expected=f"sha256 {sha256}",
+                             found=f"sha256 {found}")
+
+    def fresh_overlay(self, vm: VmName, image: str) -> str:
+        path = f"/overlays/{vm}.qcow2"
+        self.overlays[path] = MemoryOverlay(base_sha256=hashlib.sha256(self._clean(image)).hexdigest())
+        return path
+
+    def overlay(self, vm: VmName) -> str | None:
+        path = f"/overlays/{vm}.qcow2"
+        return path if path in self.overlays else None
+
+    def discard(self, vm: VmName) -> None:
+        self.overlays.pop(f"/overlays/{vm}.qcow2", None)
+
+    def _clean(self, image: str) -> bytes:
+        if image not in self.clean:
+            raise BadInput(f"no path for image {image!r}", found=", ".join(sorted(self.clean)) or "no images")
+        return self.clean[image]

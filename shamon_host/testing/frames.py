@@ -68,7 +68,7 @@ def build(frame: Frame) -> bytes:
         case Kind.ECHO_REQUEST | Kind.ECHO_REPLY:
             number = 128 if frame.kind is Kind.ECHO_REQUEST else 129
             message = _ECHO.pack(number, 0, 0, frame.identifier, 1)
-        case Kind.NEIGHBOUR_SOLICITATION | Kind.NEIGHBOUR_ADVERTISEMENT:
+        case _:
             asks = frame.kind is Kind.NEIGHBOUR_SOLICITATION
             about = destination if asks else source
             message = _NEIGHBOUR.pack(
@@ -132,4 +132,4 @@ def _checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)

@@ -3,7 +3,7 @@
 `event_describe` shows them for images that firmware loaded and for boot options. Node types that are rare in a boot
 chain are shown by number: this is for people, nothing is decided by it.
 
-Source: UEFI Specification 2.10, 10.3 (nodes) and 10.6.1.6 (text representation).
+Source: UEFI Specification 2.10, 10.3 (nodes) and 10.6 (text representation).
 """
 
 import struct

@@ -4,8 +4,8 @@ A refusal names the PCR and the event, and this says what the event is about: wh
 UEFI variable, which section of a unified kernel image. The data of an event is not what a quote proves (the digest is),
 so text whose digest does not cover it is only what the log says; nothing is decided by it.
 
-Source: TCG PC Client Platform Firmware Profile 1.06, 10.2.4 (UEFI_IMAGE_LOAD_EVENT), 10.2.6 (UEFI_VARIABLE_DATA),
-10.4.1 (event data by type); UEFI Specification 2.10, 3.1.3 (EFI_LOAD_OPTION).
+Source: TCG PC Client Platform Firmware Profile 1.06, "Event Logging": UEFI_IMAGE_LOAD_EVENT, UEFI_VARIABLE_DATA,
+UEFI_GPT_DATA, event data by type; UEFI Specification 2.10, 3.1.3 (EFI_LOAD_OPTION).
 """
 
 import uuid

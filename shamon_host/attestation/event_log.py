@@ -4,8 +4,8 @@ Evidence carries the log of one boot; its replay has to give the quoted PCR 0-9 
 the Reference Values is explained by its events. Both forms are read: SHA-1 only (TPM 1.2 and old firmware) and
 crypto-agile ("Spec ID Event03"), with what is special about the start of PCR 0 (locality, H-CRTM).
 
-Source: TCG PC Client Platform Firmware Profile 1.06, 10.2.1 (TCG_PCClientPCREvent), 10.2.2 (TCG_PCR_EVENT2),
-10.4.5.1 (Specification ID Version), 10.4.5.3 (Startup Locality), 3.3.4.2 (H-CRTM).
+Source: TCG PC Client Platform Firmware Profile 1.06, "Event Logging": TCG_PCClientPCREvent, TCG_PCR_EVENT2, the
+Specification ID Version and Startup Locality events, and the H-CRTM event.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 A value that `event_log` reads and writes, and `event_describe` puts into words for people.
 
-Source: TCG PC Client Platform Firmware Profile 1.06, 10.4.1 (event types, table 27), 10.2 (structures).
+Source: TCG PC Client Platform Firmware Profile 1.06, "Event Logging" (event types and their data).
 """
 
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 Everything that is replayed or compared in attestation (event log, IMA log, quote) ends in these few functions. They are
 the TPM's arithmetic in software, so that a Verifier needs no TPM, and the fake TPM uses the same.
 
-Source: TCG PC Client Platform TPM Profile, 4.6 (initial values); TPM 2.0 Library Part 1, 17 (PCR operations), Part 3,
+Source: TCG PC Client Platform TPM Profile, PCR attributes (initial values); TPM 2.0 Library Part 1, 17 (PCR operations), Part 3,
 18.4 (the digest in TPM2_Quote is over the selected PCRs, in the order of the selection, ascending within a bank).
 """
 
@@ -19,7 +19,7 @@ PCR_COUNT = 24
 """PCRs 0-23 exist on a PC client platform."""
 
 _DRTM_PCRS = range(17, 23)
-"""PCRs that hold all ones until a dynamic launch (PC Client TPM Profile, table 6)."""
+"""PCRs that hold all ones until a dynamic launch (PC Client TPM Profile)."""
 
 
 class PcrError(BadInput):

@@ -3,7 +3,7 @@
 The Verifier parses what a TPM signed without any TPM library; the fake TPM builds the same bytes, so both sides of the
 in-memory world go through real structures. A key's public area is in `tpm_public`; `quote` decides what to believe.
 
-Source: TCG TPM 2.0 Library Part 2: TPMS_ATTEST (10.12.12), TPMS_CLOCK_INFO (10.11.1), TPMS_QUOTE_INFO (10.12.4),
+Source: TCG TPM 2.0 Library Part 2: TPMS_ATTEST (10.12.12), TPMS_CLOCK_INFO (10.11.1), TPMS_QUOTE_INFO,
 TPML_PCR_SELECTION (10.9.7), TPMT_SIGNATURE (11.3.4). All integers are big-endian.
 """
 
@@ -71,7 +71,7 @@ class ClockInfo:
     """TPMS_CLOCK_INFO: ms since the TPM was made, and how often it was reset (boots) and restarted (resumes).
 
     A TPM adds a number of its own to both counts (modulo 2**32) unless the signing key is in the endorsement or
-    platform hierarchy, always the same for one key (Part 1, 36.7). So under one AK equal counts mean one boot, but
+    platform hierarchy, always the same for one key (reference code, `FillInAttestInfo`). So under one AK equal counts mean one boot, but
     they compare with nothing else, and an order need not hold.
     """
 

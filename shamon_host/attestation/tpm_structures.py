@@ -71,8 +71,8 @@ class ClockInfo:
     """TPMS_CLOCK_INFO: ms since the TPM was made, and how often it was reset (boots) and restarted (resumes).
 
     A TPM adds a number of its own to both counts (modulo 2**32) unless the signing key is in the endorsement or
-    platform hierarchy, always the same for one key (reference code, `FillInAttestInfo`). So under one AK equal counts mean one boot, but
-    they compare with nothing else, and an order need not hold.
+    platform hierarchy, always the same for one key (reference code, `FillInAttestInfo`). So under one AK equal counts
+    mean one boot, but they compare with nothing else, and an order need not hold.
     """
 
     clock_ms: int

@@ -29,8 +29,8 @@ from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_re
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.links.network_state import check_network_state
-from shamon_host.peer.ports import AgreedLink, EnrolledHost, LinkOffer, Outcome, Terms
-from shamon_host.peer.registry import PeerRegistry
+from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class CoalitionHost:
         self.peers = {
             host: PeerState(
                 host=host,
-                state=AdmissionState.EXPELLED if host in self.registry.expelled() else AdmissionState.ENROLLED,
+                state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED,
             )
             for host in self.policy.hosts
             if host != self.name
@@ -206,10 +206,10 @@ class CoalitionHost:
         except ShamonError as error:
             await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
 
-    async def hint(self, peer: HostName, about: HostName) -> None:
-        """`peer.ports.HintListener`: an admitted peer suggests a look at another admitted one. Never a verdict."""
+    def hinted(self, peer: HostName, about: HostName) -> None:
+        """An admitted peer suggests a look at another admitted one. Never a verdict."""
         now = self.clock.boottime_s()
-        if all(self._state(host).counts_at(now) for host in (peer, about)):
+        if all(host in self.peers and self.peers[host].counts_at(now) for host in (peer, about)):
             self.audit.append("peer.hint", about, {"from": peer})
             self.on_hint(about)
 
@@ -288,7 +288,11 @@ class CoalitionHost:
         except KeyError:
             raise Refused("the policy knows no such host", where=peer) from None
 
-    def _verifier_state(self, enrolled: EnrolledHost) -> VerifierState | None:
+    def _expelled(self, host: HostName) -> bool:
+        enrolled = self.registry.get(host)
+        return enrolled is not None and enrolled.expelled
+
+    def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
         document = self.store.get("verifier", enrolled.ak_name.hex())
         return VerifierState.from_document(document) if document else None
 

@@ -27,7 +27,7 @@ from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
-from shamon_host.peer.registry import PeerRegistry
+from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 
 
@@ -45,6 +45,7 @@ class HostDaemon:
     vm_settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures)
     host: CoalitionHost = field(init=False)
+    handshaker: Handshaker = field(init=False)
     service: PeerService = field(init=False)
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
@@ -95,14 +96,14 @@ class HostDaemon:
             on_admitted=self._on_admitted,
             on_hint=lambda about: self.schedule.wake(about),
         )
-        handshaker = Handshaker(
-            name=self.name, host=self.host, transport=backends.transport, boottime_s=backends.clock.boottime_s,
+        self.handshaker = handshaker = Handshaker(
+            name=self.name, host=self.host, directory=self.registry, transport=backends.transport, boottime_s=backends.clock.boottime_s,
             timeout_s=self.policy.intervals.timeout_s,
         )
         self.schedule = PeerSchedule(
             host=self.host, handshaker=handshaker, clock=backends.clock, figures=self.figures
         )
-        self.service = PeerService(handshaker=handshaker, listener=self.host)
+        self.service = PeerService(handshaker=handshaker, hinted=self.host.hinted)
         self.reactions = Reactions(
             host=self.host, handshaker=handshaker, store=self.store, clock=backends.clock, blocking=backends.blocking
         )
@@ -136,6 +137,7 @@ class HostDaemon:
     async def stop(self) -> None:
         """The end of the unit: close every link at once, unless this is half of a restart."""
         self.reactions.close()
+        await self.handshaker.close()
         if self.backends.service_manager.restarting():
             self.audit.append("daemon.restart", self.name, {"links": "kept until their leases end"})
             return

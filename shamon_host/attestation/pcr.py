@@ -3,8 +3,9 @@
 Everything that is replayed or compared in attestation (event log, IMA log, quote) ends in these few functions. They are
 the TPM's arithmetic in software, so that a Verifier needs no TPM, and the fake TPM uses the same.
 
-Source: TCG PC Client Platform TPM Profile, PCR attributes (initial values); TPM 2.0 Library Part 1, 17 (PCR operations),
-Part 3, 18.4 (the digest in TPM2_Quote is over the selected PCRs, in the order of the selection, ascending within a bank).
+Source: TCG PC Client Platform TPM Profile, PCR attributes (initial values); TPM 2.0 Library Part 1, 17 (PCR
+operations), Part 3, 18.4 (the digest in TPM2_Quote is over the selected PCRs in the order of the selection, ascending
+within a bank).
 """
 
 import hashlib

@@ -72,8 +72,8 @@ def unpack_security_context(payload: bytes) -> str:
         raise malformed("read a security context", f"lengths {length}, {text_length} in {len(payload)} bytes")
     if (algorithm, doi) != (SEC_CTX_ALG_SELINUX, SEC_CTX_DOI_LSM):
         raise malformed("read a security context", f"algorithm {algorithm} of domain {doi} is not SELinux")
-    text = payload[SEC_CTX.size : length]
-    text = text[:-1] if text.endswith(b"\0") else text
+    # The kernel adds a NUL of its own and counts it: two for what was added with one.
+    text = payload[SEC_CTX.size : length].rstrip(b"\0")
     try:
         context = text.decode()
     except UnicodeDecodeError:

@@ -486,7 +486,7 @@ async def test_an_sa_ends_with_its_hard_lifetime(xfrm: Xfrm, monitor: XfrmMonito
 
 
 @pytest.mark.usefixtures("esp")
-def test_labels_come_back(xfrm: Xfrm) -> None:
+def test_labels_come_back(xfrm: Xfrm, here: Namespace) -> None:
     if not Path("/sys/fs/selinux/enforce").exists():
         pytest.skip("needs SELinux: without it the kernel drops security contexts")
     context = Path("/proc/self/attr/current").read_text(encoding="ascii").rstrip("\0\n")
@@ -497,7 +497,13 @@ def test_labels_come_back(xfrm: Xfrm) -> None:
     assert xfrm.dump_policies() == (policy,)
     with pytest.raises(XfrmError, match="ENOENT"):
         xfrm.delete_policy(OUT.id)
+    assert context in here.ip("xfrm", "policy")
     xfrm.delete_policy(policy.id)
+    # What ip adds can be named here.
+    here.ip(*"xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out priority 9 action block ctx".split(), context)
+    (by_ip,) = xfrm.dump_policies()
+    assert by_ip.security_context == context
+    xfrm.delete_policy(by_ip.id)
     with pytest.raises(XfrmError):
         xfrm.add_sa(replace(SA, spi=0x1002, security_context="no:such:context:s0"))
 
@@ -509,3 +515,19 @@ def test_without_selinux_a_label_is_dropped_without_a_word(xfrm: Xfrm) -> None:
     xfrm.add_policy(labelled)
     assert xfrm.dump_policies() == (OUT,)
     assert xfrm.dump_policies() != (labelled,)
+
+
+@pytest.mark.usefixtures("esp")
+async def test_an_acquire_tells_the_context_of_the_socket(xfrm: Xfrm, here: Namespace, monitor: XfrmMonitor) -> None:
+    if not Path("/sys/fs/selinux/enforce").exists():
+        pytest.skip("needs SELinux: without it an ACQUIRE has no security context")
+    context = Path("/proc/self/attr/current").read_text(encoding="ascii").rstrip("\0\n")
+    xfrm.add_policy(replace(OUT, security_context=context))
+    with here.udp_socket() as sender:
+        sender.bind((str(HERE), PORT))
+        sender.setblocking(False)
+        with contextlib.suppress(OSError):
+            sender.sendto(b"x", (str(THERE), PORT))
+    event = await next_event(monitor, lambda event: isinstance(event, Acquire))
+    assert isinstance(event, Acquire)
+    assert event.security_context == context

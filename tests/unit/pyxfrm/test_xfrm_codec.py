@@ -280,8 +280,10 @@ def test_a_bad_security_context_is_refused(payload: bytes) -> None:
         unpack_security_context(payload)
 
 
-def test_a_security_context_may_come_without_its_nul() -> None:
-    assert unpack_security_context(struct.pack("=HHBBH", 11, 8, 1, 1, 3) + b"abc") == "abc"
+@pytest.mark.parametrize("text", [b"abc", b"abc\0", b"abc\0\0"])
+def test_a_security_context_comes_with_or_without_nul(text: bytes) -> None:
+    header = struct.pack("=HHBBH", 8 + len(text), 8, 1, 1, len(text))
+    assert unpack_security_context(header + text) == "abc"
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ class CoalitionHost:
         links = []
         for link in outcome.links:
             decision = check(
-                self.policy, self.name, outcome.peer, link.type, self._state(outcome.peer), now_s
+                self.policy, self.name, outcome.peer, link.type, self._state(outcome.peer), now_s=now_s
             )
             if not decision.permitted or link.type not in self._carried.get(outcome.peer, frozenset()):
                 self.audit.append(decision.check, outcome.peer, decision.as_detail())

@@ -7,10 +7,12 @@ installed, so that no other way in avoids these rules.
 import difflib
 import ipaddress
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from shamon_host.domain.chinese_wall import first_conflict
+from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
 from shamon_host.domain.policy import HostEntry, Intervals, Policy, VmEntry
@@ -36,7 +38,7 @@ class Finding:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """The candidate that looks most like `name`, or an empty string."""
-    close = difflib.get_close_matches(name[:200], list(candidates), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:200], islice(candidates, 1000), n=1, cutoff=0.6)
     return close[0] if close else ""
 
 
@@ -65,7 +67,7 @@ def inconsistencies(policy: Policy) -> Iterator[Finding]:
     for vm, entry in sorted(policy.vms.items()):
         yield from _vm(policy, vm, entry)
     for name in sorted(set(policy.failure_actions) - policy.types):
-        yield Finding(key=f'types."{name}"', what="unknown type", found=name, nearest=nearest(name, policy.types))
+        yield _unknown(f'types."{name}"', "type", name, sorted(policy.types))
     yield from _intervals(policy.intervals)
     for pcr in policy.demands.empty_pcrs:
         if pcr not in range(24):
@@ -81,6 +83,12 @@ def _version(policy: Policy) -> Iterator[Finding]:
         yield Finding(key="coalition.parent", what="no parent", expected="the digest of the version before")
     if not policy.types:
         yield Finding(key="types", what="no types", expected="at least one type")
+    if len(policy.types) > len(TYPE_CATEGORIES):
+        yield Finding(key="types", what="too many types", expected=f"at most {len(TYPE_CATEGORIES)}",
+                      found=str(len(policy.types)))
+    if len(policy.vms) > len(VM_CATEGORIES) // 2:
+        yield Finding(key="vms", what="too many VMs", expected=f"at most {len(VM_CATEGORIES) // 2}",
+                      found=str(len(policy.vms)))
     if not policy.hosts:
         yield Finding(key="hosts", what="no hosts", expected="at least one host")
 
@@ -115,11 +123,12 @@ def _address(host: HostEntry) -> Iterator[Finding]:
 
 def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
     for kind, name, known in (
-        ("label", entry.label, policy.vm_labels), ("image", entry.image, policy.images), ("host", entry.host,
-                                                                                          policy.hosts),
+        ("label", entry.label, sorted(policy.vm_labels)),
+        ("image", entry.image, sorted(policy.images)),
+        ("host", entry.host, sorted(policy.hosts)),
     ):
         if name not in known:
-            yield Finding(key=f"vms.{vm}.{kind}", what=f"unknown {kind}", found=name, nearest=nearest(name, known))
+            yield _unknown(f"vms.{vm}.{kind}", kind, name, known)
     label, host = policy.vm_labels.get(entry.label), policy.hosts.get(entry.host)
     if label and host:
         lacking = lacking_types(label.types, host.types)
@@ -130,8 +139,7 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
     for name in entry.resources:
         resource = policy.resource_labels.get(name)
         if resource is None:
-            yield Finding(key=f"vms.{vm}.resources", what="unknown resource", found=name,
-                          nearest=nearest(name, policy.resource_labels))
+            yield _unknown(f"vms.{vm}.resources", "resource", name, sorted(policy.resource_labels))
         elif label and not shared_types(label.types, resource.types):
             yield Finding(key=f"vms.{vm}.resources", what=f"it may not use {name}",
                           expected=f"a resource with a type of {listed(label.types)}", found=listed(resource.types))
@@ -159,4 +167,10 @@ def _intervals(intervals: Intervals) -> Iterator[Finding]:
 
 def _unknown_types(policy: Policy, key: str, types: Iterable[TypeName]) -> Iterator[Finding]:
     for name in sorted(set(types) - policy.types):
-        yield Finding(key=key, what="unknown type", found=name, nearest=nearest(name, policy.types))
+        yield _unknown(key, "type", name, sorted(policy.types))
+
+
+def _unknown(key: str, kind: str, name: str, known: Sequence[str]) -> Finding:
+    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return Finding(key=key, what=f"unknown {kind}", expected=f"one of: {shown or 'none is there'}", found=name[:80],
+                   nearest=nearest(name, known))

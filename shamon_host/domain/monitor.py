@@ -17,6 +17,7 @@ from shamon_host.domain.decision import Check, Decision, Rule
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy_form import policy_digest
 from shamon_host.domain.results import AttestationResult, TpmKind
 from shamon_host.domain.ste import lacking_types, listed, shared_types
 
@@ -240,19 +241,19 @@ def vm_migrate(
 
 
 def link_open(
-    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, now_s: float
+    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, *, now_s: float
 ) -> Decision:
     """May `local`, which asked for it, carry a type to and from `peer`? `now_s` is CLOCK_BOOTTIME."""
     return _decide(Check.LINK_OPEN, local, f"{peer} {type_name}",
-                   _link_denials(policy, local, peer, type_name, peer_state, now_s))
+                   _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s))
 
 
 def link_accept(
-    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, now_s: float
+    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, *, now_s: float
 ) -> Decision:
     """May `local`, which was asked for it, carry a type to and from `peer`? The rules are those of `link_open`."""
     return _decide(Check.LINK_ACCEPT, local, f"{peer} {type_name}",
-                   _link_denials(policy, local, peer, type_name, peer_state, now_s))
+                   _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s))
 
 
 # Rules that several checks share
@@ -261,6 +262,9 @@ def link_accept(
 def _malformed(policy: Policy) -> Denials:
     for finding in inconsistencies(policy):
         yield Rule.WELL_FORMED, str(finding)
+    digest = policy_digest(policy)
+    if policy.digest != digest:
+        yield Rule.WELL_FORMED, f"its digest is {digest}, not {policy.digest}"
 
 
 def _mislabelled(wanted: SelinuxContext, found: SelinuxContext | None) -> Denials:
@@ -315,7 +319,7 @@ def _not_admitted(policy: Policy, peer: HostName, state: PeerState, now_s: float
 
 
 def _link_denials(
-    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, state: PeerState, now_s: float
+    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, state: PeerState, *, now_s: float
 ) -> Denials:
     if type_name not in policy.types:
         yield Rule.KNOWN, f"the policy knows no type {type_name}"

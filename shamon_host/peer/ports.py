@@ -22,7 +22,7 @@ class PeerIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolledHost:
+class EnrolledPeer:
     """What the coalition wrote down about a host, by hand, before any handshake with it."""
 
     host: HostName
@@ -37,13 +37,13 @@ class EnrolledHost:
 
 
 class PeerDirectory(Protocol):
-    """Who is enrolled. Real and in memory: `registry.PeerRegistry`."""
+    """Who is enrolled. Real and in memory: `enrolment.PeerRegistry`."""
 
-    def enrolled(self, host: HostName) -> EnrolledHost:
+    def enrolled(self, host: HostName) -> EnrolledPeer:
         """The entry of `host`. Raises NotTrusted when there is none, or when the host is expelled."""
         ...
 
-    def by_certificate(self, certificate_sha256: bytes) -> EnrolledHost:
+    def by_certificate(self, certificate_sha256: bytes) -> EnrolledPeer:
         """Whose certificate this is. Raises NotTrusted when nobody's, or when the host is expelled."""
         ...
 
@@ -165,12 +165,4 @@ class HandshakeHost(Protocol):
 
     async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:
         """The peer does not trust this host; its reasons, in words."""
-        ...
-
-
-class HintListener(Protocol):
-    """Who is told that a peer suggests a look at some host. The daemon implements it."""
-
-    async def hint(self, peer: HostName, about: HostName) -> None:
-        """`peer` suggests to attest `about` now: never a verdict. The listener ignores peers that are not admitted."""
         ...

@@ -7,6 +7,7 @@ so instead of hanging.
 """
 
 import asyncio
+import contextlib
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ _FIRST_BOOTTIME_S = 1000.0
 _FIRST_WALL_S = 1_700_000_000.0
 
 
-class NothingLeftToHappen(ShamonError):
+class DeadlockError(ShamonError):
     """Every task waits for something that no other task, timer or file can bring: a deadlock in the program."""
 
 
@@ -35,7 +36,7 @@ class _AdvancingSelector(selectors.BaseSelector):
         if events or (timeout is not None and timeout <= 0):
             return events
         if timeout is None:
-            raise NothingLeftToHappen("the loop waits for ever", expected="a timer, or a task that is ready to run")
+            raise DeadlockError("the loop waits for ever", expected="a timer, or a task that is ready to run")
         self.now_s += timeout
         return events
 
@@ -75,7 +76,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever awaits the future
             future.set_exception(error)
         return future
 
@@ -110,10 +111,8 @@ class VirtualClock:
         self._boottime_at_zero_s = -self._loop_s()
 
     def _loop_s(self) -> float:
-        try:
+        with contextlib.suppress(RuntimeError):
             self._seen_s = asyncio.get_running_loop().time()
-        except RuntimeError:
-            pass
         return self._seen_s
 
 

@@ -1,0 +1,184 @@
+"""The coalition's certificate authority, and the TLS certificates of its hosts.
+
+TLS only says which enrolled host is at the other end; whether it can be trusted is for attestation to say. So this
+stays small: one P-256 CA whose key lies with the operator, and one certificate for each host with its name as the only
+dNSName. Private keys are written with mode 0600, whole or not at all, and go nowhere else.
+"""
+
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.labels import HostName
+
+CA_CERTIFICATE = "ca.pem"
+CA_KEY = "ca.key"
+_CA_DAYS = 3650
+_HOST_DAYS = 825
+_BACKDATE = timedelta(hours=1)
+"""Clocks of hosts differ a little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedCertificate:
+    """Where the certificate and the key of a host were written."""
+
+    certificate: Path
+    key: Path
+
+
+def init_coalition(directory: Path, coalition: str) -> Path:
+    """Make `ca.key` and `ca.pem` in `directory` (created with mode 0700) and return the path of `ca.pem`.
+
+    Raises BadInput when there is a CA already: a new one would cut off every host.
+    """
+    if not 0 < len(coalition) <= 64 or not coalition.isprintable():
+        raise BadInput("bad name of a coalition", expected="1 to 64 printable characters")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
+    for path in (certificate_path, key_path):
+        if path.exists():
+            raise BadInput("the coalition has a CA already", where=str(path), remedy="Choose another directory.")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Shamon coalition {coalition}"[:64])])
+    certificate = (
+        _builder(name, name, key.public_key(), days=_CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
+    )
+    write_atomically(key_path, _key_pem(key), mode=0o600)
+    write_atomically(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)
+    return certificate_path
+
+
+def issue_host_certificate(ca_directory: Path, host: HostName, destination: Path) -> IssuedCertificate:
+    """Make a TLS key and a certificate for `host`, `HOST.key` and `HOST.pem` in `destination`.
+
+    Raises BadInput when the CA cannot be read. An older certificate of the host is replaced.
+    """
+    ca_certificate = parse_certificate(_read(ca_directory / CA_CERTIFICATE), where=str(ca_directory / CA_CERTIFICATE))
+    ca_key = _load_key(ca_directory / CA_KEY)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    certificate = (
+        _builder(subject, ca_certificate.subject, key.public_key(), days=_HOST_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(certificates=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, SHA256())
+    )
+    destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+    issued = IssuedCertificate(certificate=destination / f"{host}.pem", key=destination / f"{host}.key")
+    write_atomically(issued.key, _key_pem(key), mode=0o600)
+    write_atomically(issued.certificate, certificate.public_bytes(Encoding.PEM), mode=0o644)
+    return issued
+
+
+def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
+    """One certificate in PEM. Raises BadInput naming `where`."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise BadInput("not a certificate", where=where, expected="one certificate in PEM") from error
+    if len(certificates) != 1:
+        raise BadInput("not a certificate", where=where, expected="one certificate in PEM",
+                       found=f"{len(certificates)} certificates")
+    return certificates[0]
+
+
+def certificate_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The dNSNames of its subjectAltName (RFC 5280, section 4.2.1.6); none where it has no such extension."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return ()
+    return tuple(extension.value.get_values_for_type(x509.DNSName))
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a file whole or not at all, with `mode` from the start. Raises BackendFailed, without the content."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise BackendFailed("cannot be written", where=str(path), found=error.strerror or "") from error
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATE)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _key_usage(*, certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not certificates, key_cert_sign=certificates, crl_sign=certificates,
+        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError):
+        raise BadInput("not a private key", where=str(path), expected="PEM without a password") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise BadInput("not an EC key", where=str(path))
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput("cannot be read", where=str(path), found=error.strerror or "",
+                       remedy="Make the CA with `shamon coalition init`.") from error

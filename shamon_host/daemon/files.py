@@ -4,9 +4,7 @@ from pathlib import Path
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.policy import Policy
-from shamon_host.domain.policy_file import parse_policy
-
-MAX_POLICY_BYTES = 4 << 20
+from shamon_host.domain.policy_file import MAX_POLICY_BYTES, parse_policy
 
 
 def read_policy_file(path: Path) -> Policy:

@@ -1,0 +1,18 @@
+"""`shamon daemon`: run the daemon of this host."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parsers(commands: Any) -> None:
+    """Add this command to the parser."""
+    daemon = commands.add_parser("daemon", help="run the daemon of this host (systemd starts it)")
+    daemon.add_argument("--config", type=Path, default=Path("/etc/shamon/host.toml"), metavar="FILE")
+    daemon.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from shamon_host.daemon.composition import run_daemon  # noqa: PLC0415  needs libraries that clients do not have
+
+    return run_daemon(arguments.config)

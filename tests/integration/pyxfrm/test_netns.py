@@ -500,7 +500,8 @@ def test_labels_come_back(xfrm: Xfrm, here: Namespace) -> None:
     assert context in here.ip("xfrm", "policy")
     xfrm.delete_policy(policy.id)
     # What ip adds can be named here.
-    here.ip(*"xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out priority 9 action block ctx".split(), context)
+    line = f"xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out priority 9 action block ctx {context}"
+    here.ip(*line.split())
     (by_ip,) = xfrm.dump_policies()
     assert by_ip.security_context == context
     xfrm.delete_policy(by_ip.id)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.cli.output import print_json
 from shamon_host.daemon.files import read_policy_file
 from shamon_host.domain import monitor
@@ -74,18 +75,18 @@ def _enrol(arguments: argparse.Namespace) -> int:
     arguments.registry.mkdir(parents=True, exist_ok=True)
     registry = PeerRegistry.load(arguments.registry)
     public = read_ak_file(arguments.ak)
-    issued = issue_host_certificate(arguments.ca, host, arguments.out)
-    pem = issued.certificate.read_bytes()
-    certificate = parse_certificate(pem, where=str(issued.certificate))
-    peer = enrolled_peer(host, certificate, public, TpmKind(arguments.tpm))
     decision = monitor.host_enrol(
         policy,
         host,
-        ak_name=peer.ak_name,
+        ak_name=TpmPublic.parse(public).name,
         enrolled={other.host: other.ak_name for other in registry.hosts() if not other.expelled},
         expelled={other.host for other in registry.hosts() if other.expelled},
     )
     decision.enforce()
+    issued = issue_host_certificate(arguments.ca, host, arguments.out)
+    pem = issued.certificate.read_bytes()
+    certificate = parse_certificate(pem, where=str(issued.certificate))
+    peer = enrolled_peer(host, certificate, public, TpmKind(arguments.tpm))
     registry.enrol(peer, pem)
     entry = arguments.registry / f"{host}.toml"
     if arguments.json:

@@ -128,7 +128,7 @@ class Story:
                 peer = await self._peer(host, "gamma")
                 return bool(peer["state"] == "suspended" and "PCR" in peer["reason"])
 
-            await self.world.until(refused, within_s=4 * self.world.lease_s, what=f"{host.name} refuses gamma")
+            await self.world.until(refused, within_s=4 * self.world.timing.lease_s, what=f"{host.name} refuses gamma")
             reasons[host.name] = (await self._peer(host, "gamma"))["reason"]
         for name, reason in reasons.items():
             self._check("event" in reason, f"{name} names the event that differs", reason)
@@ -193,7 +193,7 @@ class Story:
             await web.reaches(address)
         flushed = self.world.wire_since(mark)
         self._check(flushed.clear == 0, "no clear frame after the SPD was flushed", str(flushed))
-        await self.world.until(lambda: web.reaches(address), within_s=4 * self.world.lease_s, what="the SPD is repaired")
+        await self.world.until(lambda: web.reaches(address), within_s=4 * self.world.timing.lease_s, what="the SPD is repaired")
         return {"esp_frames": tally.esp, "clear_frames": tally.clear, "clear_after_flush": flushed.clear}
 
     async def wrong_category(self) -> Mapping[str, Any]:
@@ -217,7 +217,7 @@ class Story:
             return bool(peer["state"] == "suspended") and (await self.alpha.objects("beta")).nothing
 
         took = await self.world.until(
-            gone, within_s=self.world.lease_s + 2 * self.world.period_s + 30, what="alpha cuts beta off"
+            gone, within_s=self.world.timing.lease_s + 2 * self.world.timing.period_s + 30, what="alpha cuts beta off"
         )
         reason = (await self._peer(self.alpha, "beta"))["reason"]
         for needle in trace.needles:
@@ -225,7 +225,7 @@ class Story:
         suspended = await self._audit_since(self.alpha, after, "peer.suspend", "beta")
         exposures = [record["detail"]["exposure_s"] for record in suspended if "exposure_s" in record["detail"]]
         self._check(bool(exposures), "the exposure is in the audit log", str(suspended))
-        limit = self.world.lease_s + 5
+        limit = self.world.timing.lease_s + 5
         self._check(exposures[0] <= limit, "cut off at the lease at the latest", f"{exposures[0]} s")
         web = self.alpha.guest("web")
         if await self._running(self.alpha, "web"):
@@ -249,7 +249,7 @@ class Story:
         marker = await self.beta.guest("db").read_marker()
         self._check(marker == "", "the marker written before is gone", marker)
         await self.world.until(
-            lambda: self._running(self.alpha, "web"), within_s=4 * self.world.lease_s, what="web runs again"
+            lambda: self._running(self.alpha, "web"), within_s=4 * self.world.timing.lease_s, what="web runs again"
         )
         await self._until_link(self.alpha, "beta", RED)
         await self._reach("web", self.alpha, "db")
@@ -274,10 +274,10 @@ class Story:
         async def stopped() -> bool:
             return not await web.reaches(address)
 
-        took = await self.world.until(stopped, within_s=self.world.lease_s + 30, what="the gate closes by itself")
+        took = await self.world.until(stopped, within_s=self.world.timing.lease_s + 30, what="the gate closes by itself")
         self._check(not (await self.alpha.objects("beta")).gate_open, "the gate is closed", "it is open")
         await self.alpha.step_clock(3600)
-        return {"stopped_after_s": round(took, 1), "lease_s": self.world.lease_s}
+        return {"stopped_after_s": round(took, 1), "lease_s": self.world.timing.lease_s}
 
     async def restarted_daemon(self) -> Mapping[str, Any]:
         await self.alpha.start_daemon()
@@ -323,7 +323,7 @@ class Story:
     async def _reach(self, name: str, host: Host, target: str) -> None:
         guest, address = host.guest(name), self.world.vm_addresses[target][0]
         await self.world.until(
-            lambda: guest.reaches(address), within_s=2 * self.world.lease_s, what=f"{name} reaches {target}"
+            lambda: guest.reaches(address), within_s=2 * self.world.timing.lease_s, what=f"{name} reaches {target}"
         )
 
     async def _start(self, host: Host, vm: str) -> str:
@@ -341,7 +341,7 @@ class Story:
             return states == ["admitted", "admitted"]
 
         return await self.world.until(
-            admitted, within_s=4 * self.world.lease_s, what=f"{first.name} and {second.name} admit each other"
+            admitted, within_s=4 * self.world.timing.lease_s, what=f"{first.name} and {second.name} admit each other"
         )
 
     async def _until_link(self, host: Host, peer: str, type_name: str) -> float:
@@ -351,7 +351,7 @@ class Story:
                 link["peer"] == peer and link["type"] == type_name and link["state"] == "up" for link in links
             )
 
-        return await self.world.until(up, within_s=4 * self.world.lease_s, what=f"the {type_name} link to {peer} is up")
+        return await self.world.until(up, within_s=4 * self.world.timing.lease_s, what=f"the {type_name} link to {peer} is up")
 
     async def _peer(self, host: Host, peer: str) -> Any:
         rows = (await host.ask("peers")).value

@@ -138,6 +138,17 @@ class Host(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The intervals of a world's policy, in seconds; see `domain.policy.Intervals`."""
+
+    period_s: float
+    lease_s: float
+    margin_s: float
+    timeout_s: float
+    action_delay_s: float
+
+
 class World(Protocol):
     """Everything. Hosts are enrolled, and Reference Values are recorded from a known-good boot, by `prepare`."""
 
@@ -146,8 +157,7 @@ class World(Protocol):
     """VM → its IPv4 and IPv6 address."""
     faults: Sequence[Fault]
     """Those that this run of the story plays."""
-    lease_s: float
-    period_s: float
+    timing: Timing
 
     async def prepare(self) -> Mapping[str, Any]:
         """Coalition, enrolment, Reference Values. Returns what to tell of it."""

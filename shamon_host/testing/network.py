@@ -70,14 +70,19 @@ class MemoryNetwork:
         self._cuts: set[frozenset[HostName]] = set()
         self._isolated: set[HostName] = set()
 
-    def listen(self, identity: PeerIdentity, handler: PeerHandler, directory: PeerDirectory) -> None:
-        """From now on `handler` answers for `identity.host`, to callers that `directory` knows."""
-        if identity.host in self._listeners:
-            raise BadInput("the address is in use", where=identity.host)
-        self._listeners[identity.host] = _Listener(identity=identity, handler=handler, directory=directory)
+    def listen(
+        self, identity: PeerIdentity, handler: PeerHandler, directory: PeerDirectory, *, at: HostName | None = None
+    ) -> None:
+        """From now on `handler` answers with the certificate of `identity`, to callers that `directory` knows, at the
+        address of `identity.host` or of another host. Raises BadInput when somebody listens there."""
+        address = identity.host if at is None else at
+        if address in self._listeners:
+            raise BadInput("the address is in use", where=address)
+        self._listeners[address] = _Listener(identity=identity, handler=handler, directory=directory)
 
     def stop(self, host: HostName) -> None:
-        """Nobody listens any more; what was being answered is not. Does nothing when nobody did."""
+        """Nobody listens at the address of `host` any more; what was being answered is not. Does nothing when nobody
+        did."""
         listener = self._listeners.pop(host, None)
         if listener is not None:
             for task in listener.tasks:

@@ -1,0 +1,93 @@
+"""Mutual TLS 1.3 between hosts: nothing older, no resumption, and the certificate must be the very one enrolled.
+
+The coalition's CA alone would let any of its hosts answer for any other that shares an address, so a caller also pins
+the certificate's digest, inside the TLS handshake, before a byte of a request leaves.
+"""
+
+import hashlib
+import hmac
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from shamon_host.domain.errors import BadInput
+from shamon_host.peer.coalition_ca import parse_certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files of this host: the coalition's CA, the host's certificate, and its key (mode 0600)."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def certificate_sha256(self) -> bytes:
+        """SHA-256 of this host's own certificate, as others enrol it. Raises BadInput."""
+        try:
+            pem = self.certificate.read_bytes()
+        except OSError as error:
+            raise BadInput("cannot be read", where=str(self.certificate), found=error.strerror or "") from error
+        certificate = parse_certificate(pem, where=str(self.certificate))
+        return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+
+
+class _PinnedConnection(ssl.SSLObject):
+    """A TLS connection that ends its own handshake when another certificate than the pinned one answers."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        context = self.context
+        shown = hashlib.sha256(self.getpeercert(True) or b"").digest()
+        if not isinstance(context, _PinnedContext) or not hmac.compare_digest(shown, context.pinned_sha256):
+            raise ssl.SSLCertVerificationError("another certificate than the enrolled one answers")
+
+
+class _PinnedContext(ssl.SSLContext):
+    sslobject_class = _PinnedConnection
+    pinned_sha256: bytes = b""
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """For a server that takes only clients with a certificate of the coalition's CA. Raises BadInput."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context, files)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0
+    return context
+
+
+def client_context(files: TlsFiles, certificate_sha256: bytes) -> ssl.SSLContext:
+    """For calls to the one host that has this certificate, under the name in it. Raises BadInput."""
+    context = _PinnedContext(ssl.PROTOCOL_TLS_CLIENT)
+    _restrict(context, files)
+    context.pinned_sha256 = certificate_sha256
+    context.hostname_checks_common_name = False
+    return context
+
+
+def _restrict(context: ssl.SSLContext, files: TlsFiles) -> None:
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cafile=files.ca)
+    except OSError as error:
+        raise BadInput("not the certificate of a CA", where=str(files.ca), expected="PEM", found=_reason(error),
+                       remedy="Copy ca.pem of the coalition to this host.") from error
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except OSError as error:
+        raise BadInput("certificate and key cannot be used", where=f"{files.certificate}, {files.key}",
+                       expected="PEM, the key without a password and belonging to the certificate",
+                       found=_reason(error)) from None
+
+
+def _no_password() -> str:
+    """Without this, an encrypted key would make OpenSSL ask on the terminal."""
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    return error.reason if isinstance(error, ssl.SSLError) and error.reason else error.strerror or type(error).__name__

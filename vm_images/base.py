@@ -9,14 +9,13 @@ from vm_images.commands import run_in_root
 
 HERE = Path(__file__).parent
 RECIPE = HERE / "host"
-REQUIREMENTS = HERE.parent / "requirements/host.txt"
 _CODE = [HERE / name for name in ("base.py", "debian.py", "wheels.py")]
 
 
 def build_root(say: Callable[[str], None]) -> Path:
     """The root with compilers and pip."""
     packages = RECIPE / "build-packages.txt"
-    key = digest_of(packages, *_CODE)
+    key = digest_of(packages, *wheels.LOCK_FILES[1:], *_CODE)
     return cached("build-root", key, lambda out: wheels.make_build_root(out / "root", packages), say) / "root"
 
 
@@ -24,15 +23,14 @@ def base_root(say: Callable[[str], None]) -> Path:
     """The host's root without anything of this project."""
     tools = build_root(say)
     lists = [RECIPE / "packages.txt", RECIPE / "path-excludes.txt", RECIPE / "build-packages.txt"]
-    requirements = [REQUIREMENTS] if REQUIREMENTS.exists() else []
-    key = digest_of(*lists, *requirements, *_CODE)
+    key = digest_of(*lists, *wheels.LOCK_FILES, *_CODE)
     return cached("base-root", key, lambda out: _make_base(out / "root", tools), say) / "root"
 
 
 def _make_base(root: Path, tools: Path) -> None:
     debian.make_root(root, debian.read_list(RECIPE / "packages.txt"), excludes=debian.read_list(RECIPE / "path-excludes.txt"))
     _make_initramfs(root)
-    wheels.install_requirements(tools, REQUIREMENTS, root)
+    wheels.install_requirements(tools, root)
 
 
 def _make_initramfs(root: Path) -> None:

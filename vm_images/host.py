@@ -3,7 +3,6 @@
 The last layer is made anew whenever the project's code changes, so it is kept under a minute: copy, install, label, write.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from vm_images import base, debian, wheels
 from vm_images.app import build_app
 from vm_images.cache import cache_root, cached, digest_of, source_files
 from vm_images.commands import run, run_in_root
+from vm_images.manifest import file_digests, sha256
 from vm_images.uki import make_uki
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def build_host(say: Callable[[str], None]) -> Path:
     root = base.base_root(say)
     app = build_app(say)
     product = [REPOSITORY / name for name in _PRODUCT if (REPOSITORY / name).exists()]
-    code = [HERE / name for name in ("host.py", "uki.py", "wheels.py", "commands.py")]
+    code = [HERE / name for name in ("host.py", "manifest.py", "uki.py", "wheels.py", "commands.py")]
     key = digest_of(root.parent.name, app.name, RECIPE, key_pair.with_suffix(".pub"), *code, *product)
     tools = base.build_root(say)
     return cached("host", key, lambda out: _build(out, root, tools, app, key_pair), say)
@@ -85,7 +85,7 @@ def _configure(root: Path, key_pair: Path) -> None:
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     run_in_root(root, ["systemctl", "-q", "disable", "libvirtd.service"])
-    run_in_root(root, ["systemctl", "-q", "enable", "systemd-networkd.service", "ssh.service", "lab-identity.service"])
+    run_in_root(root, ["systemctl", "-q", "enable", "ssh.service", "lab-identity.service"])
     (root / "etc/machine-id").write_text("5ba3000000004000800000000000000a\n")
 
 
@@ -133,28 +133,19 @@ def _write_boot_files(root: Path, out: Path) -> None:
 
 
 def _write_manifest(root: Path, out: Path) -> None:
-    """``manifest.json``: ``{"files": {path: sha256}, "uki": {name: {"sha256", "cmdline"}}, "kernel", "initrd", "app": {name: sha256}}``.
+    """``manifest.json``: ``{"files": {path: [sha256, ...]}, "uki": {name: {"sha256", "cmdline"}}, "kernel", "initrd", "app": {name: sha256}}``.
 
-    Paths are those inside the image, digests lower-case hexadecimal; every regular file of the root is there.
+    Paths are as the kernel names them in the running host (or in its initramfs), digests lower-case hexadecimal.
     """
-    files = {}
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            files[f"/{path.relative_to(root)}"] = _sha256(path)
     ukis = {
-        name: {"sha256": _sha256(out / name), "cmdline": (RECIPE / words).read_text().strip()}
+        name: {"sha256": sha256(out / name), "cmdline": (RECIPE / words).read_text().strip()}
         for name, words in (("host.efi", "cmdline"), ("other.efi", "cmdline-other"))
     }
     manifest = {
-        "files": files,
+        "files": file_digests(root, out / "initrd"),
         "uki": ukis,
-        "kernel": _sha256(out / "vmlinuz"),
-        "initrd": _sha256(out / "initrd"),
+        "kernel": sha256(out / "vmlinuz"),
+        "initrd": sha256(out / "initrd"),
         "app": json.loads((out / "app/app.json").read_text()),
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

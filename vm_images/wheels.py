@@ -6,6 +6,7 @@ The build root is kept, because the project's own package is built there wheneve
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,27 +14,32 @@ from vm_images.commands import run, run_in_root
 from vm_images.debian import make_root, read_list
 
 VENV = "/opt/shamon"
+REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 _TOOLS = "/opt/build"
-_BY_NAME = ("tpm2-pytss", "libvirt-python", "cryptography", "aiohttp", "pyroute2", "rich")
-_BACKEND = ("pip", "hatchling")
+# What the host needs, what builds those of its packages that come as source, and what builds this project: all pinned with hashes.
+_HOST, _HOST_BUILD, _BUILD = (REQUIREMENTS / name for name in ("host.txt", "host-build.txt", "build.txt"))
+LOCK_FILES = (_HOST, _HOST_BUILD, _BUILD)
 
 
 def make_build_root(root: Path, package_list: Path) -> None:
-    """A root with compilers, headers and a virtual environment of pip and the build backend."""
+    """A root with compilers, headers and a virtual environment of everything that builds wheels."""
     make_root(root, read_list(package_list), excludes=["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"])
     run_in_root(root, ["python3", "-m", "venv", _TOOLS])
-    _pip(root, ["install", "--upgrade", *_BACKEND])
+    for lock in (_HOST_BUILD, _BUILD):
+        _pip(root, ["install", "--require-hashes", "-r", "/tmp/lock.txt"], {lock: "/tmp/lock.txt"})
 
 
-def install_requirements(build_root: Path, requirements: Path, target_root: Path) -> None:
-    """Make /opt/shamon in `target_root` from the lock file (hashes demanded), or by name while there is none."""
+def install_requirements(build_root: Path, target_root: Path) -> None:
+    """Make /opt/shamon in `target_root` from the host's lock file."""
     venv = build_root / VENV.lstrip("/")
     if venv.exists():
         shutil.rmtree(venv)
     run_in_root(build_root, ["python3", "-m", "venv", "--without-pip", VENV])
-    wanted = ["--require-hashes", "-r", "/tmp/requirements.txt"] if requirements.exists() else list(_BY_NAME)
-    binds = {requirements: "/tmp/requirements.txt"} if requirements.exists() else {}
-    _pip(build_root, ["--python", f"{VENV}/bin/python", "install", "--no-compile", *wanted], binds)
+    with tempfile.TemporaryDirectory() as made:
+        binds = {_HOST: "/tmp/lock.txt", Path(made): "/tmp/wheels"}
+        _pip(build_root, ["wheel", "--require-hashes", "--no-build-isolation", "-w", "/tmp/wheels", "-r", "/tmp/lock.txt"], binds)
+        wheels = [f"/tmp/wheels/{wheel.name}" for wheel in sorted(Path(made).iterdir())]
+        _pip(build_root, ["--python", f"{VENV}/bin/python", "install", "--no-compile", "--no-deps", "--no-index", *wheels], binds)
     run(["cp", "-a", venv, target_root / "opt/"])
 
 

@@ -1,0 +1,1 @@
+"""Type bridges and their ports over rtnetlink."""

@@ -1,0 +1,1 @@
+"""systemd's file descriptor store: link sockets outlive the daemon there."""

@@ -1,0 +1,1 @@
+"""L2TPv3 Ethernet tunnels over labelled UDP sockets."""

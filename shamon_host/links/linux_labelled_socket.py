@@ -1,0 +1,1 @@
+"""UDP sockets created under an SELinux context."""

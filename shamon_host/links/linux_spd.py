@@ -1,0 +1,1 @@
+"""SAs and SPD entries of the links' model as values of pyxfrm, and back."""

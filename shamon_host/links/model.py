@@ -51,7 +51,10 @@ class SecurityAssociation:
     context: SelinuxContext | None
     """None only in a foreign object that was read."""
     hard_lifetime_s: int
+    """Limit that it was added with, counted from then on the wall clock."""
     key: bytes | None = field(default=None, repr=False, compare=False)
+    packets: int = field(default=0, compare=False)
+    """Packets that it carried so far, when read."""
 
     @property
     def id(self) -> SaId:
@@ -78,6 +81,9 @@ class SpdEntry:
     block: bool
     context: SelinuxContext | None = None
     reqid: int | None = None
+    foreign: str = ""
+    """Not empty in an entry that was read, touches the port block and is none that this program writes: what it is,
+    in words, with the kernel's number for it. The other fields then say only roughly what it matches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,11 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelState:
-    """Everything of ours, and everything foreign in our place, that the kernel holds."""
+    """Everything of ours, and everything foreign in our place, that the kernel holds.
+
+    SAs are those labelled as a link's or with a reqid of the port block, without the larval ones (SPIs that are only
+    reserved); SPD entries those labelled as a link's and those that touch the port block before or beside the guard's.
+    """
 
     sas: frozenset[SecurityAssociation] = frozenset()
     spd: frozenset[SpdEntry] = frozenset()
@@ -138,7 +148,7 @@ class AddSa:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteSas:
-    """All in one batch; one that is gone already is no error."""
+    """All in one batch, larval ones too; one that is gone already is no error."""
 
     ids: tuple[SaId, ...]
 

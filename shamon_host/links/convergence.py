@@ -1,0 +1,97 @@
+"""Between planner and kernel: plan, audit, apply, read back, until there is nothing left to do; and fast removal."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.desired import DesiredState
+from shamon_host.links.model import AttachPort, CloseGate, DeleteSas, KernelState, Operation, SaId
+from shamon_host.links.planner import describe, plan, teardown
+from shamon_host.links.ports import LinkKernel
+
+_MAX_PASSES = 3
+
+
+class Audit(Protocol):
+    """Append to the audit log, durably, before the effect."""
+
+    def __call__(self, kind: str, subject: str, detail: Mapping[str, Any]) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convergence:
+    """Carries out plans on one kernel. `host`: the subject of its audit records."""
+
+    kernel: LinkKernel
+    audit: Audit
+    host: str
+
+    def converge(
+        self, first: DesiredState, state: KernelState, then: Callable[[KernelState], DesiredState]
+    ) -> KernelState:
+        """Make the kernel, read as `state`, hold `first`; return the last reading.
+
+        `then` says what is wanted once that was applied: the same without keys and gates to set. Raises BackendFailed
+        when an operation fails, or the kernel does not hold what it was given."""
+        desired = first
+        operations = plan(desired, state)
+        for _ in range(_MAX_PASSES):
+            if not operations:
+                return state
+            self.audit("link.apply", self.host, {"operations": [describe(operation) for operation in operations]})
+            self._apply(operations)
+            state = self.kernel.read()
+            desired = then(state)
+            operations = tuple(item for item in plan(desired, state) if not _attaches_tap(item))
+        if operations:
+            left = "; ".join(describe(operation) for operation in operations)
+            raise BackendFailed("the kernel does not hold what it was given", where=self.host, found=left[:1000])
+        return state
+
+    def tear_down(self, subject: str, addresses: Collection[str]) -> None:
+        """Remove everything to these peers: gates first, before anything is read; then the rest, each part whatever
+        becomes of the others. Raises BackendFailed when something is left."""
+        failures: list[str] = []
+        for address in sorted(addresses):
+            self._try(CloseGate(address=address), failures)
+        for operation in teardown(addresses, self.kernel.read()):
+            self._try(operation, failures)
+        if failures and (left := _left(addresses, self.kernel.read())):
+            self.audit("link.not-closed", subject, {"left": list(left), "reasons": failures})
+            raise BackendFailed("links could not be removed", where=subject, found="; ".join(failures)[:1000])
+
+    def delete_sas(self, ids: Iterable[SaId]) -> None:
+        """Raises BackendFailed; an SA that is gone already is no failure."""
+        ordered = tuple(ids)
+        if ordered:
+            self.kernel.apply([DeleteSas(ids=ordered)])
+
+    def _apply(self, operations: Sequence[Operation]) -> None:
+        """A tap that cannot be attached (its VM may just have gone) is told and does not hold up the rest."""
+        taps = [item for item in operations if isinstance(item, AttachPort) and not item.isolated]
+        self.kernel.apply([item for item in operations if item not in taps])
+        for item in taps:
+            try:
+                self.kernel.apply([item])
+            except BackendFailed as error:
+                self.audit("link.port-not-attached", item.interface, {"bridge": item.bridge, "reason": str(error)})
+
+    def _try(self, operation: Operation, failures: list[str]) -> None:
+        try:
+            self.kernel.apply([operation])
+        except BackendFailed as error:
+            failures.append(str(error))
+
+
+def _left(addresses: Collection[str], state: KernelState) -> tuple[str, ...]:
+    """What the kernel still holds of these peers, in words."""
+    return tuple(
+        describe(operation)
+        for operation in teardown(addresses, state)
+        if not (isinstance(operation, CloseGate) and operation.address not in state.gate)
+    )
+
+
+def _attaches_tap(operation: Operation) -> bool:
+    return isinstance(operation, AttachPort) and not operation.isolated

@@ -1,0 +1,428 @@
+"""`LinkManager`: the links of one host over their life. The daemon calls it; it plans, audits, applies and reads back.
+
+A handshake asks for ports and SPIs (`offer`), then installs the receiving side, then the sending side and the gate;
+what it supersedes goes. A peer that fails is closed in one pass. `reconcile` compares the kernel with what is wanted at
+any time, after a restart too. Keys only pass through: they are in an `AddSa` on its way to the kernel and nowhere else.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from shamon_host.domain.errors import BackendFailed, BadInput, Refused
+from shamon_host.domain.label_map import LabelMap
+from shamon_host.domain.labels import HostName, TypeName
+from shamon_host.domain.results import ClaimStatus
+from shamon_host.links.convergence import Audit, Convergence
+from shamon_host.links.desired import DesiredLink, bridge_name, canonical_address
+from shamon_host.links.link_book import LinkBook, unchanged
+from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, SaRecord
+from shamon_host.links.link_status import status_rows
+from shamon_host.links.model import PORT_BLOCK, DetachPort, KernelState, SaId
+from shamon_host.links.network_state import check_network_state, encode_network_state
+from shamon_host.links.planner import missing_sas
+from shamon_host.links.ports import LinkKernel
+
+KEY_BYTES = 36
+GRACE_S = 10.0
+"""How long a superseded receiving SA stays at least: packets under way, and a peer that has not switched yet."""
+
+
+class AgreedLink(Protocol):
+    """What a handshake agreed on for one type (`peer.ports.AgreedLink`)."""
+
+    @property
+    def type(self) -> TypeName: ...
+    @property
+    def local_port(self) -> int: ...
+    @property
+    def peer_port(self) -> int: ...
+    @property
+    def in_spi(self) -> int: ...
+    @property
+    def out_spi(self) -> int: ...
+    @property
+    def in_key(self) -> bytes: ...
+    @property
+    def out_key(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Where this host wants to receive a type from a peer: its UDP port (and tunnel id), and a reserved SPI."""
+
+    type: TypeName
+    port: int
+    spi: int
+
+
+@dataclass(kw_only=True)
+class LinkManager:
+    """See the module. Synchronous, and safe to call from any thread. Raises BackendFailed, Refused, BadInput."""
+
+    host: HostName
+    address: str
+    """This host's own underlay address."""
+    kernel: LinkKernel
+    documents: Documents
+    label_map: Callable[[], LabelMap]
+    audit: Audit
+    boottime_s: Callable[[], float]
+    boot_id: str
+    grace_s: float = GRACE_S
+    _book: LinkBook = field(init=False, repr=False)
+    _convergence: Convergence = field(init=False, repr=False)
+    _taps: dict[str, TypeName] = field(init=False, default_factory=dict, repr=False)
+    _ensured: set[TypeName] = field(init=False, default_factory=set, repr=False)
+    """Types whose bridge was asked for by a VM that is not yet seen running."""
+    _needs_rekey: frozenset[HostName] = field(init=False, default=frozenset(), repr=False)
+    _adopted: bool = field(init=False, default=False, repr=False)
+    _lock: threading.RLock = field(init=False, default_factory=threading.RLock, repr=False)
+
+    def __post_init__(self) -> None:
+        self.address = canonical_address(self.address)
+        self._book = LinkBook(
+            address=self.address, documents=self.documents, label_map=self.label_map, boot_id=self.boot_id
+        )
+        self._convergence = Convergence(kernel=self.kernel, audit=self.audit, host=self.host)
+
+    # What a handshake needs
+
+    def offer(self, peer: HostName, address: str, types: Collection[TypeName]) -> tuple[Offer, ...]:
+        """A port and a fresh SPI for each type, in the order of their names; the SPIs go with `abandon`.
+
+        () while SELinux is not enforcing: the host attests still, so that its peers see why, but gets no link.
+        Raises Refused when the guard cannot be put up: without it nothing is offered.
+        """
+        address = canonical_address(address)
+        with self._lock:
+            state = self._read()
+            if not state.selinux_enforcing:
+                self.audit("link.not-offered", peer, {"reason": "SELinux is not enforcing"})
+                return ()
+            try:
+                self._converge(state)
+            except BackendFailed as error:
+                raise Refused("the guard or the SPD is not as it should be", where=peer, found=str(error)) from error
+            offers: list[Offer] = []
+            try:
+                for name in sorted(types):
+                    port = self._book.port(peer, name)
+                    spi = self.kernel.allocate_spi(source=address, destination=self.address)
+                    offers.append(Offer(type=name, port=port, spi=spi))
+            except BackendFailed:
+                self._convergence.delete_sas(SaId(destination=self.address, spi=offer.spi) for offer in offers)
+                raise
+            return tuple(offers)
+
+    def install_inbound(self, peer: HostName, address: str, links: Sequence[AgreedLink], *, lifetime_s: int) -> None:
+        """Install the receiving side: SPD entries, SAs, tunnels. The gate stays as it is, and so does what is there
+        of earlier handshakes. When it fails, nothing of it stays."""
+        address = canonical_address(address)
+        with self._lock:
+            before = self._book.get(peer)
+            record = before or PeerRecord(peer=peer, address=address)
+            if record.address != address:
+                raise BadInput("the peer has another address", where=peer, expected=record.address, found=address)
+            self._check(peer, links, lifetime_s)
+            until = self.boottime_s() + lifetime_s
+            for link in links:
+                old = record.links.get(link.type)
+                record = record.with_link(
+                    LinkRecord(
+                        type=link.type,
+                        local_port=link.local_port,
+                        peer_port=link.peer_port,
+                        in_sas=(*(old.in_sas if old else ()), SaRecord(spi=link.in_spi, expires_s=until)),
+                        out_sas=old.out_sas if old else (),
+                        attached=bool(old and old.attached),
+                    )
+                )
+            self.audit("link.install-inbound", peer, _detail(links, lifetime_s=lifetime_s))
+            keys = {link.type: (link.in_spi, link.in_key) for link in links}
+            self._install(record, before, _Installation(inbound=True, keys=keys, lifetime_s=lifetime_s))
+
+    def install_outbound(
+        self, peer: HostName, address: str, links: Sequence[AgreedLink], *, gate_s: float, lifetime_s: int
+    ) -> None:
+        """The peer receives: install the sending side, put the ports into their bridges, open the gate.
+
+        Sending SAs of earlier handshakes go at once, receiving ones after the grace period (`tidy`), links to the peer
+        that are not among `links` at once. When it fails, nothing of this handshake stays, and the gate stays as short
+        as it was.
+        """
+        address = canonical_address(address)
+        with self._lock:
+            before = self._book.get(peer)
+            if links and (before is None or before.address != address):
+                raise Refused("the receiving side is not installed", where=peer)
+            self._check(peer, links, lifetime_s)
+            if not 0 < gate_s <= lifetime_s:
+                raise Refused("the lease is over", where=peer, found=f"{gate_s:.1f} s are left of it")
+            self.audit("link.install-outbound", peer, _detail(links, lifetime_s=lifetime_s, gate_s=round(gate_s, 3)))
+            if before is None:
+                return  # admitted, and no type in common: there is nothing to carry
+            now = self.boottime_s()
+            record = replace(before.only({link.type for link in links}), gate_until_s=now + gate_s)
+            superseded: list[SaId] = []
+            for link in links:
+                old = record.links.get(link.type)
+                if old is None or link.in_spi not in {sa.spi for sa in old.in_sas} or old.peer_port != link.peer_port:
+                    raise Refused("the receiving side is not installed", where=f"{peer} {link.type}")
+                superseded += [SaId(destination=address, spi=sa.spi) for sa in old.out_sas]
+                in_sas = tuple(
+                    sa if sa.spi == link.in_spi or sa.retire_s is not None else replace(sa, retire_s=now + self.grace_s)
+                    for sa in old.in_sas
+                )
+                out_sas = (*old.out_sas, SaRecord(spi=link.out_spi, expires_s=now + lifetime_s))
+                record = record.with_link(replace(old, in_sas=in_sas, out_sas=out_sas, attached=True))
+            keys = {link.type: (link.out_spi, link.out_key) for link in links}
+            installation = _Installation(
+                inbound=False,
+                keys=keys,
+                lifetime_s=lifetime_s,
+                opening={address: gate_s} if links else {},
+                superseded=tuple(superseded),
+            )
+            self._install(record, before, installation)
+            self._needs_rekey -= {peer}
+
+    def abandon(self, peer: HostName, address: str, spis: Collection[int], links: Sequence[AgreedLink] = ()) -> None:
+        """A handshake came to nothing: give back the SPIs that `offer` reserved for it, and remove what was installed
+        of its links. Links of earlier handshakes stay. Does not raise BackendFailed: what could not be removed is
+        told to the audit log and goes with the next `reconcile`."""
+        address = canonical_address(address)
+        in_spis, out_spis = {*spis, *(link.in_spi for link in links)}, {link.out_spi for link in links}
+        if not in_spis:
+            return
+        with self._lock:
+            record = self._book.get(peer)
+            self.audit("link.abandon", peer, {"spis": [f"{spi:#010x}" for spi in sorted(in_spis)]})
+            if record is not None and links:
+                self._book.remember(record.without(in_spis=in_spis, out_spis=out_spis))
+            try:
+                self._convergence.delete_sas(
+                    [
+                        *(SaId(destination=self.address, spi=spi) for spi in sorted(in_spis)),
+                        *(SaId(destination=address, spi=spi) for spi in sorted(out_spis)),
+                    ]
+                )
+                if links:
+                    self._converge(self._read())
+            except BackendFailed as error:
+                self.audit("link.abandon-failed", peer, {"reason": str(error)})
+
+    # What ends it
+
+    def close_peer(self, peer: HostName, address: str) -> None:
+        """Remove gate, ports, SAs, tunnels and SPD entries of a peer in one pass, known here or not.
+
+        Every part is tried even if another fails; raises BackendFailed when something is left."""
+        address = canonical_address(address)
+        with self._lock:
+            record = self._book.get(peer)
+            self._needs_rekey -= {peer}
+            if record is not None:
+                self.audit("link.close", peer, {"types": sorted(record.links)})
+                self._book.forget(peer)
+            self._convergence.tear_down(peer, {address, record.address} if record else {address})
+
+    def close_all(self) -> None:
+        """The end of the unit: every link to every peer, known here or not. The guard stays."""
+        with self._lock:
+            records = self._book.records
+            self.audit("link.close-all", self.host, {"peers": sorted(record.peer for record in records)})
+            self._book.forget(*(record.peer for record in records))
+            self._needs_rekey = frozenset()
+            state = self.kernel.read()
+            addresses = {record.address for record in records} | set(state.gate)
+            addresses |= {tunnel.remote for tunnel in state.tunnels}
+            addresses |= {end for sa in state.sas for end in (sa.source, sa.destination)}
+            self._convergence.tear_down(self.host, addresses - {self.address})
+
+    def detach_port(self, interface: str) -> None:
+        """Take a VM's tap off its bridge (quarantine)."""
+        with self._lock:
+            self._taps.pop(interface, None)
+            self.audit("link.detach-port", interface, {})
+            self.kernel.apply([DetachPort(interface=interface)])
+
+    # What holds it together
+
+    def ensure_bridge(self, name: TypeName) -> str:
+        """Make the bridge of a type, behind the guard, and return its name. Raises KeyError for an unknown type."""
+        bridge = bridge_name(self.label_map().types[name])
+        with self._lock:
+            self._ensured.add(name)
+            self._converge(self._read())
+        return bridge
+
+    def reconcile(self, taps: Mapping[str, TypeName] | None = None) -> None:
+        """Make the kernel hold what is wanted, and nothing else of ours. `taps`: VMs' taps and their types; None
+        leaves VMs' ports alone. Links whose gate or SAs are gone are not repaired: see `needs_rekey`."""
+        with self._lock:
+            if taps is not None:
+                self._taps = dict(taps)
+                self._ensured -= set(taps.values())
+            state = self._read()
+            self._forget_ended(state)
+            state = self._converge(state, taps=taps)
+            missing = missing_sas(self._book.desired(state, self.boottime_s(), carried_by_vms=(), taps=None), state)
+            self._needs_rekey = frozenset(link.peer for link in missing)
+
+    def tidy(self) -> None:
+        """Every few seconds: remove superseded SAs after their grace period, and links whose lease is over."""
+        with self._lock:
+            now = self.boottime_s()
+            for record in self._book.expired(now):
+                self.close_peer(record.peer, record.address)
+            if not self._book.retirement_due(now):
+                return
+            packets = {sa.id: sa.packets for sa in self.kernel.read().sas}
+            retired = self._book.retire(packets, now, self.grace_s)
+            if retired:
+                self.audit("link.retire", self.host, {"spis": [f"{sa.spi:#010x}" for sa in retired]})
+                self._convergence.delete_sas(retired)
+
+    def needs_rekey(self) -> tuple[HostName, ...]:
+        """Peers with a link that lost an SA or its gate, as the last `reconcile` found: only a handshake helps."""
+        with self._lock:
+            return tuple(sorted(self._needs_rekey))
+
+    def carried(self, peer: HostName) -> frozenset[TypeName]:
+        """Types with a link to the peer that both sides installed."""
+        with self._lock:
+            record = self._book.get(peer)
+            return frozenset(link.type for link in record.links.values() if link.attached) if record else frozenset()
+
+    def network_state(self) -> bytes:
+        """The network security state for the leaf (`network_state`), repaired first if it can be."""
+        with self._lock:
+            state = self._read()
+            data = encode_network_state(state, self.label_map())
+            if check_network_state(data).status is not ClaimStatus.PASS:
+                try:
+                    data = encode_network_state(self._converge(state), self.label_map())
+                except BackendFailed as error:
+                    self.audit("link.not-repaired", self.host, {"reason": str(error)})
+            return data
+
+    def status(self) -> tuple[dict[str, Any], ...]:
+        """One row for each link, for people; see `link_status`."""
+        with self._lock:
+            state = self._read()
+            return status_rows(self._book.desired(state, self.boottime_s(), carried_by_vms=(), taps=None), state)
+
+    # Inside
+
+    def _read(self) -> KernelState:
+        """Read the kernel; the first time, keep what an earlier run of the daemon left and may go on."""
+        state = self.kernel.read()
+        if not self._adopted:
+            for record in self._book.records:
+                kept = self._book.adoptable(record, state, self.boottime_s())
+                dropped = sorted(set(record.links) - kept)
+                self.audit("link.adopt", record.peer, {"kept": sorted(kept), "dropped": dropped})
+                self._book.remember(record.only(kept))
+            self._adopted = True
+        return state
+
+    def _converge(
+        self,
+        state: KernelState,
+        *,
+        taps: Mapping[str, TypeName] | None = None,
+        with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
+        opening: Mapping[str, float] | None = None,
+    ) -> KernelState:
+        types = {*self._taps.values(), *self._ensured}
+        first = self._book.desired(
+            state, self.boottime_s(), carried_by_vms=types, taps=taps, with_keys=with_keys, opening=opening
+        )
+        return self._convergence.converge(
+            first,
+            state,
+            lambda found: self._book.desired(found, self.boottime_s(), carried_by_vms=types, taps=taps),
+        )
+
+    def _install(self, record: PeerRecord, before: PeerRecord | None, what: "_Installation") -> None:
+        """Write the record down and install its new SAs; on failure put the earlier record back, and the kernel."""
+        state = self._read()
+        if not state.selinux_enforcing:
+            raise Refused("SELinux is not enforcing: no link", where=record.peer, expected="enforcing")
+        self._book.remember(record)
+        try:
+            state = self._converge(state, with_keys=lambda link: what.give(link, record.peer), opening=what.opening)
+            destination = self.address if what.inbound else record.address
+            present = {sa.id for sa in state.sas}
+            for name, (spi, _) in what.keys.items():
+                if SaId(destination=destination, spi=spi) not in present:
+                    raise BackendFailed("an SA that was installed is not there", where=f"{record.peer} {name}")
+            self._convergence.delete_sas(what.superseded)
+            self._book.remember(record.without(out_spis={sa.spi for sa in what.superseded}))
+        except (BackendFailed, BadInput):
+            self._book.remember(before or replace(record, links={}))
+            try:
+                self._converge(self.kernel.read())
+            except BackendFailed as error:
+                self.audit("link.roll-back-failed", record.peer, {"reason": str(error)})
+            raise
+
+    def _forget_ended(self, state: KernelState) -> None:
+        """Take links off the books that may not go on: their lease is over, or SELinux does not enforce."""
+        ended = self._book.expired(self.boottime_s()) if state.selinux_enforcing else self._book.records
+        reason = "the lease is over" if state.selinux_enforcing else "SELinux is not enforcing"
+        for record in ended:
+            self.audit("link.close", record.peer, {"types": sorted(record.links), "reason": reason})
+        self._book.forget(*(record.peer for record in ended))
+
+    def _check(self, peer: HostName, links: Sequence[AgreedLink], lifetime_s: int) -> None:
+        types = self.label_map().types
+        if lifetime_s < 1:
+            raise Refused("the lease is over", where=peer, found=f"{lifetime_s} s are left of it")
+        for link in links:
+            where = f"{peer} {link.type}"
+            if link.type not in types:
+                raise BadInput("this host has no category for the type", where=where)
+            own = self._book.port(peer, link.type)
+            if link.local_port != own:
+                raise BadInput("the link's local port is not ours for it", where=where, expected=str(own))
+            if link.peer_port not in PORT_BLOCK or min(link.in_spi, link.out_spi) < 0x100:
+                raise BadInput("the peer's port or SPI is out of range", where=where, found=str(link.peer_port))
+            if len(link.in_key) != KEY_BYTES or len(link.out_key) != KEY_BYTES:
+                raise BadInput("a key has the wrong length", where=where, expected=f"{KEY_BYTES} bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Installation:
+    """SAs of one direction to install, and what goes with them. `keys`: type → SPI and key."""
+
+    inbound: bool
+    keys: Mapping[TypeName, tuple[int, bytes]] = field(repr=False)
+    lifetime_s: int
+    opening: Mapping[str, float] = field(default_factory=dict)
+    superseded: tuple[SaId, ...] = ()
+
+    def give(self, link: DesiredLink, peer: HostName) -> DesiredLink:
+        """The link with its new SA, if it is one of the peer's that get one."""
+        if link.peer != peer or link.type not in self.keys:
+            return link
+        spi, key = self.keys[link.type]
+        return replace(link, new_sas=(link.sa(inbound=self.inbound, spi=spi, key=key, lifetime_s=self.lifetime_s),))
+
+
+def _detail(links: Sequence[AgreedLink], **more: float) -> dict[str, Any]:
+    return {
+        "links": [
+            {
+                "type": link.type,
+                "local_port": link.local_port,
+                "peer_port": link.peer_port,
+                "in_spi": f"{link.in_spi:#010x}",
+                "out_spi": f"{link.out_spi:#010x}",
+            }
+            for link in links
+        ],
+        **more,
+    }

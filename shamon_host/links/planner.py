@@ -1,0 +1,222 @@
+"""From what is wanted and what is there to what to do: pure, in an order that is safe to stop at any point.
+
+Guard first. Then what must go, from the outside in: gate, port off the bridge, SAs, tunnel, SPD entries. Then what
+must come, from the inside out: bridge, SPD entries, receiving SAs, tunnel, sending SAs, port in the bridge, gate. So
+wherever a plan breaks off, nothing is open that was not open before, and a plan for the state it left finishes it.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState
+from shamon_host.links.model import (
+    TAP_PREFIX,
+    AddSa,
+    AddSpdEntry,
+    AttachPort,
+    CloseGate,
+    CreateBridge,
+    CreateTunnel,
+    DeleteBridge,
+    DeleteSas,
+    DeleteSpdEntry,
+    DeleteTunnel,
+    DetachPort,
+    InstallGuard,
+    KernelState,
+    OpenGate,
+    Operation,
+    SaId,
+    SecurityAssociation,
+    Tunnel,
+)
+
+GATE_TOLERANCE_S = 1.0
+"""Two readings of one timeout differ by the time between them, and by the length of a jiffy."""
+
+
+def plan(desired: DesiredState, actual: KernelState) -> tuple[Operation, ...]:
+    """What makes the kernel hold `desired`; empty when it does. Never touches the guard but to install it.
+
+    A missing SA is not added again (its key is gone) unless it is among a link's `new_sas`; see `missing_sas`.
+    """
+    return (*_guard(desired, actual), *_remove(desired, actual), *_build(desired, actual))
+
+
+def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, ...]:
+    """What removes everything to these peers' addresses, in one pass. Bridges and VMs' ports stay, and the guard."""
+    gone = frozenset(addresses)
+    tunnels = _by_port(tunnel for tunnel in actual.tunnels if tunnel.remote in gone)
+    devices = {tunnel.interface for tunnel in tunnels}
+    operations: list[Operation] = [CloseGate(address=address) for address in sorted(gone)]
+    operations += [
+        DetachPort(interface=port)
+        for bridge in actual.bridges.values()
+        for port in sorted(bridge.ports)
+        if port in devices
+    ]
+    operations += _delete_sas(sa.id for sa in actual.sas if sa.source in gone or sa.destination in gone)
+    operations += [DeleteTunnel(local_port=tunnel.local_port) for tunnel in tunnels]
+    operations += [
+        DeleteSpdEntry(entry=entry)
+        for entry in sorted(actual.spd, key=repr)
+        if entry not in BLOCK_ENTRIES and (entry.source in gone or entry.destination in gone)
+    ]
+    return tuple(operations)
+
+
+def missing_sas(desired: DesiredState, actual: KernelState) -> tuple[DesiredLink, ...]:
+    """Links that should be up and cannot carry packets both ways, for want of an SA or an open gate: rekey them."""
+    present = {sa.id for sa in actual.sas}
+    return tuple(
+        link
+        for link in desired.links
+        if link.attached
+        and not (
+            any(SaId(destination=link.local, spi=spi) in present for spi in link.in_spis)
+            and any(SaId(destination=link.remote, spi=spi) in present for spi in link.out_spis)
+            and link.remote in actual.gate
+        )
+    )
+
+
+def describe(operation: Operation) -> str:
+    """An operation in words, for the audit log. Never a key."""
+    match operation:
+        case InstallGuard():
+            return "install the guard"
+        case AddSa(sa=sa):
+            return f"add SA to {sa.destination} spi {sa.spi:#010x} reqid {sa.reqid} {sa.context}"
+        case DeleteSas(ids=ids):
+            return "delete SAs " + ", ".join(f"to {sa.destination} spi {sa.spi:#010x}" for sa in ids)
+        case AddSpdEntry(entry=entry) | DeleteSpdEntry(entry=entry):
+            verb = "add" if isinstance(operation, AddSpdEntry) else "delete"
+            if entry.foreign:
+                return f"{verb} foreign SPD entry: {entry.foreign}"
+            what = "block" if entry.block else f"reqid {entry.reqid} {entry.context}"
+            return (
+                f"{verb} SPD entry {entry.direction} IPv{entry.family} {entry.source or 'any'}"
+                f" port {entry.source_port}/{entry.source_port_mask:#x} to {entry.destination or 'any'}"
+                f" port {entry.destination_port}/{entry.destination_port_mask:#x} {what}"
+            )
+        case CreateTunnel(tunnel=tunnel):
+            return (
+                f"create tunnel {tunnel.interface} port {tunnel.local_port} to {tunnel.remote} port {tunnel.peer_port}"
+            )
+        case DeleteTunnel(local_port=port):
+            return f"delete tunnel at port {port}"
+        case CreateBridge(name=name):
+            return f"create bridge {name}"
+        case DeleteBridge(name=name):
+            return f"delete bridge {name}"
+        case AttachPort(bridge=bridge, interface=interface, isolated=isolated):
+            return f"attach {interface} to {bridge}{' isolated' if isolated else ''}"
+        case DetachPort(interface=interface):
+            return f"detach {interface}"
+        case OpenGate(address=address, seconds=seconds):
+            return f"open the gate of {address} for {seconds:.1f} s"
+        case CloseGate(address=address):
+            return f"close the gate of {address}"
+
+
+def _guard(desired: DesiredState, actual: KernelState) -> list[Operation]:
+    operations: list[Operation] = []
+    if not actual.guard:
+        operations.append(InstallGuard())
+        # A new table has an empty gate set: put back what was open, never more than that nor than what is allowed.
+        operations += [
+            OpenGate(address=address, seconds=min(left, desired.gate[address]))
+            for address, left in sorted(actual.gate.items())
+            if address in desired.gate and address not in desired.opening
+        ]
+    return operations + [AddSpdEntry(entry=entry) for entry in BLOCK_ENTRIES if entry not in actual.spd]
+
+
+def _remove(desired: DesiredState, actual: KernelState) -> list[Operation]:
+    operations: list[Operation] = []
+    for address, left in sorted(actual.gate.items()):
+        allowed = desired.gate.get(address)
+        if allowed is None:
+            operations.append(CloseGate(address=address))
+        elif left > allowed + GATE_TOLERANCE_S and address not in desired.opening and actual.guard:
+            operations.append(OpenGate(address=address, seconds=allowed))
+    operations += [
+        DetachPort(interface=port)
+        for bridge in sorted(actual.bridges)
+        for port in sorted(actual.bridges[bridge].ports)
+        if not _belongs(desired, actual, bridge, port)
+    ]
+    wanted_sas = {sa_id: link for link in desired.links for sa_id in link.sa_ids}
+    operations += _delete_sas(sa.id for sa in actual.sas if not _is_of(sa, wanted_sas.get(sa.id)))
+    wanted_tunnels = {link.tunnel for link in desired.links}
+    operations += [
+        DeleteTunnel(local_port=tunnel.local_port) for tunnel in _by_port(set(actual.tunnels) - wanted_tunnels)
+    ]
+    wanted_entries = {*BLOCK_ENTRIES, *(entry for link in desired.links for entry in link.spd_entries)}
+    operations += [DeleteSpdEntry(entry=entry) for entry in sorted(actual.spd, key=repr) if entry not in wanted_entries]
+    operations += [DeleteBridge(name=name) for name in sorted(actual.bridges) if name not in desired.bridges]
+    return operations
+
+
+def _build(desired: DesiredState, actual: KernelState) -> list[Operation]:
+    operations: list[Operation] = [
+        CreateBridge(name=name)
+        for name in sorted(desired.bridges)
+        if name not in actual.bridges or not actual.bridges[name].sealed
+    ]
+    links = sorted(desired.links, key=lambda link: link.local_port)
+    operations += [AddSpdEntry(entry=entry) for link in links for entry in link.spd_entries if entry not in actual.spd]
+    present = {sa.id for sa in actual.sas}
+    new = [(link, sa) for link in links for sa in link.new_sas if sa.id not in present]
+    operations += [AddSa(sa=sa) for link, sa in new if sa.destination == link.local]
+    operations += [CreateTunnel(tunnel=link.tunnel) for link in links if link.tunnel not in actual.tunnels]
+    operations += [AddSa(sa=sa) for link, sa in new if sa.destination != link.local]
+    operations += [
+        AttachPort(bridge=link.bridge, interface=link.device, isolated=True)
+        for link in links
+        if link.attached
+        and (link.tunnel not in actual.tunnels or _isolated(actual, link.bridge, link.device) is not True)
+    ]
+    operations += [
+        AttachPort(bridge=bridge, interface=tap, isolated=False)
+        for tap, bridge in sorted((desired.taps or {}).items())
+        if _isolated(actual, bridge, tap) is not False
+    ]
+    operations += [
+        OpenGate(address=address, seconds=seconds)
+        for address, seconds in sorted(desired.opening.items())
+        if abs(actual.gate.get(address, 0.0) - seconds) > GATE_TOLERANCE_S
+    ]
+    return operations
+
+
+def _belongs(desired: DesiredState, actual: KernelState, bridge: str, port: str) -> bool:
+    for link in desired.links:
+        if link.device == port:
+            return link.bridge == bridge and link.attached and link.tunnel in actual.tunnels
+    if desired.taps is None:
+        return port.startswith(TAP_PREFIX)
+    return desired.taps.get(port) == bridge
+
+
+def _is_of(sa: SecurityAssociation, link: DesiredLink | None) -> bool:
+    """The SA is one that the link wants, under its id, and is what the link would have installed."""
+    if link is None:
+        return False
+    inbound = sa.destination == link.local
+    source = link.remote if inbound else link.local
+    return (sa.source, sa.reqid, sa.context) == (source, link.reqid, link.link_context)
+
+
+def _delete_sas(ids: Iterable[SaId]) -> list[Operation]:
+    ordered = tuple(sorted(set(ids), key=lambda sa: (sa.destination, sa.spi)))
+    return [DeleteSas(ids=ordered)] if ordered else []
+
+
+def _by_port(tunnels: Iterable[Tunnel]) -> list[Tunnel]:
+    return sorted(tunnels, key=lambda tunnel: tunnel.local_port)
+
+
+def _isolated(actual: KernelState, bridge: str, interface: str) -> bool | None:
+    """The port's flag; None when it is no port of this bridge."""
+    ports: Mapping[str, bool] = actual.bridges[bridge].ports if bridge in actual.bridges else {}
+    return ports.get(interface)

@@ -200,9 +200,10 @@ class CoalitionHost:
 
     async def abandoned(self, peer: HostName, terms: Terms, outcome: Outcome | None) -> None:
         spis = tuple(offer.spi for offer in terms.offers)
+        links = outcome.links if outcome else ()
         address = self.policy.hosts[peer].address
         try:
-            await self.blocking(lambda: self.links.abandon(peer, address, spis))
+            await self.blocking(lambda: self.links.abandon(peer, address, spis, links))
         except ShamonError as error:
             await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
 

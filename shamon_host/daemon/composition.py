@@ -24,12 +24,12 @@ from shamon_host.daemon.references import References
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.system_clock import SystemClock
 from shamon_host.daemon.systemd import Systemd
-from shamon_host.domain.errors import ShamonError
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import OverlayImages
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.http_transport import HttpTransport, serve_peers
+from shamon_host.peer.tls import TlsFiles
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OVERLAYS = Path("/var/lib/libvirt/images/shamon")
@@ -46,8 +46,77 @@ def open_logs() -> MeasurementLogs:
 
 
 def run_daemon(config_path: Path) -> int:
-    """Run until a signal asks for the end; return the exit code."""
+    """Run until a signal asks for the end; return the exit code. Raises ShamonError when it cannot start."""
     return asyncio.run(_run(load_config(config_path)))
+
+
+async def _run(config: HostConfig) -> int:
+    policy = read_policy_file(config.policy)
+    registry = PeerRegistry.load(config.peers)
+    tls = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
+    clock, systemd = SystemClock(), Systemd()
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(config.database)
+    transport = HttpTransport(tls=tls, directory=registry)
+    kernel = LinuxLinkKernel()
+    daemon = HostDaemon(
+        name=config.name,
+        policy=policy,
+        registry=registry,
+        references=References(config.reference),
+        store=Store(database),
+        audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
+        vm_settings=config.vms,
+        backends=Backends(
+            clock=clock,
+            tpm=open_tpm(config.tcti),
+            logs=open_logs(),
+            kernel=kernel,
+            hypervisor=LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type),
+            images=OverlayImages(images=config.images, directory=OVERLAYS),
+            transport=transport,
+            service_manager=systemd,
+            blocking=_in_thread,
+            boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
+        ),
+    )
+    try:
+        await daemon.start()
+        own = policy.hosts[config.name]
+        server = await serve_peers(
+            daemon.service, name=config.name, tls=tls, directory=registry, address=own.address, port=own.port
+        )
+        api = await serve_api(Api(daemon=daemon), config.socket)
+        try:
+            systemd.ready()
+            await _until_signal(daemon)
+        finally:
+            await api.cleanup()
+            await server.close()
+            await daemon.stop()
+    finally:
+        await transport.close()
+        kernel.close()
+        database.close()
+    return 0
+
+
+async def _until_signal(daemon: HostDaemon) -> None:
+    """Run until SIGTERM or SIGINT; a task of the daemon that fails ends it with that error."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    running = asyncio.create_task(daemon.run(), name="daemon")
+    waiting = asyncio.create_task(asked.wait(), name="signal")
+    try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        for task in (running, waiting):
+            task.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
 
 
 async def _in_thread(call: Callable[[], T], /) -> T:

@@ -8,8 +8,9 @@ rewritten no longer leads to those heads.
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from shamon_host.domain.canonical import canonical_json
@@ -21,6 +22,9 @@ MAX_TEXT = 4096
 """Longer strings in a detail are cut: a peer's words must not be able to keep a record out of the log."""
 MAX_ITEMS = 1024
 MAX_DEPTH = 8
+MAX_DETAIL = 64 * 1024
+"""Characters of a detail, about: what is beyond is left out."""
+_ITEM_COST = 8
 MAX_SUBJECT = 256
 _KIND = re.compile(r"[a-z][a-z0-9]*(?:[.-][a-z0-9]+){0,7}")
 _SECRET = re.compile(r"passw(?:or)?d|passphrase|secret|private|(?:^|_)key$|token|credential|seed$")
@@ -56,7 +60,7 @@ def append(
                        found=repr(kind[:80]))
     if not (math.isfinite(wall_s) and math.isfinite(boottime_s)):
         raise BadInput("bad time of an audit record", found=f"{wall_s}, {boottime_s}")
-    cleaned = _clean(detail, "detail", MAX_DEPTH)
+    cleaned = _Cleaner().clean(detail, "detail")
     fields: dict[str, Any] = {
         "sequence": head.sequence + 1 if head else 1,
         "wall_s": float(wall_s),
@@ -110,34 +114,49 @@ def _broken(sequence: int, what: str, *, expected: str, found: str) -> NotTruste
     )
 
 
-def _clean(value: Any, path: str, depth: int) -> Any:
-    """The value in JSON's own types, bounded. Raises BadInput for a type that is not JSON's, and for secrets."""
-    match value:
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case str():
-            return _text(value, MAX_TEXT)
-        case Mapping() | list() | tuple() if depth == 0:
-            return "(too deep)"
-        case Mapping():
-            return {_key(key, path): _clean(item, f"{path}.{key}", depth - 1) for key, item in _first(value.items())}
-        case list() | tuple():
-            return [_clean(item, path, depth - 1) for item in _first(value)]
-        case _:
-            raise BadInput("only JSON may be in the audit log", where=path, found=type(value).__name__)
+class _Cleaner:
+    """Makes JSON's own types of a detail, bounded in depth, in items and in all. Raises BadInput for anything else."""
 
+    def __init__(self) -> None:
+        self._left = MAX_DETAIL
 
-def _first(items: Iterable[Any]) -> list[Any]:
-    return [item for _, item in zip(range(MAX_ITEMS), items, strict=False)]
+    def clean(self, value: Any, path: str, depth: int = MAX_DEPTH) -> Any:
+        self._left -= _ITEM_COST
+        match value:
+            case None | bool():
+                return value
+            case int():
+                return value if abs(value) < 1 << 63 else "(a large integer)"
+            case float():
+                return value if math.isfinite(value) else str(value)
+            case str():
+                text = _text(value, max(1, min(MAX_TEXT, self._left)))
+                self._left -= len(text)
+                return text
+            case Mapping() | list() | tuple() if depth == 0:
+                return "(too deep)"
+            case Mapping():
+                return {
+                    self._key(key, path): self.clean(item, f"{path}.{key}", depth - 1)
+                    for key, item in self._first(value.items())
+                }
+            case list() | tuple():
+                return [self.clean(item, path, depth - 1) for item in self._first(value)]
+            case _:
+                raise BadInput("only JSON may be in the audit log", where=path, found=type(value).__name__)
 
+    def _first(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in islice(items, MAX_ITEMS):
+            if self._left <= 0:
+                return
+            yield item
 
-def _key(key: object, path: str) -> str:
-    if not isinstance(key, str) or _SECRET.search(key.lower()):
-        raise BadInput("this may not be in the audit log", where=path, expected="the name of nothing secret",
-                       found=repr(key)[:80])
-    return _text(key, MAX_SUBJECT)
+    def _key(self, key: object, path: str) -> str:
+        if not isinstance(key, str) or _SECRET.search(key.lower()):
+            raise BadInput("this may not be in the audit log", where=path, expected="the name of nothing secret",
+                           found=repr(key)[:80])
+        self._left -= len(key)
+        return _text(key, MAX_SUBJECT)
 
 
 def _text(text: str, limit: int) -> str:

@@ -131,7 +131,7 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
             yield _unknown(f"vms.{vm}.{kind}", kind, name, known)
     label, host = policy.vm_labels.get(entry.label), policy.hosts.get(entry.host)
     if label and host:
-        lacking = lacking_types(label.types, host.types)
+        lacking = lacking_types(label.types, host.types) & policy.types  # an unknown type is told of its own accord
         if lacking:
             yield Finding(key=f"vms.{vm}.host", what=f"{entry.host} cannot run it",
                           expected=f"a host with all types of the label {entry.label}",

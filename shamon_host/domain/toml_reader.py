@@ -13,6 +13,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import TypeName, plain_name, type_name
 
 MAX_FINDINGS = 100
+_BAD_VALUE = "bad value"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -156,14 +157,15 @@ class Reader:
         if key not in table:
             self._found(path, key, "missing", expected=expected)
         else:
-            self._found(path, key, "bad value", expected=expected, found=_shown(table[key]),
+            self._found(path, key, _BAD_VALUE, expected=expected, found=_shown(table[key]),
                         close_to=close_to, name=table[key])
 
     def _found(
         self, path: str, key: str, what: str, *, expected: str = "", found: str = "", close_to: Sequence[str] = (),
         name: object = None,
     ) -> None:
-        if len(self.findings) < MAX_FINDINGS:
+        told = any(finding.key == path and finding.what == _BAD_VALUE for finding in self.findings)
+        if not told and len(self.findings) < MAX_FINDINGS:
             wrong = key if name is None else name
             self.findings.append(
                 Finding(

@@ -1,14 +1,14 @@
-"""Admission: links only while admitted and within the lease; expelled is final; nothing else leads back than `admit`."""
+"""Admission: links only while admitted and within the lease, expelled is final, and only `admit` leads back."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.results import ClaimName, ClaimStatus
-
 from tests.unit.domain.values import ALPHA, BETA, GAMMA, POLICY, RED, result
 
 FAILED = {ClaimName.SOFTWARE: ClaimStatus.FAIL}

@@ -6,12 +6,12 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from shamon_host.domain import monitor
 from shamon_host.domain.chinese_wall import first_conflict
 from shamon_host.domain.decision import Rule
 from shamon_host.domain.labels import TypeName, VmLabel, VmName
 from shamon_host.domain.policy_file import parse_policy
-
 from tests.unit.domain.values import BETA
 
 NAMES = [TypeName(f"org/t{number}") for number in range(6)]

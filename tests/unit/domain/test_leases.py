@@ -1,6 +1,7 @@
 """Arithmetic of leases, with what a hostile peer may grant."""
 
 import pytest
+
 from shamon_host.domain import leases
 from shamon_host.domain.errors import BadInput, Refused
 

@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shamon_host.domain.labels import TypeName
 from shamon_host.domain.ste import lacking_types, listed, shared_types
 

@@ -23,7 +23,7 @@ def result(
     without: ClaimName | None = None,
 ) -> AttestationResult:
     """A result in which every claim passes, but those in `statuses` and the one that is left out."""
-    wanted = {name: ClaimStatus.PASS for name in ClaimName} | dict(statuses or {})
+    wanted = dict.fromkeys(ClaimName, ClaimStatus.PASS) | dict(statuses or {})
     return AttestationResult(
         host=host, ak_name=b"\x00\x0b" + bytes(32), reset_count=1, tpm=tpm,
         claims=tuple(

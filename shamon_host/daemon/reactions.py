@@ -7,6 +7,8 @@ and through the monitor's check, like any start.
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from shamon_host.daemon.coalition_host import CoalitionHost, Suspension
 from shamon_host.daemon.failure_actions import PendingAction, actions_for, merge, without_silent
@@ -84,7 +86,7 @@ class Reactions:
         for name in names:
             self.store.delete(_SUSPENDED_FOR, name)
             try:
-                await self.blocking(lambda name=name: self.host.vms.start(name))  # type: ignore[misc]
+                await self.blocking(partial(self.host.vms.start, name))
             except ShamonError as error:
                 self.host.audit.append("vm.not-resumed", name, {"reason": str(error)})
 
@@ -101,7 +103,7 @@ class Reactions:
             if status.domain is not None and status.domain.state is DomainState.RUNNING and not status.quarantined
         )
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

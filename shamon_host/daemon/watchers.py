@@ -37,7 +37,11 @@ class Watchers:
     async def run(self) -> None:
         """Subscribe, then watch for ever."""
         loop = asyncio.get_running_loop()
-        self.host.vms.hypervisor.subscribe(lambda: loop.call_soon_threadsafe(self._domains_changed.set))
+
+        def domains_changed() -> None:
+            loop.call_soon_threadsafe(self._domains_changed.set)
+
+        self.host.vms.hypervisor.subscribe(domains_changed)
         self.host.links.kernel.subscribe(self._kernel_event)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._measurements(), name="measurements")

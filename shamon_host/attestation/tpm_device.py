@@ -1,0 +1,215 @@
+"""The TPM of this host through the TPM2 software stack: the `Tpm` port on hardware or swtpm.
+
+The Attestation Key is a primary key of the endorsement hierarchy. It needs no storage: a TPM derives the same key from
+the same template after every boot, for as long as it keeps its endorsement seed. Under that hierarchy a quote shows
+the TPM's own reset count and firmware version; under the owner's they would be disguised.
+
+Quoting and reading PCRs are separate commands, and IMA extends PCR 10 whenever a new program starts, so both are
+repeated until the values read are those of the quote.
+
+Source: TCG TPM 2.0 Library Part 1, 14 (primary seeds); Part 3, 18.4 (TPM2_Quote), 22.4 (TPM2_PCR_Read), 24.1
+(TPM2_CreatePrimary), 30.2 (TPM2_GetCapability).
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+# The stack prints errors to standard error by itself, and reads this when it first does; here they are exceptions.
+os.environ.setdefault("TSS2_LOG", "all+NONE")
+
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_PT
+from tpm2_pytss.types import TPM2B_PUBLIC, TPML_PCR_SELECTION, TPMT_PUBLIC, TPMT_SIG_SCHEME
+
+from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest
+from shamon_host.attestation.ports import QUOTED_PCRS, Quote
+from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, TPM_ALG_ECC, TPM_ALG_NULL, TpmPublic
+from shamon_host.attestation.tpm_structures import (
+    QuoteAttest,
+    SignatureAlgorithm,
+    encode_pcr_selection,
+    sized_buffer,
+)
+from shamon_host.domain.errors import BackendFailed, BadInput
+
+_NIST_P256 = 0x0003
+_UNIQUE = hashlib.sha256(b"shamon attestation key").digest()
+"""Keeps this key apart from other primaries of the same form that somebody else made in this TPM."""
+_SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
+_TRIES = 20
+_TCTI = re.compile(r"(device|swtpm)(:[\x21-\x7e]+)?")
+
+T = TypeVar("T")
+
+
+class DeviceTpm:
+    """A TPM behind a TCTI: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`.
+
+    Connects on first use, creates the AK then and keeps it loaded (hardware may take a second for that) until `close`;
+    the next use connects again. Not thread-safe.
+    """
+
+    def __init__(self, tcti: str) -> None:
+        self._tcti = tcti
+        self._esapi: Any = None
+        self._ak: Any = None
+        self._ak_public = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def ak_public(self) -> bytes:
+        """TPMT_PUBLIC of the AK. Raises BackendFailed."""
+        self._open()
+        return self._ak_public
+
+    def manufacturer(self) -> str:
+        """TPM_PT_MANUFACTURER as text, e.g. `IBM` (libtpms), `INTC`. Raises BackendFailed."""
+        esapi = self._open()
+        _, capability = self._do(
+            "read its properties", lambda: esapi.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.MANUFACTURER, 1)
+        )
+        for found in capability.data.tpmProperties:
+            if int(found.property) == int(TPM2_PT.MANUFACTURER):
+                text = int(found.value).to_bytes(4, "big").rstrip(b"\0 ")
+                return text.decode("ascii", "backslashreplace")
+        raise BackendFailed("the TPM does not name its manufacturer", where=self._tcti)
+
+    def quote(self, qualifying_data: bytes) -> Quote:
+        """Quote PCR 0-14 of the SHA-256 bank over `qualifying_data` (32 bytes). Raises BackendFailed."""
+        self._open()
+        for _ in range(_TRIES):
+            attest, signature = self._quote_once(qualifying_data)
+            values = self._read_pcrs()
+            try:
+                quoted = QuoteAttest.parse(attest)
+            except BadInput as error:
+                raise BackendFailed(f"the TPM's quote is unreadable: {error}", where=self._tcti) from error
+            if quoted.selection != _SELECTION:
+                raise self._no_bank(f"a quote of {quoted.selection}")
+            if composite_digest(Bank.SHA256, _SELECTION, {Bank.SHA256: values}) == quoted.pcr_digest:
+                return Quote(attest=attest, signature=signature, pcr_values=values)
+        raise BackendFailed(
+            "the PCRs change faster than they can be quoted",
+            where=self._tcti,
+            expected=f"PCR values that match a quote within {_TRIES} tries",
+            remedy="Something starts new programs without end; try again when the host is calmer.",
+        )
+
+    def close(self) -> None:
+        """Flush the AK and give the TPM back. Does nothing when not open; never raises."""
+        esapi, self._esapi = self._esapi, None
+        ak, self._ak = self._ak, None
+        if esapi is None:
+            return
+        with contextlib.suppress(TSS2_Exception):
+            if ak is not None:
+                esapi.flush_context(ak)
+        with contextlib.suppress(TSS2_Exception):
+            esapi.close()
+
+    def _open(self) -> Any:
+        if self._esapi is not None:
+            return self._esapi
+        if not _TCTI.fullmatch(self._tcti):
+            raise BackendFailed(
+                "this is no way to reach a TPM",
+                where="tcti",
+                expected="device:/dev/tpmrm0, or swtpm:host=HOST,port=PORT",
+                found=repr(self._tcti),
+            )
+        self._esapi = self._do("open it", lambda: ESAPI(self._tcti), remedy="Does the TPM exist, and may this program open it?")
+        try:
+            self._create_ak()
+        except BackendFailed:
+            self.close()
+            raise
+        return self._esapi
+
+    def _create_ak(self) -> None:
+        area, _ = TPMT_PUBLIC.unmarshal(_ak_template())
+        self._ak, public, *_ = self._do(
+            "create the Attestation Key",
+            lambda: self._esapi.create_primary(None, TPM2B_PUBLIC(publicArea=area), ESYS_TR.ENDORSEMENT),
+            remedy="The endorsement hierarchy must be enabled, with empty authorization.",
+        )
+        self._ak_public = bytes(public.publicArea.marshal())
+        try:
+            TpmPublic.parse(self._ak_public).require_attestation_key()
+        except BadInput as error:
+            raise BackendFailed(f"the TPM made another key than asked for: {error}", where=self._tcti) from error
+
+    def _quote_once(self, qualifying_data: bytes) -> tuple[bytes, bytes]:
+        selection = _tpml(_SELECTION)
+        scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)  # the key has its own
+        attest, signature = self._do(
+            "quote", lambda: self._esapi.quote(self._ak, selection, qualifying_data, scheme)
+        )
+        return bytes(attest.attestationData), bytes(signature.marshal())
+
+    def _read_pcrs(self) -> dict[int, bytes]:
+        """The quoted PCRs; a TPM gives at most 8 for one command, and says which."""
+        values: dict[int, bytes] = {}
+        while missing := [pcr for pcr in QUOTED_PCRS if pcr not in values]:
+            selection = _tpml(PcrSelection.of({Bank.SHA256: missing}))
+            _, selected, digests = self._do("read PCRs", lambda asked=selection: self._esapi.pcr_read(asked))
+            given = _pcrs_of(selected)
+            if not given or len(given) != len(digests):
+                raise self._no_bank(f"no value for PCR {missing[0]}")
+            values.update(zip(given, (bytes(digest) for digest in digests), strict=True))
+        return values
+
+    def _no_bank(self, found: str) -> BackendFailed:
+        return BackendFailed(
+            "the TPM does not have the PCR bank that is quoted",
+            where=self._tcti,
+            expected="PCR 0-14 in the SHA-256 bank",
+            found=found,
+            remedy="Enable the SHA-256 bank in the firmware's settings.",
+        )
+
+    def _do(self, what: str, command: Callable[[], T], *, remedy: str = "") -> T:
+        """Run one TPM command; the stack's exceptions become BackendFailed."""
+        try:
+            return command()
+        except (TSS2_Exception, OSError, ValueError, TypeError) as error:
+            raise BackendFailed(
+                f"the TPM does not let this program {what}", where=self._tcti, found=str(error), remedy=remedy
+            ) from error
+
+
+def _ak_template() -> bytes:
+    """TPMT_PUBLIC to create the AK from: P-256, ECDSA with SHA-256, the attributes of an attestation key."""
+    ids = (TPM_ALG_ECC, Bank.SHA256.algorithm_id)
+    scheme = (TPM_ALG_NULL, SignatureAlgorithm.ECDSA, Bank.SHA256.algorithm_id, _NIST_P256, TPM_ALG_NULL)
+    return (
+        b"".join(value.to_bytes(2, "big") for value in ids)
+        + int(AK_ATTRIBUTES).to_bytes(4, "big")
+        + sized_buffer(b"")
+        + b"".join(int(value).to_bytes(2, "big") for value in scheme)
+        + sized_buffer(_UNIQUE)
+        + sized_buffer(bytes(len(_UNIQUE)))
+    )
+
+
+def _tpml(selection: PcrSelection) -> Any:
+    parsed, _ = TPML_PCR_SELECTION.unmarshal(encode_pcr_selection(selection))
+    return parsed
+
+
+def _pcrs_of(selected: Any) -> list[int]:
+    """The PCR indices of a TPML_PCR_SELECTION with one bank, ascending as their values are."""
+    return [
+        8 * byte + bit
+        for bank in selected
+        for byte, bits in enumerate(bytes(bank.pcrSelect)[: int(bank.sizeofSelect)])
+        for bit in range(8)
+        if bits >> bit & 1
+    ]

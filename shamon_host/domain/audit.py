@@ -110,7 +110,8 @@ def _digest(fields: Mapping[str, Any], previous: bytes) -> bytes:
 def _broken(sequence: int, what: str, *, expected: str, found: str) -> NotTrusted:
     return NotTrusted(
         f"the audit log is broken at record {sequence}: {what}", expected=expected, found=found,
-        remedy="Keep a copy of the log, and compare its heads with those that the peers have seen.",
+        remedy="Keep the log as evidence, compare its heads with those that the peers have seen, and only then start "
+        "with a new one.",
     )
 
 

@@ -62,7 +62,7 @@ class AttestationResult:
     @property
     def trusted(self) -> bool:
         """True iff every claim is there, once, and passes."""
-        return {claim.name for claim in self.claims} == set(ClaimName) and all(
+        return sorted(claim.name for claim in self.claims) == sorted(ClaimName) and all(
             claim.status is ClaimStatus.PASS for claim in self.claims
         )
 

@@ -1,0 +1,63 @@
+"""The label map: categories that are unique, stable for as long as a name is in the policy, and late to return."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.label_map import EMPTY, TYPE_CATEGORIES, VM_CATEGORIES, LabelMap, allocate
+from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
+from tests.unit.domain.values import BLUE, DB, RED, WEB
+
+TYPES = st.sets(st.sampled_from([TypeName(f"org/t{number}") for number in range(12)]))
+VMS = st.sets(st.sampled_from([VmName(f"vm{number}") for number in range(12)]))
+
+
+@settings(deadline=None)
+@given(steps=st.lists(st.tuples(TYPES, VMS), max_size=8))
+def test_every_name_has_its_own_and_keeps_it(steps: list[tuple[set[TypeName], set[VmName]]]) -> None:
+    current = EMPTY
+    for types, vms in steps:
+        following = allocate(current, types, vms)
+        assert set(following.types) == types
+        assert set(following.vms) == vms
+        categories = [*following.types.values(), *(one for pair in following.vms.values() for one in pair)]
+        assert len(set(categories)) == len(categories)
+        assert set(following.types.values()) <= set(TYPE_CATEGORIES)
+        assert {one for pair in following.vms.values() for one in pair} <= set(VM_CATEGORIES)
+        for name in types & set(current.types):
+            assert following.types[name] == current.types[name]
+        for vm in vms & set(current.vms):
+            assert following.vms[vm] == current.vms[vm]
+        assert allocate(following, types, vms) == following
+        current = following
+
+
+def test_a_freed_category_is_the_last_to_be_given_out_again() -> None:
+    freed = allocate(EMPTY, [RED], []).types[RED]
+    current = allocate(allocate(EMPTY, [RED], []), [], [])
+    given_out = []
+    for number in range(len(TYPE_CATEGORIES)):
+        name = TypeName(f"org/t{number}")
+        current = allocate(current, [name], [])
+        given_out.append(current.types[name])
+    assert given_out.index(freed) == len(TYPE_CATEGORIES) - 1
+
+
+def test_too_many_are_refused() -> None:
+    with pytest.raises(BackendFailed, match="no category left"):
+        allocate(EMPTY, [TypeName(f"org/t{number}") for number in range(512)], [])
+    with pytest.raises(BackendFailed, match="no categories left"):
+        allocate(EMPTY, [], [VmName(f"vm{number}") for number in range(257)])
+
+
+def test_contexts() -> None:
+    label_map = LabelMap(types={RED: 1, BLUE: 2}, vms={WEB: (512, 513), DB: (514, 515)})
+    assert str(label_map.link_context(RED)) == "system_u:object_r:shamon_link_t:s0:c1"
+    assert str(label_map.spd_context(BLUE)) == "system_u:object_r:shamon_spd_t:s0:c2"
+    assert str(label_map.vm_context(WEB, [RED, BLUE])) == "system_u:system_r:svirt_t:s0:c1,c2,c512,c513"
+    assert label_map.vm_context(WEB, [RED]).categories.isdisjoint({514, 515})
+    assert label_map.type_of(label_map.link_context(BLUE)) == BLUE
+    assert label_map.type_of(SelinuxContext(user="u", role="r", type="t", categories=frozenset({1, 2}))) is None
+    with pytest.raises(KeyError):
+        label_map.link_context(TypeName("no/such"))

@@ -48,7 +48,7 @@ def init_coalition(directory: Path, coalition: str) -> Path:
     """
     if not 0 < len(coalition) <= 64 or not coalition.isprintable():
         raise BadInput("bad name of a coalition", expected="1 to 64 printable characters")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(directory)
     certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
     for path in (certificate_path, key_path):
         if path.exists():
@@ -87,7 +87,7 @@ def issue_host_certificate(ca_directory: Path, host: HostName, destination: Path
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, SHA256())
     )
-    destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(destination)
     issued = IssuedCertificate(certificate=destination / f"{host}.pem", key=destination / f"{host}.key")
     write_atomically(issued.key, _key_pem(key), mode=0o600)
     write_atomically(issued.certificate, certificate.public_bytes(Encoding.PEM), mode=0o644)
@@ -164,6 +164,13 @@ def _key_usage(*, certificates: bool) -> x509.KeyUsage:
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendFailed("the directory cannot be made", where=str(directory), found=error.strerror or "") from error
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -68,6 +68,11 @@ class PeerRegistry:
             registry._take(read_entry(path), where=str(path))
         return registry
 
+    def reload(self) -> None:
+        """Read the directory again. Raises BadInput, and then nothing has changed."""
+        if self._directory is not None:
+            self._peers = type(self).load(self._directory)._peers
+
     def get(self, host: HostName) -> EnrolledPeer | None:
         """The entry of `host`, expelled or not."""
         return self._peers.get(host)
@@ -105,8 +110,9 @@ class PeerRegistry:
             raise BadInput("the host is not enrolled", where=host)
         self._peers[host] = replace(peer, expelled=True)
         if self._directory is not None:
-            text = (self._directory / f"{host}.toml").read_text(encoding="utf-8")
-            write_entry(self._directory, self._peers[host], tomllib.loads(text)["certificate"].encode())
+            path = self._directory / f"{host}.toml"
+            certificate = _read_values(path)["certificate"]
+            write_entry(self._directory, self._peers[host], certificate.encode())
 
     def _take(self, peer: EnrolledPeer, where: str = "") -> None:
         for other in self._peers.values():
@@ -179,11 +185,7 @@ def read_ak_file(path: Path) -> bytes:
 
 def read_entry(path: Path) -> EnrolledPeer:
     """Read one file of the registry, strictly. Raises BadInput with the file and the key."""
-    try:
-        values = tomllib.loads(_read_bounded(path).decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput("not a TOML file", where=str(path), found=str(error)) from error
-    _require_fields(values, path)
+    values = _read_values(path)
     host = HostName(plain_name(values["host"], "host name"))
     if path.stem != host:
         raise BadInput("the file has another name than its host", where=str(path), expected=f"{host}.toml")
@@ -219,7 +221,12 @@ def write_entry(directory: Path, peer: EnrolledPeer, certificate_pem: bytes) -> 
     return path
 
 
-def _require_fields(values: dict[str, Any], path: Path) -> None:
+def _read_values(path: Path) -> dict[str, Any]:
+    """The keys of an entry, all there and of the right type."""
+    try:
+        values = tomllib.loads(_read_bounded(path).decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput("not a TOML file", where=str(path), found=str(error)) from error
     unknown, missing = sorted(set(values) - set(_FIELDS)), sorted(set(_FIELDS) - set(values))
     if unknown or missing:
         found = [f"unknown {name}" for name in unknown] + [f"no {name}" for name in missing]
@@ -228,6 +235,7 @@ def _require_fields(values: dict[str, Any], path: Path) -> None:
         if type(values[name]) is not kind:
             raise BadInput("wrong type", where=f"{path}: {name}", expected="true or false" if kind is bool else "text",
                            found=type(values[name]).__name__)
+    return values
 
 
 def _read_bounded(path: Path) -> bytes:

@@ -1,8 +1,9 @@
 """How messages look on the wire, before any of them means anything: bounded, strict, and nothing left to guess.
 
-A body is one JSON object in UTF-8, at the evidence step followed by a newline and the exact bytes of the Evidence. An
-object has exactly the keys that its message names, once each; numbers are integers; lengths are bounded before anything
-is decoded. Refusals cross the wire as words, so that the operator of the other host reads what was wrong.
+A body is one JSON object, at the evidence step followed by a newline and the exact bytes of the Evidence. An object
+has exactly the keys that its message names, once each, sorted and without blanks, so that a message has one form only;
+numbers are integers; lengths are bounded before anything is decoded. Refusals cross the wire as words, so that the
+operator of the other host reads what was wrong.
 """
 
 import binascii
@@ -82,7 +83,10 @@ class Fields:
             )
         except (ValueError, RecursionError) as error:
             raise BadInput("malformed message", where=where, expected="JSON", found=type(error).__name__) from None
-        return cls.of(values, where, names)
+        fields = cls.of(values, where, names)
+        if encode_object(values) != data:
+            raise BadInput("malformed message", where=where, expected="canonical JSON", found="other bytes for it")
+        return fields
 
     @classmethod
     def of(cls, values: object, where: str, names: frozenset[str]) -> Self:

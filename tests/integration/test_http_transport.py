@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from shamon_host.domain.policy import HostEntry
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.coalition_ca import init_coalition, issue_host_certificate, parse_certificate
 from shamon_host.peer.enrolment import PeerRegistry, enrolled_peer
+from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.http_transport import HttpTransport, PeerServer, serve_peers
 from shamon_host.peer.ports import EnrolledPeer, PeerTransport
 from shamon_host.peer.tls import TlsFiles, client_context
@@ -33,6 +35,7 @@ from shamon_host.testing.contracts.transport import (
     TransportContract,
     TransportWorld,
 )
+from tests.unit.peer.handshake_world import StubHost
 
 LOOPBACK = "127.0.0.1"
 
@@ -368,3 +371,30 @@ async def test_concurrent_requests_of_one_host_are_bounded(coalition: Coalition)
             await transport.close()
 
 
+async def test_whole_handshake_over_real_tls(coalition: Coalition) -> None:
+    async with loopback(coalition) as world:
+        hosts, handshakers = {}, {}
+        for name in (ALPHA, BETA):
+            own = world.registry(name).enrolled(name)
+            hosts[name] = StubHost(
+                name, terms_changes={"certificate_sha256": own.certificate_sha256, "ak_name": own.ak_name}
+            )
+            handshakers[name] = Handshaker(
+                name=name, host=hosts[name], directory=world.registry(name), transport=world.transport(name),
+                boottime_s=time.monotonic, timeout_s=TIMEOUT_S,
+            )
+            service = PeerService(handshaker=handshakers[name], hinted=lambda peer, about: None)
+            world.servers[name] = await serve_peers(
+                service, name=name, tls=world.files[name], directory=world.registry(name), address=LOOPBACK,
+                port=world.ports[name],
+            )
+        for one, other in ((ALPHA, BETA), (BETA, ALPHA), (ALPHA, BETA)):
+            outcome = await handshakers[one].initiate(world.entry(other))
+            theirs = hosts[other].outbound[one]
+            assert [link.in_key for link in outcome.links] == [link.out_key for link in theirs.links]
+        hosts[BETA].good = False
+        with pytest.raises(NotTrusted, match="boot-chain"):
+            await handshakers[ALPHA].initiate(world.entry(BETA))
+        assert hosts[BETA].refusals
+        for handshaker in handshakers.values():
+            await handshaker.close()

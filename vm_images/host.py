@@ -20,6 +20,7 @@ REPOSITORY = HERE.parent
 RECIPE = HERE / "host"
 _PRODUCT = ("pyproject.toml", "README.md", "LICENSE", "shamon_host")
 _APP_HOME = "var/lib/libvirt/images/app"
+_DIRECTORIES = ("etc/shamon/peers", "etc/shamon/reference", "var/lib/libvirt/images/shamon")
 _IMAGE_SIZE = "3G"
 _STRANGE_MODULE = "kernel/drivers/net/dummy.ko"
 
@@ -47,7 +48,7 @@ def _build(out: Path, base_root: Path, tools: Path, app: Path, key_pair: Path) -
     _take_out_stranger(root, out / "stranger.ko")
     _configure(root, key_pair)
     _install_product(root, tools, out)
-    (root / _APP_HOME).mkdir(parents=True)
+    (root / _APP_HOME).mkdir()
     for name in ("vmlinux", "initrd", "disk.raw"):
         shutil.copy(app / name, root / _APP_HOME / name)
     shutil.copytree(app, out / "app")
@@ -81,6 +82,8 @@ def _configure(root: Path, key_pair: Path) -> None:
     authorized = root / "root/.ssh/authorized_keys"
     authorized.parent.mkdir(mode=0o700, exist_ok=True)
     authorized.write_text(key_pair.with_suffix(".pub").read_text())
+    for directory in _DIRECTORIES:
+        (root / directory).mkdir(parents=True)
     for unit in debian.read_list(RECIPE / "masked-units.txt"):
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")

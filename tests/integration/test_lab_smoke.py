@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.lab import Lab, LabHost, VmConsole
 from tests.integration.lab.frames import Kind
+from tests.integration.lab.host import BootImage
 
 _DOMAIN = """
 <domain type='kvm'>
@@ -145,6 +146,30 @@ def test_program_runs_in_its_domain_and_its_modules_are_measured(alpha: LabHost,
     assert any("/shamon_host/cli/" in name for name in read)
     known = json.loads((lab.images / "manifest.json").read_text())["files"]
     assert {name for name, digest in read.items() if digest not in known.get(name, [])} == set()
+
+
+@pytest.mark.full
+def test_boot_images_and_what_outlives_a_boot(beta: LabHost) -> None:
+    """Another command line shows in PCRs 4, 9 and 11; booted as it should be, a host has the old values, its disk and its TPM."""
+
+    def registers() -> dict[str, str]:
+        lines = beta.run("tpm2_pcrread -T device:/dev/tpmrm0 sha256:0,1,2,3,4,5,6,7,8,9,11,12,13,14").stdout.splitlines()
+        return {number.strip(): value.strip() for number, _, value in (line.partition(":") for line in lines) if value}
+
+    def resets() -> int:
+        said = beta.run("tpm2_getcap -T device:/dev/tpmrm0 properties-variable; tpm2_readclock -T device:/dev/tpmrm0").stdout
+        return int(said.split("reset_count:")[1].split()[0])
+
+    before, resets_before = registers(), resets()
+    beta.put("/root/left", "here")
+    beta.reboot(BootImage.OTHER)
+    other = registers()
+    assert {number for number in before if before[number] != other[number]} == {"4", "9", "11"}
+    beta.reboot(clean=False)
+    assert registers() == before
+    assert resets() == resets_before + 2
+    assert beta.get("/root/left") == b"here"
+    beta.run("rm /root/left")
 
 
 def test_no_unexpected_denials(hosts: list[LabHost]) -> None:

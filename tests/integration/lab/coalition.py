@@ -1,0 +1,123 @@
+"""Founding a coalition on lab hosts as an operator would: with the `shamon` command, files carried by hand.
+
+The CA and the policy are made on this machine; each host's AK comes from the host; Reference Values are recorded on a
+known-good boot of alpha and hold for every host, as all boot the same image.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, story_policy
+from shamon_host.testing.world import Timing
+from tests.integration.lab.errors import LabError
+from tests.integration.lab.host import BootImage, LabHost
+from tests.integration.lab.lab import Lab
+from vm_images.manifest import sha256
+
+SHAMON = "/opt/shamon/bin/shamon"
+_APP = "/var/lib/libvirt/images/app"
+_HOST_CONFIG = """\
+name = "{name}"
+
+[tpm]
+tcti = "device:/dev/tpmrm0"
+
+[hypervisor]
+uri = "qemu:///system"
+type = "auto"
+
+[images.app]
+path = "{app}/disk.raw"
+format = "raw"
+"""
+_VM_CONFIG = """
+[vms.{vm}]
+memory_mib = 128
+kernel = "{app}/vmlinux"
+initrd = "{app}/initrd"
+cmdline = "console=ttyS0 quiet app.name={vm} app.ip4={ip4}/24 app.ip6={ip6}/64"
+"""
+
+
+class Coalition:
+    """The coalition of one lab. `found` boots its hosts and configures them; the daemons are not started."""
+
+    def __init__(self, lab: Lab, *, timing: Timing, hosts: tuple[str, ...] = tuple(HOST_ADDRESSES)) -> None:
+        self._lab = lab
+        self._names = hosts
+        self._directory = lab.directory / "coalition"
+        self._images: dict[str, BootImage] = {}
+        self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
+        self.policy = story_policy(image_sha256=self.image_sha256, timing=timing)
+
+    def running_image(self, host: str) -> BootImage | None:
+        """What `found` booted the host with."""
+        return self._images.get(host)
+
+    def found(self, images: Mapping[str, BootImage] | None = None) -> Mapping[str, Any]:
+        """Boot the hosts (`images`: those that boot another image than the right one), enrol them, record."""
+        self._directory.mkdir()
+        policy = self._directory / "policy.toml"
+        policy.write_text(self.policy)
+        self._shamon("coalition", "init", "lab", "--ca", str(self._directory / "ca"))
+        hosts = self._boot(images or {})
+        for host in hosts:
+            ak = self._directory / f"{host.name}.ak"
+            host.run(f"{SHAMON} coalition ak --out /run/ak.public", timeout_s=120)
+            ak.write_bytes(host.get("/run/ak.public"))
+            self._shamon(
+                "coalition", "enrol", host.name, "--ca", str(self._directory / "ca"), "--policy", str(policy),
+                "--ak", str(ak), "--tpm", "software", "--registry", str(self._directory / "peers"),
+                "--out", str(self._directory / "tls"),
+            )
+        for host in hosts:
+            self._configure(host)
+        reference = self._record(self._lab.host(self._names[0]))
+        for host in hosts:
+            for name in self._names:
+                host.put(f"/etc/shamon/reference/{name}.json", reference)
+        return {"hosts": list(self._names), "reference_bytes": len(reference), "accelerator": self._lab.accelerator}
+
+    def _boot(self, images: Mapping[str, BootImage]) -> list[LabHost]:
+        hosts = [self._lab.host(name) for name in self._names]
+        for host in hosts:
+            image = images.get(host.name, BootImage.RIGHT)
+            host.start(image)
+            self._images[host.name] = image
+        for host in hosts:
+            host.wait_ready()
+        return hosts
+
+    def _configure(self, host: LabHost) -> None:
+        vms = "".join(
+            _VM_CONFIG.format(vm=vm, app=_APP, ip4=ip4, ip6=ip6) for vm, (ip4, ip6) in sorted(VM_ADDRESSES.items())
+        )
+        host.put("/etc/shamon/host.toml", _HOST_CONFIG.format(name=host.name, app=_APP) + vms)
+        host.put("/etc/shamon/policy.toml", self.policy)
+        host.put("/etc/shamon/ca.pem", self._directory / "ca" / "ca.pem")
+        host.put("/etc/shamon/host.pem", self._directory / "tls" / f"{host.name}.pem")
+        host.put("/etc/shamon/host.key", self._directory / "tls" / f"{host.name}.key", mode="0600")
+        for entry in sorted((self._directory / "peers").glob("*.toml")):
+            host.put(f"/etc/shamon/peers/{entry.name}", entry)
+
+    def _record(self, host: LabHost) -> bytes:
+        """Reference Values of a known-good boot of this host, with the image's manifest."""
+        host.put("/run/manifest.json", self._lab.images / "manifest.json")
+        host.put("/run/host.efi", self._lab.images / BootImage.RIGHT.value)
+        host.run(
+            f"{SHAMON} reference record --host {host.name} --manifest /run/manifest.json --uki /run/host.efi "
+            "--out /run/reference.json",
+            timeout_s=300,
+        )
+        return host.get("/run/reference.json")
+
+    def _shamon(self, *arguments: str) -> None:
+        """Run `shamon` on this machine."""
+        done = subprocess.run(
+            [sys.executable, "-m", "shamon_host.cli.main", *arguments], capture_output=True, text=True, timeout=60
+        )
+        if done.returncode != 0:
+            raise LabError(f"shamon {' '.join(arguments[:3])} exited with {done.returncode}\n{done.stdout}{done.stderr}")
+

@@ -22,7 +22,7 @@ from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import PeerDirectory, PeerHandler, PeerIdentity
 from shamon_host.peer.tls import TlsFiles, client_context, server_context
-from shamon_host.peer.wire import MAX_REFUSAL_BYTES, body_limit, decode_refusal, encode_refusal
+from shamon_host.peer.wire import EVIDENCE, MAX_REFUSAL_BYTES, body_limit, decode_refusal, encode_refusal
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,10 +30,12 @@ _CONTENT_TYPE = "application/octet-stream"
 _ANSWERED, _REFUSED = 200, 403
 _REUSE_S = 5.0
 """Connections are kept for the next step of a handshake, not for the next handshake: the peer may reboot between."""
-_HANDSHAKE_TIMEOUT_S = 5.0
+_HANDSHAKE_TIMEOUT_S = 10.0
 _BODY_TIMEOUT_S = 30.0
 _MAX_CONNECTIONS = 512
 _MAX_REQUESTS_OF_ONE = 4
+_MAX_EVIDENCE_OF_ONE = 1
+"""Evidence is large: one host may have this many bodies of it in this host's memory, and no more."""
 _CHUNK = 256 * 1024
 _HEADERS = 32
 _HEADER_BYTES = 2048
@@ -110,7 +112,7 @@ class PeerServer:
     def __init__(self, handler: PeerHandler, directory: PeerDirectory) -> None:
         self._handler = handler
         self._directory = directory
-        self._active: Counter[HostName] = Counter()
+        self._active: Counter[tuple[HostName, bool]] = Counter()
         self._http = web.Server(
             self._serve,
             access_log=None,
@@ -157,13 +159,15 @@ class PeerServer:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             caller = self._caller(request)
-            if self._active[caller.host] >= _MAX_REQUESTS_OF_ONE:
+            large = request.rel_url.raw_path == EVIDENCE
+            key = (caller.host, large)
+            if self._active[key] >= (_MAX_EVIDENCE_OF_ONE if large else _MAX_REQUESTS_OF_ONE):
                 raise Busy("too many requests of the same host at once")
-            self._active[caller.host] += 1
+            self._active[key] += 1
             try:
                 return _response(_ANSWERED, await self._answer(caller, request))
             finally:
-                self._active[caller.host] -= 1
+                self._active[key] -= 1
         except ShamonError as error:
             return _response(_REFUSED, encode_refusal(error))
         except Exception:  # noqa: BLE001 - a bug must not end the service, nor tell a peer about this host

@@ -19,11 +19,11 @@ from shamon_host.domain.policy import HostEntry
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.coalition_ca import init_coalition, issue_host_certificate, parse_certificate
 from shamon_host.peer.enrolment import PeerRegistry, enrolled_peer
-from shamon_host.peer.handshake import Handshaker, PeerService
+from shamon_host.peer.handshake import Busy, Handshaker, PeerService
 from shamon_host.peer.http_transport import HttpTransport, PeerServer, serve_peers
 from shamon_host.peer.ports import EnrolledPeer, PeerTransport
 from shamon_host.peer.tls import TlsFiles, client_context
-from shamon_host.peer.wire import HELLO, HINT, body_limit
+from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, body_limit
 from shamon_host.testing.contracts.transport import (
     ALPHA,
     BETA,
@@ -348,7 +348,8 @@ async def test_broken_tls_files_are_named(coalition: Coalition, tmp_path: Path, 
             HttpTransport(tls=files, directory=coalition.registry(BETA))
 
 
-async def test_concurrent_requests_of_one_host_are_bounded(coalition: Coalition) -> None:
+@pytest.mark.parametrize(("path", "most"), [(HELLO, 4), (EVIDENCE, 1)])
+async def test_concurrent_requests_of_one_host_are_bounded(coalition: Coalition, path: str, most: int) -> None:
     gate = asyncio.Event()
 
     async def answer(body: bytes) -> bytes:
@@ -359,14 +360,17 @@ async def test_concurrent_requests_of_one_host_are_bounded(coalition: Coalition)
         await world.listen(BETA, Answers(answer))
         others = [HttpTransport(tls=world.files[ALPHA], directory=world.registry(ALPHA)) for _ in range(3)]
         calls = [
-            asyncio.create_task(transport.call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S))
+            asyncio.create_task(transport.call(world.entry(BETA), path, b"", timeout_s=TIMEOUT_S))
             for transport in others for _ in range(2)
         ]
-        refused, _ = await asyncio.wait(calls, timeout=0.5)
+        for _ in range(len(calls) - most):
+            done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            calls = [task for task in calls if task not in done]
+            assert all(isinstance(task.exception(), Busy) for task in done)
+            if len(calls) == most:
+                break
         gate.set()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert len(refused) == 2
-        assert sum(1 for result in results if isinstance(result, Refused)) == 2
+        assert await asyncio.gather(*calls) == [b""] * most
         for transport in others:
             await transport.close()
 

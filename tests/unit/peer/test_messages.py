@@ -149,7 +149,7 @@ def test_transcript_depends_on_every_byte_and_on_the_order() -> None:
 
 def test_keys_differ_by_type_direction_spis_and_transcript() -> None:
     one, other = agreed()
-    derive = [
+    derive: list[Callable[[HandshakeKeys], bytes]] = [
         lambda keys: keys.sa_key(RED, Role.INITIATOR, initiator_spi=300, responder_spi=400),
         lambda keys: keys.sa_key(BLUE, Role.INITIATOR, initiator_spi=300, responder_spi=400),
         lambda keys: keys.sa_key(RED, Role.RESPONDER, initiator_spi=300, responder_spi=400),

@@ -1,4 +1,5 @@
-"""The application VM: a cloud kernel that needs no decompression, a busybox initramfs of a few files, and a small clean disk.
+"""The application VM: a cloud kernel that needs no decompression, a busybox initramfs of a few files, and a small
+clean disk.
 
 It is made for a machine emulated inside an emulated machine, where every instruction of the boot counts.
 """
@@ -16,7 +17,17 @@ from vm_images.commands import run
 
 HERE = Path(__file__).parent
 _PACKAGES = ("linux-image-cloud-amd64", "busybox-static")
-_MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "failover", "net_failover", "virtio_net")
+_MODULES = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+)
 _DISK_BYTES = 8 << 20
 
 
@@ -38,12 +49,16 @@ def _build(out: Path) -> None:
     fixed = ["-U", "5ba30000-0000-4000-8000-000000000001", "-E", "hash_seed=5ba30000-0000-4000-8000-000000000002"]
     run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-L", "app", *fixed, disk])
     shutil.rmtree(root)
-    digests = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("vmlinux", "initrd", "disk.raw")}
+    digests = {
+        name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("vmlinux", "initrd", "disk.raw")
+    }
     (out / "app.json").write_text(json.dumps(digests, indent=2) + "\n")
 
 
 def _uncompressed(kernel: Path) -> bytes:
-    """The ELF kernel inside an LZ4-compressed bzImage (boot protocol 2.08: payload_offset at 0x248, payload_length at 0x24C)."""
+    """The ELF kernel inside an LZ4-compressed bzImage (boot protocol 2.08: payload_offset at 0x248, payload_length at
+    0x24C).
+    """
     image = kernel.read_bytes()
     setup_sectors = image[0x1F1] or 4
     offset, length = struct.unpack_from("<II", image, 0x248)
@@ -58,11 +73,19 @@ def _uncompressed(kernel: Path) -> bytes:
 def _make_initrd(root: Path, out: Path) -> None:
     (modules,) = (root / "lib/modules").iterdir()
     found = {path.stem.replace("-", "_"): path for path in modules.rglob("*.ko")}
-    files: list[tuple[str, int, bytes]] = [(name, 0o040755, b"") for name in ("bin", "dev", "proc", "sys", "mnt", "lib", "www", "run")]
+    files: list[tuple[str, int, bytes]] = [
+        (name, 0o040755, b"") for name in ("bin", "dev", "proc", "sys", "mnt", "lib", "www", "run")
+    ]
     files.append(("bin/busybox", 0o100755, (root / "bin/busybox").read_bytes()))
     files.append(("init", 0o100755, (HERE / "app/init").read_bytes()))
-    files += [(f"lib/{index}-{name}.ko", 0o100644, found[name].read_bytes()) for index, name in enumerate(_MODULES) if name in found]
-    out.write_bytes(b"".join(_cpio_entry(number, *entry) for number, entry in enumerate([*files, ("TRAILER!!!", 0, b"")], 1)))
+    files += [
+        (f"lib/{index}-{name}.ko", 0o100644, found[name].read_bytes())
+        for index, name in enumerate(_MODULES)
+        if name in found
+    ]
+    out.write_bytes(
+        b"".join(_cpio_entry(number, *entry) for number, entry in enumerate([*files, ("TRAILER!!!", 0, b"")], 1))
+    )
 
 
 def _cpio_entry(inode: int, name: str, mode: int, content: bytes) -> bytes:

@@ -1,4 +1,6 @@
-"""The slow, rarely changing layers of the host image: the Debian root with its initramfs and Python packages, and the build root beside it."""
+"""The slow, rarely changing layers of the host image: the Debian root with its initramfs and Python packages, and the
+build root beside it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,9 @@ def base_root(say: Callable[[str], None]) -> Path:
 
 
 def _make_base(root: Path, tools: Path) -> None:
-    debian.make_root(root, debian.read_list(RECIPE / "packages.txt"), excludes=debian.read_list(RECIPE / "path-excludes.txt"))
+    debian.make_root(
+        root, debian.read_list(RECIPE / "packages.txt"), excludes=debian.read_list(RECIPE / "path-excludes.txt")
+    )
     _make_initramfs(root)
     wheels.install_requirements(tools, root)
 

@@ -1,7 +1,8 @@
-"""``python3 -m vm_images.build [host|app]``: build what is missing of the lab's images and print the directory that holds them.
+"""``python3 -m vm_images.build [host|app]``: build what is missing of the lab's images and print the directory that
+holds them.
 
-Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the recipes make device nodes,
-owners and SELinux labels.
+Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the
+recipes make device nodes, owners and SELinux labels.
 """
 
 import argparse
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also put the image's files into this directory")
     chosen = parser.parse_args(arguments)
     if os.geteuid() != 0:
-        print("vm_images: building images needs root (device nodes, owners and labels): run it with sudo", file=sys.stderr)
+        print(
+            "vm_images: building images needs root (device nodes, owners and labels): run it with sudo", file=sys.stderr
+        )
         return 2
     try:
         made: Path = _RECIPES[chosen.image](_say)

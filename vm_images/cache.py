@@ -1,6 +1,8 @@
-"""Where finished layers and images lie, and how they get there: keyed by a digest of their recipe, built once, published by one rename.
+"""Where finished layers and images lie, and how they get there: keyed by a digest of their recipe, built once,
+published by one rename.
 
-Two builders of the same thing meet at a lock; a build that is interrupted leaves only a directory that the next one removes.
+Two builders of the same thing meet at a lock; a build that is interrupted leaves only a directory that the next one
+removes.
 """
 
 import fcntl
@@ -77,8 +79,27 @@ def cached(kind: str, key: str, build: Callable[[Path], None], say: Callable[[st
         os.utime(final)
         others = sorted((p for p in home.iterdir() if p.is_dir() and p != final), key=lambda p: p.stat().st_mtime)
         for old in others[: -(_KEPT_PER_KIND - 1)]:
-            remove_tree(old)
+            with in_use(old, exclusive=True) as free:
+                if free:
+                    remove_tree(old)
     return final
+
+
+@contextmanager
+def in_use(directory: Path, *, exclusive: bool = False) -> Iterator[bool]:
+    """Hold a directory of the cache so that it is not removed; yields whether that could be had (`exclusive`: nobody
+    else holds it).
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
 
 
 def remove_tree(tree: Path) -> None:

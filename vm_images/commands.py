@@ -1,6 +1,7 @@
 """Running outside programs for the recipes, on this machine and inside a root that is being made.
 
-Everything mounted for a program inside a root lives in a mount namespace of its own, so nothing is left mounted when a build is interrupted.
+Everything mounted for a program inside a root lives in a mount namespace of its own, so nothing is left mounted when
+a build is interrupted.
 """
 
 import os
@@ -23,7 +24,14 @@ def run(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None
     words = [str(argument) for argument in arguments]
     try:
         done = subprocess.run(
-            words, env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+            words,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     except FileNotFoundError as error:
         raise CommandError(f"{words[0]}: not installed (see vm_images/debian-packages.txt)") from error
@@ -40,14 +48,23 @@ def run_in_root(
     binds: Mapping[Path, str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a program inside `root`, with /proc, /dev and what `binds` names (path here → path inside) mounted for it alone."""
+    """Run a program inside `root`, with /proc, /dev and what `binds` names (path here → path inside) mounted for it
+    alone.
+    """
     script = ["set -e", "mount --make-rprivate /", f"mkdir -p {_inside(root, '/proc')} {_inside(root, '/dev')}"]
     script += [f"mount -t proc proc {_inside(root, '/proc')}", f"mount --rbind /dev {_inside(root, '/dev')}"]
     for source, target in (binds or {}).items():
         make = "mkdir -p" if source.is_dir() else f"mkdir -p {_inside(root, os.path.dirname(target))} && touch"
-        script += [f"{make} {_inside(root, target)}", f"mount --rbind {shlex.quote(str(source))} {_inside(root, target)}"]
+        script += [
+            f"{make} {_inside(root, target)}",
+            f"mount --rbind {shlex.quote(str(source))} {_inside(root, target)}",
+        ]
     script.append(f"exec chroot {shlex.quote(str(root))} {shlex.join(str(argument) for argument in arguments)}")
-    inner = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    inner = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/root",
+    }
     return run(["unshare", "--mount", "sh", "-c", "\n".join(script)], env={**inner, **(env or {})})
 
 

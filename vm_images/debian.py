@@ -15,7 +15,9 @@ def read_list(path: Path) -> list[str]:
 
 
 def make_root(root: Path, packages: Iterable[str], *, excludes: Iterable[str] = (), variant: str = "minbase") -> None:
-    """Fill `root` with the packages and what they depend on; recommended packages and files that match `excludes` stay out."""
+    """Fill `root` with the packages and what they depend on; recommended packages and files that match `excludes`
+    stay out.
+    """
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excludes]
     run(
         [
@@ -37,7 +39,7 @@ def _sources() -> list[str]:
     """One-line sources for the suite as configured here; none if there are none, and mmdebstrap takes Debian's own."""
     template = "$(SITE)|$(RELEASE)|$(COMPONENT)"
     targets = run(["apt-get", "indextargets", "--format", template, "Created-By: Packages"])
-    found = {}
+    found: dict[str, None] = {}
     for line in targets.splitlines():
         site, release, component = line.split("|")
         if component == "main" and release in (SUITE, f"{SUITE}-updates", f"{SUITE}-security"):

@@ -1,6 +1,8 @@
-"""The host image: base root plus this project, its SELinux modules, the lab's configuration and the application VM, as one ext4 file.
+"""The host image: base root plus this project, its SELinux modules, the lab's configuration and the application VM,
+as one ext4 file.
 
-The last layer is made anew whenever the project's code changes, so it is kept under a minute: copy, install, label, write.
+The last layer is made anew whenever the project's code changes, so it is kept under a minute: copy, install, label,
+write.
 """
 
 import json
@@ -28,9 +30,10 @@ _STRANGE_MODULE = "kernel/drivers/net/dummy.ko"
 def build_host(say: Callable[[str], None]) -> Path:
     """The directory with the host's images.
 
-    ``host.img`` (raw ext4), ``host.efi`` and ``other.efi`` (unified kernel images; the second has another command line), ``vmlinuz``, ``initrd``,
-    ``manifest.json`` (see :func:`_write_manifest`), ``app/`` (the application VM), ``stranger.ko`` (a kernel module that is not in the image)
-    and ``ssh_key`` (the private key that root's ssh takes).
+    ``host.img`` (raw ext4), ``host.efi`` and ``other.efi`` (unified kernel images; the second has another command
+    line), ``vmlinuz``, ``initrd``, ``manifest.json`` (see :func:`_write_manifest`), ``app/`` (the application VM),
+    ``stranger.ko`` (a kernel module that is not in the image) and ``ssh_key`` (the private key that root's ssh
+    takes).
     """
     key_pair = _lab_key()
     root = base.base_root(say)
@@ -72,7 +75,9 @@ def _lab_key() -> Path:
 
 
 def _take_out_stranger(root: Path, out: Path) -> None:
-    """Keep one signed module of this kernel out of the image: loading it later is a program that the manifest does not know."""
+    """Keep one signed module of this kernel out of the image: loading it later is a program that the manifest does
+    not know.
+    """
     (modules,) = (root / "lib/modules").iterdir()
     shutil.move(modules / _STRANGE_MODULE, out)
 
@@ -93,7 +98,9 @@ def _configure(root: Path, key_pair: Path) -> None:
 
 
 def _install_product(root: Path, tools: Path, out: Path) -> None:
-    """Install the project from a copy, so that nothing is written into the checkout; its unit goes where systemd looks."""
+    """Install the project from a copy, so that nothing is written into the checkout; its unit goes where systemd
+    looks.
+    """
     if (REPOSITORY / "pyproject.toml").exists():
         source = out / "source"
         source.mkdir()
@@ -127,7 +134,11 @@ def _write_boot_files(root: Path, out: Path) -> None:
     (initrd,) = (root / "boot").glob("initrd.img-*")
     shutil.copy(kernel, out / "vmlinuz")
     shutil.copy(initrd, out / "initrd")
-    release = (root / "etc/os-release").resolve() if not (root / "etc/os-release").is_symlink() else root / "usr/lib/os-release"
+    release = (
+        (root / "etc/os-release").resolve()
+        if not (root / "etc/os-release").is_symlink()
+        else root / "usr/lib/os-release"
+    )
     for name, words in (("host.efi", "cmdline"), ("other.efi", "cmdline-other")):
         cmdline = out / "cmdline.txt"
         cmdline.write_text((RECIPE / words).read_text().strip())
@@ -136,7 +147,8 @@ def _write_boot_files(root: Path, out: Path) -> None:
 
 
 def _write_manifest(root: Path, out: Path) -> None:
-    """``manifest.json``: ``{"files": {path: [sha256, ...]}, "uki": {name: {"sha256", "cmdline"}}, "kernel", "initrd", "app": {name: sha256}}``.
+    """``manifest.json``: ``{"files": {path: [sha256, ...]}, "uki": {name: {"sha256", "cmdline"}}, "kernel", "initrd",
+    "app": {name: sha256}}``.
 
     Paths are as the kernel names them in the running host (or in its initramfs), digests lower-case hexadecimal.
     """

@@ -1,6 +1,8 @@
-"""The image's manifest: a digest for every file that a host made of it may run or read, which is what a runtime policy is made of.
+"""The image's manifest: a digest for every file that a host made of it may run or read, which is what a runtime
+policy is made of.
 
-The kernel's measurement log names a file of the initramfs by its path there, so those are listed beside the files of the root.
+The kernel's measurement log names a file of the initramfs by its path there, so those are listed beside the files of
+the root.
 """
 
 import hashlib
@@ -18,7 +20,9 @@ _READ_FROM_INITRAMFS = ("/etc/fstab",)
 
 
 def file_digests(root: Path, initrd: Path) -> dict[str, list[str]]:
-    """Path → SHA-256 digests (lower-case hexadecimal, sorted) of the regular files of the root tree and of the initramfs."""
+    """Path → SHA-256 digests (lower-case hexadecimal, sorted) of the regular files of the root tree and of the
+    initramfs.
+    """
     found: dict[str, set[str]] = {}
     for path in sorted(root.rglob("*")):
         if path.is_file() and not path.is_symlink():
@@ -38,7 +42,8 @@ def sha256(path: Path) -> str:
 
 
 def _initramfs_files(initrd: Path) -> Iterator[tuple[str, bytes]]:
-    """The regular files of an initramfs of one zstd-compressed "newc" archive, hard links resolved, paths without symbolic links.
+    """The regular files of an initramfs of one zstd-compressed "newc" archive, hard links resolved, paths without
+    symbolic links.
 
     Format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel.
     """

@@ -1,6 +1,8 @@
-"""Unified kernel images: systemd's EFI stub with release, command line, kernel and initrd as sections, so that the firmware measures all of them.
+"""Unified kernel images: systemd's EFI stub with release, command line, kernel and initrd as sections, so that the
+firmware measures all of them.
 
-The sections are placed behind those of the stub; their order and alignment are fixed, so equal inputs give an equal file.
+The sections are placed behind those of the stub; their order and alignment are fixed, so equal inputs give an equal
+file.
 """
 
 import struct
@@ -27,7 +29,9 @@ def make_uki(out: Path, *, os_release: Path, cmdline: Path, kernel: Path, initrd
 
 
 def _end_of_image(stub: bytes) -> int:
-    """The first free page behind a PE32+ file's sections, image base included (PE format, optional header and section table)."""
+    """The first free page behind a PE32+ file's sections, image base included (PE format, optional header and section
+    table).
+    """
     (pe,) = struct.unpack_from("<I", stub, 0x3C)
     if stub[pe : pe + 4] != b"PE\0\0":
         raise ValueError("the EFI stub has no PE header")
@@ -36,8 +40,9 @@ def _end_of_image(stub: bytes) -> int:
     if magic != 0x20B:
         raise ValueError(f"the EFI stub's optional header has magic {magic:#x}, expected 0x20b (PE32+)")
     table = pe + 24 + optional_size
-    ends = []
+    ends: list[int] = []
     for index in range(sections):
         size, address = struct.unpack_from("<8xII", stub, table + 40 * index)
         ends.append(address + size)
-    return int(image_base) + -(-max(ends) // _PAGE) * _PAGE
+    last: int = max(ends)
+    return int(image_base) + -(-last // _PAGE) * _PAGE

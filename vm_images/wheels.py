@@ -1,4 +1,5 @@
-"""The host's Python packages: installed into /opt/shamon inside a Debian root with compilers, then carried into the image without them.
+"""The host's Python packages: installed into /opt/shamon inside a Debian root with compilers, then carried into the
+image without them.
 
 The build root is kept, because the project's own package is built there whenever its code changes.
 """
@@ -16,7 +17,8 @@ from vm_images.debian import make_root, read_list
 VENV = "/opt/shamon"
 REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 _TOOLS = "/opt/build"
-# What the host needs, what builds those of its packages that come as source, and what builds this project: all pinned with hashes.
+# What the host needs, what builds those of its packages that come as source, and what builds this project: all pinned
+# with hashes.
 _HOST, _HOST_BUILD, _BUILD = (REQUIREMENTS / name for name in ("host.txt", "host-build.txt", "build.txt"))
 LOCK_FILES = (_HOST, _HOST_BUILD, _BUILD)
 
@@ -37,18 +39,32 @@ def install_requirements(build_root: Path, target_root: Path) -> None:
     run_in_root(build_root, ["python3", "-m", "venv", "--without-pip", VENV])
     with tempfile.TemporaryDirectory() as made:
         binds = {_HOST: "/tmp/lock.txt", Path(made): "/tmp/wheels"}
-        _pip(build_root, ["wheel", "--require-hashes", "--no-build-isolation", "-w", "/tmp/wheels", "-r", "/tmp/lock.txt"], binds)
+        _pip(
+            build_root,
+            ["wheel", "--require-hashes", "--no-build-isolation", "-w", "/tmp/wheels", "-r", "/tmp/lock.txt"],
+            binds,
+        )
         wheels = [f"/tmp/wheels/{wheel.name}" for wheel in sorted(Path(made).iterdir())]
-        _pip(build_root, ["--python", f"{VENV}/bin/python", "install", "--no-compile", "--no-deps", "--no-index", *wheels], binds)
+        _pip(
+            build_root,
+            ["--python", f"{VENV}/bin/python", "install", "--no-compile", "--no-deps", "--no-index", *wheels],
+            binds,
+        )
     run(["cp", "-a", venv, target_root / "opt/"])
 
 
 def install_project(build_root: Path, source: Path, target_root: Path) -> None:
-    """Install the project at `source` (a clean copy of it) into /opt/shamon of `target_root`, dependencies left alone."""
+    """Install the project at `source` (a clean copy of it) into /opt/shamon of `target_root`, dependencies left
+    alone.
+    """
     binds = {target_root / VENV.lstrip("/"): VENV, source: "/tmp/source"}
     _pip(build_root, ["wheel", "--no-deps", "--no-build-isolation", "-w", "/tmp/source/wheel", "/tmp/source"], binds)
     python = ["--python", f"{VENV}/bin/python"]
-    _pip(build_root, [*python, "install", "--no-deps", "--no-index", "--find-links", "/tmp/source/wheel", "shamon-host"], binds)
+    _pip(
+        build_root,
+        [*python, "install", "--no-deps", "--no-index", "--find-links", "/tmp/source/wheel", "shamon-host"],
+        binds,
+    )
 
 
 def _pip(root: Path, arguments: list[str], binds: Mapping[Path, str] | None = None) -> None:
@@ -70,7 +86,12 @@ class _Settings:
 def _settings_of_this_machine() -> _Settings:
     wanted = re.compile(r"PIP_.*|.*_proxy|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE", re.IGNORECASE)
     env = {name: value for name, value in os.environ.items() if wanted.fullmatch(name)}
-    files = [Path("/etc/pip.conf"), Path("/etc/xdg/pip/pip.conf"), Path.home() / ".pip/pip.conf", Path.home() / ".config/pip/pip.conf"]
+    files = [
+        Path("/etc/pip.conf"),
+        Path("/etc/xdg/pip/pip.conf"),
+        Path.home() / ".pip/pip.conf",
+        Path.home() / ".config/pip/pip.conf",
+    ]
     if "PIP_CONFIG_FILE" in env:
         files.append(Path(env["PIP_CONFIG_FILE"]))
     configured = [path for path in files if path.is_file()]

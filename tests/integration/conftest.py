@@ -1,4 +1,6 @@
-"""Fixtures of the integration tests: one lab for the session, and its two hosts, booted once for all tests that leave them as they were."""
+"""Fixtures of the integration tests: one lab for the session, and its two hosts, booted once for all tests that leave
+them as they were.
+"""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ from tests.integration.lab.images import host_images
 def images() -> Path:
     """The directory of the host images, built first when needed."""
     if os.geteuid() != 0 and "SHAMON_LAB_IMAGES" not in os.environ:
-        pytest.skip("the lab's images are built by root: run as root, or name a directory of images in SHAMON_LAB_IMAGES")
+        pytest.skip(
+            "the lab's images are built by root: run as root, or name a directory of images in SHAMON_LAB_IMAGES"
+        )
     return host_images()
 
 

@@ -1,4 +1,6 @@
-"""The lab: Debian hosts in QEMU with a software TPM each, on one recorded wire. Used by the integration tests and by ``make lab``."""
+"""The lab: Debian hosts in QEMU with a software TPM each, on one recorded wire. Used by the integration tests and by
+``make lab``.
+"""
 
 from tests.integration.lab.console import VmConsole
 from tests.integration.lab.errors import LabError

@@ -1,6 +1,7 @@
 """``python -m tests.integration.lab up|push|ssh|status``: a lab that keeps running, for developing.
 
-``up`` boots hosts and holds them until it is interrupted, leaving a note of where they are in the cache; the other commands read that note:
+``up`` boots hosts and holds them until it is interrupted, leaving a note of where they are in the cache, which the
+other commands read:
 ``push`` puts the checkout's code into the running hosts, ``ssh HOST [COMMAND]`` logs in.
 """
 
@@ -38,12 +39,21 @@ def _up(chosen: argparse.Namespace) -> int:
             lab.host(name).start(BootImage.OTHER if name in chosen.other else BootImage.RIGHT)
         for name in chosen.hosts:
             lab.host(name).wait_ready()
-        hosts = {h.name: {"ssh_port": h.ssh_port, "qemu_pid": h.pid, "serial_log": str(h.serial_log)} for h in lab.hosts}
+        hosts = {
+            h.name: {"ssh_port": h.ssh_port, "qemu_pid": h.pid, "serial_log": str(h.serial_log)} for h in lab.hosts
+        }
         key = lab.images / "ssh_key"
-        note = {"pid": os.getpid(), "directory": str(lab.directory), "images": str(lab.images), "key": str(key), "hosts": hosts}
+        note = {
+            "pid": os.getpid(),
+            "directory": str(lab.directory),
+            "images": str(lab.images),
+            "key": str(key),
+            "hosts": hosts,
+        }
         _note().write_text(json.dumps(note, indent=2) + "\n")
         for name, facts in hosts.items():
-            print(f"{name}: {' '.join(_ssh_command(key, facts['ssh_port']))}   # QEMU {facts['qemu_pid']}, {facts['serial_log']}")
+            print(f"{name}: {' '.join(_ssh_command(key, lab.host(name).ssh_port))}")
+            print(f"    QEMU {facts['qemu_pid']}, console {facts['serial_log']}")
         print(f"wire: {lab.directory}/wire.pcap; end with Ctrl-C or kill {os.getpid()}", flush=True)
         stop.wait()
         _note().unlink(missing_ok=True)
@@ -90,7 +100,9 @@ def main() -> int:
     commands = parser.add_subparsers(required=True)
     up = commands.add_parser("up", help="boot hosts and keep them running")
     up.add_argument("hosts", nargs="*", default=["alpha", "beta"])
-    up.add_argument("--other", action="append", default=[], metavar="HOST", help="boot this host with the other command line")
+    up.add_argument(
+        "--other", action="append", default=[], metavar="HOST", help="boot this host with the other command line"
+    )
     up.set_defaults(run=_up)
     push = commands.add_parser("push", help="put the checkout's shamon_host into the running hosts")
     push.add_argument("hosts", nargs="*")

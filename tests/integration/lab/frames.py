@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
-_ETHERTYPE_IPV4, _ETHERTYPE_ARP, _ETHERTYPE_IPV6, _ETHERTYPE_VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
+_ETHERTYPE_VLAN = 0x8100
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 50: "esp", 51: "ah", 58: "icmp6", 115: "l2tp"}
 _IPV6_FRAGMENT = 44
 _IPV6_SKIPPED = {0, 43, 60}
@@ -29,8 +29,8 @@ class Kind(StrEnum):
 class Frame:
     """One frame seen on the wire.
 
-    `time_s` is monotonic; `source` and `target` are IP (or ARP) addresses and ports are TCP/UDP ports, None where the frame has none (a later
-    fragment has no ports).
+    `time_s` is monotonic; `source` and `target` are IP (or ARP) addresses and ports are TCP/UDP ports, None where the
+    frame has none (a later fragment has no ports).
     """
 
     time_s: float
@@ -54,11 +54,19 @@ def parse(raw: bytes, *, time_s: float, host: str) -> Frame:
     except (struct.error, IndexError, ValueError):
         kind, source, target, ports = Kind.OTHER, None, None, (None, None)
     return Frame(
-        time_s=time_s, host=host, raw=raw, kind=kind, source=source, target=target, source_port=ports[0], target_port=ports[1]
+        time_s=time_s,
+        host=host,
+        raw=raw,
+        kind=kind,
+        source=source,
+        target=target,
+        source_port=ports[0],
+        target_port=ports[1],
     )
 
 
-_Headers = tuple[Kind, str | None, str | None, tuple[int | None, int | None]]
+_Ports = tuple[int | None, int | None]
+_Headers = tuple[Kind, str | None, str | None, _Ports]
 
 
 def _headers(raw: bytes) -> _Headers:
@@ -69,7 +77,12 @@ def _headers(raw: bytes) -> _Headers:
         start = 18
     match ethertype:
         case 0x0806:
-            return Kind.ARP, _address(raw[start + 14 : start + 18]), _address(raw[start + 24 : start + 28]), (None, None)
+            return (
+                Kind.ARP,
+                _address(raw[start + 14 : start + 18]),
+                _address(raw[start + 24 : start + 28]),
+                (None, None),
+            )
         case 0x0800:
             return _ipv4(raw, start)
         case 0x86DD:
@@ -81,8 +94,8 @@ def _headers(raw: bytes) -> _Headers:
 def _ipv4(raw: bytes, start: int) -> _Headers:
     (fragment,) = struct.unpack_from("!H", raw, start + 6)
     source, target = _address(raw[start + 12 : start + 16]), _address(raw[start + 16 : start + 20])
-    first = not fragment & 0x1FFF
-    return _transport(raw, start + (raw[start] & 0x0F) * 4, raw[start + 9], first, source, target)
+    kind, ports = _transport(raw, start + (raw[start] & 0x0F) * 4, raw[start + 9], first=not fragment & 0x1FFF)
+    return kind, source, target, ports
 
 
 def _ipv6(raw: bytes, start: int) -> _Headers:
@@ -95,15 +108,16 @@ def _ipv6(raw: bytes, start: int) -> _Headers:
             protocol, at = raw[at], at + 8
         else:
             protocol, at = raw[at], at + 8 + raw[at + 1] * 8
-    return _transport(raw, at, protocol, first, source, target)
+    kind, ports = _transport(raw, at, protocol, first=first)
+    return kind, source, target, ports
 
 
-def _transport(raw: bytes, at: int, protocol: int, first: bool, source: str, target: str) -> _Headers:
+def _transport(raw: bytes, at: int, protocol: int, *, first: bool) -> tuple[Kind, _Ports]:
     kind = Kind(_PROTOCOLS.get(protocol, "other"))
-    if kind in (Kind.UDP, Kind.TCP) and first:
-        source_port, target_port = struct.unpack_from("!HH", raw, at)
-        return kind, source, target, (source_port, target_port)
-    return kind, source, target, (None, None)
+    if kind not in (Kind.UDP, Kind.TCP) or not first:
+        return kind, (None, None)
+    source_port, target_port = struct.unpack_from("!HH", raw, at)
+    return kind, (source_port, target_port)
 
 
 def _address(packed: bytes) -> str:

@@ -1,4 +1,6 @@
-"""One host of the lab: its life (boot, reboot, power), its shell, and its state that outlives a boot (disk overlay, TPM, firmware variables)."""
+"""One host of the lab: its life (boot, reboot, power), its shell, and its state that outlives a boot (disk overlay,
+TPM, firmware variables).
+"""
 
 import shutil
 import time
@@ -23,7 +25,9 @@ class BootImage(StrEnum):
 
 
 class LabHost:
-    """A host that may be off or running; `number` gives its name inside, its addresses 192.0.2.N and 2001:db8::N, and its cards' MACs."""
+    """A host that may be off or running; `number` gives its name inside, its addresses 192.0.2.N and 2001:db8::N, and
+    its cards' MACs.
+    """
 
     def __init__(self, *, name: str, number: int, images: Path, directory: Path, wire: Wire, accelerator: str) -> None:
         self.name = name
@@ -93,7 +97,9 @@ class LabHost:
                 raise LabError(f"{self.name}: no ssh after {timeout_s:.0f} s\n{self._last_words()}")
             time.sleep(1)
 
-    def boot(self, image: BootImage = BootImage.RIGHT, *, fresh_disk: bool = False, timeout_s: float = _BOOT_LIMIT_S) -> None:
+    def boot(
+        self, image: BootImage = BootImage.RIGHT, *, fresh_disk: bool = False, timeout_s: float = _BOOT_LIMIT_S
+    ) -> None:
         """`start` and `wait_ready`."""
         self.start(image, fresh_disk=fresh_disk)
         self.wait_ready(timeout_s)
@@ -109,7 +115,9 @@ class LabHost:
     def power_off(self, timeout_s: float = 120) -> None:
         """Shut down in order."""
         if self.pid is not None and self._machine is not None:
-            self._shell.run("systemctl poweroff --no-block </dev/null >/dev/null 2>&1", check=False, timeout_s=30, stdin=b"")
+            self._shell.run(
+                "systemctl poweroff --no-block </dev/null >/dev/null 2>&1", check=False, timeout_s=30, stdin=b""
+            )
             self._machine.wait(timeout_s)
         self._off()
 
@@ -123,8 +131,14 @@ class LabHost:
 
     def put(self, path: str, content: bytes | str | Path, *, mode: str = "0644") -> None:
         """Write a file on the host under the label that its path should have; directories are made as needed."""
-        data = content.read_bytes() if isinstance(content, Path) else content.encode() if isinstance(content, str) else content
-        command = f"d=$(dirname '{path}'); [ -d \"$d\" ] || {{ mkdir -p \"$d\" && restorecon \"$d\"; }}; cat > '{path}'"
+        data = (
+            content.read_bytes()
+            if isinstance(content, Path)
+            else content.encode()
+            if isinstance(content, str)
+            else content
+        )
+        command = f'd=$(dirname \'{path}\'); [ -d "$d" ] || {{ mkdir -p "$d" && restorecon "$d"; }}; cat > \'{path}\''
         self.run(f"{command} && chmod {mode} '{path}' && restorecon '{path}'", stdin=data)
 
     def get(self, path: str) -> bytes:

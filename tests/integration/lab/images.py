@@ -11,7 +11,8 @@ _REPOSITORY = Path(__file__).parents[3]
 
 
 def host_images() -> Path:
-    """The directory of the host images for the code as it is now; `SHAMON_LAB_IMAGES` names another one and builds nothing.
+    """The directory of the host images for the code as it is now; `SHAMON_LAB_IMAGES` names another one and builds
+    nothing.
 
     Raises:
         LabError: they could not be built; the builder's own words are on standard error.

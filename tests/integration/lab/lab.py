@@ -1,6 +1,7 @@
 """A lab: a directory, a wire and the hosts on it, all gone when it closes."""
 
 import atexit
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,15 +9,20 @@ from pathlib import Path
 from tests.integration.lab.accelerator import accelerator
 from tests.integration.lab.host import LabHost
 from tests.integration.lab.wire import Wire
+from vm_images.cache import in_use
 
 _NUMBERS = {"alpha": 1, "beta": 2, "gamma": 3}
 
 
 class Lab:
-    """Hosts on one wire; a context manager. `images` is the directory that ``python3 -m vm_images.build host`` prints."""
+    """Hosts on one wire; a context manager. `images` is the directory that ``python3 -m vm_images.build host``
+    prints.
+    """
 
     def __init__(self, images: Path, *, keep: Path | None = None) -> None:
         self.images = images
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(in_use(images))
         # Unix socket paths are short, so the directory is made where temporary files go, not beside the images.
         self.directory = Path(tempfile.mkdtemp(prefix="lab-"))
         self._keep = keep
@@ -72,4 +78,5 @@ class Lab:
             for path in [*self.directory.glob("*.pcap"), *self.directory.glob("*/*.log")]:
                 shutil.copy(path, self._keep / "-".join(path.relative_to(self.directory).parts))
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._held.close()
         atexit.unregister(self.close)

@@ -1,6 +1,7 @@
 """The QEMU process of one lab host.
 
-Everything that the firmware measures is the same for all hosts: the cards sit in fixed slots without option ROMs, and network boot is off.
+Everything that the firmware measures is the same for all hosts: the cards sit in fixed slots without option ROMs, and
+network boot is off.
 """
 
 import os
@@ -64,7 +65,9 @@ class Machine:
         try:
             self._process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise LabError(f"{self._settings.name}: still running {timeout_s:.0f} s after it was told to end") from error
+            raise LabError(
+                f"{self._settings.name}: still running {timeout_s:.0f} s after it was told to end"
+            ) from error
 
     def kill(self) -> None:
         """End QEMU at once, as if the power failed."""
@@ -76,12 +79,37 @@ class Machine:
 def _command(settings: MachineSettings) -> list[str]:
     cpu = "host" if settings.accelerator == "kvm" else "max"
     mac = f"{settings.number:02x}"
-    command = ["qemu-system-x86_64", "-name", settings.name, "-machine", "q35", "-accel", settings.accelerator, "-cpu", cpu]
-    command += ["-m", str(settings.memory_mib), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    command = [
+        "qemu-system-x86_64",
+        "-name",
+        settings.name,
+        "-machine",
+        "q35",
+        "-accel",
+        settings.accelerator,
+        "-cpu",
+        cpu,
+    ]
+    command += [
+        "-m",
+        str(settings.memory_mib),
+        "-smp",
+        "1",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]
     command += ["-serial", f"file:{settings.serial_log}"]
     command += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_FIRMWARE}"]
     command += ["-drive", f"if=pflash,format=raw,unit=1,file={settings.variables}"]
-    command += ["-chardev", f"socket,id=tpmctl,path={settings.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpmctl"]
+    command += [
+        "-chardev",
+        f"socket,id=tpmctl,path={settings.tpm_socket}",
+        "-tpmdev",
+        "emulator,id=tpm0,chardev=tpmctl",
+    ]
     command += ["-device", "tpm-crb,tpmdev=tpm0"]
     command += ["-netdev", f"user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:{settings.ssh_port}-:22"]
     command += ["-device", f"virtio-net-pci,netdev=mgmt,mac=52:54:00:00:00:{mac},addr=2,romfile="]

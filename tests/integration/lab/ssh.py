@@ -59,9 +59,8 @@ class Shell:
             elapsed_ms=(time.monotonic() - started) * 1000,
         )
         if check and status != 0:
-            raise LabError(
-                f"{self._name}: {command[:200]!r} exited with {status}\n{result.stdout[-4000:]}{result.stderr[-4000:]}".rstrip()
-            )
+            said = f"{result.stdout[-4000:]}{result.stderr[-4000:]}".rstrip()
+            raise LabError(f"{self._name}: {command[:200]!r} exited with {status}\n{said}")
         return result
 
     def read(self, path: str) -> bytes:
@@ -117,5 +116,8 @@ class Shell:
                     if channel.closed and not channel.exit_status_ready():
                         raise EOFError("the connection ended before the command did")
                     if time.monotonic() > deadline:
-                        raise LabError(f"{self._name}: {command[:200]!r}: no end within its time limit; so far {bytes(stdout[-500:])!r}")
+                        said = bytes(stdout[-500:])
+                        raise LabError(
+                            f"{self._name}: {command[:200]!r}: no end within its time limit; so far {said!r}"
+                        )
                     time.sleep(0.02)

@@ -8,7 +8,9 @@ from tests.integration.lab.errors import LabError
 
 
 class SoftwareTpm:
-    """swtpm for one host. It ends by itself when QEMU lets go of it, and is started again before each boot; the state stays."""
+    """swtpm for one host. It ends by itself when QEMU lets go of it, and is started again before each boot; the state
+    stays.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()

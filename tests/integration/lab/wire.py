@@ -1,7 +1,7 @@
 """The shared Ethernet wire of the lab: a learning switch in this process, over unix sockets, that records every frame.
 
-QEMU's multicast wire loses frames by itself and joins labs by accident; this one belongs to its lab, can be asked what passed, can have frames put
-in, and can cut a host off.
+QEMU's multicast wire loses frames by itself and joins labs by accident; this one belongs to its lab, can be asked
+what passed, can have frames put in, and can cut a host off.
 """
 
 import contextlib
@@ -80,7 +80,9 @@ class Wire:
             return len(self._seen)
 
     def since(self, mark: int = 0, *, kinds: Iterable[Kind] | None = None) -> list[Frame]:
-        """The frames that hosts have sent since `mark`, oldest first; only those of `kinds` if given. Cut-off hosts' frames are not in it."""
+        """The frames that hosts have sent since `mark`, oldest first; only those of `kinds` if given. Cut-off hosts'
+        frames are not in it.
+        """
         with self._lock:
             seen = self._seen[mark:]
         wanted = None if kinds is None else set(kinds)

@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self, TypeVar
 
 # The stack prints errors to standard error by itself, and reads this when it first does; here they are exceptions.
@@ -125,7 +126,9 @@ class DeviceTpm:
                 expected="device:/dev/tpmrm0, or swtpm:host=HOST,port=PORT",
                 found=repr(self._tcti),
             )
-        self._esapi = self._do("open it", lambda: ESAPI(self._tcti), remedy="Does the TPM exist, and may this program open it?")
+        self._esapi = self._do(
+            "open it", lambda: ESAPI(self._tcti), remedy="Does the TPM exist, and may this program open it?"
+        )
         try:
             self._create_ak()
         except BackendFailed:
@@ -149,9 +152,7 @@ class DeviceTpm:
     def _quote_once(self, qualifying_data: bytes) -> tuple[bytes, bytes]:
         selection = _tpml(_SELECTION)
         scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)  # the key has its own
-        attest, signature = self._do(
-            "quote", lambda: self._esapi.quote(self._ak, selection, qualifying_data, scheme)
-        )
+        attest, signature = self._do("quote", lambda: self._esapi.quote(self._ak, selection, qualifying_data, scheme))
         return bytes(attest.attestationData), bytes(signature.marshal())
 
     def _read_pcrs(self) -> dict[int, bytes]:
@@ -159,7 +160,7 @@ class DeviceTpm:
         values: dict[int, bytes] = {}
         while missing := [pcr for pcr in QUOTED_PCRS if pcr not in values]:
             selection = _tpml(PcrSelection.of({Bank.SHA256: missing}))
-            _, selected, digests = self._do("read PCRs", lambda asked=selection: self._esapi.pcr_read(asked))
+            _, selected, digests = self._do("read PCRs", partial(self._esapi.pcr_read, selection))
             given = _pcrs_of(selected)
             if not given or len(given) != len(digests):
                 raise self._no_bank(f"no value for PCR {missing[0]}")
@@ -176,10 +177,11 @@ class DeviceTpm:
         )
 
     def _do(self, what: str, command: Callable[[], T], *, remedy: str = "") -> T:
-        """Run one TPM command; the stack's exceptions become BackendFailed."""
+        """Run one TPM command. The stack's exceptions become BackendFailed, and the next use connects anew."""
         try:
             return command()
-        except (TSS2_Exception, OSError, ValueError, TypeError) as error:
+        except (TSS2_Exception, OSError, ValueError, TypeError, IndexError) as error:
+            self.close()
             raise BackendFailed(
                 f"the TPM does not let this program {what}", where=self._tcti, found=str(error), remedy=remedy
             ) from error

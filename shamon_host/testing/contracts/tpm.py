@@ -1,0 +1,125 @@
+"""What every `Tpm` must do, in software or in a chip, judged by what a Verifier makes of its answers.
+
+Subclass `TpmContract` and give it the `tpm` fixture. `change_pcr` and `restart` are what only somebody around a TPM can
+do to it: where a backend lacks them, those tests skip with the reason.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+
+from shamon_host.attestation.pcr import Bank, PcrSelection
+from shamon_host.attestation.ports import QUOTED_PCRS, Quote, Tpm
+from shamon_host.attestation.quote import QuoteError, QuoteFault, VerifiedQuote, verify_quote
+from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
+from shamon_host.domain.errors import BackendFailed
+
+NONCE = hashlib.sha256(b"a nonce").digest()
+SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
+
+
+def verified(tpm: Tpm, quote: Quote, nonce: bytes = NONCE) -> VerifiedQuote:
+    """The quote as a Verifier that knows this TPM's AK sees it."""
+    pcrs = {Bank.SHA256: quote.pcr_values}
+    return verify_quote(quote.attest, quote.signature, tpm.ak_public(), nonce, SELECTION, pcrs)
+
+
+class TpmContract:
+    """The suite."""
+
+    @pytest.fixture
+    def tpm(self) -> Iterator[Tpm]:
+        """A TPM that works. Its PCRs may hold anything."""
+        raise NotImplementedError
+
+    def change_pcr(self, tpm: Tpm) -> int:
+        """Make something extend one of the quoted PCRs; return its index."""
+        pytest.skip("nothing here may change this TPM's PCRs")
+
+    def restart(self, tpm: Tpm) -> Tpm:
+        """The same TPM after a reset of its host."""
+        pytest.skip("this TPM's host cannot be reset from here")
+
+    def broken(self) -> Tpm:
+        """A TPM that cannot be reached."""
+        pytest.skip("no TPM of this kind can be out of reach")
+
+    def test_the_ak_is_an_attestation_key_and_stays_the_same(self, tpm: Tpm) -> None:
+        public = tpm.ak_public()
+        area = TpmPublic.parse(public)
+        area.require_attestation_key()
+        assert area.encode() == public
+        assert tpm.ak_public() == public
+
+    def test_a_quote_verifies(self, tpm: Tpm) -> None:
+        quote = tpm.quote(NONCE)
+        facts = verified(tpm, quote)
+        assert facts.selection == SELECTION
+        assert facts.pcrs[Bank.SHA256] == dict(quote.pcr_values)
+
+    def test_it_gives_exactly_the_quoted_pcrs(self, tpm: Tpm) -> None:
+        values = tpm.quote(NONCE).pcr_values
+        assert sorted(values) == list(QUOTED_PCRS)
+        assert {len(value) for value in values.values()} == {Bank.SHA256.digest_size}
+
+    def test_the_ak_is_of_the_endorsement_hierarchy(self, tpm: Tpm) -> None:
+        """So that the counts in a quote are the TPM's own."""
+        facts = verified(tpm, tpm.quote(NONCE))
+        assert facts.qualified_signer == TpmPublic.parse(tpm.ak_public()).qualified_name(TPM_RH_ENDORSEMENT)
+
+    def test_a_quote_is_for_its_nonce_alone(self, tpm: Tpm) -> None:
+        with pytest.raises(QuoteError) as caught:
+            verified(tpm, tpm.quote(hashlib.sha256(b"another nonce").digest()))
+        assert caught.value.fault is QuoteFault.NONCE
+
+    def test_other_pcr_values_are_not_the_quoted_ones(self, tpm: Tpm) -> None:
+        quote = tpm.quote(NONCE)
+        changed = Quote(
+            attest=quote.attest,
+            signature=quote.signature,
+            pcr_values={**quote.pcr_values, 4: hashlib.sha256().digest()},
+        )
+        with pytest.raises(QuoteError) as caught:
+            verified(tpm, changed)
+        assert caught.value.fault is QuoteFault.PCR_DIGEST
+
+    def test_time_goes_on_within_one_boot(self, tpm: Tpm) -> None:
+        first, second = verified(tpm, tpm.quote(NONCE)), verified(tpm, tpm.quote(NONCE))
+        assert second.clock.reset_count == first.clock.reset_count
+        assert second.clock.restart_count == first.clock.restart_count
+        assert second.clock.clock_ms >= first.clock.clock_ms
+        assert second.firmware_version == first.firmware_version
+
+    def test_many_quotes_leave_nothing_behind(self, tpm: Tpm) -> None:
+        """A TPM has room for three loaded objects or so."""
+        for _ in range(10):
+            verified(tpm, tpm.quote(NONCE))
+
+    def test_it_names_its_manufacturer(self, tpm: Tpm) -> None:
+        name = tpm.manufacturer()
+        assert 1 <= len(name) <= 4
+        assert name.isascii()
+        assert name.isprintable()
+
+    def test_a_changed_pcr_shows_in_the_next_quote(self, tpm: Tpm) -> None:
+        before = tpm.quote(NONCE)
+        pcr = self.change_pcr(tpm)
+        after = tpm.quote(NONCE)
+        verified(tpm, after)
+        assert after.pcr_values[pcr] != before.pcr_values[pcr]
+        untouched = [index for index in QUOTED_PCRS if index not in {pcr, 10}]
+        assert [after.pcr_values[index] for index in untouched] == [before.pcr_values[index] for index in untouched]
+
+    def test_after_a_reset_the_key_is_the_same_and_the_count_one_more(self, tpm: Tpm) -> None:
+        public, before = tpm.ak_public(), verified(tpm, tpm.quote(NONCE))
+        tpm = self.restart(tpm)
+        assert tpm.ak_public() == public
+        after = verified(tpm, tpm.quote(NONCE))
+        assert after.clock.reset_count == before.clock.reset_count + 1
+
+    def test_a_tpm_out_of_reach_is_a_failed_backend(self) -> None:
+        broken = self.broken()
+        for call in (broken.ak_public, broken.manufacturer, lambda: broken.quote(NONCE)):
+            with pytest.raises(BackendFailed):
+                call()

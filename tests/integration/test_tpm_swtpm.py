@@ -1,0 +1,155 @@
+"""The TPM adapter on a software TPM of its own, on this machine: no root, no lab.
+
+Skipped where swtpm or the TPM2 software stack is missing; in a lab host the same contract runs on `/dev/tpmrm0`.
+"""
+
+import hashlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shamon_host.attestation.ports import Tpm
+from shamon_host.testing.contracts.tpm import NONCE, TpmContract
+
+pytest.importorskip("tpm2_pytss", reason="the TPM2 software stack's Python package (extra `host`) is not installed")
+if shutil.which("swtpm") is None or shutil.which("swtpm_setup") is None:
+    pytest.skip("swtpm is not installed (Debian: swtpm, swtpm-tools)", allow_module_level=True)
+
+from tpm2_pytss import ESAPI
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
+from tpm2_pytss.types import TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
+
+from shamon_host.attestation.tpm_device import DeviceTpm
+from shamon_host.domain.errors import BackendFailed
+
+_PCR = 14
+
+
+class Swtpm:
+    """A swtpm process with its state in `directory`; `reset` is a reboot of the machine it would be in."""
+
+    def __init__(self, directory: Path, *, banks: str = "sha256") -> None:
+        self._state = directory.absolute() / "state"  # swtpm changes directory: relative paths fail
+        self._state.mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = _two_free_ports()  # the stack expects the control channel at the second
+        setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(self._state), "--pcr-banks", banks]
+        subprocess.run(setup, check=True, capture_output=True)
+        self.start()
+
+    @property
+    def tcti(self) -> str:
+        """How the adapter reaches it."""
+        return f"swtpm:host=127.0.0.1,port={self._port}"
+
+    def start(self) -> None:
+        """Switch it on with the state it had."""
+        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self._state}"]
+        command += ["--server", f"type=tcp,port={self._port},bindaddr=127.0.0.1"]
+        command += ["--ctrl", f"type=tcp,port={self._port + 1},bindaddr=127.0.0.1"]
+        command += ["--flags", "not-need-init,startup-clear"]
+        self._process = subprocess.Popen(command)
+        deadline = time.monotonic() + 10
+        while True:
+            with closing(socket.socket()) as probe:
+                if probe.connect_ex(("127.0.0.1", self._port + 1)) == 0:
+                    return
+            assert time.monotonic() < deadline, "swtpm does not listen"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Switch it off."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=10)
+            self._process = None
+
+
+def _two_free_ports() -> int:
+    while True:
+        with closing(socket.socket()) as first, closing(socket.socket()) as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+@pytest.fixture
+def swtpm(tmp_path: Path) -> Iterator[Swtpm]:
+    tpm = Swtpm(tmp_path)
+    yield tpm
+    tpm.stop()
+
+
+class TestSwtpm(TpmContract):
+    @pytest.fixture
+    def tpm(self, swtpm: Swtpm) -> Iterator[Tpm]:
+        self._swtpm = swtpm
+        with DeviceTpm(swtpm.tcti) as tpm:
+            yield tpm
+
+    def change_pcr(self, tpm: Tpm) -> int:
+        assert isinstance(tpm, DeviceTpm)
+        tpm.close()  # swtpm takes one connection at a time; the adapter comes back by itself
+        digest = TPMT_HA(hashAlg=TPM2_ALG.SHA256, digest=TPMU_HA(sha256=hashlib.sha256(b"an event").digest()))
+        with ESAPI(self._swtpm.tcti) as esapi:
+            esapi.pcr_extend(ESYS_TR(_PCR), TPML_DIGEST_VALUES([digest]))
+        return _PCR
+
+    def restart(self, tpm: Tpm) -> Tpm:
+        assert isinstance(tpm, DeviceTpm)
+        tpm.close()
+        self._swtpm.stop()
+        self._swtpm.start()
+        return tpm
+
+    def broken(self) -> Tpm:
+        return DeviceTpm(f"swtpm:host=127.0.0.1,port={_two_free_ports()}")
+
+
+def test_libtpms_calls_itself_ibm(swtpm: Swtpm) -> None:
+    with DeviceTpm(swtpm.tcti) as tpm:
+        assert tpm.manufacturer() == "IBM"
+
+
+def test_it_connects_again_after_the_tpm_went_away(swtpm: Swtpm, capfd: pytest.CaptureFixture[str]) -> None:
+    with DeviceTpm(swtpm.tcti) as tpm:
+        public = tpm.ak_public()
+        swtpm.stop()
+        with pytest.raises(BackendFailed, match="does not let this program quote"):
+            tpm.quote(NONCE)
+        swtpm.start()
+        assert tpm.quote(NONCE).attest
+        assert tpm.ak_public() == public
+    assert not capfd.readouterr().err  # nothing of the stack's own complaints
+
+
+def test_qualifying_data_that_no_tpm_takes(swtpm: Swtpm) -> None:
+    with DeviceTpm(swtpm.tcti) as tpm:
+        with pytest.raises(BackendFailed):
+            tpm.quote(bytes(100))
+        assert tpm.quote(NONCE).attest
+
+
+def test_a_tpm_without_the_sha256_bank_is_refused(tmp_path: Path) -> None:
+    swtpm = Swtpm(tmp_path, banks="sha384")
+    try:
+        with DeviceTpm(swtpm.tcti) as tpm, pytest.raises(BackendFailed, match="PCR bank"):
+            tpm.quote(NONCE)
+    finally:
+        swtpm.stop()
+
+
+@pytest.mark.parametrize("tcti", ["", "mssim", "device:/dev/null", "swtpm:path=/nowhere", "libtss2-tcti-cmd.so:sh"])
+def test_no_tpm_there(tcti: str) -> None:
+    with pytest.raises(BackendFailed):
+        DeviceTpm(tcti).ak_public()

@@ -16,7 +16,7 @@ from shamon_host.attestation.evidence import Evidence, Role
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.ports import Blocking, Clock
-from shamon_host.daemon.references import References
+from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
@@ -53,7 +53,7 @@ class CoalitionHost:
     policy: Policy
     label_map: LabelMap
     registry: PeerRegistry
-    references: References
+    references: ReferenceSource
     store: Store
     audit: AuditLog
     clock: Clock

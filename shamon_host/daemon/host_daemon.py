@@ -16,7 +16,7 @@ from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.reactions import Reactions
-from shamon_host.daemon.references import References
+from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain import label_map as label_maps
@@ -38,7 +38,7 @@ class HostDaemon:
     name: HostName
     policy: Policy
     registry: PeerRegistry
-    references: References
+    references: ReferenceSource
     store: Store
     audit: AuditLog
     backends: Backends

@@ -19,6 +19,8 @@ from shamon_host.peer.handshake import Busy, Handshaker
 _GATHER_S = 0.2
 """A burst of changes makes one handshake."""
 _BUSY_S = 0.5
+_RETRY_S = 1.0
+"""First wait after a handshake that failed; doubled each time, up to the period."""
 _STEP_IN = 1.5
 """The second host of a pair steps in after this many periods."""
 
@@ -35,6 +37,7 @@ class PeerSchedule:
     """Peer → why the last handshake with it failed; no entry when it did not."""
     _wake: dict[HostName, asyncio.Event] = field(default_factory=dict)
     _done_s: dict[HostName, float] = field(default_factory=dict)
+    _retry_s: dict[HostName, float] = field(default_factory=dict)
     _lapse: dict[HostName, asyncio.Task[None]] = field(default_factory=dict)
 
     def wake(self, peer: HostName) -> None:
@@ -50,6 +53,7 @@ class PeerSchedule:
         """A handshake with the peer, whoever started it, was confirmed: the period starts anew, the lease is watched."""
         self._done_s[peer] = self.clock.boottime_s()
         self.unreachable.pop(peer, None)
+        self._retry_s.pop(peer, None)
         previous = self._lapse.pop(peer, None)
         if previous is not None:
             previous.cancel()
@@ -97,13 +101,14 @@ class PeerSchedule:
 
     def _due_s(self, peer: HostName) -> float:
         intervals = self.host.policy.intervals
-        wait = intervals.period_s
-        if self.host.peers[peer].state is AdmissionState.ADMITTED and self.host.name > peer:
+        wait = self._retry_s.get(peer, intervals.period_s)
+        if peer not in self._retry_s and self.host.peers[peer].state is AdmissionState.ADMITTED and self.host.name > peer:
             wait = min(intervals.period_s * _STEP_IN, (intervals.period_s + intervals.lease_s) / 2)
         return self._done_s.get(peer, float("-inf")) + wait
 
     def _failed(self, peer: HostName, error: ShamonError) -> None:
         self._done_s[peer] = self.clock.boottime_s()
+        self._retry_s[peer] = min(self._retry_s.get(peer, _RETRY_S / 2) * 2, self.host.policy.intervals.period_s)
         words = str(error)
         if self.unreachable.get(peer) != words:
             self.unreachable[peer] = words

@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from shamon_host.attestation.reference_values import ReferenceValues, load_reference_values
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, plain_name
+
+
+class ReferenceSource(Protocol):
+    """Where Reference Values come from."""
+
+    def load(self, host: HostName) -> ReferenceValues:
+        """Raises NotTrusted when there are none for this host."""
+        ...
 
 
 @dataclass(slots=True)

@@ -7,6 +7,11 @@ from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
 
 
+def sha256_of(image: bytes) -> str:
+    """The digest that a policy pins, hexadecimal."""
+    return hashlib.sha256(image).hexdigest()
+
+
 @dataclass(kw_only=True)
 class MemoryOverlay:
     """A VM's own disk: the digest of the clean image below it, and what was written since."""

@@ -1,0 +1,309 @@
+"""A whole host in memory: daemon, kernel, hypervisor, TPM, logs and database, of which the daemon is the least.
+
+Everything of the product runs as on a real host; only what is behind the ports is simulated. Killing the daemon severs
+it from all of them at once, so that nothing it does while it falls apart has an effect, as with `kill -9`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from shamon_host.attestation.evidence import Evidence
+from shamon_host.attestation.reference_values import ReferenceValues
+from shamon_host.daemon.api import Api
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.database import Database
+from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.ports import Backends, T
+from shamon_host.daemon.store import Store
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
+from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.domain.results import TpmKind
+from shamon_host.links.model import KernelState, Operation, SecurityAssociation
+from shamon_host.links.ports import KernelEvent
+from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.ports import EnrolledPeer
+from shamon_host.testing.clock import VirtualClock
+from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
+from shamon_host.testing.images import MemoryImages, sha256_of
+from shamon_host.testing.kernel import MemoryKernel
+from shamon_host.testing.network import MemoryNetwork, memory_identity
+from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
+from shamon_host.testing.wire import MemoryWire
+from shamon_host.testing.world import BootVariant, CommandResult, Fault, FaultTrace, PeerObjects
+
+CLEAN_IMAGE = b"a clean disk image"
+_WRONG_SPI = 0x0BAD0001
+_EXIT_CODES = {400: 2, 403: 3, 503: 4}
+
+
+@dataclass(kw_only=True)
+class Enrolment:
+    """What the operator carried to every host: policy, registry, Reference Values."""
+
+    policy: Policy
+    registry: PeerRegistry = field(default_factory=PeerRegistry)
+    reference: ReferenceValues | None = None
+
+    def enrol(self, host: "MemoryHost") -> None:
+        """Register the host's AK and certificate, as `shamon coalition enrol` does."""
+        self.registry = PeerRegistry([*self.registry.hosts(), host.enrolled_as()])
+
+    def load(self, host: HostName) -> ReferenceValues:
+        """`daemon.references.ReferenceSource`."""
+        if self.reference is None:
+            raise NotTrusted("no Reference Values for this host", where=host)
+        return self.reference
+
+
+class SeverableKernel:
+    """The kernel as one daemon sees it, until that daemon is killed."""
+
+    def __init__(self, kernel: MemoryKernel) -> None:
+        self._kernel = kernel
+        self.severed = False
+
+    def _alive(self) -> MemoryKernel:
+        if self.severed:
+            raise BackendFailed("this daemon is dead")
+        return self._kernel
+
+    def read(self) -> KernelState:
+        return self._alive().read()
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        self._alive().apply(operations)
+
+    def allocate_spi(self, *, source: str, destination: str) -> int:
+        return self._alive().allocate_spi(source=source, destination=destination)
+
+    def counters(self) -> Mapping[str, int]:
+        return self._alive().counters()
+
+    def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
+        self._alive().subscribe(event)
+
+    def close(self) -> None:
+        self._kernel.close()
+
+
+@dataclass(kw_only=True)
+class MemoryServiceManager:
+    """`daemon.ports.ServiceManager`."""
+
+    is_restart: bool = False
+
+    def ready(self) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+    def restarting(self) -> bool:
+        return self.is_restart
+
+
+class RepeatingAttester:
+    """An Attester gone bad: answers every handshake with the first Evidence it made."""
+
+    def __init__(self, evidence: Callable[..., Awaitable[Evidence]]) -> None:
+        self._honest = evidence
+        self._kept: Evidence | None = None
+
+    async def evidence(self, **fields: object) -> Evidence:
+        if self._kept is None:
+            self._kept = await self._honest(**fields)
+        return self._kept
+
+
+class StoryGuest:
+    """`world.Guest` over a simulated machine; a VM that does not run reaches nothing."""
+
+    def __init__(self, host: "MemoryHost", vm: str) -> None:
+        self._host = host
+        self._vm = vm
+
+    async def reaches(self, address: str) -> bool:
+        guest = self._guest()
+        return guest is not None and guest.ping(address)
+
+    async def resolves(self, address: str) -> bool:
+        guest = self._guest()
+        return guest is not None and guest.resolve(address)
+
+    async def write_marker(self, text: str) -> None:
+        self._host.images.overlays[self._disk()].written = text
+
+    async def read_marker(self) -> str:
+        return self._host.images.overlays[self._disk()].written
+
+    def _guest(self) -> MemoryGuest | None:
+        with suppress(BackendFailed):
+            return self._host.hypervisor.guest(self._vm)
+        return None
+
+    def _disk(self) -> str:
+        disk = self._host.images.overlay(VmName(self._vm))
+        if disk is None:
+            raise BadInput("the VM has no disk", where=self._vm)
+        return disk
+
+
+class MemoryHost:
+    """`world.Host`: see the module."""
+
+    def __init__(self, *, name: str, wire: MemoryWire, network: MemoryNetwork, enrolment: Enrolment) -> None:
+        self.name = name
+        self.host = HostName(name)
+        self.clock = VirtualClock()
+        self.kernel = MemoryKernel([HOST_ADDRESSES[name]], wire, self.clock)
+        self.hypervisor = MemoryHypervisor(
+            switch=self.kernel, addresses=VM_ADDRESSES, enforcing=lambda: self.kernel.selinux_enforcing
+        )
+        self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
+        self.machine = MeasuredMachine()
+        self.daemon: HostDaemon | None = None
+        self._network = network
+        self._enrolment = enrolment
+        self._identity = memory_identity(self.host)
+        self._database = Database(":memory:")
+        self._service_manager = MemoryServiceManager()
+        self._severable: SeverableKernel | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._repeating = False
+        self._faults = 0
+
+    # What `world.Host` asks
+
+    async def boot(self, variant: BootVariant = BootVariant.GOOD) -> None:
+        if self.daemon is not None:
+            await self.stop_daemon()
+        self._repeating = False
+        self.hypervisor.power_off()
+        self.kernel.reboot()
+        self.clock.reboot()
+        self.machine.boot(boot_image(variant))
+        await self.start_daemon()
+
+    async def ask(self, *arguments: str) -> CommandResult:
+        if self.daemon is None:
+            return CommandResult(exit_code=4, value={"error": {"what": "the daemon of this host does not answer"}})
+        method, path, fields = _request(arguments)
+        answer = await Api(daemon=self.daemon).handle(method, path, fields)
+        if answer.status == 200:  # noqa: PLR2004
+            return CommandResult(exit_code=0, value=answer.body)
+        return CommandResult(exit_code=_EXIT_CODES.get(answer.status, 1), value=answer.body)
+
+    async def inflict(self, fault: Fault) -> FaultTrace:
+        self._faults += 1
+        match fault:
+            case Fault.PROGRAM:
+                digest = self._run_unknown_program()
+                return FaultTrace(needles=("/usr/local/bin/unknown", digest))
+            case Fault.MODULE:
+                content = b"\x7fELF module %d" % self._faults
+                self.machine.load_module("/root/stranger.ko", content)
+                return FaultTrace(needles=("/root/stranger.ko", sha256_of(content)))
+            case Fault.PERMISSIVE:
+                for enforcing in (False, True, False):
+                    self.kernel.set_enforcing(enforcing)
+                    self.machine.setenforce(enforcing)
+                return FaultTrace(needles=("enforcing",))
+            case Fault.DAEMON_STOPPED:
+                await self.stop_daemon()
+                self._run_unknown_program()
+                return FaultTrace(needles=())
+            case Fault.DAEMON_KILLED:
+                await self.kill_daemon()
+                self._run_unknown_program()
+                return FaultTrace(needles=())
+            case Fault.OLD_EVIDENCE:
+                await self.stop_daemon()
+                self._repeating = True
+                await self.start_daemon()
+                self._run_unknown_program()
+                return FaultTrace(needles=("binding",))
+
+    async def kill_daemon(self) -> None:
+        if self._severable is not None:
+            self._severable.severed = True
+        self._network.stop(self.host)
+        await self._end()
+        self.hypervisor.forget_subscribers()
+        self.kernel.close()
+
+    async def start_daemon(self) -> None:
+        identity = self._identity
+        self._severable = SeverableKernel(self.kernel)
+        registry = self._enrolment.registry
+        daemon = HostDaemon(
+            name=self.host,
+            policy=self._enrolment.policy,
+            registry=registry,
+            references=self._enrolment,
+            store=Store(self._database),
+            audit=AuditLog(self._database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
+            backends=Backends(
+                clock=self.clock,
+                tpm=self.machine.tpm,
+                logs=self.machine.logs,
+                kernel=self._severable,
+                hypervisor=self.hypervisor,
+                images=self.images,
+                transport=self._network.transport(identity, registry),
+                service_manager=self._service_manager,
+                blocking=directly,
+                boot_id=self.machine.boot_id,
+            ),
+        )
+        if self._repeating:
+            daemon.host.attester = RepeatingAttester(daemon.host.attester.evidence)  # type: ignore[assignment]
+        await daemon.start()
+        self._network.listen(identity, daemon.service, registry)
+        self.daemon = daemon
+        self._task = asyncio.create_task(daemon.run(), name=f"daemon of {self.name}")
+
+    async def stop_daemon(self) -> None:
+        daemon = self.daemon
+        self._network.stop(self.host)
+        await self._end()
+        if daemon is not None:
+            await daemon.stop()
+            self.kernel.fd_store.stop_unit()
+        self.hypervisor.forget_subscribers()
+        self.kernel.close()
+
+    async def step_clock(self, seconds: float) -> None:
+        self.clock.step(seconds)
+
+    async def objects(self, peer: str) -> PeerObjects:
+        address, state = HOST_ADDRESSES[peer], self.kernel.read()
+        return PeerObjects(
+            gate_open=address in state.gate,
+            sas=sum(address in (sa.source, sa.destination) for sa in state.sas),
+            spd_entries=sum(address in (entry.source, entry.destination) for entry in state.spd),
+            devices=sum(tunnel.remote == address for tunnel in state.tunnels),
+        )
+
+    async def flush_policies(self) -> None:
+        self.kernel.flush_policies()
+
+    async def refuses_wrong_category(self, peer: str) -> Mapping[str, int]:
+        """The sender gets an SA with its red link's label, the receiver the same SA with its blue link's label."""
+        sender = self._peers()[peer]
+        own, other = HOST_ADDRESSES[self.name], HOST_ADDRESSES[peer]
+        red, blue = (context for _, context in sorted(self._link_contexts().items()))
+        outgoing = next(
+            sa for sa in sender.kernel.read().sas if sa.destination == own and sa.context == sender.link_context(0)
+        )
+        key = bytes(36)
+        forged = replace(outgoing, spi=_WRONG_SPI, key=key)
+        incoming = next(sa for sa in self.kernel.read().sas if sa.source == other and sa.context == red)
+        avcs, before = len(self.kernel.avc), dict(self.kernel.counters())
+        await asyncio.sleep(1.0)  # the newer SA is the one that is used; the kernel counts whole seconds
+        self.kernel.put_sa(replace(incoming, spi=_WRONG_SPI, context=blue, key=key))
+        sender.kernel.put_sa(forged)
+        sender.guest("db").guest_pings(VM_ADDRESSES["web"][0])
+        after = self.kernel.counters()
+        rose = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+        return {**rose, "avc": len(self.kernel.avc) - avcs}

@@ -47,7 +47,7 @@ class VmSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainReport:
     """What the hypervisor says of one domain. `context` is the running process's own label, as the kernel has it,
-    None when it has none or is not running."""
+    None when it has none or is not running; `enforced` is False where the label binds nobody (permissive SELinux)."""
 
     name: VmName
     uuid: str
@@ -55,24 +55,29 @@ class DomainReport:
     context: SelinuxContext | None
     interfaces: tuple[VmInterface, ...]
     disk: str
+    enforced: bool = True
 
 
 class Hypervisor(Protocol):
     """The domains of this host."""
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
-        """Define and start a domain, paused, under the static label of `spec`; report what runs.
+        """Start a domain, paused, under the static label of `spec`; report what runs. Nothing is left of a failed one.
 
         The caller compares the label that is reported with the one that it asked for, and resumes or destroys.
         """
         ...
 
-    def resume(self, name: VmName) -> None: ...
+    def resume(self, name: VmName) -> None:
+        """Let a paused domain run; a running one is left alone."""
+        ...
 
-    def suspend(self, name: VmName) -> None: ...
+    def suspend(self, name: VmName) -> None:
+        """Pause a running domain; a paused one is left alone."""
+        ...
 
     def destroy(self, name: VmName) -> None:
-        """Stop the domain at once and undefine it. No error if there is none."""
+        """Stop the domain at once; no definition of it remains. No error if there is none."""
         ...
 
     def domains(self) -> Sequence[DomainReport]:

@@ -39,7 +39,7 @@ _REPOSITORY = Path(__file__).parents[3]
 _DISTRIBUTIONS = ("pytest", "pytest-asyncio", "pluggy", "iniconfig", "packaging", "typing_extensions")
 _PYTHON = "/opt/shamon/bin/python"
 _HOME = "/run/suite"
-_PLUGIN = "tests.integration.lab.remote_reporter"
+_PLUGIN = Path(__file__).with_name("remote_reporter.py")
 _TAIL = 4000
 
 
@@ -88,8 +88,13 @@ def suite_tests(suite: str) -> list[str]:
 
 
 def run_suite(
-    host: LabHost, suite: str, *, confined: bool = False, environment: Mapping[str, str] | None = None,
-    arguments: Sequence[str] = (), timeout_s: float = 300,
+    host: LabHost,
+    suite: str,
+    *,
+    confined: bool = False,
+    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    timeout_s: float = 300,
 ) -> RemoteOutcomes:
     """Run `suite` (a path in this repository) in `host`; `confined`: in the daemon's SELinux domain, started by systemd.
 
@@ -100,15 +105,47 @@ def run_suite(
     """
     _send(host)
     report = f"{_HOME}/report.jsonl"
-    variables = {"PYTHONPATH": f"{_HOME}/code:{_HOME}/lib", "SHAMON_REPORT": report, "HOME": _HOME, **(environment or {})}
-    options = ["-c", "/dev/null", f"--rootdir={_HOME}/code", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", _PLUGIN, "-W", "error"]
-    options += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-q", *arguments, f"{_HOME}/code/{suite}"]
+    variables = {
+        "PYTHONPATH": f"{_HOME}/code:{_HOME}/lib",
+        "SHAMON_REPORT": report,
+        "HOME": _HOME,
+        **(environment or {}),
+    }
+    options = [
+        "-c",
+        "/dev/null",
+        f"--rootdir={_HOME}/code",
+        f"--confcutdir={(Path(_HOME) / 'code' / suite).parent}",
+        "--import-mode=importlib",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        _PLUGIN.stem,
+        "-W",
+        "error",
+    ]
+    options += [
+        "-o",
+        "asyncio_mode=auto",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+        "-q",
+        *arguments,
+        f"{_HOME}/code/{suite}",
+    ]
     settings = [f"{name}={value}" for name, value in variables.items()]
     if confined:
         # systemd's way into the daemon's domain is a program of the daemon's type.
         host.run(f"printf '#!%s\\nimport pytest, sys\\nsys.exit(pytest.main(sys.argv[1:]))\\n' {_PYTHON} > {_HOME}/run")
         host.run(f"chmod 0755 {_HOME}/run && chcon -t shamon_exec_t {_HOME}/run")
-        command = ["systemd-run", "-q", "--wait", "--pipe", "--collect", *(f"--setenv={setting}" for setting in settings)]
+        command = [
+            "systemd-run",
+            "-q",
+            "--wait",
+            "--pipe",
+            "--collect",
+            *(f"--setenv={setting}" for setting in settings),
+        ]
         command += [f"--property=WorkingDirectory={_HOME}/code", f"{_HOME}/run", *options]
     else:
         command = ["env", "-C", f"{_HOME}/code", *settings, _PYTHON, "-m", "pytest", *options]
@@ -121,7 +158,9 @@ def _outcomes(told: str) -> Iterator[RemoteOutcome]:
     for line in told.splitlines():
         fields = json.loads(line)
         test = fields["nodeid"].partition("::")[2].partition("[")[0]
-        yield RemoteOutcome(test=test, outcome=fields["outcome"], words=fields["words"], duration_s=fields["duration_s"])
+        yield RemoteOutcome(
+            test=test, outcome=fields["outcome"], words=fields["words"], duration_s=fields["duration_s"]
+        )
 
 
 def _send(host: LabHost) -> None:
@@ -137,6 +176,7 @@ def _send(host: LabHost) -> None:
                 path = Path(str(file.locate()))
                 if path.is_file() and ".." not in file.parts and path.suffix != ".pyc":
                     _add(archive, path, f"lib/{file}")
+        _add(archive, _PLUGIN, f"lib/{_PLUGIN.name}")
     mounted = f"umount -q {_HOME}; mkdir -p {_HOME} && mount -t tmpfs -o mode=0700 suite {_HOME}"
     host.run(f"{mounted} && tar -C {_HOME} -xf -", stdin=packed.getvalue(), timeout_s=120)
 

@@ -1,0 +1,96 @@
+"""libvirt's XML for a domain: what is asked for, and what is read back."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shamon_host.hypervisor.ports import VmInterface, VmSpec
+
+QBOOT = Path("/usr/share/qemu/qboot.rom")
+"""Firmware that does nothing but boot a kernel that QEMU hands over; it takes no disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """What this host's QEMU can do. `virt_type` is `kvm` or `qemu`; `qboot` says whether that firmware is there."""
+
+    virt_type: str
+    qboot: bool
+
+
+def domain_xml(spec: VmSpec, platform: Platform) -> str:
+    """The domain as libvirt wants it: one disk, interfaces on their bridges, a serial pty, a static label, no more.
+
+    A guest that crashes is destroyed: what is to follow is decided by the caller, not by the hypervisor.
+    """
+    root = ET.Element("domain", type=platform.virt_type)
+    _text(root, "name", spec.name)
+    _text(root, "uuid", spec.uuid)
+    _text(root, "memory", str(spec.memory_mib), unit="MiB")
+    _text(root, "vcpu", str(spec.vcpus))
+    boot = ET.SubElement(root, "os")
+    _text(boot, "type", "hvm", arch="x86_64", machine="pc")
+    if spec.kernel:
+        if platform.qboot:
+            _text(boot, "loader", str(QBOOT), readonly="yes", type="rom")
+        _text(boot, "kernel", spec.kernel)
+        if spec.initrd:
+            _text(boot, "initrd", spec.initrd)
+        if spec.cmdline:
+            _text(boot, "cmdline", spec.cmdline)
+    if platform.virt_type == "kvm":
+        ET.SubElement(root, "cpu", mode="host-passthrough")
+    features = ET.SubElement(root, "features")
+    ET.SubElement(features, "acpi")
+    ET.SubElement(features, "apic")
+    _text(root, "on_reboot", "restart")
+    _text(root, "on_crash", "destroy")
+    devices = ET.SubElement(root, "devices")
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type="qcow2")
+    ET.SubElement(disk, "source", file=spec.disk)
+    ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    for interface in spec.interfaces:
+        _interface(devices, interface)
+    serial = ET.SubElement(devices, "serial", type="pty")
+    ET.SubElement(serial, "target", port="0")
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(ET.SubElement(devices, "video"), "model", type="none")
+    ET.SubElement(devices, "memballoon", model="none")
+    label = ET.SubElement(root, "seclabel", type="static", model="selinux", relabel="yes")
+    _text(label, "label", str(spec.context))
+    return ET.tostring(root, encoding="unicode")
+
+
+def interfaces_in(root: ET.Element) -> Iterator[VmInterface]:
+    """The interfaces of a domain's XML, in its order."""
+    for element in root.findall("./devices/interface"):
+        yield VmInterface(
+            device=_attribute(element, "target", "dev"),
+            bridge=_attribute(element, "source", "bridge"),
+            mac=_attribute(element, "mac", "address"),
+        )
+
+
+def disk_in(root: ET.Element) -> str:
+    """Path of the first disk of a domain's XML; empty when there is none."""
+    return _attribute(root, "./devices/disk[@device='disk']/source", "file")
+
+
+def _interface(devices: ET.Element, interface: VmInterface) -> None:
+    element = ET.SubElement(devices, "interface", type="bridge")
+    ET.SubElement(element, "mac", address=interface.mac)
+    ET.SubElement(element, "source", bridge=interface.bridge)
+    ET.SubElement(element, "target", dev=interface.device)
+    ET.SubElement(element, "model", type="virtio")
+    ET.SubElement(element, "rom", enabled="no")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text
+
+
+def _attribute(root: ET.Element, path: str, name: str) -> str:
+    element = root.find(path)
+    return "" if element is None else element.get(name, "")

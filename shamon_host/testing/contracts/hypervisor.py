@@ -1,0 +1,165 @@
+"""What every `hypervisor.ports.Hypervisor` must do: subclass `HypervisorContract`, give it a `bench`.
+
+Runs on the in-memory hypervisor in the unit tests, and on libvirt with QEMU in a lab host that enforces SELinux.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, VmSpec
+
+FIRST, SECOND, STRANGER = VmName("first"), VmName("second"), VmName("stranger")
+
+
+class Bench(Protocol):
+    """A hypervisor on a host where SELinux enforces, and what the contract does around it."""
+
+    hypervisor: Hypervisor
+
+    def spec(self, name: VmName, *, number: int, interfaces: int = 1) -> VmSpec:
+        """A VM that can start: its disk and bridges are there. VMs with different numbers have nothing in common."""
+        ...
+
+    def kill_guest(self, name: VmName) -> None:
+        """End the machine from outside, behind the hypervisor's back."""
+        ...
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Whether the condition comes to hold; the real world may take a few seconds."""
+        ...
+
+
+class HypervisorContract:
+    """The suite. No domain is there before a test or after it."""
+
+    @pytest.fixture
+    def bench(self) -> Iterator[Bench]:
+        """A bench without domains."""
+        raise NotImplementedError
+
+    def test_starts_paused_under_its_label(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1)
+        report = bench.hypervisor.start_paused(spec)
+        assert report == DomainReport(
+            name=FIRST, uuid=spec.uuid, state=DomainState.PAUSED, context=spec.context, interfaces=spec.interfaces,
+            disk=spec.disk, enforced=True,
+        )
+        assert _domain(bench, FIRST) == report
+
+    def test_resumes_and_suspends(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1)
+        bench.hypervisor.start_paused(spec)
+        for _ in range(2):
+            bench.hypervisor.resume(FIRST)
+            assert _domain(bench, FIRST).state is DomainState.RUNNING
+        for _ in range(2):
+            bench.hypervisor.suspend(FIRST)
+            report = _domain(bench, FIRST)
+            assert (report.state, report.context) == (DomainState.PAUSED, spec.context)
+
+    def test_destroys(self, bench: Bench) -> None:
+        bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        bench.hypervisor.start_paused(bench.spec(SECOND, number=2))
+        bench.hypervisor.resume(SECOND)
+        for name in (FIRST, FIRST, SECOND, STRANGER):
+            bench.hypervisor.destroy(name)
+        assert not bench.hypervisor.domains()
+
+    def test_starts_again(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1)
+        bench.hypervisor.start_paused(spec)
+        bench.hypervisor.destroy(FIRST)
+        other = replace(spec.context, categories=frozenset({3, 700, 701}))
+        assert bench.hypervisor.start_paused(replace(spec, context=other)).context == other
+
+    def test_keeps_domains_apart(self, bench: Bench) -> None:
+        first, second = bench.spec(FIRST, number=1), bench.spec(SECOND, number=2, interfaces=2)
+        bench.hypervisor.start_paused(first)
+        bench.hypervisor.start_paused(second)
+        bench.hypervisor.resume(FIRST)
+        for spec, state in ((first, DomainState.RUNNING), (second, DomainState.PAUSED)):
+            report = _domain(bench, spec.name)
+            assert (report.state, report.context, report.uuid) == (state, spec.context, spec.uuid)
+            assert report.interfaces == spec.interfaces
+
+    def test_refuses_unknown_context(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1)
+        strange = SelinuxContext(user="system_u", role="system_r", type="no_such_t", categories=frozenset({1, 512}))
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(replace(spec, context=strange))
+        assert not bench.hypervisor.domains()
+        assert bench.hypervisor.start_paused(spec).context == spec.context
+
+    @pytest.mark.parametrize(
+        "wrong", ["bridge", "disk", "long tap", "multicast MAC", "name", "memory"],
+    )
+    def test_refuses_what_cannot_be(self, bench: Bench, wrong: str) -> None:
+        spec = bench.spec(FIRST, number=1)
+        (interface,) = spec.interfaces
+        impossible = {
+            "bridge": replace(spec, interfaces=(replace(interface, bridge="nobridge0"),)),
+            "disk": replace(spec, disk=spec.disk + ".missing"),
+            "long tap": replace(spec, interfaces=(replace(interface, device="a-name-too-long-"),)),
+            "multicast MAC": replace(spec, interfaces=(replace(interface, mac="01:00:5e:00:00:01"),)),
+            "name": replace(spec, name=VmName("../first")),
+            "memory": replace(spec, memory_mib=0),
+        }
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(impossible[wrong])
+        assert not bench.hypervisor.domains()
+
+    @pytest.mark.parametrize("shared", ["name", "uuid", "disk", "tap"])
+    def test_refuses_what_a_running_domain_holds(self, bench: Bench, shared: str) -> None:
+        first, second = bench.spec(FIRST, number=1), bench.spec(SECOND, number=2)
+        (interface,) = second.interfaces
+        clashing = {
+            "name": replace(second, name=FIRST),
+            "uuid": replace(second, uuid=first.uuid),
+            "disk": replace(second, disk=first.disk),
+            "tap": replace(second, interfaces=(replace(interface, device=first.interfaces[0].device),)),
+        }
+        report = bench.hypervisor.start_paused(first)
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(clashing[shared])
+        assert tuple(bench.hypervisor.domains()) == (report,)
+
+    def test_unknown_domains(self, bench: Bench) -> None:
+        for call in (bench.hypervisor.resume, bench.hypervisor.suspend):
+            with pytest.raises(BackendFailed):
+                call(STRANGER)
+
+    def test_tells_of_changes(self, bench: Bench) -> None:
+        told: list[None] = []
+        bench.hypervisor.subscribe(lambda: told.append(None))
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: bench.hypervisor.start_paused(bench.spec(FIRST, number=1)),
+            lambda: bench.hypervisor.resume(FIRST),
+            lambda: bench.hypervisor.suspend(FIRST),
+            lambda: bench.hypervisor.destroy(FIRST),
+        )
+        for number, step in enumerate(steps):
+            told.clear()
+            step()
+            assert bench.until(lambda: bool(told)), f"step {number} was not told of"
+
+    def test_killed_guest(self, bench: Bench) -> None:
+        told: list[None] = []
+        bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        bench.hypervisor.resume(FIRST)
+        bench.hypervisor.subscribe(lambda: told.append(None))
+        bench.kill_guest(FIRST)
+        active = (DomainState.RUNNING, DomainState.PAUSED)
+        assert bench.until(lambda: all(report.state not in active for report in bench.hypervisor.domains()))
+        assert bench.until(lambda: bool(told))
+        bench.hypervisor.destroy(FIRST)
+        assert bench.hypervisor.start_paused(bench.spec(FIRST, number=1)).state is DomainState.PAUSED
+
+
+def _domain(bench: Bench, name: VmName) -> DomainReport:
+    (report,) = (report for report in bench.hypervisor.domains() if report.name == name)
+    return report

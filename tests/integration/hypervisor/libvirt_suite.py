@@ -1,0 +1,188 @@
+"""libvirt and QEMU on a host where SELinux enforces; runs inside a lab host (see `test_libvirt_in_lab.py`)."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.hypervisor.ports import DomainState, VmInterface, VmSpec
+from shamon_host.testing.contracts.hypervisor import FIRST, Bench, HypervisorContract
+
+if TYPE_CHECKING:
+    from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
+
+_APP = Path("/var/lib/libvirt/images/app")
+_DISKS = Path("/var/lib/libvirt/images/suite")
+_BRIDGES = ("suite0", "suite1")
+_PATIENCE_S = 15.0
+
+
+class LibvirtBench:
+    """Bridges and overlays of its own."""
+
+    def __init__(self, hypervisor: "LibvirtQemu") -> None:
+        self.hypervisor = hypervisor
+
+    def spec(self, name: VmName, *, number: int, interfaces: int = 1) -> VmSpec:
+        disk = _DISKS / f"{number}.qcow2"
+        if not disk.exists():
+            _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{_APP}/disk.raw", "-F", "raw", str(disk))
+        return VmSpec(
+            name=name, uuid=str(uuid.UUID(int=0x4000_8000_0000_0000_0000 + number)),
+            context=SelinuxContext(
+                user="system_u", role="system_r", type="svirt_t",
+                categories=frozenset({number, 512 + 2 * number, 513 + 2 * number}),
+            ),
+            disk=str(disk),
+            interfaces=tuple(
+                VmInterface(device=f"suite{number}-{index}", bridge=_BRIDGES[index], mac=f"52:54:00:77:{index:02x}:{number:02x}")
+                for index in range(interfaces)
+            ),
+            kernel=f"{_APP}/vmlinux", initrd=f"{_APP}/initrd",
+            cmdline=f"console=ttyS0 quiet app.name={name} app.ip4=10.77.0.{number}/24",
+        )
+
+    def kill_guest(self, name: VmName) -> None:
+        os.kill(_pid(name), signal.SIGKILL)
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+@pytest.fixture(scope="module")
+def hypervisor() -> Iterator["LibvirtQemu"]:
+    """The adapter, on bridges that are there."""
+    from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
+
+    _DISKS.mkdir(exist_ok=True)
+    _run("restorecon", str(_DISKS))
+    for bridge in _BRIDGES:
+        _run("ip", "link", "add", bridge, "type", "bridge")
+        _run("ip", "link", "set", bridge, "up")
+    adapter = LibvirtQemu("qemu:///system")
+    try:
+        yield adapter
+    finally:
+        adapter.close()
+        for bridge in _BRIDGES:
+            _run("ip", "link", "del", bridge)
+        for disk in _DISKS.iterdir():
+            disk.unlink()
+        _DISKS.rmdir()
+
+
+class TestLibvirtQemu(HypervisorContract):
+    """The contract, and what only the real one has."""
+
+    @pytest.fixture
+    def bench(self, hypervisor: "LibvirtQemu") -> Iterator[Bench]:
+        assert not hypervisor.domains()
+        yield LibvirtBench(hypervisor)
+        for report in hypervisor.domains():
+            hypervisor.destroy(report.name)
+
+    def test_label_is_the_processes_own(self, bench: Bench) -> None:
+        """The process, its disk and nothing of the clean image below it carry the VM's categories."""
+        spec = bench.spec(FIRST, number=1)
+        bench.hypervisor.start_paused(spec)
+        assert Path(f"/proc/{_pid(FIRST)}/attr/current").read_text().rstrip("\0\n") == str(spec.context)
+        assert os.getxattr(spec.disk, "security.selinux").decode().rstrip("\0") == "system_u:object_r:svirt_image_t:s0:c1,c514,c515"
+        assert b":c" not in os.getxattr(_APP / "disk.raw", "security.selinux")
+
+    def test_taps_are_ports_of_their_bridges(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1, interfaces=2)
+        bench.hypervisor.start_paused(spec)
+        for interface in spec.interfaces:
+            master = Path(f"/sys/class/net/{interface.device}/master").resolve()
+            assert master.name == interface.bridge
+        bench.hypervisor.destroy(FIRST)
+        assert not any(Path(f"/sys/class/net/{interface.device}").exists() for interface in spec.interfaces)
+
+    def test_guest_runs_under_both_kinds_of_virtualisation(self, bench: Bench, hypervisor: "LibvirtQemu") -> None:
+        """It answers on its network after it was resumed and not before, as fast as this host's KVM allows."""
+        assert hypervisor.platform.virt_type == ("kvm" if Path("/dev/kvm").exists() else "qemu")
+        _run("ip", "addr", "replace", "10.77.0.254/24", "dev", _BRIDGES[0])
+        bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        assert not _answers("10.77.0.1", patience_s=1)
+        started = time.monotonic()
+        bench.hypervisor.resume(FIRST)
+        assert _answers("10.77.0.1", patience_s=20 if hypervisor.platform.virt_type == "kvm" else 120)
+        print(f"guest answered after {time.monotonic() - started:.1f} s")
+        bench.hypervisor.suspend(FIRST)
+        assert not _answers("10.77.0.1", patience_s=1)
+
+    def test_plain_emulation(self, bench: Bench) -> None:
+        from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
+
+        spec = bench.spec(FIRST, number=1)
+        with contextlib.closing(LibvirtQemu("qemu:///system", virt_type="qemu")) as emulated:
+            assert emulated.start_paused(spec).context == spec.context
+
+    def test_survives_a_restart_of_libvirtd(self, bench: Bench) -> None:
+        report = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        told: list[float] = []
+        bench.hypervisor.subscribe(lambda: told.append(time.monotonic()))
+        _run("systemctl", "restart", "libvirtd.service")
+        assert bench.until(lambda: bool(told)), "the loss was not told of"
+        assert bench.until(lambda: tuple(_quietly(bench)) == (report,))
+        told.clear()
+        _run("virsh", "-q", "resume", FIRST)
+        assert bench.until(lambda: bool(told)), "no events after the restart"
+        assert next(iter(bench.hypervisor.domains())).state is DomainState.RUNNING
+
+    def test_a_definition_of_somebody_else_does_not_stay(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1)
+        bench.hypervisor.start_paused(spec)
+        text = subprocess.run(["virsh", "dumpxml", FIRST], check=True, capture_output=True, text=True).stdout
+        bench.hypervisor.destroy(FIRST)
+        subprocess.run(["virsh", "-q", "define", "/dev/stdin"], input=text, check=True, text=True)
+        (report,) = bench.hypervisor.domains()
+        assert (report.state, report.context) == (DomainState.SHUT_OFF, None)
+        bench.hypervisor.destroy(FIRST)
+        assert not bench.hypervisor.domains()
+
+
+def test_no_daemon() -> None:
+    """An address where nothing listens."""
+    from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
+
+    with pytest.raises(BackendFailed):
+        LibvirtQemu("qemu+unix:///system?socket=/run/no-such-socket")
+
+
+def _quietly(bench: Bench) -> Iterator[object]:
+    """The domains, none while libvirtd is away."""
+    with contextlib.suppress(BackendFailed):
+        yield from bench.hypervisor.domains()
+
+
+def _pid(name: VmName) -> int:
+    return int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+
+
+def _answers(address: str, *, patience_s: float) -> bool:
+    """Whether a ping is answered within that time; an unreachable host ends `ping` at once, so it is asked again."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        asked = subprocess.run(["ping", "-q", "-c", "1", "-W", "1", address], check=False, stdout=subprocess.DEVNULL)
+        if asked.returncode == 0:
+            return True
+    return False
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)

@@ -75,11 +75,8 @@ class TpmContract:
 
     def test_other_pcr_values_are_not_the_quoted_ones(self, tpm: Tpm) -> None:
         quote = tpm.quote(NONCE)
-        changed = Quote(
-            attest=quote.attest,
-            signature=quote.signature,
-            pcr_values={**quote.pcr_values, 4: hashlib.sha256().digest()},
-        )
+        values = {**quote.pcr_values, 4: hashlib.sha256().digest()}
+        changed = Quote(attest=quote.attest, signature=quote.signature, pcr_values=values)
         with pytest.raises(QuoteError) as caught:
             verified(tpm, changed)
         assert caught.value.fault is QuoteFault.PCR_DIGEST

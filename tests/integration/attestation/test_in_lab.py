@@ -1,0 +1,19 @@
+"""The TPM and log adapters in a lab host: each test of `attestation_suite.py` is one test here."""
+
+import pytest
+
+from tests.integration.lab import LabHost
+from tests.integration.lab.remote_pytest import RemoteOutcomes, run_suite, suite_tests
+
+SUITE = "tests/integration/attestation/attestation_suite.py"
+
+
+@pytest.fixture(scope="module")
+def outcomes(alpha: LabHost) -> RemoteOutcomes:
+    """The suite's run on alpha."""
+    return run_suite(alpha, SUITE)
+
+
+@pytest.mark.parametrize("test", suite_tests(SUITE))
+def test_in_host(outcomes: RemoteOutcomes, test: str) -> None:
+    outcomes.report(test)

@@ -15,6 +15,7 @@ import sys
 import tarfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from tests.integration.lab.errors import LabError
 from tests.integration.lab.host import BootImage
@@ -28,6 +29,13 @@ _PACKAGES = "/opt/shamon/lib/python3.11/site-packages"
 
 def _note() -> Path:
     return cache_root() / "running-lab.json"
+
+
+def _running() -> dict[str, Any]:
+    try:
+        return dict(json.loads(_note().read_text()))
+    except FileNotFoundError as error:
+        raise LabError("no lab is running: start one with `python -m tests.integration.lab up`") from error
 
 
 def _up(chosen: argparse.Namespace) -> int:
@@ -61,7 +69,7 @@ def _up(chosen: argparse.Namespace) -> int:
 
 
 def _push(chosen: argparse.Namespace) -> int:
-    running = json.loads(_note().read_text())
+    running = _running()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for path in source_files(_REPOSITORY / "shamon_host"):
@@ -76,7 +84,7 @@ def _push(chosen: argparse.Namespace) -> int:
 
 
 def _ssh(chosen: argparse.Namespace) -> int:
-    running = json.loads(_note().read_text())
+    running = _running()
     command = _ssh_command(Path(running["key"]), running["hosts"][chosen.host]["ssh_port"])
     return subprocess.run([*command, *chosen.command], check=False).returncode
 

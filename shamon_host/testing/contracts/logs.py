@@ -24,7 +24,7 @@ class MeasurementLogsContract:
     """The suite."""
 
     @pytest.fixture
-    def logs(self) -> Iterator[MeasurementLogs]:
+    def logs(self) -> MeasurementLogs | Iterator[MeasurementLogs]:
         """The logs of a host that has booted."""
         raise NotImplementedError
 

@@ -29,7 +29,7 @@ class TpmContract:
     """The suite."""
 
     @pytest.fixture
-    def tpm(self) -> Iterator[Tpm]:
+    def tpm(self) -> Tpm | Iterator[Tpm]:
         """A TPM that works. Its PCRs may hold anything."""
         raise NotImplementedError
 

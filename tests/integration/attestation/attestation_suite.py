@@ -1,4 +1,4 @@
-"""The TPM and the logs of a real host, and that they explain each other; runs inside a lab host (see `test_in_lab.py`)."""
+"""The TPM and the logs of a real host, and that they explain each other; runs inside a lab host, see `test_in_lab`."""
 
 import subprocess
 from collections.abc import Iterator
@@ -46,8 +46,8 @@ def run_new_program(logs: MeasurementLogs) -> str:
 
 class TestTpmOfHost(TpmContract):
     @pytest.fixture
-    def tpm(self, device_tpm: Tpm) -> Iterator[Tpm]:
-        yield device_tpm
+    def tpm(self, device_tpm: Tpm) -> Tpm:
+        return device_tpm
 
     def change_pcr(self, tpm: Tpm) -> int:
         from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
@@ -63,8 +63,8 @@ class TestTpmOfHost(TpmContract):
 
 class TestLogsOfHost(MeasurementLogsContract):
     @pytest.fixture
-    def logs(self, kernel_logs: MeasurementLogs) -> Iterator[MeasurementLogs]:
-        yield kernel_logs
+    def logs(self, kernel_logs: MeasurementLogs) -> MeasurementLogs:
+        return kernel_logs
 
     def measure(self, logs: MeasurementLogs) -> str:
         return run_new_program(logs)

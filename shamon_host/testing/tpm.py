@@ -1,0 +1,85 @@
+"""A TPM in software: an ECDSA key that signs real TPMS_ATTEST bytes over PCRs that only grow.
+
+It keeps the rules that a Verifier relies on: a reset clears the PCRs and counts, the key stays, the clock goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest, extend, initial_value
+from shamon_host.attestation.ports import QUOTED_PCRS, Quote
+from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
+from shamon_host.attestation.tpm_structures import ClockInfo, QuoteAttest, TpmSignature
+from shamon_host.domain.errors import BackendFailed
+
+_SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
+_FIRMWARE_VERSION = 0x20220101_00120000
+_MAX_QUALIFYING_DATA = 64
+
+
+def _zeroed() -> dict[int, bytes]:
+    return {pcr: initial_value(Bank.SHA256, pcr) for pcr in QUOTED_PCRS}
+
+
+@dataclass(kw_only=True)
+class MemoryTpm:
+    """`attestation.ports.Tpm`. `clock_s`: seconds that only grow, for the TPM's clock."""
+
+    clock_s: Callable[[], float] = lambda: 0.0
+    reset_count: int = 0
+    out_of_reach: bool = False
+    quotes: int = 0
+    """How many TPM2_Quote commands it has carried out."""
+    pcrs: dict[int, bytes] = field(default_factory=_zeroed)
+    _key: ec.EllipticCurvePrivateKey = field(
+        default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
+    )
+
+    def ak_public(self) -> bytes:
+        self._reach()
+        return self._public().encode()
+
+    def manufacturer(self) -> str:
+        self._reach()
+        return "IBM"
+
+    def quote(self, qualifying_data: bytes) -> Quote:
+        self._reach()
+        if len(qualifying_data) > _MAX_QUALIFYING_DATA:
+            raise BackendFailed("TPM2_Quote failed", where="TPM", found="TPM_RC_SIZE")
+        self.quotes += 1
+        values = dict(self.pcrs)
+        attest = QuoteAttest(
+            qualified_signer=self._public().qualified_name(TPM_RH_ENDORSEMENT),
+            extra_data=qualifying_data,
+            clock_info=ClockInfo(
+                clock_ms=int(self.clock_s() * 1000), reset_count=self.reset_count, restart_count=0, safe=True
+            ),
+            firmware_version=_FIRMWARE_VERSION,
+            selection=_SELECTION,
+            pcr_digest=composite_digest(Bank.SHA256, _SELECTION, {Bank.SHA256: values}),
+        ).encode()
+        r, s = decode_dss_signature(self._key.sign(attest, ec.ECDSA(SHA256())))
+        return Quote(attest=attest, signature=TpmSignature.ecdsa(Bank.SHA256, r, s).encode(), pcr_values=values)
+
+    # What the host around it does
+
+    def extend(self, pcr: int, digest: bytes) -> None:
+        """TPM2_PCR_Extend in the SHA-256 bank."""
+        self.pcrs[pcr] = extend(Bank.SHA256, self.pcrs[pcr], digest)
+
+    def reset(self) -> None:
+        """TPM Reset: the host was switched off and on, or rebooted."""
+        self.reset_count += 1
+        self.pcrs = _zeroed()
+
+    def _public(self) -> TpmPublic:
+        return TpmPublic.attestation_key(self._key.public_key())
+
+    def _reach(self) -> None:
+        if self.out_of_reach:
+            raise BackendFailed("the TPM does not answer", where="TPM")

@@ -9,16 +9,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from shamon_host.attestation.attester import directly
 from shamon_host.attestation.evidence import Evidence
+from shamon_host.attestation.reference_record import record_reference_values
 from shamon_host.attestation.reference_values import ReferenceValues
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.daemon.ports import Backends, T
+from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
-from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.links.model import KernelState, Operation, SecurityAssociation
@@ -29,6 +32,8 @@ from shamon_host.testing.clock import VirtualClock
 from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
+from shamon_host.testing.kernel_selinux import SelinuxMode
+from shamon_host.testing.machine import DAEMON_ENTRY, DAEMON_PREFIX, BootImage, MeasuredMachine
 from shamon_host.testing.network import MemoryNetwork, memory_identity
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
@@ -36,6 +41,7 @@ from shamon_host.testing.world import BootVariant, CommandResult, Fault, FaultTr
 
 CLEAN_IMAGE = b"a clean disk image"
 _WRONG_SPI = 0x0BAD0001
+_PROGRAM, _MODULE = "/usr/local/bin/unknown", "/root/stranger.ko"
 _EXIT_CODES = {400: 2, 403: 3, 503: 4}
 
 
@@ -46,9 +52,11 @@ class Enrolment:
     policy: Policy
     registry: PeerRegistry = field(default_factory=PeerRegistry)
     reference: ReferenceValues | None = None
+    hosts: "dict[str, MemoryHost]" = field(default_factory=dict)
 
     def enrol(self, host: "MemoryHost") -> None:
         """Register the host's AK and certificate, as `shamon coalition enrol` does."""
+        self.hosts[host.name] = host
         self.registry = PeerRegistry([*self.registry.hosts(), host.enrolled_as()])
 
     def load(self, host: HostName) -> ReferenceValues:
@@ -158,10 +166,12 @@ class MemoryHost:
         self.clock = VirtualClock()
         self.kernel = MemoryKernel([HOST_ADDRESSES[name]], wire, self.clock)
         self.hypervisor = MemoryHypervisor(
-            switch=self.kernel, addresses=VM_ADDRESSES, enforcing=lambda: self.kernel.selinux_enforcing
+            switch=self.kernel,
+            addresses=VM_ADDRESSES,
+            enforcing=lambda: self.kernel.selinux.mode is SelinuxMode.ENFORCING,
         )
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
-        self.machine = MeasuredMachine()
+        self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
         self.daemon: HostDaemon | None = None
         self._network = network
         self._enrolment = enrolment
@@ -199,14 +209,14 @@ class MemoryHost:
         match fault:
             case Fault.PROGRAM:
                 digest = self._run_unknown_program()
-                return FaultTrace(needles=("/usr/local/bin/unknown", digest))
+                return FaultTrace(needles=(_PROGRAM, digest))
             case Fault.MODULE:
                 content = b"\x7fELF module %d" % self._faults
-                self.machine.load_module("/root/stranger.ko", content)
-                return FaultTrace(needles=("/root/stranger.ko", sha256_of(content)))
+                self.machine.load_module(_MODULE, content)
+                return FaultTrace(needles=(_MODULE, sha256_of(content)))
             case Fault.PERMISSIVE:
                 for enforcing in (False, True, False):
-                    self.kernel.set_enforcing(enforcing)
+                    self.kernel.selinux.set_enforcing(enforcing)
                     self.machine.setenforce(enforcing)
                 return FaultTrace(needles=("enforcing",))
             case Fault.DAEMON_STOPPED:
@@ -289,21 +299,92 @@ class MemoryHost:
         self.kernel.flush_policies()
 
     async def refuses_wrong_category(self, peer: str) -> Mapping[str, int]:
-        """The sender gets an SA with its red link's label, the receiver the same SA with its blue link's label."""
-        sender = self._peers()[peer]
-        own, other = HOST_ADDRESSES[self.name], HOST_ADDRESSES[peer]
-        red, blue = (context for _, context in sorted(self._link_contexts().items()))
-        outgoing = next(
-            sa for sa in sender.kernel.read().sas if sa.destination == own and sa.context == sender.link_context(0)
-        )
+        """The sender gets a new SA for its red link, this host the same SA with the label of its blue link."""
+        sender = self._enrolment.hosts[peer]
+        own = HOST_ADDRESSES[self.name]
+        outgoing = sender.sa_of("acme/red", to=own)
+        incoming, blue = self.sa_of("acme/red", to=own), self.sa_of("rival/blue", to=own).context
         key = bytes(36)
-        forged = replace(outgoing, spi=_WRONG_SPI, key=key)
-        incoming = next(sa for sa in self.kernel.read().sas if sa.source == other and sa.context == red)
-        avcs, before = len(self.kernel.avc), dict(self.kernel.counters())
-        await asyncio.sleep(1.0)  # the newer SA is the one that is used; the kernel counts whole seconds
+        await asyncio.sleep(1.0)  # of two SAs the newer one is used, and the kernel counts in seconds
+        before, denials = self.kernel.counters(), len(self.kernel.avc)
         self.kernel.put_sa(replace(incoming, spi=_WRONG_SPI, context=blue, key=key))
-        sender.kernel.put_sa(forged)
-        sender.guest("db").guest_pings(VM_ADDRESSES["web"][0])
-        after = self.kernel.counters()
-        rose = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-        return {**rose, "avc": len(self.kernel.avc) - avcs}
+        sender.kernel.put_sa(replace(outgoing, spi=_WRONG_SPI, key=key))
+        vm = next(name for name, entry in self._enrolment.policy.vms.items() if (entry.host, entry.label) == (peer, "red"))
+        await sender.guest(vm).reaches(VM_ADDRESSES["web"][0])
+        rose = {name: count - before[name] for name, count in self.kernel.counters().items() if count > before[name]}
+        return {**rose, "avc": len(self.kernel.avc) - denials}
+
+    async def overlay_is_clean(self, vm: str) -> bool:
+        disk = self.images.overlay(VmName(vm))
+        return disk is not None and self.images.overlays[disk].base_sha256 == sha256_of(CLEAN_IMAGE)
+
+    def guest(self, vm: str) -> StoryGuest:
+        return StoryGuest(self, vm)
+
+    @property
+    def own_addresses(self) -> Sequence[str]:
+        return (HOST_ADDRESSES[self.name], "2001:db8::1")
+
+    # What the world and other hosts ask
+
+    def enrolled_as(self) -> EnrolledPeer:
+        """This host's entry in the registry."""
+        public = self.machine.tpm.ak_public()
+        return EnrolledPeer(
+            host=self.host,
+            certificate_sha256=self._identity.certificate_sha256,
+            ak_public=public,
+            ak_name=TpmPublic.parse(public).name,
+            tpm=TpmKind.SOFTWARE,
+        )
+
+    def record_reference(self) -> ReferenceValues:
+        """Reference Values of a known-good boot of this host; it is off again afterwards."""
+        self.machine.boot(boot_image(BootVariant.GOOD))
+        return record_reference_values(self.machine.tpm, self.machine.logs, code_prefix=DAEMON_PREFIX, code_entries=(DAEMON_ENTRY,))
+
+    def sa_of(self, type_name: str, *, to: str) -> SecurityAssociation:
+        """The newest SA of the link of a type towards an address, as this host's kernel holds it."""
+        assert self.daemon is not None
+        context = self.daemon.host.label_map.link_context(TypeName(type_name))
+        return max(
+            (sa for sa in self.kernel.read().sas if sa.destination == to and sa.context == context),
+            key=lambda sa: sa.hard_lifetime_s,
+        )
+
+    async def power_off(self) -> None:
+        """The world ends."""
+        await self.kill_daemon()
+        self._database.close()
+
+    async def _end(self) -> None:
+        """Let the daemon's task fall; what it raises in doing so is of no interest."""
+        task, self._task, self.daemon = self._task, None, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _run_unknown_program(self) -> str:
+        content = b"\x7fELF unknown %d" % self._faults
+        self.machine.run_program(_PROGRAM, content)
+        return sha256_of(content)
+
+
+def boot_image(variant: BootVariant) -> BootImage:
+    """What a host boots in each variant: the wrong one has another kernel command line."""
+    good = BootImage()
+    return good if variant is BootVariant.GOOD else replace(good, cmdline=good.cmdline + " lockdown=none")
+
+
+def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+    """What the command line asks the daemon for."""
+    match list(arguments):
+        case ["status" | "peers" | "vms" | "links" as what]:
+            return "GET", f"/v1/{what}", {}
+        case ["audit", *options]:
+            return "GET", "/v1/audit", {options[i].removeprefix("--"): options[i + 1] for i in range(0, len(options), 2)}
+        case ["attest"]:
+            return "POST", "/v1/attest", {}
+        case ["vm", action, name]:
+            return "POST", f"/v1/vms/{name}/{action}", {}
+    raise BadInput("not a request of the story", found=" ".join(arguments))

@@ -16,6 +16,7 @@ from shamon_host.domain.labels import VmName, plain_name
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 120
+_DIRECTORY_MODE = 0o711
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class OverlayImages:
         base, base_format = self._image(image)
         target = self._path(vm)
         fresh = target.with_suffix(".new")
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_directory()
         fresh.unlink(missing_ok=True)
         _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(fresh))
         os.replace(fresh, target)
@@ -65,6 +66,16 @@ class OverlayImages:
             )
         return self.images[image]
 
+    def _make_directory(self) -> None:
+        """QEMU, which runs as a user of its own, walks through it and may not list it, whatever our umask."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.chmod(_DIRECTORY_MODE)
+        except OSError as error:
+            raise BackendFailed(
+                "cannot make the directory of overlays", where=str(self.directory), found=error.strerror or ""
+            ) from error
+
     def _path(self, vm: VmName) -> Path:
         return self.directory / f"{plain_name(vm, 'VM name')}.qcow2"
 
@@ -81,7 +92,8 @@ def file_sha256(path: Path) -> str:
 def _qemu_img(*arguments: str) -> None:
     try:
         subprocess.run(
-            ["qemu-img", *arguments], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S, env={"PATH": os.defpath}
+            ["qemu-img", *arguments], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
         raise BackendFailed("qemu-img is not installed", remedy="Install Debian's qemu-utils.") from error

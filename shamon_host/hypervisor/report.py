@@ -20,6 +20,7 @@ from shamon_host.hypervisor.ports import DomainReport, DomainState
 
 MAX_REPORT_BYTES = 1 << 20
 RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
+_REPORTED_STATES = tuple(state.value for state in RUNNING_STATES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class ReportedDomain:
     name: VmName
     state: DomainState
     context: str
-    """As the hypervisor has it; empty when it has none."""
+    """As the hypervisor has it; empty when it has none, or one that nobody enforces."""
 
 
 def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> bytes:
@@ -38,7 +39,7 @@ def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> b
                 {
                     "name": domain.name,
                     "state": domain.state.value,
-                    "context": str(domain.context) if domain.context else "",
+                    "context": str(domain.context) if domain.context and domain.enforced else "",
                 }
                 for domain in sorted(domains, key=lambda domain: domain.name)
                 if domain.state in RUNNING_STATES
@@ -61,6 +62,8 @@ def parse_hypervisor_report(data: bytes) -> tuple[tuple[ReportedDomain, ...], La
         fields = json.loads(data)
         if set(fields) != {"domains", "label_map"} or set(fields["label_map"]) != {"types", "vms"}:
             raise BadInput("malformed hypervisor report", expected="domains and label_map")
+        if not isinstance(fields["domains"], list):
+            raise BadInput("malformed hypervisor report", expected="a list of domains")
         domains = tuple(_domain(item) for item in fields["domains"])
         types = {type_name(name): _category(value, TYPE_CATEGORIES) for name, value in _items(fields, "types")}
         vms = {}
@@ -107,7 +110,7 @@ def _check_domain(
 ) -> Claim | None:
     entry = policy.vms.get(domain.name)
     if entry is None:
-        return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=domain.name)
+        return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=ascii(domain.name)[:80])
     if entry.host != host:
         return _claim(
             ClaimStatus.FAIL, "a VM runs on another host than the policy says", where=domain.name,
@@ -131,11 +134,12 @@ def _check_domain(
 
 
 def _domain(item: Mapping[str, Any]) -> ReportedDomain:
-    if set(item) != {"name", "state", "context"} or not isinstance(item["context"], str):
+    if set(item) != {"name", "state", "context"}:
         raise BadInput("malformed domain in hypervisor report", expected="name, state and context")
-    return ReportedDomain(
-        name=VmName(str(item["name"])[:64]), state=DomainState(item["state"]), context=item["context"][:4096]
-    )
+    name, state, context = item["name"], item["state"], item["context"]
+    if not isinstance(name, str) or not isinstance(context, str) or state not in _REPORTED_STATES:
+        raise BadInput("malformed domain in hypervisor report", expected="a name, running or paused, and a context")
+    return ReportedDomain(name=VmName(name), state=DomainState(state), context=context)
 
 
 def _items(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -6,15 +6,16 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 """
 
 import hashlib
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shamon_host.domain import monitor
-from shamon_host.domain.errors import BadInput, NotTrusted, Refused
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
-from shamon_host.domain.labels import HostName, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy, VmEntry
 from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images, VmInterface, VmSpec
 
@@ -64,7 +65,7 @@ class VmStatus:
 
 @dataclass(kw_only=True)
 class VmManager:
-    """All VMs of this host. Synchronous; one caller at a time."""
+    """All VMs of this host. Synchronous; calls that change something, from any thread, wait for each other."""
 
     host: HostName
     hypervisor: Hypervisor
@@ -77,127 +78,153 @@ class VmManager:
     """Make the bridge of a type and return its name."""
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     tap_prefix: str = "shvm"
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    def start(self, name: VmName, *, fresh: bool = False) -> DomainReport:
-        """Start a VM, or resume it when it is suspended; `fresh` discards its overlay first. Releases a quarantine.
+    def start(self, name: VmName) -> DomainReport:
+        """Start a VM, resume it when it is suspended, release it when it is in quarantine.
 
         Raises Refused (the monitor), NotTrusted (image or label), BackendFailed.
         """
-        entry = self._entry(name)
-        running = self._running(name)
-        self._permit(entry)
-        quarantined = self._document(name).get("quarantined")
-        if quarantined and running is not None and not fresh:
-            self.audit("vm.release", name, {"quarantined": quarantined})
-        if running is not None and not fresh:
+        with self._lock:
+            entry = self._entry(name)
+            running = self._running(name)
+            self._permit(entry)
+            quarantined = self._document(name).get("quarantined")
+            if quarantined:
+                self.audit("vm.release", name, {"quarantined": quarantined})
+            if running is None:
+                return self._start_new(entry, fresh=False)
             self._verify(running)
-            if running.state is DomainState.PAUSED:
-                self.hypervisor.resume(name)
+            self.hypervisor.resume(name)
             self._want(name, wanted=True)
             return self._report(name)
-        if running is not None:
-            self.hypervisor.destroy(name)
-        return self._start_new(entry, fresh=fresh)
 
     def stop(self, name: VmName) -> None:
         """Destroy the domain; its overlay stays."""
-        self._entry(name)
-        self.audit("vm.stop", name, {})
-        self._want(name, wanted=False)
-        self.hypervisor.destroy(name)
+        with self._lock:
+            self._entry(name)
+            self.audit("vm.stop", name, {})
+            self._want(name, wanted=False)
+            self.hypervisor.destroy(name)
 
     def suspend(self, name: VmName, reason: str) -> None:
         """Pause the domain; it is still wanted, and `start` resumes it."""
-        self.audit("vm.suspend", name, {"reason": reason})
-        if self._running(name) is not None:
-            self.hypervisor.suspend(name)
+        with self._lock:
+            self.audit("vm.suspend", name, {"reason": reason})
+            if self._running(name) is not None:
+                self.hypervisor.suspend(name)
 
     def quarantine(self, name: VmName, reason: str, *, ports_down: Callable[[str], None]) -> None:
         """Take the VM off its bridges, then suspend it; memory and disk are kept until it is replaced or stopped.
 
-        `ports_down` detaches one tap from its bridge.
+        `ports_down` detaches one tap from its bridge. The VM is suspended also when a port cannot be detached; then
+        that error is raised.
         """
-        self._entry(name)
-        self.audit("vm.quarantine", name, {"reason": reason})
-        self.documents.put("vm", name, {"wanted": False, "quarantined": reason})
-        domain = self._running(name)
-        if domain is None:
-            return
-        for interface in domain.interfaces:
-            ports_down(interface.device)
-        self.hypervisor.suspend(name)
+        with self._lock:
+            self._entry(name)
+            self.audit("vm.quarantine", name, {"reason": reason})
+            self.documents.put("vm", name, {"wanted": False, "quarantined": reason})
+            domain = self._running(name)
+            if domain is None:
+                return
+            try:
+                for interface in domain.interfaces:
+                    ports_down(interface.device)
+            finally:
+                self.hypervisor.suspend(name)
 
     def replace(self, name: VmName, reason: str) -> DomainReport:
-        """Destroy the VM and start a clean one: image verified, fresh overlay, label read back."""
-        self._entry(name)
-        self.audit("vm.replace", name, {"reason": reason})
-        return self.start(name, fresh=True)
+        """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
+
+        It is destroyed also when no clean one may be started. Raises as `start` does.
+        """
+        with self._lock:
+            entry = self._entry(name)
+            self.audit("vm.replace", name, {"reason": reason})
+            self.hypervisor.destroy(name)
+            self._permit(entry)
+            return self._start_new(entry, fresh=True)
 
     def restore(self, *, replace: bool, reason: str) -> tuple[VmName, ...]:
-        """After a boot: start every VM that should run, from the clean image if `replace`. A VM that the policy
-        no longer allows is not started, and the audit log says why. Returns what was started."""
+        """After a boot: start every VM that should run, from the clean image if `replace`. One that cannot be started
+        (the policy no longer allows it, its image is not the pinned one) does not hold up the others, and the audit log
+        says why. Returns what was started."""
         started = []
-        for status in self.statuses():
-            if not status.wanted:
-                continue
-            try:
-                if replace:
-                    self.replace(status.name, reason)
-                else:
-                    self.start(status.name)
-            except (Refused, NotTrusted) as error:
-                self.audit("vm.not-restored", status.name, {"reason": str(error)})
-                continue
-            started.append(status.name)
+        with self._lock:
+            for status in self.statuses():
+                if not status.wanted:
+                    continue
+                try:
+                    if replace:
+                        self.replace(status.name, reason)
+                    else:
+                        self.start(status.name)
+                except ShamonError as error:
+                    self.audit("vm.not-restored", status.name, {"reason": str(error)})
+                    continue
+                started.append(status.name)
         return tuple(started)
 
     def statuses(self) -> tuple[VmStatus, ...]:
         """Every VM that the policy gives to this host."""
         policy = self.policy()
         reports = {report.name: report for report in self.hypervisor.domains()}
-        return tuple(
-            VmStatus(
-                name=name,
-                label=entry.label,
-                types=tuple(sorted(policy.vm_labels[entry.label].types)),
-                wanted=bool(self._document(name).get("wanted")),
-                quarantined=str(self._document(name).get("quarantined", "")),
-                domain=reports.get(name),
-            )
-            for name, entry in sorted(policy.vms.items())
-            if entry.host == self.host
-        )
+        statuses = []
+        for name, entry in sorted(policy.vms.items()):
+            if entry.host == self.host:
+                document = self._document(name)
+                statuses.append(
+                    VmStatus(
+                        name=name, label=entry.label, types=tuple(sorted(policy.vm_labels[entry.label].types)),
+                        wanted=bool(document.get("wanted")), quarantined=str(document.get("quarantined", "")),
+                        domain=reports.get(name),
+                    )
+                )
+        return tuple(statuses)
 
     def running_types(self) -> frozenset[TypeName]:
-        """Types of every VM that runs or is suspended, and is not quarantined."""
-        return frozenset(
-            name
-            for status in self.statuses()
-            if status.domain is not None and status.domain.state in RUNNING_STATES and not status.quarantined
-            for name in status.types
-        )
+        """Types of every VM that runs or is suspended under its label, and is not quarantined."""
+        return frozenset(name for status in self._connectable() for name in status.types)
 
     def taps(self) -> dict[str, TypeName]:
         """Tap → type, for every interface that belongs in a type's bridge now."""
         return {
             interface.device: name
-            for status in self.statuses()
-            if status.domain is not None and status.domain.state in RUNNING_STATES and not status.quarantined
+            for status in self._connectable()
+            if status.domain is not None
             for interface, name in zip(status.domain.interfaces, status.types, strict=False)
         }
 
     def enforce_labels(self) -> tuple[VmName, ...]:
-        """Destroy every domain that runs under another label than its own (it may have been started by hand)."""
+        """Destroy every VM that runs under another label than its own, or on another host than its own (it may have
+        been started by hand); suspend again what runs in spite of its quarantine. Returns what was destroyed."""
         destroyed = []
-        for report in self.hypervisor.domains():
-            if report.state not in RUNNING_STATES or report.name not in self.policy().vms:
-                continue
-            expected = self._context(self._entry(report.name))
-            if report.context != expected:
-                self.audit("vm.mislabelled", report.name, {"expected": str(expected), "found": str(report.context)})
-                self.hypervisor.destroy(report.name)
-                destroyed.append(report.name)
+        with self._lock:
+            for report in self.hypervisor.domains():
+                entry = self.policy().vms.get(report.name)
+                if report.state not in RUNNING_STATES or entry is None:
+                    continue
+                expected = self._context(entry) if entry.host == self.host else None
+                if expected is None or report.context != expected:
+                    self.audit(
+                        "vm.mislabelled", report.name,
+                        {"expected": str(expected or f"to run on {entry.host}"), "found": str(report.context)},
+                    )
+                    self.hypervisor.destroy(report.name)
+                    destroyed.append(report.name)
+                elif report.state is DomainState.RUNNING and self._document(report.name).get("quarantined"):
+                    self.suspend(report.name, "it ran in spite of its quarantine")
         return tuple(destroyed)
+
+    def _connectable(self) -> tuple[VmStatus, ...]:
+        return tuple(
+            status
+            for status in self.statuses()
+            if status.domain is not None
+            and status.domain.state in RUNNING_STATES
+            and not status.quarantined
+            and status.domain.context == self._context(self._entry(status.name))
+        )
 
     def _start_new(self, entry: VmEntry, *, fresh: bool) -> DomainReport:
         name = entry.name
@@ -206,11 +233,15 @@ class VmManager:
         if fresh or overlay is None:
             self.images.verify(entry.image, pin.sha256)
             overlay = self.images.fresh_overlay(name, entry.image)
-        self.hypervisor.destroy(name)  # a definition that a crash left behind
+        self.hypervisor.destroy(name)  # a definition that somebody left behind
         report = self.hypervisor.start_paused(self._spec(entry, overlay))
-        self._verify(report)
-        self._want(name, wanted=True)
-        self.hypervisor.resume(name)
+        try:
+            self._verify(report)
+            self._want(name, wanted=True)
+            self.hypervisor.resume(name)
+        except ShamonError:
+            self.hypervisor.destroy(name)
+            raise
         return self._report(name)
 
     def _permit(self, entry: VmEntry) -> None:
@@ -225,13 +256,25 @@ class VmManager:
         decision.enforce()
 
     def _verify(self, report: DomainReport) -> None:
-        """Compare the label that was read back with the one that the label map gives; destroy on a mismatch."""
+        """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.
+
+        A label that nobody enforces counts for nothing. Raises NotTrusted.
+        """
         entry = self._entry(report.name)
         decision = monitor.label_vm(self.policy(), entry.name, wanted=self._context(entry), found=report.context)
         self.audit(decision.check, entry.name, decision.as_detail())
         if not decision.permitted:
             self.hypervisor.destroy(entry.name)
-        decision.enforce()
+            raise NotTrusted(
+                "the VM does not run under its label, and was destroyed before it ran", where=entry.name,
+                expected=str(self._context(entry)), found=str(report.context or "no label"),
+                remedy="SELinux must be enforcing, with the policy modules of this program and of libvirt loaded.",
+            )
+        if not report.enforced:
+            raise NotTrusted(
+                "the label of the VM binds nobody", where=entry.name, expected="SELinux enforcing", found="permissive",
+                remedy="Boot this host again with SELinux enforcing; its peers refuse it until then.",
+            )
 
     def _spec(self, entry: VmEntry, disk: str) -> VmSpec:
         settings = self.settings.get(entry.name, VmSettings())
@@ -257,7 +300,7 @@ class VmManager:
             cmdline=settings.cmdline,
         )
 
-    def _context(self, entry: VmEntry) -> Any:
+    def _context(self, entry: VmEntry) -> SelinuxContext:
         return self.label_map().vm_context(entry.name, self._label(entry).types)
 
     def _label(self, entry: VmEntry) -> VmLabel:
@@ -279,7 +322,8 @@ class VmManager:
     def _report(self, name: VmName) -> DomainReport:
         report = self._running(name)
         if report is None:
-            raise NotTrusted("the VM is gone after it was started", where=name)
+            raise BackendFailed("the VM ended right after it was started", where=name,
+                                remedy="See its log in /var/log/libvirt/qemu.")
         return report
 
     def _document(self, name: VmName) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One frame in parts. MAC addresses are 6 bytes; `target` is the address that an ARP or NDP message asks about."""
+    """One frame in parts. MAC addresses are 6 bytes; `destination` of an ARP or NDP question is what it asks about."""
 
     kind: Kind
     source_mac: bytes
@@ -59,7 +59,7 @@ def build(frame: Frame) -> bytes:
             target_mac = b"\0" * 6 if operation == 1 else frame.destination_mac
             body = _ARP_BODY.pack(1, _IPV4, 6, 4, operation, frame.source_mac, source, target_mac, destination)
             return _ethernet(frame, _ARP) + body
-        case Kind.ECHO_REQUEST | Kind.ECHO_REPLY if version == 4:  # noqa: PLR2004
+        case Kind.ECHO_REQUEST | Kind.ECHO_REPLY if version == 4:
             number = 8 if frame.kind is Kind.ECHO_REQUEST else 0
             message = _checksummed(_ECHO.pack(number, 0, 0, frame.identifier, 1), b"")
             header = _IPV4_HEADER.pack(0x45, 0, 20 + len(message), 0, 0, 64, _ICMP, 0, source, destination)
@@ -89,13 +89,13 @@ def parse(data: bytes) -> Frame | None:
             return _parse_arp(source_mac, destination_mac, body)
         if ethertype == _IPV4:
             protocol, source, destination = body[9], body[12:16], body[16:20]
-            message, kinds = body[(body[0] & 15) * 4 :], _ICMP4_TYPES
+            message, wanted, kinds = body[(body[0] & 15) * 4 :], _ICMP, _ICMP4_TYPES
         elif ethertype == _IPV6:
             protocol, source, destination = body[6], body[8:24], body[24:40]
-            message, kinds = body[40:], _ICMP6_TYPES
+            message, wanted, kinds = body[40:], _ICMPV6, _ICMP6_TYPES
         else:
             return None
-        if protocol not in (_ICMP, _ICMPV6) or message[0] not in kinds:
+        if protocol != wanted or message[0] not in kinds:
             return None
         kind = kinds[message[0]]
         identifier = struct.unpack_from("!H", message, 4)[0] if "echo" in kind else 0

@@ -19,7 +19,8 @@ FIRST, SECOND, STRANGER = VmName("first"), VmName("second"), VmName("stranger")
 class Bench(Protocol):
     """A hypervisor on a host where SELinux enforces, and what the contract does around it."""
 
-    hypervisor: Hypervisor
+    @property
+    def hypervisor(self) -> Hypervisor: ...
 
     def spec(self, name: VmName, *, number: int, interfaces: int = 1) -> VmSpec:
         """A VM that can start: its disk and bridges are there. VMs with different numbers have nothing in common."""

@@ -44,8 +44,8 @@ class LibvirtBench:
             ),
             disk=str(disk),
             interfaces=tuple(
-                VmInterface(device=f"suite{number}-{index}", bridge=_BRIDGES[index], mac=f"52:54:00:77:{index:02x}:{number:02x}")
-                for index in range(interfaces)
+                VmInterface(device=f"suite{number}-{index}", bridge=bridge, mac=f"52:54:00:77:{index:02x}:{number:02x}")
+                for index, bridge in enumerate(_BRIDGES[:interfaces])
             ),
             kernel=f"{_APP}/vmlinux", initrd=f"{_APP}/initrd",
             cmdline=f"console=ttyS0 quiet app.name={name} app.ip4=10.77.0.{number}/24",
@@ -100,7 +100,8 @@ class TestLibvirtQemu(HypervisorContract):
         spec = bench.spec(FIRST, number=1)
         bench.hypervisor.start_paused(spec)
         assert Path(f"/proc/{_pid(FIRST)}/attr/current").read_text().rstrip("\0\n") == str(spec.context)
-        assert os.getxattr(spec.disk, "security.selinux").decode().rstrip("\0") == "system_u:object_r:svirt_image_t:s0:c1,c514,c515"
+        disk_label = os.getxattr(spec.disk, "security.selinux").decode().rstrip("\0")
+        assert disk_label == "system_u:object_r:svirt_image_t:s0:c1,c514,c515"
         assert b":c" not in os.getxattr(_APP / "disk.raw", "security.selinux")
 
     def test_taps_are_ports_of_their_bridges(self, bench: Bench) -> None:

@@ -1,8 +1,9 @@
 """Contract suites on the real thing: a suite and pytest go to a lab host, run there, and each test is reported here.
 
-A suite is a module of this repository that pytest would collect if it were named so (`libvirt_suite.py`, not `test_...`), and that can be imported
-without what only the host has: adapters are imported inside fixtures. It runs under the host's own Python, as unconfined root or in the daemon's
-SELinux domain, with this checkout's code in front of the installed one. Beside the suite, a test module names it::
+A suite is a module of this repository that pytest would collect if it were named so (`libvirt_suite.py`, not
+`test_...`), and that can be imported without what only the host has: adapters are imported inside fixtures. It runs
+under the host's own Python, as unconfined root or in the daemon's SELinux domain, with this checkout's code in front of
+the installed one. Beside the suite, a test module names it::
 
     SUITE = "tests/integration/hypervisor/libvirt_suite.py"
 
@@ -96,9 +97,9 @@ def run_suite(
     arguments: Sequence[str] = (),
     timeout_s: float = 300,
 ) -> RemoteOutcomes:
-    """Run `suite` (a path in this repository) in `host`; `confined`: in the daemon's SELinux domain, started by systemd.
+    """Run `suite` (a path in this repository) in `host`, as root; `confined`: in the daemon's SELinux domain.
 
-    A confined run makes IMA log this checkout's files, if they differ from the image's: the host then no longer attests.
+    A confined run executes a program that no Reference Value knows, and IMA logs it: the host then no longer attests.
 
     Raises:
         LabError: the suite could not be sent, or was not done within `timeout_s`.
@@ -111,41 +112,16 @@ def run_suite(
         "HOME": _HOME,
         **(environment or {}),
     }
-    options = [
-        "-c",
-        "/dev/null",
-        f"--rootdir={_HOME}/code",
-        f"--confcutdir={(Path(_HOME) / 'code' / suite).parent}",
-        "--import-mode=importlib",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        _PLUGIN.stem,
-        "-W",
-        "error",
-    ]
-    options += [
-        "-o",
-        "asyncio_mode=auto",
-        "-o",
-        "asyncio_default_fixture_loop_scope=function",
-        "-q",
-        *arguments,
-        f"{_HOME}/code/{suite}",
-    ]
+    path = Path(_HOME) / "code" / suite
+    options = ["-c", "/dev/null", f"--rootdir={_HOME}/code", f"--confcutdir={path.parent}", "--import-mode=importlib"]
+    options += ["-p", "no:cacheprovider", "-p", _PLUGIN.stem, "-W", "error", "-o", "asyncio_mode=auto"]
+    options += ["-o", "asyncio_default_fixture_loop_scope=function", "-q", *arguments, str(path)]
     settings = [f"{name}={value}" for name, value in variables.items()]
     if confined:
         # systemd's way into the daemon's domain is a program of the daemon's type.
         host.run(f"printf '#!%s\\nimport pytest, sys\\nsys.exit(pytest.main(sys.argv[1:]))\\n' {_PYTHON} > {_HOME}/run")
         host.run(f"chmod 0755 {_HOME}/run && chcon -t shamon_exec_t {_HOME}/run")
-        command = [
-            "systemd-run",
-            "-q",
-            "--wait",
-            "--pipe",
-            "--collect",
-            *(f"--setenv={setting}" for setting in settings),
-        ]
+        command = ["systemd-run", "-q", "--wait", "--pipe", "--collect", *(f"--setenv={item}" for item in settings)]
         command += [f"--property=WorkingDirectory={_HOME}/code", f"{_HOME}/run", *options]
     else:
         command = ["env", "-C", f"{_HOME}/code", *settings, _PYTHON, "-m", "pytest", *options]
@@ -164,7 +140,7 @@ def _outcomes(told: str) -> Iterator[RemoteOutcome]:
 
 
 def _send(host: LabHost) -> None:
-    """Put this checkout's code and pytest on the host, with their compiled forms, which a host in the emulator makes slowly."""
+    """Put this checkout's code and pytest on the host, compiled already: a host in the emulator is slow at that."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name in ("shamon_host", "tests"):

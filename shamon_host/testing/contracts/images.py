@@ -1,0 +1,100 @@
+"""What every `hypervisor.ports.Images` must do: subclass `ImagesContract`, give it a `shelf`."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+from shamon_host.domain.errors import BadInput, NotTrusted
+from shamon_host.domain.labels import VmName
+from shamon_host.hypervisor.ports import Images
+
+WEB, DB = VmName("web"), VmName("db")
+IMAGE, MISSING_IMAGE = "app", "no-such-image"
+
+
+class Shelf(Protocol):
+    """A place with one clean image, `app`, and what the contract does to it behind the port's back."""
+
+    @property
+    def images(self) -> Images: ...
+
+    def pin(self) -> str:
+        """SHA-256 of the clean image as it was put there, lower-case hexadecimal."""
+        ...
+
+    def damage_clean_image(self) -> None:
+        """Change the clean image in one place."""
+        ...
+
+    def base_sha256(self, overlay: str) -> str:
+        """SHA-256 of the image that the overlay stands on."""
+        ...
+
+    def write(self, overlay: str) -> None:
+        """Do what a VM does to its own disk."""
+        ...
+
+    def is_written(self, overlay: str) -> bool:
+        """Whether a VM wrote to this overlay."""
+        ...
+
+
+class ImagesContract:
+    """The suite. No VM has an overlay before a test."""
+
+    @pytest.fixture
+    def shelf(self) -> Iterator[Shelf]:
+        """A shelf with the clean image and nothing else."""
+        raise NotImplementedError
+
+    def test_pinned_image(self, shelf: Shelf) -> None:
+        shelf.images.verify(IMAGE, shelf.pin())
+
+    def test_image_that_was_changed(self, shelf: Shelf) -> None:
+        pin = shelf.pin()
+        shelf.damage_clean_image()
+        with pytest.raises(NotTrusted) as raised:
+            shelf.images.verify(IMAGE, pin)
+        assert pin in raised.value.expected
+        assert pin not in raised.value.found
+
+    def test_unknown_image(self, shelf: Shelf) -> None:
+        with pytest.raises(BadInput, match=MISSING_IMAGE):
+            shelf.images.verify(MISSING_IMAGE, shelf.pin())
+        with pytest.raises(BadInput, match=MISSING_IMAGE):
+            shelf.images.fresh_overlay(WEB, MISSING_IMAGE)
+        assert shelf.images.overlay(WEB) is None
+
+    def test_no_overlay_at_first(self, shelf: Shelf) -> None:
+        assert shelf.images.overlay(WEB) is None
+        shelf.images.discard(WEB)
+
+    def test_each_vm_has_its_own_overlay(self, shelf: Shelf) -> None:
+        web, db = (shelf.images.fresh_overlay(vm, IMAGE) for vm in (WEB, DB))
+        assert web != db
+        assert (shelf.images.overlay(WEB), shelf.images.overlay(DB)) == (web, db)
+        assert shelf.base_sha256(web) == shelf.base_sha256(db) == shelf.pin()
+
+    def test_what_a_vm_writes_stays_in_its_overlay(self, shelf: Shelf) -> None:
+        web, db = (shelf.images.fresh_overlay(vm, IMAGE) for vm in (WEB, DB))
+        assert not shelf.is_written(web)
+        shelf.write(web)
+        assert shelf.is_written(web)
+        assert not shelf.is_written(db)
+        shelf.images.verify(IMAGE, shelf.pin())
+
+    def test_fresh_overlay_has_nothing_of_the_old_one(self, shelf: Shelf) -> None:
+        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE))
+        fresh = shelf.images.fresh_overlay(WEB, IMAGE)
+        assert shelf.images.overlay(WEB) == fresh
+        assert not shelf.is_written(fresh)
+
+    def test_discards(self, shelf: Shelf) -> None:
+        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE))
+        kept = shelf.images.fresh_overlay(DB, IMAGE)
+        for _ in range(2):
+            shelf.images.discard(WEB)
+        assert shelf.images.overlay(WEB) is None
+        assert shelf.images.overlay(DB) == kept
+        assert not shelf.is_written(shelf.images.fresh_overlay(WEB, IMAGE))

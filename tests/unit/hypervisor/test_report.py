@@ -1,0 +1,180 @@
+"""The hypervisor report: what a right one looks like, and that nothing else passes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.results import ClaimName, ClaimStatus
+from shamon_host.hypervisor.ports import DomainReport, DomainState
+from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
+from tests.unit.hypervisor.vm_world import (
+    ALPHA,
+    BETA,
+    BLACK,
+    DB,
+    GATE,
+    LABEL_MAP,
+    POLICY,
+    PROBE,
+    RED,
+    SHOP,
+    WEB,
+    context_of,
+)
+
+
+def _running(name: VmName, state: DomainState = DomainState.RUNNING) -> DomainReport:
+    return DomainReport(name=name, uuid="", state=state, context=context_of(name), interfaces=(), disk="")
+
+
+RIGHT = hypervisor_report([_running(WEB), _running(SHOP, DomainState.PAUSED)], LABEL_MAP)
+
+
+def _check(data: bytes, host: HostName = ALPHA) -> tuple[ClaimStatus, str]:
+    claim = check_hypervisor_report(data, host=host, policy=POLICY)
+    assert claim.name is ClaimName.RUNNING_LABELS
+    return claim.status, f"{claim.where}: {claim.reason} {claim.expected} {claim.found}"
+
+
+def _changed(**changes: Any) -> bytes:
+    return json.dumps(json.loads(RIGHT) | changes).encode()
+
+
+def _with_domain(**changes: Any) -> bytes:
+    domain = {"name": "web", "state": "running", "context": str(context_of(WEB))} | changes
+    return _changed(domains=[domain])
+
+
+def test_right_one_passes() -> None:
+    assert _check(RIGHT)[0] is ClaimStatus.PASS
+    assert _check(hypervisor_report([], LABEL_MAP))[0] is ClaimStatus.PASS
+
+
+def test_round_trip() -> None:
+    domains, label_map = parse_hypervisor_report(RIGHT)
+    assert [(domain.name, domain.state) for domain in domains] == [
+        (SHOP, DomainState.PAUSED), (WEB, DomainState.RUNNING),
+    ]
+    assert (label_map.types, label_map.vms) == (LABEL_MAP.types, LABEL_MAP.vms)
+
+
+def test_same_domains_give_the_same_bytes() -> None:
+    assert hypervisor_report([_running(SHOP, DomainState.PAUSED), _running(WEB)], LABEL_MAP) == RIGHT
+    off = _running(GATE, DomainState.SHUT_OFF)
+    assert hypervisor_report([off, _running(WEB), _running(SHOP, DomainState.PAUSED)], LABEL_MAP) == RIGHT
+
+
+def test_contexts_are_compared_as_values() -> None:
+    low, high = LABEL_MAP.vms[WEB]
+    assert high == low + 1
+    spelt_otherwise = f"system_u:system_r:svirt_t:s0:c{LABEL_MAP.types[RED]},c{low}.c{high}"
+    assert _check(_with_domain(context=spelt_otherwise))[0] is ClaimStatus.PASS
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (_with_domain(context=str(context_of(SHOP))), ClaimStatus.FAIL, str(context_of(WEB))),
+        (_with_domain(context=""), ClaimStatus.ABSENT, "without a label"),
+        (_with_domain(context="system_u:system_r:svirt_t:s0-s0:c0.c1023"), ClaimStatus.FAIL, "bad SELinux context"),
+        (_with_domain(name="stranger"), ClaimStatus.FAIL, "'stranger': a domain runs that the policy does not know"),
+        (_with_domain(name="\x1b[2J"), ClaimStatus.FAIL, r"\x1b"),
+        (_with_domain(name="db", context=str(context_of(DB))), ClaimStatus.FAIL, "another host"),
+        (_with_domain(state="shut-off"), ClaimStatus.FAIL, "malformed"),
+        (_with_domain(state=["running"]), ClaimStatus.FAIL, "malformed"),
+        (_with_domain(name=["web"]), ClaimStatus.FAIL, "malformed"),
+        (_with_domain(context=None), ClaimStatus.FAIL, "malformed"),
+        (_with_domain(extra=1), ClaimStatus.FAIL, "malformed"),
+        (_changed(domains={}), ClaimStatus.FAIL, "malformed"),
+        (_changed(domains=7), ClaimStatus.FAIL, "malformed"),
+        (_changed(domains=["web"]), ClaimStatus.FAIL, "malformed"),
+        (_changed(extra=1), ClaimStatus.FAIL, "malformed"),
+        (_changed(label_map=[]), ClaimStatus.FAIL, "malformed"),
+        (_changed(label_map={"types": {}, "vms": {}}), ClaimStatus.ABSENT, "acme/red"),
+        (_changed(label_map={"types": dict(LABEL_MAP.types), "vms": {}}), ClaimStatus.ABSENT, "lacks a VM"),
+        (_changed(label_map={"types": dict.fromkeys(LABEL_MAP.types, 1), "vms": {}}), ClaimStatus.FAIL, "label map"),
+        (_changed(label_map={"types": {"acme/red": True}, "vms": {}}), ClaimStatus.FAIL, "category"),
+        (_changed(label_map={"types": {"acme/red": 600}, "vms": {}}), ClaimStatus.FAIL, "category"),
+        (_changed(label_map={"types": {"../etc": 1}, "vms": {}}), ClaimStatus.FAIL, "bad type name"),
+        (_changed(label_map={"types": {}, "vms": {"web": [512]}}), ClaimStatus.FAIL, "malformed"),
+        (_changed(label_map={"types": {}, "vms": {"web": [512, 513], "db": [513, 9]}}), ClaimStatus.FAIL, "category"),
+        (_changed(label_map={"types": {}, "vms": {"a": [512, 513], "b": [513, 514]}}), ClaimStatus.FAIL, "label map"),
+        (b"", ClaimStatus.FAIL, "malformed"),
+        (b"\xff\xfe", ClaimStatus.FAIL, "malformed"),
+        (b"[" * 100_000, ClaimStatus.FAIL, "malformed"),
+        (b'"' + b" " * (1 << 20) + b'"', ClaimStatus.FAIL, "too large"),
+        (b"1" * 10_000, ClaimStatus.FAIL, "malformed"),
+        (RIGHT[:-1], ClaimStatus.FAIL, "malformed"),
+    ],
+    ids=str,
+)
+def test_wrong_ones(data: bytes, status: ClaimStatus, words: str) -> None:
+    found, text = _check(data)
+    assert found is status
+    assert words in text
+
+
+def test_domain_of_another_host_passes_there() -> None:
+    assert _check(hypervisor_report([_running(DB)], LABEL_MAP), BETA)[0] is ClaimStatus.PASS
+
+
+def test_domain_reported_twice() -> None:
+    domain = {"name": "web", "state": "running", "context": str(context_of(WEB))}
+    assert _check(_changed(domains=[domain, domain]))[1].startswith("web: a domain is reported twice")
+
+
+def test_types_in_conflict() -> None:
+    status, words = _check(hypervisor_report([_running(WEB), _running(PROBE)], LABEL_MAP))
+    assert status is ClaimStatus.FAIL
+    assert f"{RED}" in words
+    assert f"{BLACK}" in words
+
+
+def test_label_that_nobody_enforces_is_none() -> None:
+    permissive = DomainReport(
+        name=WEB, uuid="", state=DomainState.RUNNING, context=context_of(WEB), interfaces=(), disk="", enforced=False
+    )
+    assert _check(hypervisor_report([permissive], LABEL_MAP))[0] is ClaimStatus.ABSENT
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(data=st.binary(max_size=400) | _json.map(lambda value: json.dumps(value).encode()))
+def test_hostile_bytes_never_raise_and_never_pass(data: bytes) -> None:
+    assert _check(data)[0] is not ClaimStatus.PASS
+
+
+@given(
+    domains=st.lists(st.fixed_dictionaries({"name": _json, "state": _json, "context": _json}) | _json) | _json,
+    types=_json | st.just(dict(LABEL_MAP.types)), vms=_json,
+)
+def test_hostile_fields_never_raise_and_never_pass(domains: object, types: object, vms: object) -> None:
+    hostile = {"domains": domains, "label_map": {"types": types, "vms": vms}}
+    assert _check(json.dumps(hostile).encode())[0] is not ClaimStatus.PASS or domains == []
+
+
+@given(position=st.integers(0, len(RIGHT) - 1), value=st.integers(0, 255))
+def test_changed_byte(position: int, value: int) -> None:
+    """It raises nothing, and it passes only if every domain that is still named is under its own label."""
+    data = RIGHT[:position] + bytes([value]) + RIGHT[position + 1 :]
+    if _check(data)[0] is not ClaimStatus.PASS:
+        return
+    domains, label_map = parse_hypervisor_report(data)
+    for domain in domains:
+        types = POLICY.vm_labels[POLICY.vms[domain.name].label].types
+        assert domain.context == str(label_map.vm_context(domain.name, types))
+
+
+def test_parse_raises_its_own_error_alone() -> None:
+    with pytest.raises(BadInput):
+        parse_hypervisor_report(b'{"domains": [{}], "label_map": {"types": {}, "vms": {}}}')

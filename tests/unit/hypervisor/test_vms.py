@@ -1,0 +1,400 @@
+"""The life of VMs on the fakes: labels are read back before a guest runs, and what is refused does not run."""
+
+from dataclasses import replace
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
+from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
+from tests.unit.hypervisor.vm_world import (
+    ADDRESSES,
+    BLUE,
+    DB,
+    GATE,
+    PROBE,
+    RED,
+    SHOP,
+    WEB,
+    VmWorld,
+    context_of,
+)
+
+WRONG = SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=frozenset({1, 2}))
+
+
+def _mislabel(world: VmWorld, monkeypatch: pytest.MonkeyPatch, context: SelinuxContext | None) -> list[str]:
+    """Let every start end under `context`; returns what is asked of the hypervisor from then on."""
+    asked: list[str] = []
+    start, resume = world.hypervisor.start_paused, world.hypervisor.resume
+
+    def start_paused(spec: VmSpec) -> DomainReport:
+        start(spec)
+        world.hypervisor.relabel(spec.name, context)
+        return next(report for report in world.hypervisor.domains() if report.name == spec.name)
+
+    def noted(name: VmName) -> None:
+        asked.append(f"resume {name}")
+        resume(name)
+
+    monkeypatch.setattr(world.hypervisor, "start_paused", start_paused)
+    monkeypatch.setattr(world.hypervisor, "resume", noted)
+    return asked
+
+
+class TestStart:
+    def test_runs_under_its_label_on_its_types_bridges(self, world: VmWorld) -> None:
+        report = world.vms.start(GATE)
+        assert (report.state, report.context) == (DomainState.RUNNING, context_of(GATE))
+        assert [interface.bridge for interface in report.interfaces] == ["br-red", "br-blue"]
+        assert world.vms.taps() == dict(zip((i.device for i in report.interfaces), (RED, BLUE), strict=True))
+        assert world.vms.running_types() == {RED, BLUE}
+        assert world.status(GATE).wanted
+
+    def test_names_and_addresses_are_stable_and_its_own(self, world: VmWorld) -> None:
+        first = world.vms.start(WEB)
+        shop = world.vms.start(SHOP)
+        world.vms.stop(WEB)
+        second = world.vms.start(WEB)
+        assert (second.uuid, second.interfaces) == (first.uuid, first.interfaces)
+        assert shop.uuid != first.uuid
+        assert not {i.device for i in shop.interfaces} & {i.device for i in first.interfaces}
+        assert not {i.mac for i in shop.interfaces} & {i.mac for i in first.interfaces}
+        assert all(len(i.device) <= 15 and int(i.mac[:2], 16) & 3 == 2 for i in first.interfaces)
+
+    def test_decision_is_in_the_audit_log_before_the_hypervisor_is_asked(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_spec: VmSpec) -> DomainReport:
+            raise BackendFailed("the hypervisor is away")
+
+        monkeypatch.setattr(world.hypervisor, "start_paused", broken)
+        with pytest.raises(BackendFailed):
+            world.vms.start(WEB)
+        assert world.kinds(WEB) == ["vm.start"]
+        assert not world.status(WEB).wanted
+
+    def test_guest_is_up(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.start(GATE)
+        assert world.hypervisor.guest(WEB).ping(ADDRESSES[GATE][0])
+
+    def test_second_start_changes_nothing(self, world: VmWorld) -> None:
+        assert world.vms.start(WEB) == world.vms.start(WEB)
+
+    @pytest.mark.parametrize("name", [DB, VmName("nobody")])
+    def test_vm_of_another_host_or_of_none(self, world: VmWorld, name: VmName) -> None:
+        with pytest.raises(BadInput, match="gate, probe, shop, web"):
+            world.vms.start(name)
+
+    def test_boot_settings_reach_the_hypervisor(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        specs: list[VmSpec] = []
+        start = world.hypervisor.start_paused
+
+        def noted(spec: VmSpec) -> DomainReport:
+            specs.append(spec)
+            return start(spec)
+
+        monkeypatch.setattr(world.hypervisor, "start_paused", noted)
+        world.vms.start(WEB)
+        assert (specs[0].memory_mib, specs[0].kernel, specs[0].cmdline) == (256, "/vmlinux", "quiet")
+
+
+class TestLabel:
+    @pytest.mark.parametrize("found", [WRONG, None, context_of(SHOP)], ids=["wrong", "none", "another VM's"])
+    def test_mismatch_destroys_before_an_instruction_runs(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch, found: SelinuxContext | None
+    ) -> None:
+        asked = _mislabel(world, monkeypatch, found)
+        with pytest.raises(NotTrusted) as raised:
+            world.vms.start(WEB)
+        assert raised.value.expected == str(context_of(WEB))
+        assert raised.value.found == str(found or "no label")
+        assert asked == []
+        assert world.domain(WEB) is None
+        assert world.kinds(WEB) == ["vm.start", "label.vm"]
+        assert not world.status(WEB).wanted
+        assert not world.vms.taps()
+
+    def test_permissive_world_is_refused(self, world: VmWorld) -> None:
+        """The label is right, but binds nobody."""
+        world.selinux_enforcing = False
+        with pytest.raises(NotTrusted, match="expected SELinux enforcing; found permissive"):
+            world.vms.start(WEB)
+        assert world.domain(WEB) is None
+
+    def test_permissive_world_that_lost_the_policy_is_refused(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No module for `svirt_t`: a permissive host runs the VM as the hypervisor, and says nothing."""
+        monkeypatch.setattr("shamon_host.testing.hypervisor.KNOWN_DOMAIN_TYPES", ())
+        world.selinux_enforcing = False
+        with pytest.raises(NotTrusted, match="virtd_t"):
+            world.vms.start(WEB)
+        assert world.domain(WEB) is None
+
+    def test_suspended_vm_stays_so_while_selinux_is_permissive(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "a test")
+        world.selinux_enforcing = False
+        with pytest.raises(NotTrusted):
+            world.vms.start(WEB)
+        assert world.state(WEB) is DomainState.PAUSED
+
+    def test_running_vm_that_was_relabelled_is_destroyed(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.start(SHOP)
+        world.hypervisor.relabel(WEB, WRONG)
+        assert world.vms.taps() == {interface.device: BLUE for interface in world.status(SHOP).domain.interfaces}  # type: ignore[union-attr]
+        assert world.vms.running_types() == {BLUE}
+        assert world.vms.enforce_labels() == (WEB,)
+        assert world.domain(WEB) is None
+        assert world.state(SHOP) is DomainState.RUNNING
+        assert world.kinds(WEB)[-1] == "vm.mislabelled"
+        assert world.vms.enforce_labels() == ()
+
+    def test_vm_of_another_host_started_by_hand_is_destroyed(self, world: VmWorld) -> None:
+        world.images.fresh_overlay(DB, "app")
+        world.hub.bridges["br-red"] = []
+        world.hypervisor.start_paused(
+            VmSpec(
+                name=DB, uuid="00000000-0000-4000-8000-000000000001", context=context_of(DB), disk="/overlays/db.qcow2",
+                interfaces=(VmInterface(device="tap0", bridge="br-red", mac="52:54:00:00:00:01"),),
+            )
+        )
+        assert world.vms.enforce_labels() == (DB,)
+        assert not world.hypervisor.domains()
+        assert "beta" in world.entries[-1][2]["expected"]
+
+    def test_stranger_is_left_alone(self, world: VmWorld) -> None:
+        """A domain that the policy does not know is for the peers to see in the hypervisor report."""
+        world.images.fresh_overlay(VmName("stranger"), "app")
+        world.hypervisor.start_paused(
+            VmSpec(
+                name=VmName("stranger"), uuid="00000000-0000-4000-8000-000000000001", context=WRONG,
+                disk="/overlays/stranger.qcow2", interfaces=(),
+            )
+        )
+        assert world.vms.enforce_labels() == ()
+        assert len(world.hypervisor.domains()) == 1
+        assert world.vms.taps() == {}
+
+
+class TestConflict:
+    def test_refused_with_the_conflict_set_named(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        with pytest.raises(Refused, match=r"audit/black.*conflict set audit.*running: web"):
+            world.vms.start(PROBE)
+        assert world.domain(PROBE) is None
+        kind, _, detail = world.entries[-1]
+        assert (kind, detail["permitted"], detail["rule"]) == ("vm.start", False, "chinese-wall")
+
+    @pytest.mark.parametrize("narrowed", ["suspended", "quarantined"])
+    def test_vm_that_does_not_run_but_is_there_still_counts(self, world: VmWorld, narrowed: str) -> None:
+        world.vms.start(WEB)
+        if narrowed == "suspended":
+            world.vms.suspend(WEB, "a test")
+        else:
+            world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
+        with pytest.raises(Refused):
+            world.vms.start(PROBE)
+
+    def test_one_that_is_gone_does_not(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.stop(WEB)
+        world.vms.start(PROBE)
+        with pytest.raises(Refused, match="conflict set audit"):
+            world.vms.start(WEB)
+
+
+class TestStopAndSuspend:
+    def test_stop_keeps_the_disk(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.write_marker(WEB, "mine")
+        world.vms.stop(WEB)
+        assert world.domain(WEB) is None
+        assert not world.status(WEB).wanted
+        world.vms.start(WEB)
+        assert world.marker(WEB) == "mine"
+
+    def test_suspend_and_resume(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "its peer failed")
+        assert world.state(WEB) is DomainState.PAUSED
+        assert world.status(WEB).wanted
+        assert world.vms.running_types() == {RED}
+        assert world.vms.start(WEB).state is DomainState.RUNNING
+        assert world.kinds(WEB)[-3:] == ["vm.suspend", "vm.start", "label.vm"]
+
+    def test_resume_is_a_start_that_the_monitor_decides(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "a test")
+        red = replace(world.policy.hosts[world.vms.host], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, world.vms.host: red})
+        with pytest.raises(Refused, match="management-label"):
+            world.vms.start(WEB)
+        assert world.state(WEB) is DomainState.PAUSED
+
+    def test_suspend_of_what_does_not_run(self, world: VmWorld) -> None:
+        world.vms.suspend(WEB, "a test")
+        assert world.domain(WEB) is None
+
+
+class TestQuarantine:
+    def test_ports_go_down_before_it_is_suspended(self, world: VmWorld) -> None:
+        report = world.vms.start(GATE)
+        seen: list[tuple[str, DomainState | None]] = []
+        world.vms.quarantine(GATE, "a test", ports_down=lambda tap: seen.append((tap, world.state(GATE))))
+        assert seen == [(interface.device, DomainState.RUNNING) for interface in report.interfaces]
+        assert world.state(GATE) is DomainState.PAUSED
+        status = world.status(GATE)
+        assert (status.wanted, status.quarantined) == (False, "a test")
+        assert world.vms.taps() == {}
+        assert world.vms.running_types() == frozenset()
+
+    def test_suspended_also_when_a_port_stays_up(self, world: VmWorld) -> None:
+        def broken(_tap: str) -> None:
+            raise BackendFailed("the bridge does not let go")
+
+        world.vms.start(WEB)
+        with pytest.raises(BackendFailed):
+            world.vms.quarantine(WEB, "a test", ports_down=broken)
+        assert world.state(WEB) is DomainState.PAUSED
+
+    def test_release_is_a_start(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.write_marker(WEB, "mine")
+        world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
+        assert world.vms.start(WEB).state is DomainState.RUNNING
+        assert world.kinds(WEB)[-3:] == ["vm.start", "vm.release", "label.vm"]
+        assert world.status(WEB).quarantined == ""
+        assert world.vms.running_types() == {RED}
+        assert world.marker(WEB) == "mine"
+
+    def test_replace_ends_it(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
+        world.vms.replace(WEB, "clean again")
+        status = world.status(WEB)
+        assert (status.wanted, status.quarantined) == (True, "")
+
+    def test_vm_that_is_resumed_by_hand_is_suspended_again(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
+        world.hypervisor.resume(WEB)
+        assert world.vms.taps() == {}
+        assert world.vms.enforce_labels() == ()
+        assert world.state(WEB) is DomainState.PAUSED
+
+    def test_vm_that_does_not_run(self, world: VmWorld) -> None:
+        world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
+        assert world.status(WEB).quarantined == "a test"
+        assert world.vms.restore(replace=True, reason="a test") == ()
+
+
+class TestReplace:
+    def test_verified_image_and_fresh_overlay(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.write_marker(WEB, "left by an intruder")
+        report = world.vms.replace(WEB, "its host failed")
+        assert (report.state, report.context) == (DomainState.RUNNING, context_of(WEB))
+        assert world.marker(WEB) == ""
+        assert world.images.overlays[report.disk].base_sha256 == world.policy.images["app"].sha256
+        assert world.kinds(WEB)[2:] == ["vm.replace", "vm.start", "label.vm"]
+
+    def test_wrong_image_leaves_nothing_running(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.images.clean["app"] = b"another image"
+        with pytest.raises(NotTrusted, match="pinned"):
+            world.vms.replace(WEB, "a test")
+        assert world.domain(WEB) is None
+
+    def test_refused_replacement_leaves_nothing_running(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        blue = replace(world.policy.hosts[world.vms.host], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, world.vms.host: blue})
+        with pytest.raises(Refused):
+            world.vms.replace(WEB, "a test")
+        assert world.domain(WEB) is None
+
+    def test_first_start_verifies_too(self, world: VmWorld) -> None:
+        world.images.clean["app"] = b"another image"
+        with pytest.raises(NotTrusted, match="pinned"):
+            world.vms.start(WEB)
+        assert world.images.overlay(WEB) is None
+        assert world.domain(WEB) is None
+
+    def test_mislabelled_replacement_is_destroyed(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.vms.start(WEB)
+        asked = _mislabel(world, monkeypatch, WRONG)
+        with pytest.raises(NotTrusted):
+            world.vms.replace(WEB, "a test")
+        assert asked == []
+        assert world.domain(WEB) is None
+
+
+class TestRestore:
+    def _boot_again(self, world: VmWorld) -> None:
+        for name in (WEB, SHOP, GATE):
+            world.vms.start(name)
+        world.write_marker(WEB, "written before")
+        world.vms.stop(SHOP)
+        world.vms.quarantine(GATE, "a test", ports_down=world.hub.detach)
+        world.reboot()
+
+    def test_starts_what_should_run(self, world: VmWorld) -> None:
+        self._boot_again(world)
+        assert world.vms.restore(replace=False, reason="booted") == (WEB,)
+        assert world.state(WEB) is DomainState.RUNNING
+        assert world.marker(WEB) == "written before"
+        assert len(world.hypervisor.domains()) == 1
+
+    def test_replaces_what_should_run(self, world: VmWorld) -> None:
+        self._boot_again(world)
+        assert world.vms.restore(replace=True, reason="refused by alpha") == (WEB,)
+        assert world.marker(WEB) == ""
+
+    def test_replaces_also_what_runs(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.write_marker(WEB, "written before")
+        assert world.vms.restore(replace=True, reason="a test") == (WEB,)
+        assert world.marker(WEB) == ""
+
+    def test_one_that_fails_does_not_hold_up_the_others(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.vms.start(SHOP)
+        world.vms.start(WEB)
+        world.reboot()
+        start = world.hypervisor.start_paused
+
+        def broken(spec: VmSpec) -> DomainReport:
+            if spec.name == SHOP:
+                raise BackendFailed("no memory")
+            return start(spec)
+
+        monkeypatch.setattr(world.hypervisor, "start_paused", broken)
+        assert world.vms.restore(replace=False, reason="booted") == (WEB,)
+        assert ("vm.not-restored", SHOP, {"reason": "no memory"}) in world.entries
+
+    def test_policy_that_no_longer_allows_it(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.reboot()
+        blue = replace(world.policy.hosts[world.vms.host], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, world.vms.host: blue})
+        assert world.vms.restore(replace=False, reason="booted") == ()
+        assert world.kinds(WEB)[-1] == "vm.not-restored"
+
+
+def test_crashed_vm_starts_again(world: VmWorld) -> None:
+    world.vms.start(WEB)
+    world.hypervisor.crash(WEB)
+    assert world.status(WEB).domain is None
+    assert world.status(WEB).wanted
+    assert world.vms.start(WEB).state is DomainState.RUNNING
+
+
+def test_vm_that_ends_at_once(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.hypervisor, "resume", world.hypervisor.crash)
+    with pytest.raises(BackendFailed, match="ended right after"):
+        world.vms.start(WEB)

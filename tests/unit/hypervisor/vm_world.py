@@ -1,0 +1,154 @@
+"""One host's VMs in memory: a policy, a hub for its bridges, and a `VmManager` on the fakes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shamon_host.domain import label_map as label_maps
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy_file import parse_policy
+from shamon_host.hypervisor.ports import DomainReport, DomainState
+from shamon_host.hypervisor.vms import VmManager, VmSettings, VmStatus
+from shamon_host.testing.hypervisor import MemoryHypervisor
+from shamon_host.testing.images import MemoryImages, sha256_of
+
+ALPHA, BETA = HostName("alpha"), HostName("beta")
+WEB, SHOP, PROBE, GATE, DB = (VmName(name) for name in ("web", "shop", "probe", "gate", "db"))
+RED, BLUE, BLACK = TypeName("acme/red"), TypeName("rival/blue"), TypeName("audit/black")
+IMAGE = b"a clean disk image"
+ADDRESSES = {
+    WEB: ("10.9.0.1", "fd00:9::1"), SHOP: ("10.9.0.4", "fd00:9::4"), PROBE: ("10.9.0.5", "fd00:9::5"),
+    GATE: ("10.9.0.6", "fd00:9::6"), "peer": ("10.9.0.9", "fd00:9::9"),
+}
+POLICY_TEXT = f"""
+types = ["{RED}", "{BLUE}", "{BLACK}"]
+coalition = {{name = "unit", version = 1}}
+labels.red.types = ["{RED}"]
+labels.blue.types = ["{BLUE}"]
+labels.black.types = ["{BLACK}"]
+labels.both.types = ["{RED}", "{BLUE}"]
+conflicts.audit = {{types = ["{RED}", "{BLACK}"]}}
+hosts.alpha = {{address = "192.0.2.1", types = ["{RED}", "{BLUE}", "{BLACK}"]}}
+hosts.beta = {{address = "192.0.2.2", types = ["{RED}"]}}
+images.app.sha256 = "{sha256_of(IMAGE)}"
+vms.web = {{label = "red", image = "app", host = "alpha"}}
+vms.shop = {{label = "blue", image = "app", host = "alpha"}}
+vms.probe = {{label = "black", image = "app", host = "alpha"}}
+vms.gate = {{label = "both", image = "app", host = "alpha"}}
+vms.db = {{label = "red", image = "app", host = "beta"}}
+"""
+POLICY = parse_policy(POLICY_TEXT.encode(), source="policy.toml")
+LABEL_MAP = label_maps.allocate(label_maps.EMPTY, POLICY.types, POLICY.vms)
+
+
+def context_of(vm: VmName, policy: Policy = POLICY) -> SelinuxContext:
+    """The context that the label map gives to a VM."""
+    return LABEL_MAP.vm_context(vm, policy.vm_labels[policy.vms[vm].label].types)
+
+
+@dataclass(kw_only=True)
+class Hub:
+    """Bridges that repeat each frame to every other port. `TapSwitch`."""
+
+    bridges: dict[str, list[str]] = field(default_factory=dict)
+    taps: dict[str, Callable[[bytes], None]] = field(default_factory=dict)
+
+    def plug_tap(self, interface: str, bridge: str, receive: Callable[[bytes], None]) -> None:
+        if bridge not in self.bridges:
+            raise BackendFailed("no such bridge", where=bridge)
+        self.taps[interface] = receive
+        self.bridges[bridge].append(interface)
+
+    def unplug_tap(self, interface: str) -> None:
+        self.detach(interface)
+        self.taps.pop(interface, None)
+
+    def detach(self, interface: str) -> None:
+        """Take a tap off its bridge; the machine keeps it."""
+        for ports in self.bridges.values():
+            if interface in ports:
+                ports.remove(interface)
+
+    def send_from_tap(self, interface: str, frame: bytes) -> None:
+        for ports in self.bridges.values():
+            if interface in ports:
+                for other in [port for port in ports if port != interface]:
+                    self.taps[other](frame)
+
+
+@dataclass(kw_only=True)
+class MemoryDocuments:
+    """`vms.Documents`."""
+
+    documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        return self.documents.get((kind, key))
+
+    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None:
+        self.documents[kind, key] = dict(document)
+
+    def delete(self, kind: str, key: str) -> None:
+        self.documents.pop((kind, key), None)
+
+
+@dataclass(kw_only=True)
+class VmWorld:
+    """Host alpha. `selinux_enforcing` and `policy` may be changed at any time; `entries` is its audit log."""
+
+    selinux_enforcing: bool = True
+    policy: Policy = POLICY
+    hub: Hub = field(default_factory=Hub)
+    images: MemoryImages = field(default_factory=lambda: MemoryImages(clean={"app": IMAGE}))
+    documents: MemoryDocuments = field(default_factory=MemoryDocuments)
+    entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    hypervisor: MemoryHypervisor = field(init=False)
+    vms: VmManager = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hypervisor = MemoryHypervisor(
+            switch=self.hub, addresses=ADDRESSES, enforcing=lambda: self.selinux_enforcing,
+            disk_exists=lambda path: path in self.images.overlays,
+        )
+        self.vms = VmManager(
+            host=ALPHA, hypervisor=self.hypervisor, images=self.images, documents=self.documents, audit=self._audit,
+            policy=lambda: self.policy, label_map=lambda: LABEL_MAP, ensure_bridge=self._bridge,
+            settings={WEB: VmSettings(memory_mib=256, kernel="/vmlinux", initrd="/initrd", cmdline="quiet")},
+        )
+
+    def domain(self, name: VmName) -> DomainReport | None:
+        return next((report for report in self.hypervisor.domains() if report.name == name), None)
+
+    def state(self, name: VmName) -> DomainState | None:
+        report = self.domain(name)
+        return report.state if report else None
+
+    def status(self, name: VmName) -> VmStatus:
+        return next(status for status in self.vms.statuses() if status.name == name)
+
+    def kinds(self, name: VmName) -> list[str]:
+        """What the audit log has about a VM, in order."""
+        return [kind for kind, subject, _ in self.entries if subject == name]
+
+    def write_marker(self, name: VmName, text: str) -> None:
+        path = self.images.overlay(name)
+        assert path is not None
+        self.images.overlays[path].written = text
+
+    def marker(self, name: VmName) -> str:
+        path = self.images.overlay(name)
+        assert path is not None
+        return self.images.overlays[path].written
+
+    def reboot(self) -> None:
+        self.hypervisor.power_off()
+
+    def _audit(self, kind: str, subject: str, detail: Mapping[str, Any]) -> None:
+        self.entries.append((kind, subject, dict(detail)))
+
+    def _bridge(self, name: TypeName) -> str:
+        bridge = f"br-{name.rpartition('/')[2]}"
+        self.hub.bridges.setdefault(bridge, [])
+        return bridge

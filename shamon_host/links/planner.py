@@ -30,8 +30,8 @@ from shamon_host.links.model import (
     Tunnel,
 )
 
-GATE_TOLERANCE_S = 1.0
-"""Two readings of one timeout differ by the time between them, and by the length of a jiffy."""
+GATE_TOLERANCE_S = 2.0
+"""Two readings of one timeout differ by the time between them, and nft tells whole seconds."""
 
 
 def plan(desired: DesiredState, actual: KernelState) -> tuple[Operation, ...]:

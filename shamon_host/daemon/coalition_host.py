@@ -24,7 +24,7 @@ from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
-from shamon_host.domain.results import AttestationResult, Claim
+from shamon_host.domain.results import AttestationResult, Claim, ClaimName
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
@@ -152,7 +152,7 @@ class CoalitionHost:
         if result.trusted:
             return result
         words = "; ".join(describe(claim) for claim in result.failures)
-        await self.suspend(peer, words, definite=True, received=received)
+        await self.suspend(peer, words, definite=not all(map(_transient, result.failures)), received=received)
         return result
 
     async def lease_s(self, peer: HostName) -> float:
@@ -299,6 +299,14 @@ class CoalitionHost:
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())
+
+
+_LOG_CLAIMS = (ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, ClaimName.SHAMON_CODE)
+
+
+def _transient(claim: Claim) -> bool:
+    """The IMA log could not be replayed this time: it says nothing about the host yet."""
+    return claim.name in _LOG_CLAIMS and not claim.sticky
 
 
 def describe(claim: Claim) -> str:

@@ -14,7 +14,7 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_schedule import PeerSchedule
-from shamon_host.daemon.ports import Backends
+from shamon_host.daemon.ports import Backends, StopReason
 from shamon_host.daemon.reactions import Reactions
 from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
@@ -122,11 +122,11 @@ class HostDaemon:
         rebooted = session.get("boot_id") != self.backends.boot_id
         if rebooted:
             refused = self.store.get("host", "refused")
-            replace = not session.get("closed_cleanly") or refused is not None
-            reason = f"refused by {refused['by']}" if refused else "the last boot did not end with a clean stop"
+            replace = not session.get("watched_to_the_end") or refused is not None
+            reason = f"refused by {refused['by']}" if refused else "this daemon did not watch the last boot to its end"
             await blocking(lambda: self.host.vms.restore(replace=replace, reason=reason))
             self.store.delete("host", "refused")
-        self.store.put("host", "session", {"boot_id": self.backends.boot_id, "closed_cleanly": False})
+        self.store.put("host", "session", {"boot_id": self.backends.boot_id, "watched_to_the_end": False})
 
     async def run(self) -> None:
         """Attest and watch until cancelled."""
@@ -138,12 +138,15 @@ class HostDaemon:
         """The end of the unit: close every link at once, unless this is half of a restart."""
         self.reactions.close()
         await self.handshaker.close()
-        if self.backends.service_manager.restarting():
-            self.audit.append("daemon.restart", self.name, {"links": "kept until their leases end"})
+        reason = await self.backends.blocking(self.backends.service_manager.stop_reason)
+        if reason is StopReason.RESTART:
+            self.audit.append("daemon.stop", self.name, {"reason": reason, "links": "kept until their leases end"})
             return
-        self.audit.append("daemon.stop", self.name, {"links": "closed"})
+        self.audit.append("daemon.stop", self.name, {"reason": reason, "links": "closed"})
         await self.backends.blocking(self.host.links.close_all)
-        self.store.put("host", "session", {"boot_id": self.backends.boot_id, "closed_cleanly": True})
+        # Only a daemon that watched until the host went down vouches for the VMs' disks at the next boot.
+        watched = reason is StopReason.SHUTDOWN
+        self.store.put("host", "session", {"boot_id": self.backends.boot_id, "watched_to_the_end": watched})
 
     def _label_map(self) -> LabelMap:
         document = self.store.get("host", "label-map")

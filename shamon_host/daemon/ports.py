@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from shamon_host.attestation.ports import MeasurementLogs, Tpm
@@ -33,6 +34,15 @@ class Blocking(Protocol):
     def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
 
 
+class StopReason(StrEnum):
+    STOP = "stop"
+    """The unit is stopped: links are closed, and what happens on the host from now on is unseen."""
+    RESTART = "restart"
+    """Half of a restart: links stay while their leases last."""
+    SHUTDOWN = "shutdown"
+    """The host goes down with it: links are closed."""
+
+
 class ServiceManager(Protocol):
     """Who started this daemon. Real: systemd, over `$NOTIFY_SOCKET`."""
 
@@ -40,8 +50,8 @@ class ServiceManager(Protocol):
 
     def status(self, text: str) -> None: ...
 
-    def restarting(self) -> bool:
-        """True iff the stop that was asked for is half of a restart, so links may stay. Unknown means False."""
+    def stop_reason(self) -> StopReason:
+        """Why the daemon was asked to stop. Whatever cannot be told is STOP."""
         ...
 
 

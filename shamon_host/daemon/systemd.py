@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 
+from shamon_host.daemon.ports import StopReason
 from shamon_host.domain.errors import BackendFailed
 
 _TIMEOUT_S = 10
@@ -21,16 +22,29 @@ class Systemd:
     def status(self, text: str) -> None:
         notify("STATUS=" + "".join(character for character in text if character.isprintable()))
 
-    def restarting(self) -> bool:
-        """True iff a restart job of this unit is queued. Whatever cannot be read means False: links are closed."""
-        try:
-            jobs = subprocess.run(
-                ["systemctl", "list-jobs", "--no-legend", "--plain", self._unit],
-                check=True, capture_output=True, text=True, timeout=_TIMEOUT_S, env={"PATH": os.defpath},
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            return False
-        return any(line.split()[1:3] == [self._unit, "restart"] for line in jobs.splitlines())
+    def stop_reason(self) -> StopReason:
+        """A queued restart job of this unit, or the whole system stopping; all else means STOP."""
+        if _systemctl("is-system-running").strip() == "stopping":
+            return StopReason.SHUTDOWN
+        jobs = _systemctl("list-jobs", "--no-legend", "--plain", self._unit)
+        if any(line.split()[1:3] == [self._unit, "restart"] for line in jobs.splitlines()):
+            return StopReason.RESTART
+        return StopReason.STOP
+
+
+def _systemctl(*arguments: str) -> str:
+    """What systemctl says; nothing when it cannot be asked."""
+    try:
+        return subprocess.run(
+            ["systemctl", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            env={"PATH": os.defpath},
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def notify(state: str) -> None:

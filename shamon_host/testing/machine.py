@@ -22,8 +22,7 @@ _SEPARATOR = bytes(4)
 _SEPARATED_PCRS = range(8)
 _BOOT_ACTION = b"Calling EFI Application from Boot Option"
 IMA_POLICY = "/etc/ima/ima-policy"
-DAEMON_PREFIX = "/opt/shamon/"
-DAEMON_ENTRY = "/opt/shamon/lib/python3.11/site-packages/shamon_host/daemon/host_daemon.py"
+_DAEMON_ENTRY = "/opt/shamon/lib/python3.11/site-packages/shamon_host/__init__.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class BootImage:
         (IMA_POLICY, b"measure func=BPRM_CHECK\n"),
         ("/usr/sbin/libvirtd", b"\x7fELF libvirtd"),
         ("/opt/shamon/bin/python3", b"\x7fELF python"),
-        (DAEMON_ENTRY, b"# the daemon"),
+        (_DAEMON_ENTRY, b"# the daemon"),
         ("/etc/shamon/host.toml", b"# the host's configuration"),
     )
     """Run or read in the course of every boot, in this order."""

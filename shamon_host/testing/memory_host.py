@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from shamon_host.attestation.attester import directly
 from shamon_host.attestation.evidence import Evidence
-from shamon_host.attestation.reference_record import record_reference_values
+from shamon_host.attestation.reference_record import record
 from shamon_host.attestation.reference_values import ReferenceValues
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.daemon.ports import Backends
+from shamon_host.daemon.ports import Backends, StopReason
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import HostName, TypeName, VmName
@@ -33,7 +33,7 @@ from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
-from shamon_host.testing.machine import DAEMON_ENTRY, DAEMON_PREFIX, BootImage, MeasuredMachine
+from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.network import MemoryNetwork, memory_identity
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
@@ -101,14 +101,14 @@ class SeverableKernel:
 class MemoryServiceManager:
     """`daemon.ports.ServiceManager`."""
 
-    is_restart: bool = False
+    reason: StopReason = StopReason.STOP
 
     def ready(self) -> None: ...
 
     def status(self, text: str) -> None: ...
 
-    def restarting(self) -> bool:
-        return self.is_restart
+    def stop_reason(self) -> StopReason:
+        return self.reason
 
 
 class RepeatingAttester:
@@ -186,8 +186,9 @@ class MemoryHost:
     # What `world.Host` asks
 
     async def boot(self, variant: BootVariant = BootVariant.GOOD) -> None:
-        if self.daemon is not None:
-            await self.stop_daemon()
+        self._service_manager.reason = StopReason.SHUTDOWN
+        await self.stop_daemon()
+        self._service_manager.reason = StopReason.STOP
         self._repeating = False
         self.hypervisor.power_off()
         self.kernel.reboot()
@@ -231,6 +232,7 @@ class MemoryHost:
                 await self.stop_daemon()
                 self._repeating = True
                 await self.start_daemon()
+                await asyncio.sleep(2.0)  # it attests once, with what it then repeats
                 self._run_unknown_program()
                 return FaultTrace(needles=("binding",))
 
@@ -341,7 +343,11 @@ class MemoryHost:
     def record_reference(self) -> ReferenceValues:
         """Reference Values of a known-good boot of this host; it is off again afterwards."""
         self.machine.boot(boot_image(BootVariant.GOOD))
-        return record_reference_values(self.machine.tpm, self.machine.logs, code_prefix=DAEMON_PREFIX, code_entries=(DAEMON_ENTRY,))
+        return record(
+            pcrs=self.machine.tpm.pcrs,
+            event_log=self.machine.logs.event_log(),
+            ima_log=self.machine.logs.ima_log(0),
+        )
 
     def sa_of(self, type_name: str, *, to: str) -> SecurityAssociation:
         """The newest SA of the link of a type towards an address, as this host's kernel holds it."""
@@ -387,4 +393,5 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
             return "POST", "/v1/attest", {}
         case ["vm", action, name]:
             return "POST", f"/v1/vms/{name}/{action}", {}
-    raise BadInput("not a request of the story", found=" ".join(arguments))
+        case _:
+            raise BadInput("not a request of the story", found=" ".join(arguments))

@@ -90,7 +90,8 @@ class Guest(Protocol):
 class Host(Protocol):
     """A host of the coalition."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     async def boot(self, variant: BootVariant = BootVariant.GOOD) -> None:
         """Boot, or boot again, and wait until the daemon answers."""
@@ -152,12 +153,21 @@ class Timing:
 class World(Protocol):
     """Everything. Hosts are enrolled, and Reference Values are recorded from a known-good boot, by `prepare`."""
 
-    hosts: Mapping[str, Host]
-    vm_addresses: Mapping[str, tuple[str, str]]
-    """VM → its IPv4 and IPv6 address."""
-    faults: Sequence[Fault]
-    """Those that this run of the story plays."""
-    timing: Timing
+    @property
+    def hosts(self) -> Mapping[str, Host]: ...
+
+    @property
+    def vm_addresses(self) -> Mapping[str, tuple[str, str]]:
+        """VM → its IPv4 and IPv6 address."""
+        ...
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """Those that this run of the story plays."""
+        ...
+
+    @property
+    def timing(self) -> Timing: ...
 
     async def prepare(self) -> Mapping[str, Any]:
         """Coalition, enrolment, Reference Values. Returns what to tell of it."""

@@ -68,9 +68,21 @@ class Coalition:
             host.run(f"{SHAMON} coalition ak --out /run/ak.public", timeout_s=120)
             ak.write_bytes(host.get("/run/ak.public"))
             self._shamon(
-                "coalition", "enrol", host.name, "--ca", str(self._directory / "ca"), "--policy", str(policy),
-                "--ak", str(ak), "--tpm", "software", "--registry", str(self._directory / "peers"),
-                "--out", str(self._directory / "tls"),
+                "coalition",
+                "enrol",
+                host.name,
+                "--ca",
+                str(self._directory / "ca"),
+                "--policy",
+                str(policy),
+                "--ak",
+                str(ak),
+                "--tpm",
+                "software",
+                "--registry",
+                str(self._directory / "peers"),
+                "--out",
+                str(self._directory / "tls"),
             )
         for host in hosts:
             self._configure(host)
@@ -119,5 +131,6 @@ class Coalition:
             [sys.executable, "-m", "shamon_host.cli.main", *arguments], capture_output=True, text=True, timeout=60
         )
         if done.returncode != 0:
-            raise LabError(f"shamon {' '.join(arguments[:3])} exited with {done.returncode}\n{done.stdout}{done.stderr}")
-
+            raise LabError(
+                f"shamon {' '.join(arguments[:3])} exited with {done.returncode}\n{done.stdout}{done.stderr}"
+            )

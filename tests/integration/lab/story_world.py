@@ -95,16 +95,15 @@ class LabStoryHost:
             return CommandResult(exit_code=result.status, value=json.loads(result.stdout))
         except ValueError:
             raise StepFailed(
-                "the command gave no JSON", where=f"{self.name}: {command}", found=(result.stdout + result.stderr)[-500:]
+                "the command gave no JSON",
+                where=f"{self.name}: {command}",
+                found=(result.stdout + result.stderr)[-500:],
             ) from None
 
     async def inflict(self, fault: Fault) -> FaultTrace:
         match fault:
             case Fault.PROGRAM:
-                self.machine.run(f"cp /bin/true {_UNKNOWN_PROGRAM}; echo unknown >> {_UNKNOWN_PROGRAM}")
-                digest = hashlib.sha256(self.machine.get(_UNKNOWN_PROGRAM)).hexdigest()
-                self.machine.run(_UNKNOWN_PROGRAM, check=False)
-                return FaultTrace(needles=(_UNKNOWN_PROGRAM, digest))
+                return FaultTrace(needles=(_UNKNOWN_PROGRAM, await self._run_unknown_program()))
             case Fault.MODULE:
                 content = (self._world.lab.images / "stranger.ko").read_bytes()
                 self.machine.put(_UNKNOWN_MODULE, content)
@@ -115,9 +114,11 @@ class LabStoryHost:
                 return FaultTrace(needles=("enforcing",))
             case Fault.DAEMON_STOPPED:
                 await self.stop_daemon()
+                await self._run_unknown_program()
                 return FaultTrace(needles=())
             case Fault.DAEMON_KILLED:
                 await self.kill_daemon()
+                await self._run_unknown_program()
                 return FaultTrace(needles=())
             case Fault.OLD_EVIDENCE:
                 await self.stop_daemon()
@@ -125,6 +126,8 @@ class LabStoryHost:
                 self.machine.run(
                     "systemd-run --unit=rogue --property=Restart=no /opt/shamon/bin/python /root/rogue.py", timeout_s=60
                 )
+                await self._world.wait(2 * self._world.timing.period_s)  # it attests, with what it then repeats
+                await self._run_unknown_program()
                 return FaultTrace(needles=("binding",))
 
     async def kill_daemon(self) -> None:
@@ -165,6 +168,12 @@ class LabStoryHost:
     @property
     def own_addresses(self) -> Sequence[str]:
         return (self.machine.ipv4, self.machine.ipv6, "fe80::1")
+
+    async def _run_unknown_program(self) -> str:
+        """A program that no Reference Value knows; its digest."""
+        self.machine.run(f"cp /bin/true {_UNKNOWN_PROGRAM}; date +%N >> {_UNKNOWN_PROGRAM}")
+        self.machine.run(_UNKNOWN_PROGRAM, check=False)
+        return hashlib.sha256(self.machine.get(_UNKNOWN_PROGRAM)).hexdigest()
 
     async def _until_answers(self) -> None:
         async def answers() -> bool:

@@ -86,9 +86,7 @@ def appraise(
         keep = known or VerifierState.unseen()
         claims = _nothing_else(binding, known)
         return _result(host, ak_name, keep.reset_count, enrolled_tpm_kind, claims), keep
-    claims, following = appraise_quoted(
-        quoted, evidence, demands=demands, reference=reference, state=known
-    )
+    claims, following = appraise_quoted(quoted, evidence, demands=demands, reference=reference, state=known)
     all_claims = (
         binding,
         *claims,
@@ -124,9 +122,7 @@ def appraise_quoted(
         return (boot, *_replace_first_absent(claims, error)), current
     facts, failures = walk(vouched.entries, current.facts, reference, pcrs)
     sticky = {**failures, **current.sticky}
-    following = replace(
-        current, ima_offset=vouched.offset, ima_pcr=pcrs[IMA_PCR], facts=facts, sticky=sticky
-    )
+    following = replace(current, ima_offset=vouched.offset, ima_pcr=pcrs[IMA_PCR], facts=facts, sticky=sticky)
     return (boot, *log_claims(facts, sticky, reference)), following
 
 
@@ -141,9 +137,7 @@ def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes) 
     )
     root = root_from_path(own, evidence.merkle_index, evidence.merkle_path)
     quote = evidence.quote
-    return verify_quote(
-        quote.attest, quote.signature, ak_public, root, SELECTION, {Bank.SHA256: quote.pcr_values}
-    )
+    return verify_quote(quote.attest, quote.signature, ak_public, root, SELECTION, {Bank.SHA256: quote.pcr_values})
 
 
 def _require_forward(state: VerifierState | None, clock: ClockInfo) -> None:

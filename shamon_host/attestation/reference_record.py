@@ -125,16 +125,16 @@ def _pcr(
         if pcr in images:
             return (PcrReference(value=value),)
         raise NotTrusted(
-            "the event log does not explain this boot", where=f"PCR {pcr}", found=value.hex(),
+            "the event log does not explain this boot",
+            where=f"PCR {pcr}",
+            found=value.hex(),
             remedy="Something extended the PCR outside of the firmware's log; stop it from doing so.",
         )
     return (
         PcrReference(
             value=value,
             events=tuple(
-                EventReference(
-                    type=event.type_name, digest=event.digests[Bank.SHA256], description=describe(event)
-                )
+                EventReference(type=event.type_name, digest=event.digests[Bank.SHA256], description=describe(event))
                 for event in events
             ),
         ),

@@ -74,7 +74,7 @@ class VerifierState:
 
     def under(self, reference_digest: str) -> "VerifierState":
         """The same under these Reference Values: where they are others, all that was judged by the old ones is void."""
-        if reference_digest == self.reference_digest:
+        if reference_digest == self.reference_digest or not self.seen:
             return self
         return VerifierState(
             reset_count=self.reset_count,

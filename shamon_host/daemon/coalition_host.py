@@ -8,6 +8,7 @@ its effect; everything that narrows happens at once, everything that widens only
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shamon_host.attestation.appraisal import VerifierState, appraise
@@ -93,6 +94,10 @@ class CoalitionHost:
         address = self.policy.hosts[peer].address
         offers = await self.blocking(lambda: self.links.offer(peer, address, types))
         verified = self._verifier_state(enrolled)
+        if verified is not None:
+            with suppress(ShamonError):  # without Reference Values the appraisal says so
+                # Under changed Reference Values the log is wanted from its beginning.
+                verified = verified.under(self.references.load(peer).digest)
         return Terms(
             coalition=self.policy.coalition,
             policy_version=self.policy.version,

@@ -47,9 +47,7 @@ def boot_chain_claim(
     first = next((difference for difference in differences if difference.found), differences[0])
     others = [f"PCR {pcr}" for pcr in wrong if f"PCR {pcr}" != first.where.split(",")[0]]
     also = f" ({', '.join(others)} {'differs' if len(others) == 1 else 'differ'} too)" if others else ""
-    return failed(
-        _NAME, f"{first.reason}{also}", where=first.where, expected=first.expected, found=first.found
-    )
+    return failed(_NAME, f"{first.reason}{also}", where=first.where, expected=first.expected, found=first.found)
 
 
 def _empty_difference(pcr: int, value: bytes, log: EventLog | None) -> Claim:
@@ -63,9 +61,7 @@ def _empty_difference(pcr: int, value: bytes, log: EventLog | None) -> Claim:
     )
 
 
-def _difference(
-    pcr: int, value: bytes, known: Sequence[PcrReference], log: EventLog | None, unreadable: str
-) -> Claim:
+def _difference(pcr: int, value: bytes, known: Sequence[PcrReference], log: EventLog | None, unreadable: str) -> Claim:
     """What is wrong with one PCR, in the terms of the recorded boot that it is closest to."""
     values = " or ".join(reference.value.hex() for reference in known)
     if log is None:

@@ -1,8 +1,8 @@
 """The claims that come from the IMA log: `ima-policy`, `selinux`, `software`, `shamon-code`.
 
 `walk` reads the entries that a quote newly vouches for, in order, and gathers facts and failures; `log_claims` says
-what they amount to. The kernel logs a file or a state once, so facts and failures outlive the increment that showed them
-(`verifier_state`), and a failure is sticky until the next boot.
+what they amount to. The kernel logs a file or a state once, so facts and failures outlive the increment that showed
+them (`verifier_state`), and a failure is sticky until the next boot.
 
 What a replay proves is the measured bytes, not the name of the template. So an entry counts as critical data only if
 its buffer hashes to its digest and is one of those expected, and everything else is taken for a file, whatever it says.
@@ -77,9 +77,7 @@ def _one(state: _Walk, number: int, entry: ImaEntry) -> None:
         return
     path = fields.path
     if entry.violation:
-        state.fail(
-            _software("a measurement could not be relied on: the file was open for writing", number, path or "")
-        )
+        state.fail(_software("a measurement could not be relied on: the file was open for writing", number, path or ""))
     elif fields.file_digest is None or path is None:
         state.fail(_software("an entry of the IMA log lacks a digest or a path", number, entry.template))
     elif fields.buf is not None and fields.buffer_matches_digest:
@@ -172,12 +170,7 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
     reference, facts = state.reference, state.facts
     digest = fields.file_digest
     known = reference.files.get(path, _NO_DIGESTS)
-    good = (
-        digest is not None
-        and digest.kind == "ima"
-        and digest.algorithm == "sha256"
-        and digest.digest.hex() in known
-    )
+    good = digest is not None and digest.kind == "ima" and digest.algorithm == "sha256" and digest.digest.hex() in known
     if good:
         if path == reference.ima_policy:
             state.facts = facts = replace(facts, ima_policy=True)
@@ -199,7 +192,11 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
         name, reason = ClaimName.SHAMON_CODE, "the daemon read code that is not Shamon's"
     state.fail(
         failed(
-            name, reason, where=_where(number, path), expected=_any(known) or "no such file", found=str(digest),
+            name,
+            reason,
+            where=_where(number, path),
+            expected=_any(known) or "no such file",
+            found=str(digest),
             sticky=True,
         )
     )
@@ -256,9 +253,7 @@ def _code(facts: LogFacts, reference: ReferenceValues) -> Claim:
 
 
 def _software(reason: str, number: int, path: str, *, expected: str = "", found: str = "") -> Claim:
-    return failed(
-        ClaimName.SOFTWARE, reason, where=_where(number, path), expected=expected, found=found, sticky=True
-    )
+    return failed(ClaimName.SOFTWARE, reason, where=_where(number, path), expected=expected, found=found, sticky=True)
 
 
 def _where(number: int, path: str) -> str:

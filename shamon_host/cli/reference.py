@@ -6,34 +6,20 @@ later, not only those that ran in this boot; with the unified kernel image, PCR 
 """
 
 import argparse
-import hashlib
-import json
-import re
-import secrets
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shamon_host.attestation.pcr import Bank, PcrSelection
-from shamon_host.attestation.ports import QUOTED_PCRS, MeasurementLogs, Tpm
-from shamon_host.attestation.quote import verify_quote
-from shamon_host.attestation.reference_model import ReferenceValues, merged_digests
-from shamon_host.attestation.reference_record import not_in_manifest, record
-from shamon_host.attestation.reference_values import dump_reference_values, load_reference_values
 from shamon_host.cli.output import print_json, print_table, printable
-from shamon_host.daemon.files import read_limited
-from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import plain_name
+
+if TYPE_CHECKING:
+    from shamon_host.attestation.reference_model import ReferenceValues
 
 DEFAULT_DIRECTORY = Path("/etc/shamon/reference")
 DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
 _MAX_IMAGE_BYTES = 256 * 1024 * 1024
-_MAX_FILE_BYTES = 64 * 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 10
-
-Digests = Mapping[str, frozenset[str]]
 
 
 def add_parsers(commands: Any) -> None:
@@ -70,13 +56,18 @@ def add_parsers(commands: Any) -> None:
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    from shamon_host.daemon.composition import open_logs, open_tpm  # needs a TPM stack, which others do not have
+    from shamon_host.attestation.reference_model import merged_digests
+    from shamon_host.attestation.reference_record import not_in_manifest
+    from shamon_host.attestation.reference_values import dump_reference_values
+    from shamon_host.cli.recording import chosen_files, read_manifest, record_boot
+    from shamon_host.daemon.composition import open_logs, open_tpm
+    from shamon_host.daemon.files import read_limited
 
     host = plain_name(arguments.host, "host name")
     out = arguments.out or DEFAULT_DIRECTORY / f"{host}.json"
-    manifest = _read_manifest(arguments.manifest) if arguments.manifest else {}
+    manifest = read_manifest(arguments.manifest) if arguments.manifest else {}
     uki = read_limited(arguments.uki, _MAX_IMAGE_BYTES, "unified kernel image") if arguments.uki else None
-    files = _chosen_files(arguments.file)
+    files = chosen_files(arguments.file, DEFAULT_CONFIG)
     recorded = record_boot(open_tpm(arguments.tcti), open_logs(), manifest=manifest, uki=uki)
     reference = replace(recorded, files=merged_digests(recorded.files, files))
     dump_reference_values(reference, out)
@@ -97,58 +88,9 @@ def _record(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def record_boot(
-    tpm: Tpm, logs: MeasurementLogs, *, manifest: Digests | None = None, uki: bytes | None = None
-) -> ReferenceValues:
-    """Reference Values of the boot that this host is in. Raises BackendFailed, BadInput, NotTrusted; see `record`."""
-    nonce = secrets.token_bytes(32)
-    quote = tpm.quote(nonce)
-    values = {Bank.SHA256: quote.pcr_values}
-    selection = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
-    quoted = verify_quote(quote.attest, quote.signature, tpm.ak_public(), nonce, selection, values)
-    return record(
-        pcrs=quoted.pcrs[Bank.SHA256],
-        event_log=logs.event_log(),
-        ima_log=logs.ima_log(0),
-        manifest=manifest,
-        uki=uki,
-    )
-
-
-def _chosen_files(chosen: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Digests of the files named by `--file`, by the path that they will be measured under."""
-    pairs = [tuple(part.partition("=")[::2]) for part in chosen]
-    if not any(path == str(DEFAULT_CONFIG) for path, _ in pairs) and DEFAULT_CONFIG.exists():
-        pairs.append((str(DEFAULT_CONFIG), ""))
-    files: dict[str, frozenset[str]] = {}
-    for path, source in pairs:
-        if not path.startswith("/") or "/../" in path:
-            raise BadInput("no path that a kernel would name", where="--file", expected="an absolute path", found=path)
-        content = read_limited(Path(source or path), _MAX_FILE_BYTES, "file")
-        files = merged_digests(files, {path: frozenset({hashlib.sha256(content).hexdigest()})})
-    return files
-
-
-def _read_manifest(path: Path) -> dict[str, frozenset[str]]:
-    """Path → digests. Raises BadInput naming the entry that is wrong."""
-    expected = '{"files": {PATH: [SHA-256 in lower-case hexadecimal, ...]}}'
-    try:
-        document = json.loads(read_limited(path, _MAX_FILE_BYTES, "manifest"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput("the manifest is not a JSON file", where=str(path), found=str(error)[:200]) from error
-    files = document.get("files") if isinstance(document, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise BadInput("the manifest has no files", where=str(path), expected=expected)
-    for name, digests in files.items():
-        good = (
-            isinstance(digests, list) and digests and all(isinstance(d, str) and _SHA256.fullmatch(d) for d in digests)
-        )
-        if not good or not name.startswith("/"):
-            raise BadInput("bad entry in the manifest", where=f"{path}: files.{printable(name)}", expected=expected)
-    return {name: frozenset(digests) for name, digests in files.items()}
-
-
 def _show(arguments: argparse.Namespace) -> int:
+    from shamon_host.attestation.reference_values import load_reference_values
+
     reference = load_reference_values(arguments.file)
     if arguments.json:
         print_json({**_summary(arguments.file, reference), "values": reference.to_document()})
@@ -173,5 +115,5 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(path: Path, reference: ReferenceValues) -> dict[str, Any]:
+def _summary(path: Path, reference: "ReferenceValues") -> dict[str, Any]:
     return {"file": str(path), "digest": reference.digest, "files": len(reference.files)}

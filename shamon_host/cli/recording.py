@@ -1,0 +1,80 @@
+"""What `shamon reference record` does: one quote, both logs, and the files that may come later.
+
+Apart from the command's parser, which runs with every `shamon` command and needs none of this.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shamon_host.attestation.pcr import Bank, PcrSelection
+from shamon_host.attestation.ports import QUOTED_PCRS, MeasurementLogs, Tpm
+from shamon_host.attestation.quote import verify_quote
+from shamon_host.attestation.reference_model import ReferenceValues, merged_digests
+from shamon_host.attestation.reference_record import record
+from shamon_host.cli.output import printable
+from shamon_host.daemon.files import read_limited
+from shamon_host.domain.errors import BadInput
+
+_MAX_FILE_BYTES = 64 * 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Digests = Mapping[str, frozenset[str]]
+"""Path → SHA-256 digests, lower-case hexadecimal."""
+
+
+def record_boot(
+    tpm: Tpm, logs: MeasurementLogs, *, manifest: Digests | None = None, uki: bytes | None = None
+) -> ReferenceValues:
+    """Reference Values of the boot that this host is in. Raises BackendFailed, BadInput, NotTrusted; see `record`."""
+    nonce = secrets.token_bytes(32)
+    quote = tpm.quote(nonce)
+    values = {Bank.SHA256: quote.pcr_values}
+    selection = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
+    quoted = verify_quote(quote.attest, quote.signature, tpm.ak_public(), nonce, selection, values)
+    return record(
+        pcrs=quoted.pcrs[Bank.SHA256],
+        event_log=logs.event_log(),
+        ima_log=logs.ima_log(0),
+        manifest=manifest,
+        uki=uki,
+    )
+
+
+def chosen_files(chosen: Sequence[str], default: Path) -> dict[str, frozenset[str]]:
+    """Digests of files given as PATH or PATH=FILE, by the path that they will be measured under.
+
+    `default` is among them, as it is here, unless it is absent or given. Raises BadInput.
+    """
+    pairs = [part.partition("=")[::2] for part in chosen]
+    if all(path != str(default) for path, _ in pairs) and default.exists():
+        pairs.append((str(default), ""))
+    files: dict[str, frozenset[str]] = {}
+    for path, source in pairs:
+        if not path.startswith("/") or "/../" in path:
+            raise BadInput("no path that a kernel would name", where="--file", expected="an absolute path", found=path)
+        content = read_limited(Path(source or path), _MAX_FILE_BYTES, "file")
+        files = merged_digests(files, {path: frozenset({hashlib.sha256(content).hexdigest()})})
+    return files
+
+
+def read_manifest(path: Path) -> dict[str, frozenset[str]]:
+    """Path → digests. Raises BadInput naming the entry that is wrong."""
+    expected = '{"files": {PATH: [SHA-256 in lower-case hexadecimal, ...]}}'
+    try:
+        document = json.loads(read_limited(path, _MAX_FILE_BYTES, "manifest"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput("the manifest is not a JSON file", where=str(path), found=str(error)[:200]) from error
+    files = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise BadInput("the manifest has no files", where=str(path), expected=expected)
+    for name, digests in files.items():
+        good = (
+            isinstance(digests, list) and digests and all(isinstance(d, str) and _SHA256.fullmatch(d) for d in digests)
+        )
+        if not good or not name.startswith("/"):
+            raise BadInput("bad entry in the manifest", where=f"{path}: files.{printable(name)}", expected=expected)
+    return {name: frozenset(digests) for name, digests in files.items()}

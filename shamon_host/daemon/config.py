@@ -40,7 +40,7 @@ class HostConfig:
     tcti: str
     libvirt_uri: str
     virt_type: str
-    """`kvm` or `qemu`."""
+    """`auto`, `kvm` or `qemu`."""
     images: Mapping[str, tuple[Path, str]]
     vms: Mapping[VmName, VmSettings]
 
@@ -73,9 +73,9 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     reader.only(tpm, "tpm.", {"tcti"})
     reader.only(hypervisor, "hypervisor.", {"uri", "type"})
     tls_paths = {key: reader.path(tls, "tls.", key, default) for key, default in _TLS.items()}
-    virt_type = reader.string(hypervisor, "hypervisor.", "type", "kvm")
-    if virt_type not in ("kvm", "qemu"):
-        raise reader.error("hypervisor.type", "kvm or qemu", virt_type)
+    virt_type = reader.string(hypervisor, "hypervisor.", "type", "auto")
+    if virt_type not in ("auto", "kvm", "qemu"):
+        raise reader.error("hypervisor.type", "auto, kvm or qemu", virt_type)
     images = {}
     for name, table in reader.tables(fields, "images"):
         prefix = f"images.{name}."

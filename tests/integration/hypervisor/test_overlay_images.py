@@ -1,0 +1,110 @@
+"""Overlays on this machine's disk pass the contract of images; needs `qemu-img` and `qemu-io`."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.labels import VmName
+from shamon_host.hypervisor.overlay_images import OverlayImages, file_sha256
+from shamon_host.testing.contracts.images import IMAGE, WEB, ImagesContract
+
+needs_qemu = pytest.mark.skipif(
+    not (shutil.which("qemu-img") and shutil.which("qemu-io")), reason="needs Debian's qemu-utils: qemu-img, qemu-io"
+)
+_SIZE = 1 << 20
+_MARK = "0x5a"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayShelf:
+    images: OverlayImages
+    clean: Path
+
+    def pin(self) -> str:
+        return file_sha256(self.clean)
+
+    def damage_clean_image(self) -> None:
+        with self.clean.open("r+b") as file:
+            file.seek(_SIZE // 2)
+            file.write(b"!")
+
+    def base_sha256(self, overlay: str) -> str:
+        told = subprocess.run(["qemu-img", "info", "--output=json", overlay], check=True, capture_output=True).stdout
+        return file_sha256(Path(json.loads(told)["full-backing-filename"]))
+
+    def write(self, overlay: str) -> None:
+        self._io(f"write -P {_MARK} 0 4096", overlay)
+
+    def is_written(self, overlay: str) -> bool:
+        told = self._io(f"read -P {_MARK} 0 4096", overlay, check=False)
+        return "Pattern verification failed" not in told
+
+    def _io(self, command: str, overlay: str, *, check: bool = True) -> str:
+        return subprocess.run(
+            ["qemu-io", "-f", "qcow2", "-c", command, overlay], check=check, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ).stdout
+
+
+@pytest.fixture
+def overlays(tmp_path: Path) -> OverlayShelf:
+    clean = tmp_path / "clean.raw"
+    clean.write_bytes(bytes(_SIZE))
+    images = OverlayImages(images={IMAGE: (clean, "raw")}, directory=tmp_path / "overlays")
+    return OverlayShelf(images=images, clean=clean)
+
+
+@needs_qemu
+class TestOverlayImages(ImagesContract):
+    @pytest.fixture
+    def shelf(self, overlays: OverlayShelf) -> OverlayShelf:
+        return overlays
+
+    def test_qemu_can_walk_to_an_overlay_whatever_the_umask(self, overlays: OverlayShelf) -> None:
+        before = os.umask(0o077)
+        try:
+            overlays.images.fresh_overlay(WEB, IMAGE)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(overlays.images.directory.stat().st_mode) == 0o711
+
+    def test_left_overs_of_a_crash_do_not_matter(self, overlays: OverlayShelf) -> None:
+        overlays.images.directory.mkdir()
+        (overlays.images.directory / "web.new").write_bytes(b"half an overlay")
+        assert not overlays.is_written(overlays.images.fresh_overlay(WEB, IMAGE))
+        assert [path.name for path in overlays.images.directory.iterdir()] == ["web.qcow2"]
+
+    def test_failed_overlay_leaves_the_old_one(self, overlays: OverlayShelf) -> None:
+        kept = overlays.images.fresh_overlay(WEB, IMAGE)
+        overlays.write(kept)
+        overlays.clean.unlink()
+        with pytest.raises(BackendFailed, match="qemu-img failed"):
+            overlays.images.fresh_overlay(WEB, IMAGE)
+        overlays.clean.write_bytes(bytes(_SIZE))
+        assert overlays.images.overlay(WEB) == kept
+        assert overlays.is_written(kept)
+
+
+def test_image_that_is_not_there(overlays: OverlayShelf) -> None:
+    overlays.clean.unlink()
+    with pytest.raises(BackendFailed, match="cannot read the clean image"):
+        overlays.images.verify(IMAGE, "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["../web", "", "web/1", "WEB"])
+def test_bad_names(overlays: OverlayShelf, name: str) -> None:
+    with pytest.raises(BadInput):
+        overlays.images.overlay(VmName(name))
+
+
+def test_no_qemu_img(overlays: OverlayShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shamon_host.hypervisor.overlay_images.os.defpath", "/nowhere")
+    with pytest.raises(BackendFailed, match="not installed"):
+        overlays.images.fresh_overlay(WEB, IMAGE)

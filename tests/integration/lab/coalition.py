@@ -103,10 +103,7 @@ class Coalition:
         return hosts
 
     def _configure(self, host: LabHost) -> None:
-        vms = "".join(
-            _VM_CONFIG.format(vm=vm, app=_APP, ip4=ip4, ip6=ip6) for vm, (ip4, ip6) in sorted(VM_ADDRESSES.items())
-        )
-        host.put("/etc/shamon/host.toml", _HOST_CONFIG.format(name=host.name, app=_APP) + vms)
+        host.put("/etc/shamon/host.toml", host_config(host.name))
         host.put("/etc/shamon/policy.toml", self.policy)
         host.put("/etc/shamon/ca.pem", self._directory / "ca" / "ca.pem")
         host.put("/etc/shamon/host.pem", self._directory / "tls" / f"{host.name}.pem")
@@ -118,8 +115,12 @@ class Coalition:
         """Reference Values of a known-good boot of this host, with the image's manifest."""
         host.put("/run/manifest.json", self._lab.images / "manifest.json")
         host.put("/run/host.efi", self._lab.images / BootImage.RIGHT.value)
+        # Each host's configuration is measured when its daemon reads it, and differs by the host's name.
+        for name in self._names:
+            host.put(f"/run/{name}.toml", host_config(name))
+        files = " ".join(f"--file /etc/shamon/host.toml=/run/{name}.toml" for name in self._names)
         host.run(
-            f"{SHAMON} reference record --host {host.name} --manifest /run/manifest.json --uki /run/host.efi "
+            f"{SHAMON} reference record {files} --host {host.name} --manifest /run/manifest.json --uki /run/host.efi "
             "--out /run/reference.json",
             timeout_s=300,
         )
@@ -134,3 +135,11 @@ class Coalition:
             raise LabError(
                 f"shamon {' '.join(arguments[:3])} exited with {done.returncode}\n{done.stdout}{done.stderr}"
             )
+
+
+def host_config(name: str) -> str:
+    """`/etc/shamon/host.toml` of a lab host."""
+    vms = "".join(
+        _VM_CONFIG.format(vm=vm, app=_APP, ip4=ip4, ip6=ip6) for vm, (ip4, ip6) in sorted(VM_ADDRESSES.items())
+    )
+    return _HOST_CONFIG.format(name=name, app=_APP) + vms

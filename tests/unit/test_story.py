@@ -1,0 +1,23 @@
+"""The whole story in memory, with the report that `shamon demo --json` writes."""
+
+import json
+
+import pytest
+
+from shamon_host.cli.main import main
+
+
+def test_every_step_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["steps"]) == 24
+    assert all(step["ok"] for step in report["steps"])
+    assert {"name", "ok", "elapsed_ms", "detail"} == set(report["steps"][0])
+    assert {"handshake_ms", "quote_ms", "detect_to_teardown_ms"} <= set(report["figures"])
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("ok   ") for line in lines) == 24
+    assert "24 of 24 steps held" in lines[-1]

@@ -12,9 +12,10 @@ from pathlib import Path
 from shamon_host import __version__
 from shamon_host.cli import coalition, demo, host_daemon, operate, policy, reference
 from shamon_host.cli.output import print_error
-from shamon_host.domain.errors import ShamonError
+from shamon_host.domain.errors import BackendFailed, ShamonError
 
 DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
+_HOST_MODULES = frozenset({"libvirt", "libvirt_qemu", "pyroute2", "tpm2_pytss"})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ShamonError as error:
         print_error(error, as_json=getattr(arguments, "json", False))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name not in _HOST_MODULES:
+            raise
+        missing = BackendFailed(
+            "this command needs what only a coalition's host has", where=f"Python module {error.name}",
+            remedy="Install shamon-host with its extra: pip install 'shamon-host[host]'.",
+        )
+        print_error(missing, as_json=getattr(arguments, "json", False))
+        return missing.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -1,6 +1,6 @@
 """What the Attester needs of a host: its TPM and its measurement logs.
 
-Real: `tpm_device`, `linux_logs`. In memory: `shamon_host.testing.tpm`, `shamon_host.testing.logs`.
+Real: `tpm_device`, `linux_logs`. In memory: `shamon_host.testing.tpm`, `shamon_host.testing.machine`.
 Contract suites: `shamon_host.testing.contracts.tpm`, `...contracts.logs`.
 """
 

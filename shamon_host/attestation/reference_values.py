@@ -100,7 +100,7 @@ class _Document:
         prefix = self._path("code.prefix", code["prefix"])
         if not prefix.endswith("/") or prefix == "/":
             raise self._bad("code.prefix", "a directory's path with its final slash", prefix)
-        return ReferenceValues(
+        reference = ReferenceValues(
             pcrs={pcr: self._pcr(f"pcrs.{pcr}", pcrs[str(pcr)]) for pcr in APPRAISED_PCRS},
             ima_policy=self._path("ima_policy", root["ima_policy"]),
             early={name: self._path(f"early.{name}", path) for name, path in early.items()},
@@ -125,6 +125,11 @@ class _Document:
                 for i, glob in enumerate(self._list("early_data", root["early_data"], may_be_empty=True))
             ),
         )
+        for key, path in {"ima_policy": reference.ima_policy, **early}.items():
+            # What must be measured but may have no content would make every boot fail, and nobody would know why.
+            if path not in reference.files:
+                raise self._bad("files", f"digests of {path}, which {key} demands", None, what="missing key")
+        return reference
 
     def _pcr(self, key: str, value: Any) -> tuple[PcrReference, ...]:
         references = []

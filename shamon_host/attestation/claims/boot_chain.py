@@ -44,8 +44,8 @@ def boot_chain_claim(
         for pcr in wrong
     ]
     # The PCR that can say which event it was is told first.
-    first = next((difference for difference in differences if difference.found), differences[0])
-    others = [f"PCR {pcr}" for pcr in wrong if f"PCR {pcr}" != first.where.split(",")[0]]
+    first = next((item for item in differences if ", event" in item.where), differences[0])
+    others = [item.where.replace(",", "") for item in differences if item is not first]
     also = f" ({', '.join(others)} {'differs' if len(others) == 1 else 'differ'} too)" if others else ""
     return failed(_NAME, f"{first.reason}{also}", where=first.where, expected=first.expected, found=first.found)
 

@@ -1,0 +1,145 @@
+"""The kernel in memory keeps the contract of `LinkKernel`, and refuses worlds that no kernel could be in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.model import AddSa, AddSpdEntry, CreateTunnel, OpenGate
+from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent, LinkKernel
+from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
+from shamon_host.testing.kernel import MemoryKernel
+from shamon_host.testing.kernel_selinux import SelinuxMode
+from shamon_host.testing.wire import MemoryWire, WirePacket
+from tests.unit.links.conftest import LEASE_S, RED, Host, ManualClock, frame, join
+
+
+class MemoryBench:
+    """A kernel in memory with a clock set by hand."""
+
+    def __init__(self, selinux: SelinuxMode = SelinuxMode.ENFORCING) -> None:
+        self.own, self.peer = "192.0.2.1", "192.0.2.2"
+        self.clock = ManualClock()
+        self.memory = MemoryKernel([self.own], MemoryWire(), self.clock, selinux=selinux)
+        self.kernel: LinkKernel = self.memory
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    def flush_policies(self) -> None:
+        self.memory.flush_policies()
+
+    def unseal(self, bridge: str) -> None:
+        self.memory.unseal(bridge)
+
+    def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
+        events: list[KernelEvent] = []
+        self.kernel.subscribe(events.append)
+        disturb()
+        return events
+
+    def reopened(self) -> LinkKernel:
+        self.kernel.close()
+        return self.memory
+
+
+class TestMemoryKernel(LinkKernelContract):
+    @pytest.fixture
+    def bench(self) -> Bench:
+        return MemoryBench()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_on_the_wire_once(address: str) -> None:
+    wire, clock = MemoryWire(), ManualClock()
+    kernel = MemoryKernel([address], wire, clock)
+    with pytest.raises(ValueError, match="already"):
+        MemoryKernel([address], wire, clock)
+    kernel.power_off()
+    MemoryKernel([address], wire, clock)
+
+
+def test_with_selinux_off_labels_are_dropped_and_the_adapter_refuses() -> None:
+    bench = MemoryBench(SelinuxMode.DISABLED)
+    ours = link(bench)
+    for operation in (
+        AddSpdEntry(entry=ours.spd_entries[0]),
+        AddSa(sa=ours.sa(inbound=True, spi=0x4711, key=b"k" * 36, lifetime_s=9)),
+        CreateTunnel(tunnel=ours.tunnel),
+    ):
+        with pytest.raises(BackendFailed, match="label"):
+            bench.kernel.apply([operation])
+    state = bench.kernel.read()
+    assert (state.sas, state.spd, state.tunnels) == (frozenset(), frozenset(), frozenset())
+    bench.memory.put_sa(ours.sa(inbound=True, spi=0x4711, key=b"k" * 36, lifetime_s=9))
+    assert [sa.context for sa in bench.kernel.read().sas] == [None]
+    with pytest.raises(ValueError, match="boot"):
+        bench.memory.selinux.set_enforcing(True)
+
+
+def test_impossible_worlds_are_refused() -> None:
+    bench = MemoryBench()
+    ours = link(bench)
+    with pytest.raises(ValueError, match="key"):
+        bench.memory.put_sa(replace(ours.sa(inbound=True, spi=0x4711, key=b"k" * 36, lifetime_s=9), key=None))
+    with pytest.raises(ValueError, match="label"):
+        bench.memory.put_policy(replace(ours.spd_entries[0], block=True))
+    with pytest.raises(ValueError, match="end"):
+        bench.kernel.apply([OpenGate(address=bench.peer, seconds=-1.0)])
+    with pytest.raises(ValueError, match="frame"):
+        bench.memory.send_from_tap("shvm0-0", frame("x"))
+    with pytest.raises(ValueError, match="modelled"):
+        bench.memory.set_sysctl("net.core.somaxconn", "1")
+    with pytest.raises(BackendFailed):
+        bench.memory.plug_tap("shvm0-0", "shbr1", lambda _: None)
+
+
+def test_acquire_is_told_once_for_a_while(alpha: Host, beta: Host) -> None:
+    for host in (alpha, beta):
+        host.links.reconcile({})
+        host.start_vm("shvm0-0", RED)
+    join(alpha, beta)
+    events: list[KernelEvent] = []
+    alpha.kernel.subscribe(events.append)
+    alpha.kernel.flush_sas()
+    for _ in range(3):
+        alpha.kernel.send_from_tap("shvm0-0", frame("x"))
+    acquired = [event for event in events if isinstance(event, AcquireEvent)]
+    assert len(acquired) == 1
+    assert acquired[0].destination == beta.address
+    assert acquired[0].context == alpha.label_map.link_context(RED)
+    alpha.clock.advance(31)
+    alpha.kernel.send_from_tap("shvm0-0", frame("x"))
+    assert len([event for event in events if isinstance(event, AcquireEvent)]) == 2
+
+
+def test_expiry_is_told(alpha: Host, beta: Host) -> None:
+    for host in (alpha, beta):
+        host.links.reconcile({})
+    join(alpha, beta)
+    events: list[KernelEvent] = []
+    alpha.kernel.subscribe(events.append)
+    alpha.clock.advance(LEASE_S)
+    alpha.kernel.read()
+    assert len([event for event in events if isinstance(event, ExpireEvent) and event.hard]) == 2
+
+
+def test_the_host_answers_its_bridges_only_without_a_guard(alpha: Host) -> None:
+    alpha.links.reconcile({})
+    alpha.start_vm("shvm0-0", RED)
+    mac = bytes([2, 0, 0, 0, 0, 1])
+    arp = bytes.fromhex("0001080006040001") + mac + bytes([10, 0, 0, 9]) + bytes(6) + bytes([192, 0, 2, 1])
+    request = b"\xff" * 6 + mac + b"\x08\x06" + arp
+    alpha.kernel.send_from_tap("shvm0-0", request)
+    assert alpha.received["shvm0-0"] == []
+    alpha.kernel.flush_nft()
+    alpha.kernel.send_from_tap("shvm0-0", request)
+    assert [answer[28:32] for answer in alpha.received["shvm0-0"]] == [bytes([192, 0, 2, 1])]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0" * 12, b"\0" * 40, b"\xff" * 200])
+def test_rubbish_on_the_wire_is_dropped(alpha: Host, wire: MemoryWire, payload: bytes) -> None:
+    for protocol in (1, 17, 50):
+        wire.inject(WirePacket(source="192.0.2.9", destination=alpha.address, protocol=protocol, payload=payload))
+    assert alpha.kernel.read().tunnels == frozenset()

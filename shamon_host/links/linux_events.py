@@ -1,128 +1,241 @@
-"""What the kernel tells of its own accord: ACQUIRE, EXPIRE, and changes to SPD, SAs, devices and nft rules.
+"""What the kernel tells of its own accord about links: acquires, expiries, and changes that somebody else made.
 
-Changes that this program makes itself are told too; they are dropped while `own_change` is open. A change by somebody
-else in that moment is found by the reading that follows every plan, or by the next.
+Changes by this program are told too, and are passed over: each is announced here (`OwnChanges`) before it is made. What
+is passed over wrongly, or told without need, costs a look at the kernel at most: the receiver reads before it acts.
 """
 
 import asyncio
+import errno
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
 
-from shamon_host.domain.errors import BadInput
+from shamon_host import pyxfrm
+from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import SelinuxContext
+from shamon_host.links.linux_devices import RTM_DELLINK, RTM_NEWLINK, Device, device_of
+from shamon_host.links.linux_netlink import (
+    DATAGRAM_MAX,
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    NetlinkError,
+    parse,
+    text_of,
+)
+from shamon_host.links.linux_nft import TABLE
+from shamon_host.links.linux_spd import entry_from_policy, is_links_sa
 from shamon_host.links.model import BRIDGE_PREFIX, TAP_PREFIX, TUNNEL_PREFIX
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
-from shamon_host.pyxfrm import (
-    Acquire,
-    Event,
-    Expire,
-    Group,
-    Lost,
-    PoliciesFlushed,
-    PolicyChanged,
-    PolicyDeleted,
-    PolicyExpire,
-    SaChanged,
-    SaDeleted,
-    SasFlushed,
-)
+from shamon_host.pyxfrm.errors import XfrmError
+from shamon_host.pyxfrm.framing import iterate_frames
 from shamon_host.pyxfrm.monitor import XfrmMonitor
 
-_NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
+_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 1, 5, 9
+_NFNLGRP_NFTABLES = 7
+_RTM_NEWADDR, _IFADDR_INDEX = 20, struct.Struct("=4xI")
+_NFNL_SUBSYS_NFTABLES, _NFT_MSG_NEWGEN, _NFGEN_SIZE = 10, 15, 4
+_NFTA_TABLE, _NFTA_GEN_PROC_PID = 1, 2
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR, _NFNLGRP_NFTABLES = 1, 5, 9, 7
-_RTM_NEWLINK, _RTM_DELLINK = 16, 17
-_IFLA_IFNAME = 3
-_HEADER = struct.Struct("=IHHII")
-_IFINFO_BYTES = 16
-_DATAGRAM_MAX = 1 << 17
+_OWN_S = 5.0
+"""After this a change that was announced and not told did not happen."""
 
 
-class LinuxEvents:
-    """Sockets are open from the start; `subscribe` needs a running event loop, in whose thread events are told."""
+@dataclass(kw_only=True)
+class OwnChanges:
+    """Changes that this program is about to make, by what the kernel will call them. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._xfrm = XfrmMonitor((Group.ACQUIRE, Group.EXPIRE, Group.POLICY, Group.SA))
-        self._route = _open(_NETLINK_ROUTE, _RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR)
-        self._nft = _open(_NETLINK_NETFILTER, _NFNLGRP_NFTABLES)
-        self._own = False
-        self._tell: Callable[[KernelEvent], None] | None = None
+    monotonic_s: Callable[[], float] = time.monotonic
+    _expected: list[tuple[float, object]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def expect(self, change: object) -> None:
+        with self._lock:
+            self._drop_old()
+            self._expected.append((self.monotonic_s() + _OWN_S, change))
+
+    def take(self, change: object) -> bool:
+        """Whether it was announced; each announcement serves once."""
+        with self._lock:
+            self._drop_old()
+            for position, (_, expected) in enumerate(self._expected):
+                if expected == change:
+                    del self._expected[position]
+                    return True
+        return False
+
+    def _drop_old(self) -> None:
+        now = self.monotonic_s()
+        self._expected = [item for item in self._expected if item[0] > now]
+
+
+class KernelEvents:
+    """Three netlink sockets on the running event loop, from the first `subscribe` on."""
+
+    def __init__(self, own: OwnChanges, nft_pids: Container[int]) -> None:
+        self._own, self._nft_pids = own, nft_pids
+        self._subscribers: list[Callable[[KernelEvent], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._xfrm: XfrmMonitor | None = None
+        self._sockets: list[socket.socket] = []
+        self._ports: dict[str, tuple[int, bool | None]] = {}
 
-    def subscribe(self, tell: Callable[[KernelEvent], None]) -> None:
-        """Tell `tell` from now on. Raises RuntimeError outside an event loop."""
-        self._loop, self._tell = asyncio.get_running_loop(), tell
-        for number in (self._xfrm.fileno(), self._route.fileno(), self._nft.fileno()):
-            self._loop.add_reader(number, self._drain)
+    def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
+        """Call from a coroutine. Raises BackendFailed if the kernel cannot be listened to."""
+        self._subscribers.append(event)
+        if self._loop is not None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._xfrm = XfrmMonitor(tuple(pyxfrm.Group))
+        except XfrmError as error:
+            raise BackendFailed("the kernel cannot be listened to", where="xfrm", found=str(error)) from None
+        route = self._open(NETLINK_ROUTE, (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR))
+        netfilter = self._open(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+        loop.add_reader(self._xfrm.fileno(), self._read_xfrm)
+        loop.add_reader(route.fileno(), self._read_socket, route, self._route_events)
+        loop.add_reader(netfilter.fileno(), self._read_socket, netfilter, self._nft_events)
+        self._loop = loop
 
     def close(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            for number in (self._xfrm.fileno(), self._route.fileno(), self._nft.fileno()):
-                self._loop.remove_reader(number)
-        self._loop = self._tell = None
-        self._xfrm.close()
-        self._route.close()
-        self._nft.close()
+        self._subscribers.clear()
+        for opened in (self._xfrm, *self._sockets):
+            if opened is None:
+                continue
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(opened.fileno())
+            opened.close()
+        self._xfrm, self._loop = None, None
+        self._sockets.clear()
 
-    @contextmanager
-    def own_change(self) -> Iterator[None]:
-        """What changes meanwhile is this program's doing. From any thread, one at a time."""
-        self._own = True
+    def _open(self, family: int, groups: tuple[int, ...]) -> socket.socket:
         try:
-            yield
-        finally:
-            self._drain()
-            self._own = False
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+            self._sockets.append(opened)
+            opened.bind((0, 0))
+            for group in groups:
+                opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+            opened.setblocking(False)
+        except OSError as error:
+            raise NetlinkError(f"listen to netlink family {family}", error.errno or errno.EIO) from None
+        return opened
 
-    def _drain(self) -> None:
-        """Read everything that is there. Both the loop's thread and the kernel adapter's may be here at once."""
-        own = self._own
-        events = [event for told in self._xfrm.read() for event in _of_xfrm(told)]
-        events += [ChangedEvent(what=what) for what in _changes(self._route, _link_change)]
-        events += [ChangedEvent(what=what) for what in _changes(self._nft, lambda _kind, _body: "nft ruleset")]
-        for event in events:
-            if not (own and isinstance(event, ChangedEvent)):
-                self._emit(event)
+    def _tell(self, event: KernelEvent) -> None:
+        for subscriber in tuple(self._subscribers):
+            subscriber(event)
 
-    def _emit(self, event: KernelEvent) -> None:
-        loop, tell = self._loop, self._tell
-        if loop is not None and tell is not None:
-            loop.call_soon_threadsafe(tell, event)
+    def _read_xfrm(self) -> None:
+        if self._xfrm is None:
+            return
+        for event in self._xfrm.read():
+            if (told := xfrm_event(event, self._own)) is not None:
+                self._tell(told)
+
+    def _read_socket(self, source: socket.socket, events: Callable[[bytes], Iterator[KernelEvent]]) -> None:
+        while True:
+            try:
+                datagram, sender = source.recvfrom(DATAGRAM_MAX)
+                if sender[0] == 0:
+                    for event in events(datagram):
+                        self._tell(event)
+            except BlockingIOError:
+                return
+            except (OSError, XfrmError, NetlinkError) as error:
+                self._tell(ChangedEvent(what=f"a notification was lost: {error}"))
+                if isinstance(error, OSError) and error.errno != errno.ENOBUFS:
+                    return
+
+    def _route_events(self, datagram: bytes) -> Iterator[KernelEvent]:
+        for frame in iterate_frames(datagram):
+            if frame.type in (RTM_NEWLINK, RTM_DELLINK):
+                device = device_of(frame.body)
+                if device.name.startswith((BRIDGE_PREFIX, TUNNEL_PREFIX, TAP_PREFIX)):
+                    yield from self._device_event(device, gone=frame.type == RTM_DELLINK, of_bridge=frame.body[0] != 0)
+            elif frame.type == _RTM_NEWADDR and len(frame.body) >= _IFADDR_INDEX.size:
+                name = _name_of(_IFADDR_INDEX.unpack_from(frame.body)[0])
+                if name.startswith(BRIDGE_PREFIX):
+                    yield ChangedEvent(what=f"an address was added to {name}")
+
+    def _device_event(self, device: Device, *, gone: bool, of_bridge: bool) -> Iterator[KernelEvent]:
+        """`of_bridge`: told by the bridge (family AF_BRIDGE), where `gone` means no longer a port."""
+        if gone and not of_bridge:
+            self._ports.pop(device.name, None)
+            if not self._own.take(("delete device", device.name)):
+                yield ChangedEvent(what=f"{device.name} is gone")
+            return
+        if of_bridge:
+            return  # the family that follows tells it whole
+        port = (device.master, device.isolated)
+        before = self._ports.get(device.name)
+        self._ports[device.name] = port
+        if before is None and self._own.take(("device", device.name)):
+            return
+        if port != before and not (before is None and not device.master):
+            if self._own.take(("port", device.name, device.master)):
+                return
+            yield ChangedEvent(what=f"{device.name} changed")
+
+    def _nft_events(self, datagram: bytes) -> Iterator[KernelEvent]:
+        """A transaction's messages end with the one that names the process."""
+        touched = False
+        for frame in iterate_frames(datagram):
+            if frame.type >> 8 != _NFNL_SUBSYS_NFTABLES:
+                continue
+            found = parse(frame.body, _NFGEN_SIZE, "read an nft notification")
+            if frame.type & 0xFF != _NFT_MSG_NEWGEN:
+                touched = touched or text_of(found.get(_NFTA_TABLE, b"")) == TABLE
+                self._nft_touched = self._nft_touched or touched
+                continue
+            if self._nft_touched:
+                pid = int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big")
+                if pid not in self._nft_pids:
+                    yield ChangedEvent(what="nft rules of the guard changed")
+            touched = self._nft_touched = False
+
+    _nft_touched = False
 
 
-def _open(protocol: int, *groups: int) -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
-    opened.bind((0, 0))
-    for group in groups:
-        opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-    return opened
-
-
-def _of_xfrm(event: Event) -> list[KernelEvent]:
+def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:
+    """What an XFRM notification means for links; None if nothing, or if it is this program's own doing."""
     match event:
-        case Acquire():
-            ports = (event.selector.source_port, event.selector.destination_port)
-            return [
-                AcquireEvent(
-                    source=str(event.source),
-                    destination=str(event.destination),
-                    source_port=ports[0].port if ports[0] else 0,
-                    destination_port=ports[1].port if ports[1] else 0,
-                    context=_context(event.security_context),
-                )
-            ]
-        case Expire():
-            return [ExpireEvent(destination=str(event.sa.destination), spi=event.sa.spi, hard=event.hard)]
-        case SasFlushed() | SaDeleted() | SaChanged():
-            return [ChangedEvent(what="SAs")]
-        case PoliciesFlushed() | PolicyDeleted() | PolicyChanged() | PolicyExpire():
-            return [ChangedEvent(what="SPD")]
-        case Lost(reason=reason):
-            return [ChangedEvent(what=f"notifications were lost: {reason}")]
+        case pyxfrm.Acquire(selector=selector):
+            source_port, destination_port = selector.source_port, selector.destination_port
+            return AcquireEvent(
+                source=str(selector.source.ip),
+                destination=str(selector.destination.ip),
+                source_port=source_port.port if source_port else 0,
+                destination_port=destination_port.port if destination_port else 0,
+                context=_context(event.security_context),
+            )
+        case pyxfrm.Expire(sa=sa, hard=hard):
+            return ExpireEvent(destination=str(sa.destination), spi=sa.spi, hard=hard) if is_links_sa(sa) else None
+        case pyxfrm.SaChanged(sa=sa):
+            return _unless(own.take(("sa", sa.id)) or not is_links_sa(sa), f"SA {sa.id} was added")
+        case pyxfrm.SaDeleted(sa_id=sa_id):
+            return _unless(own.take(("delete sa", sa_id)), f"SA {sa_id} was deleted")
+        case pyxfrm.SasFlushed():
+            return ChangedEvent(what="SAs were flushed")
+        case pyxfrm.PolicyChanged(policy=policy):
+            mine = own.take(("policy", policy.id))
+            return _unless(mine or entry_from_policy(policy) is None, f"SPD entry {policy.id} was added")
+        case pyxfrm.PolicyDeleted(policy=policy, policy_id=policy_id):
+            mine = policy is not None and own.take(("delete policy", policy.id))
+            irrelevant = policy is not None and entry_from_policy(policy) is None
+            return _unless(mine or irrelevant, f"SPD entry {policy_id} was deleted")
+        case pyxfrm.PolicyExpire(policy=policy):
+            return _unless(entry_from_policy(policy) is None, f"SPD entry {policy.id} expired")
+        case pyxfrm.PoliciesFlushed():
+            return ChangedEvent(what="the SPD was flushed")
+        case pyxfrm.Lost(reason=reason):
+            return ChangedEvent(what=f"a notification was lost: {reason}")
         case _:
-            return []
+            return None
+
+
+def _unless(not_ours: bool, what: str) -> ChangedEvent | None:
+    return None if not_ours else ChangedEvent(what=what)
 
 
 def _context(text: str | None) -> SelinuxContext | None:
@@ -132,40 +245,8 @@ def _context(text: str | None) -> SelinuxContext | None:
         return None
 
 
-def _changes(opened: socket.socket, describe: Callable[[int, bytes], str]) -> Iterator[str]:
-    """What the messages on the socket say, one word for each; a full buffer counts as a change."""
-    while True:
-        try:
-            datagram, sender = opened.recvfrom(_DATAGRAM_MAX)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            yield f"notifications were lost: {error.strerror}"
-            continue
-        if sender[0] == 0:  # from the kernel
-            yield from filter(None, (describe(kind, body) for kind, body in _messages(datagram)))
-
-
-def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(datagram) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(datagram)
-        if not _HEADER.size <= length <= len(datagram):
-            return
-        yield kind, datagram[_HEADER.size : length]
-        datagram = datagram[(length + 3) & ~3 :]
-
-
-def _link_change(kind: int, body: bytes) -> str:
-    """Name of a device of ours that the message is about; "" for others. Addresses have no name: any of them counts."""
-    if kind not in (_RTM_NEWLINK, _RTM_DELLINK):
-        return "addresses"
-    attributes = body[_IFINFO_BYTES:]
-    while len(attributes) >= 4:
-        length, attribute = struct.unpack_from("=HH", attributes)
-        if length < 4:
-            return ""
-        if attribute == _IFLA_IFNAME:
-            name = attributes[4:length].rstrip(b"\0").decode(errors="replace")
-            return name if name.startswith((BRIDGE_PREFIX, TUNNEL_PREFIX, TAP_PREFIX)) else ""
-        attributes = attributes[(length + 3) & ~3 :]
-    return ""
+def _name_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""

@@ -1,27 +1,31 @@
 """`LinuxLinkKernel`: the real kernel behind `links.ports.LinkKernel`.
 
-It joins what the modules beside it do each for one part of the kernel: `linux_spd` (SAs and SPD entries), `linux_l2tp`
-(tunnels over labelled sockets), `linux_bridges`, `linux_nft` (guard and gate). Only the composition root imports it.
-
-Everything runs in one thread of its own: the context of the next socket is a thread's property, and pyroute2's
-synchronous calls cannot be made where an event loop runs.
+It joins what the modules beside it do each for one part of the kernel: `linux_xfrm` (SAs and SPD entries), `linux_l2tp`
+(tunnels over labelled sockets), `linux_bridges`, `linux_nft` (guard and gate), `linux_events`. Only the composition
+root imports it. Needs CAP_NET_ADMIN, the nft program, and SELinux enforcing with Shamon's module for what is labelled.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TypeVar, assert_never
+import os
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import assert_never
 
-from pyroute2 import IPRoute, L2tp
-
-from shamon_host.links.linux_bridges import LinuxBridges
-from shamon_host.links.linux_errors import as_backend_failure
-from shamon_host.links.linux_events import LinuxEvents
+from shamon_host import pyxfrm
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.linux_bridges import (
+    attach_port,
+    create_bridge,
+    delete_bridge,
+    detach_port,
+    read_bridges,
+    stray_devices,
+)
+from shamon_host.links.linux_devices import Devices, read_sysctls
+from shamon_host.links.linux_events import KernelEvents, OwnChanges
 from shamon_host.links.linux_fd_store import FdStore
-from shamon_host.links.linux_l2tp import SOCKET_PREFIX, LinuxTunnels
+from shamon_host.links.linux_l2tp import Tunnels
 from shamon_host.links.linux_labelled_socket import selinux_enforcing
-from shamon_host.links.linux_nft import NftGuard
-from shamon_host.links.linux_spd import LinuxSpd
+from shamon_host.links.linux_nft import Nft, counters_of, gates_of, is_expected
+from shamon_host.links.linux_xfrm import LinkXfrm
 from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
@@ -42,126 +46,96 @@ from shamon_host.links.model import (
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import describe
 from shamon_host.links.ports import KernelEvent
-from shamon_host.pyxfrm import xfrm_stat
-from shamon_host.pyxfrm.client import Xfrm
-
-T = TypeVar("T")
-_SYSCTL = Path("/proc/sys")
 
 
 class LinuxLinkKernel:
-    """See `links.ports.LinkKernel`. Link sockets that the service manager kept are taken over. Raises BackendFailed."""
+    """See `links.ports.LinkKernel`. Takes back link sockets from the service manager's store; raises BackendFailed."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="link-kernel")
-        self._call("open the kernel's netlink families", self._open)
-
-    def _open(self) -> None:
-        self._xfrm, self._route, self._l2tp = Xfrm(), IPRoute(), L2tp()
-        self._store = FdStore(SOCKET_PREFIX)
-        self._spd, self._nft, self._bridges = LinuxSpd(self._xfrm), NftGuard(), LinuxBridges(self._route)
-        self._tunnels = LinuxTunnels(self._l2tp, self._store, self._bridges.configure_link, self._bridges.delete)
-        self._tunnels.forget_strays()
-        self._events = LinuxEvents()
+    def __init__(self, *, environment: MutableMapping[str, str] = os.environ) -> None:
+        own = OwnChanges()
+        self._nft = Nft()
+        self._events = KernelEvents(own, self._nft.own_pids)
+        self._xfrm = LinkXfrm(own.expect)
+        self._devices = Devices(own.expect)
+        self._tunnels = Tunnels(devices=self._devices, store=FdStore(environment))
 
     def read(self) -> KernelState:
-        return self._call("read the kernel", self._read)
+        sas, foreign_sas = self._xfrm.read_sas()
+        spd, socket_policies = self._xfrm.read_spd()
+        tunnels, foreign_tunnels = self._tunnels.read()
+        rules = self._nft.read()
+        return KernelState(
+            sas=sas,
+            spd=spd,
+            tunnels=tunnels,
+            bridges=read_bridges(self._devices),
+            gate=gates_of(rules),
+            guard=is_expected(rules),
+            selinux_enforcing=selinux_enforcing(),
+            sysctls={name: read_sysctls(name) for name in SYSCTLS},
+            foreign=(*foreign_sas, *socket_policies, *foreign_tunnels, *stray_devices(self._devices, tunnels)),
+        )
 
     def apply(self, operations: Sequence[Operation]) -> None:
         for operation in operations:
-            self._call(describe(operation), lambda operation=operation: self._apply(operation))  # type: ignore[misc]
+            try:
+                self._apply(operation)
+            except BackendFailed as error:
+                raise BackendFailed(
+                    "a kernel operation failed", where=describe(operation)[:300], found=str(error)
+                ) from error
+            except (pyxfrm.XfrmError, ValueError) as error:
+                # A value that no kernel object has room for; neither names a key.
+                raise BackendFailed(
+                    "a kernel operation is malformed", where=describe(operation)[:300], found=str(error)[:300]
+                ) from None
+
+    def _apply(self, operation: Operation) -> None:
+        match operation:
+            case InstallGuard():
+                self._nft.install()
+            case AddSa(sa=sa):
+                self._xfrm.add_sa(sa)
+            case DeleteSas(ids=ids):
+                self._xfrm.delete_sas(ids)
+            case AddSpdEntry(entry=entry):
+                self._xfrm.add_entry(entry)
+            case DeleteSpdEntry(entry=entry):
+                self._xfrm.delete_entry(entry)
+            case CreateTunnel(tunnel=tunnel):
+                self._tunnels.create(tunnel)
+            case DeleteTunnel(local_port=port):
+                self._tunnels.delete(port)
+            case CreateBridge(name=name):
+                create_bridge(self._devices, name)
+            case DeleteBridge(name=name):
+                delete_bridge(self._devices, name)
+            case AttachPort(bridge=bridge, interface=interface, isolated=isolated):
+                attach_port(self._devices, bridge, interface, isolated=isolated)
+            case DetachPort(interface=interface):
+                detach_port(self._devices, interface)
+            case OpenGate(address=address, seconds=seconds):
+                self._nft.open_gate(address, seconds)
+            case CloseGate(address=address):
+                self._nft.close_gate(address)
+            case _:
+                assert_never(operation)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
-        return self._call("allocate an SPI", lambda: self._spd.allocate_spi(source=source, destination=destination))
+        return self._xfrm.allocate_spi(source=source, destination=destination)
 
     def counters(self) -> Mapping[str, int]:
-        return self._call("read counters", lambda: {**xfrm_stat(), **self._nft.read().counters})
+        try:
+            refused = pyxfrm.xfrm_stat()
+        except pyxfrm.XfrmError as error:
+            raise BackendFailed("the counters of IPsec cannot be read", found=str(error)) from None
+        return {**refused, **counters_of(self._nft.read())}
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         self._events.subscribe(event)
 
     def close(self) -> None:
         self._events.close()
-        self._call("close", self._close)
-        self._thread.shutdown()
-
-    def _close(self) -> None:
-        self._store.close()
+        self._tunnels.close()
+        self._devices.close()
         self._xfrm.close()
-        self._route.close()
-        self._l2tp.close()
-
-    def _read(self) -> KernelState:
-        guard, devices = self._nft.read(), self._bridges.read()
-        return KernelState(
-            sas=self._spd.sas(),
-            spd=self._spd.entries(),
-            tunnels=self._tunnels.read(devices.links),
-            bridges=devices.bridges,
-            gate=guard.gate,
-            guard=guard.whole,
-            selinux_enforcing=selinux_enforcing(),
-            sysctls={name: _sysctl(name) for name in SYSCTLS},
-        )
-
-    def _apply(self, operation: Operation) -> None:
-        with self._events.own_change():
-            match operation:
-                case InstallGuard():
-                    self._nft.install()
-                case AddSa(sa=sa):
-                    self._spd.add_sa(sa)
-                case DeleteSas(ids=ids):
-                    self._spd.delete_sas(ids)
-                case AddSpdEntry(entry=entry):
-                    self._spd.add_entry(entry)
-                case DeleteSpdEntry(entry=entry):
-                    self._spd.delete_entry(entry)
-                case CreateTunnel(tunnel=tunnel):
-                    self._tunnels.create(tunnel)
-                case DeleteTunnel(local_port=local_port):
-                    self._tunnels.delete(local_port)
-                case CreateBridge(name=name):
-                    self._bridges.create(name)
-                case DeleteBridge(name=name):
-                    self._bridges.delete(name)
-                case AttachPort(bridge=bridge, interface=interface, isolated=isolated):
-                    self._bridges.attach(bridge, interface, isolated=isolated)
-                case DetachPort(interface=interface):
-                    self._bridges.detach(interface)
-                case OpenGate(address=address, seconds=seconds):
-                    self._nft.open_gate(address, seconds)
-                case CloseGate(address=address):
-                    self._nft.close_gate(address)
-                case _:
-                    assert_never(operation)
-
-    def _call(self, what: str, call: Callable[[], T]) -> T:
-        """Run it in the thread of this kernel and wait. What it raises comes out as BackendFailed naming `what`."""
-
-        def guarded() -> T:
-            with as_backend_failure(what):
-                return call()
-
-        return self._thread.submit(guarded).result()
-
-
-def _sysctl(name: str) -> str:
-    """The value; for a name with `*` the values of all its files but lo's, without repetition, joined by commas."""
-    first, star, last = name.partition("*")
-    if not star:
-        return _read_sysctl(_SYSCTL / name.replace(".", "/"))
-    folder = _SYSCTL / first.replace(".", "/")
-    found = {
-        _read_sysctl(interface / last.removeprefix("."))
-        for interface in (folder.iterdir() if folder.is_dir() else ())
-        if interface.name != "lo"
-    }
-    return ",".join(sorted(found)) or "absent"
-
-
-def _read_sysctl(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii").strip()[:80]
-    except FileNotFoundError:
-        return "absent"

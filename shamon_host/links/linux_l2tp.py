@@ -1,127 +1,244 @@
-"""L2TPv3 Ethernet tunnels over labelled UDP sockets (RFC 3931; net/l2tp/l2tp_netlink.c).
+"""L2TPv3 Ethernet tunnels over labelled UDP sockets (include/uapi/linux/l2tp.h, net/l2tp).
 
-A tunnel's label is its socket's, and is known only of sockets that this program holds: a tunnel over another one reads
-as unlabelled and is removed.
+The socket is this program's, the tunnel lives in it: it goes with the last descriptor of the socket, of which one is
+here and one in the service manager's store. Tunnel id and session id equal the local port.
 """
 
 import errno
 import socket
-from collections.abc import Callable
-from typing import Any
-
-from pyroute2 import L2tp
-from pyroute2.netlink.exceptions import NetlinkError
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.desired import canonical_address, device_name
+from shamon_host.links.desired import device_name
+from shamon_host.links.linux_devices import Devices
 from shamon_host.links.linux_fd_store import FdStore
-from shamon_host.links.linux_labelled_socket import label_of, labelled_udp_socket
-from shamon_host.links.model import PORT_BLOCK, PORT_BLOCK_FIRST, TUNNEL_PREFIX, Tunnel
+from shamon_host.links.linux_labelled_socket import is_socket_of, open_link_socket, read_label
+from shamon_host.links.linux_netlink import (
+    GenericNetlink,
+    NetlinkError,
+    number_of,
+    pack_number,
+    pack_text,
+    text_of,
+)
+from shamon_host.links.model import PORT_BLOCK, TUNNEL_PREFIX, Tunnel
 
-SOCKET_PREFIX = "link-"
+MTU = 1500
+_TUNNEL_CREATE, _TUNNEL_DELETE, _TUNNEL_GET, _SESSION_CREATE, _SESSION_GET = 1, 2, 4, 5, 8
+_PW_TYPE, _ENCAP_TYPE, _L2SPEC_TYPE, _PROTO_VERSION, _IFNAME = 1, 2, 5, 7, 8
+_CONN_ID, _PEER_CONN_ID, _SESSION_ID, _PEER_SESSION_ID = 9, 10, 11, 12
+_FD, _IP_SADDR, _IP_DADDR, _UDP_SPORT, _UDP_DPORT, _IP6_SADDR, _IP6_DADDR = 23, 24, 25, 26, 27, 31, 32
+_PW_TYPE_ETH, _ENCAP_UDP, _L2SPEC_DEFAULT, _VERSION_3 = 5, 0, 1, 3
+_GONE_LIMIT_S = 5.0
 
 
-class LinuxTunnels:
-    """Tunnels by local port. `configure` sets up a new device before it comes up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A tunnel of the kernel with its sessions: (session id, peer session id, interface)."""
 
-    def __init__(
-        self, l2tp: L2tp, store: FdStore, configure: Callable[[str], None], delete_device: Callable[[str], None]
-    ) -> None:
-        self._l2tp, self._store, self._configure, self._delete_device = l2tp, store, configure, delete_device
+    tunnel_id: int
+    peer_tunnel_id: int
+    version: int
+    encapsulation: int
+    local: str
+    remote: str
+    local_port: int
+    peer_port: int
+    sessions: tuple[tuple[int, int, str], ...]
 
-    def read(self, devices: frozenset[str]) -> frozenset[Tunnel]:
-        """Every tunnel with an id of the port block; of `devices`, those named like ours that belong to none."""
-        sessions = {
-            session.get_attr("L2TP_ATTR_CONN_ID"): session.get_attr("L2TP_ATTR_IFNAME") or ""
-            for session in self._l2tp.dump_sessions()
-            if session.get_attr("L2TP_ATTR_SESSION_ID") == session.get_attr("L2TP_ATTR_CONN_ID")
-        }
-        found = [self._tunnel(item, sessions) for item in self._l2tp.dump_tunnels() if _ours(item)]
-        known = {tunnel.interface for tunnel in found}
-        found += [_stray(name) for name in sorted(devices) if name.startswith(TUNNEL_PREFIX) and name not in known]
-        return frozenset(found)
+    @property
+    def as_ours(self) -> bool:
+        """The ids and names are as this program gives them."""
+        return (
+            (self.version, self.encapsulation) == (_VERSION_3, _ENCAP_UDP)
+            and self.local_port == self.tunnel_id
+            and self.peer_port == self.peer_tunnel_id
+            and self.sessions == ((self.tunnel_id, self.peer_tunnel_id, device_name(self.tunnel_id)),)
+        )
 
-    def forget_strays(self) -> None:
-        """Close sockets of the store that no tunnel uses: a daemon was killed between socket and tunnel."""
-        used = {item.get_attr("L2TP_ATTR_CONN_ID") for item in self._l2tp.dump_tunnels()}
-        for name in tuple(self._store.sockets):
-            port = name.removeprefix(SOCKET_PREFIX)
-            if not port.isdecimal() or int(port) not in used:
-                self._store.remove(name)
+    def __str__(self) -> str:
+        devices = ",".join(name for _, _, name in self.sessions)
+        return (
+            f"L2TP tunnel {self.tunnel_id} {self.local}:{self.local_port} to {self.remote}:{self.peer_port} [{devices}]"
+        )
+
+
+@dataclass(kw_only=True)
+class Tunnels:
+    """The tunnels of the port block and the sockets they live in."""
+
+    devices: Devices
+    store: FdStore
+    _l2tp: GenericNetlink = field(init=False, repr=False)
+    _sockets: dict[int, socket.socket] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take back from the store the sockets of tunnels that are there, and let go of the others."""
+        self._l2tp = GenericNetlink("l2tp", 1)
+        try:
+            present = {found.tunnel_id: found for found in self._dump()}
+            for name, descriptor in self.store.recovered():
+                self._recover(name, descriptor, present)
+        except BackendFailed:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close this process's descriptors; those in the store stay, and the tunnels with them."""
+        for held in self._sockets.values():
+            held.close()
+        self._sockets.clear()
+        self._l2tp.close()
+
+    def read(self) -> tuple[frozenset[Tunnel], tuple[str, ...]]:
+        """Tunnels with an id of the block, and in words others that use a port or a device name of links.
+
+        A tunnel that is not as this program makes them, or whose socket it does not hold, has no context.
+        """
+        tunnels, foreign = set(), []
+        for found in self._dump():
+            if found.tunnel_id in PORT_BLOCK:
+                tunnels.add(self._as_tunnel(found))
+            elif found.local_port in PORT_BLOCK or any(name.startswith(TUNNEL_PREFIX) for _, _, name in found.sessions):
+                foreign.append(str(found))
+        return frozenset(tunnels), tuple(foreign)
 
     def create(self, tunnel: Tunnel) -> None:
-        """Socket, store, tunnel, session, device (down). On failure nothing of it stays. Raises OSError, NetlinkError,
-        BackendFailed."""
-        if tunnel.context is None:
-            raise BackendFailed("a tunnel needs a label", where=tunnel.interface)
-        port, name = tunnel.local_port, f"{SOCKET_PREFIX}{tunnel.local_port}"
-        self._store.remove(name)
-        opened = labelled_udp_socket(
-            tunnel.context, local=(tunnel.local, port), remote=(tunnel.remote, tunnel.peer_port)
-        )
+        """Raises BackendFailed, and leaves nothing, also if another tunnel has the id. One that is as wanted stays."""
+        port = tunnel.local_port
+        existing = [found for found in self.read()[0] if found.local_port == port]
+        if existing == [tunnel]:
+            return
+        if existing or tunnel.interface != device_name(port):
+            found = f"{existing[0].interface} to {existing[0].remote}" if existing else device_name(port)
+            raise BackendFailed("there is another tunnel in this one's place", where=tunnel.interface, found=found)
+        self._forget_socket(port)
+        self.devices.remove(tunnel.interface)
+        self._sockets[port] = open_link_socket(tunnel)
         try:
-            self._store.put(name, opened)
-            self._l2tp.create_tunnel(
-                tunnel_id=port,
-                peer_tunnel_id=tunnel.peer_port,
-                local=tunnel.local,
-                remote=tunnel.remote,
-                fd=opened.fileno(),
-                encap="udp",
-                udp_sport=port,
-                udp_dport=tunnel.peer_port,
-            )
-            self._l2tp.create_session(
-                tunnel_id=port, session_id=port, peer_session_id=tunnel.peer_port, ifname=tunnel.interface
-            )
-            self._configure(tunnel.interface)
-        except BaseException:
-            opened.close()
+            self._create(tunnel)
+            self.store.put(tunnel.interface, self._sockets[port].fileno())
+            self.devices.set_ipv6_off(tunnel.interface)
+            self.devices.set_mtu(tunnel.interface, MTU)
+            found_now = [found for found in self.read()[0] if found.local_port == port]
+            if found_now != [tunnel]:
+                raise BackendFailed(
+                    "the tunnel that was read back is not the one that was created; it was removed",
+                    where=tunnel.interface, expected=str(tunnel.context), 
+                    found="; ".join(str(item.context) for item in found_now),
+                )  # fmt: skip
+        except BackendFailed:
             self.delete(port)
             raise
 
-    def delete(self, local_port: int) -> None:
-        """Tunnel, device and socket; what is gone already is no error."""
+    def delete(self, port: int) -> None:
+        """Tunnel, device and socket; no error if there is none. Raises BackendFailed if it stays."""
+        self.devices.expect_removal(device_name(port))
         try:
-            self._l2tp.delete_tunnel(local_port)
+            body = pack_number(_CONN_ID, port, 4)
+            self._l2tp.request(_TUNNEL_DELETE, body, operation=f"delete tunnel {port}")
         except NetlinkError as error:
-            if error.code not in (errno.ENODEV, errno.ENOENT):
+            if error.errno not in (errno.ENODEV, errno.ENOENT):
                 raise
-        self._store.remove(f"{SOCKET_PREFIX}{local_port}")
-        self._delete_device(device_name(local_port))
+        finally:
+            self._forget_socket(port)
+        # The kernel takes a tunnel down in a work queue.
+        deadline = time.monotonic() + _GONE_LIMIT_S
+        while any(found.tunnel_id == port for found in self._dump()) or self.devices.exists(device_name(port)):
+            if time.monotonic() > deadline:
+                raise BackendFailed("a tunnel does not go away", where=device_name(port))
+            time.sleep(0.005)
 
-    def _tunnel(self, item: Any, sessions: dict[int, str]) -> Tunnel:
-        port = item.get_attr("L2TP_ATTR_CONN_ID")
-        opened = self._store.sockets.get(f"{SOCKET_PREFIX}{port}")
-        local = item.get_attr("L2TP_ATTR_IP_SADDR") or item.get_attr("L2TP_ATTR_IP6_SADDR") or ""
-        remote = item.get_attr("L2TP_ATTR_IP_DADDR") or item.get_attr("L2TP_ATTR_IP6_DADDR") or ""
-        source, destination = item.get_attr("L2TP_ATTR_UDP_SPORT"), item.get_attr("L2TP_ATTR_UDP_DPORT")
-        same_ids = source == port and destination == item.get_attr("L2TP_ATTR_PEER_CONN_ID")
-        label = label_of(opened) if opened is not None and same_ids and _names(opened) == (port, destination) else None
+    def _create(self, tunnel: Tunnel) -> None:
+        port, peer = tunnel.local_port, tunnel.peer_port
+        body = (
+            pack_number(_CONN_ID, port, 4) + pack_number(_PEER_CONN_ID, peer, 4)
+            + pack_number(_PROTO_VERSION, _VERSION_3, 1) + pack_number(_ENCAP_TYPE, _ENCAP_UDP, 2)
+            + pack_number(_FD, self._sockets[port].fileno(), 4)
+        )  # fmt: skip
+        self._l2tp.request(_TUNNEL_CREATE, body, operation=f"create tunnel {port}")
+        body = (
+            pack_number(_CONN_ID, port, 4) + pack_number(_SESSION_ID, port, 4) + pack_number(_PEER_SESSION_ID, peer, 4)
+            + pack_number(_PW_TYPE, _PW_TYPE_ETH, 2) + pack_number(_L2SPEC_TYPE, _L2SPEC_DEFAULT, 1)
+            + pack_text(_IFNAME, tunnel.interface)
+        )  # fmt: skip
+        self._l2tp.request(_SESSION_CREATE, body, operation=f"create session {tunnel.interface}")
+
+    def _forget_socket(self, port: int) -> None:
+        held = self._sockets.pop(port, None)
+        if held is not None:
+            held.close()
+            self.store.remove(device_name(port))
+
+    def _recover(self, name: str, descriptor: int, present: Mapping[int, _Found]) -> None:
+        if not name.startswith(TUNNEL_PREFIX):
+            return  # another part's
+        held = socket.socket(fileno=descriptor)
+        number = name.removeprefix(TUNNEL_PREFIX)
+        port = PORT_BLOCK.start + int(number) if number.isdecimal() and len(number) < 6 else -1
+        found = present.get(port)
+        if found is None or port in self._sockets or not is_socket_of(held, self._shape(found)):
+            held.close()
+            if port not in self._sockets:
+                self.store.remove(name)
+            return
+        self._sockets[port] = held
+
+    def _as_tunnel(self, found: _Found) -> Tunnel:
+        shape = self._shape(found)
+        held = self._sockets.get(found.tunnel_id)
+        if held is None or not found.as_ours or not is_socket_of(held, shape):
+            return shape
         return Tunnel(
-            interface=sessions.get(port, ""),
-            local=canonical_address(local) if local else "",
-            remote=canonical_address(remote) if remote else "",
-            local_port=port,
-            peer_port=destination or 0,
-            context=label,
+            interface=shape.interface,
+            local=shape.local,
+            remote=shape.remote,
+            local_port=shape.local_port,
+            peer_port=shape.peer_port,
+            context=read_label(held.fileno()),
+        )
+
+    @staticmethod
+    def _shape(found: _Found) -> Tunnel:
+        """`local_port` is the tunnel's id: what it is removed by."""
+        return Tunnel(
+            interface=found.sessions[0][2] if found.sessions else device_name(found.tunnel_id),
+            local=found.local,
+            remote=found.remote,
+            local_port=found.tunnel_id,
+            peer_port=found.peer_port,
+            context=None,
+        )
+
+    def _dump(self) -> tuple[_Found, ...]:
+        sessions: dict[int, list[tuple[int, int, str]]] = {}
+        for item in self._l2tp.dump(_SESSION_GET, operation="read L2TP sessions"):
+            session = (_number(item, _SESSION_ID), _number(item, _PEER_SESSION_ID), text_of(item.get(_IFNAME, b"")))
+            sessions.setdefault(_number(item, _CONN_ID), []).append(session)
+        return tuple(
+            _Found(
+                tunnel_id=_number(item, _CONN_ID),
+                peer_tunnel_id=_number(item, _PEER_CONN_ID),
+                version=_number(item, _PROTO_VERSION),
+                encapsulation=_number(item, _ENCAP_TYPE),
+                local=_address(item, _IP_SADDR, _IP6_SADDR),
+                remote=_address(item, _IP_DADDR, _IP6_DADDR),
+                local_port=_number(item, _UDP_SPORT),
+                peer_port=_number(item, _UDP_DPORT),
+                sessions=tuple(sessions.get(_number(item, _CONN_ID), ())),
+            )
+            for item in self._l2tp.dump(_TUNNEL_GET, operation="read L2TP tunnels")
         )
 
 
-def _ours(item: Any) -> bool:
-    return item.get_attr("L2TP_ATTR_CONN_ID") in PORT_BLOCK
+def _number(item: Mapping[int, bytes], kind: int) -> int:
+    return number_of(item.get(kind, b""))
 
 
-def _names(opened: socket.socket) -> tuple[int, int]:
-    """Local and remote port; (0, 0) when it is not connected."""
-    try:
-        return opened.getsockname()[1], opened.getpeername()[1]
-    except OSError:
-        return 0, 0
-
-
-def _stray(name: str) -> Tunnel:
-    """A device named like a link's that is none: to be removed under the port that its name stands for."""
-    number = name.removeprefix(TUNNEL_PREFIX)
-    port = PORT_BLOCK_FIRST + (int(number) if number.isdecimal() and len(number) <= 4 else 0)
-    return Tunnel(interface=name, local="", remote="", local_port=port, peer_port=0, context=None)
+def _address(item: Mapping[int, bytes], *kinds: int) -> str:
+    """As the kernel prints it; empty if it is told in none of the attributes."""
+    found = next((item[kind] for kind in kinds if kind in item), b"")
+    return str(ip_address(found)) if len(found) in (4, 16) else ""

@@ -1,216 +1,229 @@
-"""The never-in-clear guard, the lease gate and the bridge rules, by the nft program and its JSON (libnftables-json(5)).
+"""The never-in-clear guard and the lease gate as nftables rules, put in and read by the nft program.
 
-The rules are written here in the form in which nft lists them, so that what is there can be compared with what should
-be: any other rule, flag or hook in our tables makes the guard not whole.
+SPD entries protect what has a label; this is what stands behind them when they are gone: nothing with a port of the
+block passes unless IPsec carried it, and carried it from or to a peer whose gate is open. The rules also keep the
+bridges of types apart from the host. The table is one value (`expected_ruleset`), installed as it is and compared with
+what nft lists. A gate's element has a timeout that the kernel counts: it closes if nobody is left to close it.
 """
 
 import json
 import math
-import os
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TUNNEL_PREFIX
+from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
 
 TABLE = "shamon"
 COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in")
-_NFT = "/usr/sbin/nft"
-_TIMEOUT_S = 20
-_MAX_LISTING_BYTES = 32 << 20
+_GATES = {4: "gate4", 6: "gate6"}
+_PRIORITY = -300
+"""Before connection tracking and address translation: what is matched is what the socket sent."""
+_LIMIT_S = 20.0
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+_ABSENT = "No such file or directory"
 
-Json = dict[str, Any]
-
-
-def run_nft(document: Json) -> Json:
-    """Carry out one JSON document (all of it or nothing) and return the answer. Raises BackendFailed."""
-    command = [_NFT, "--json", "--file", "-"]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(document).encode(), capture_output=True, timeout=_TIMEOUT_S, check=False,
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendFailed("nft cannot be run", where=_NFT, found=str(error), remedy="Install nftables.") from None
-    if done.returncode != 0 or len(done.stdout) > _MAX_LISTING_BYTES:
-        raise BackendFailed("nft refused", where=_NFT, found=done.stderr.decode(errors="replace").strip()[:500])
-    try:
-        answer = json.loads(done.stdout or b"{}")
-    except ValueError as error:
-        raise BackendFailed("nft's answer is no JSON", where=_NFT, found=str(error)) from None
-    return answer if isinstance(answer, dict) else {}
+Object = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardReading:
-    """`whole`: exactly our tables. `gate`: address → whole seconds left, rounded down. `counters`: packets dropped."""
+def expected_ruleset() -> tuple[Object, ...]:
+    """Every object of the two tables, in the form in which nft lists them."""
+    objects: list[Object] = [
+        {"table": {"family": "inet", "name": TABLE}},
+        *({"counter": {"family": "inet", "table": TABLE, "name": name}} for name in COUNTERS),
+        *(
+            {"set": {
+                "family": "inet", "table": TABLE, "name": name, "type": f"ipv{version}_addr", "flags": ["timeout"],
+            }}
+            for version, name in _GATES.items()
+        ),
+        *_chain("inet", "output", [*_guard("out"), *_devices("oifname")]),
+        *_chain("inet", "input", [*_guard("in"), *_devices("iifname")]),
+        *_chain("inet", "forward", [*_devices("iifname"), *_devices("oifname")]),
+        {"table": {"family": "bridge", "name": TABLE}},
+        *_chain("bridge", "input", [_is_from("ibrname", BRIDGE_PREFIX)]),
+        *_chain("bridge", "output", [_is_from("obrname", BRIDGE_PREFIX)]),
+    ]  # fmt: skip
+    return tuple(objects)
 
-    whole: bool
-    gate: Mapping[str, float]
-    counters: Mapping[str, int]
+
+def is_expected(listed: Iterable[Object]) -> bool:
+    """What nft lists of the tables is what this program installs. Handles, counts and elements do not matter."""
+    return _comparable(listed) == _comparable(expected_ruleset())
 
 
-class NftGuard:
-    """The tables `inet shamon` and `bridge shamon`. Raises BackendFailed."""
+def gates_of(listed: Iterable[Object]) -> dict[str, float]:
+    """Address → seconds left (whole ones, rounded down); infinite for an element without a timeout."""
+    gates: dict[str, float] = {}
+    for item in listed:
+        found = item.get("set", {})
+        if found.get("name") not in _GATES.values():
+            continue
+        for element in found.get("elem", []):
+            inner = element.get("elem", {}) if isinstance(element, dict) else {"val": element}
+            if isinstance(address := inner.get("val"), str):
+                gates[str(ip_address(address))] = float(inner.get("expires", math.inf))
+    return gates
 
-    def __init__(self, run: Callable[[Json], Json] = run_nft) -> None:
-        self._run = run
 
-    def read(self) -> GuardReading:
-        listing = self._run(_document({"list": {"ruleset": None}}))
-        objects = [item for item in listing.get("nftables", []) if isinstance(item, dict) and _is_ours(item)]
-        gate: dict[str, float] = {}
-        counters = dict.fromkeys(COUNTERS, 0)
-        for item in objects:
-            if "set" in item:
-                for element in item["set"].get("elem", []):
-                    gate |= _element(element)
-            elif "counter" in item and item["counter"]["name"] in counters:
-                counters[item["counter"]["name"]] = int(item["counter"]["packets"])
-        return GuardReading(whole=_normal(objects) == _WANTED, gate=gate, counters=counters)
+def counters_of(listed: Iterable[Object]) -> dict[str, int]:
+    """Packets that each rule dropped; 0 for a counter that is not there."""
+    found = {item["counter"]["name"]: int(item["counter"]["packets"]) for item in listed if "counter" in item}
+    return {name: found.get(name, 0) for name in COUNTERS}
+
+
+@dataclass(kw_only=True)
+class Nft:
+    """The nft program. `own_pids`: of its recent runs, by which the kernel's notifications tell who changed a rule."""
+
+    program: str = "nft"
+    own_pids: deque[int] = field(default_factory=lambda: deque(maxlen=256))
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def read(self) -> tuple[Object, ...]:
+        """All objects of both tables, () of a table that is not there. Raises BackendFailed."""
+        return (*self._list("inet"), *self._list("bridge"))
 
     def install(self) -> None:
-        """Put our tables in the place of whatever has their names, in one transaction; the gates are closed then."""
-        fresh: list[Json] = []
+        """Put both tables in the place of what has their names, in one transaction. All gates are closed after it."""
+        commands: list[Object] = []
         for family in ("inet", "bridge"):
             table = {"table": {"family": family, "name": TABLE}}
-            fresh += [{"add": table}, {"delete": table}]
-        self._run(_document(*fresh, *({"add": item} for item in _RULESET)))
-        if not self.read().whole:
-            raise BackendFailed("the guard is not as it was installed", where=f"nft table {TABLE}")
+            # Added so that it is there to be deleted.
+            commands += [{"add": table}, {"delete": table}]
+        commands += [{"add": item} for item in expected_ruleset()]
+        self._run(("--json", "--file", "-"), "install the guard", script=json.dumps({"nftables": commands}))
+        if not is_expected(self.read()):
+            raise BackendFailed("the guard that was read back is not the one that was installed", where="nft")
 
     def open_gate(self, address: str, seconds: float) -> None:
-        """For whole seconds, rounded down; read back."""
-        whole = math.floor(seconds)
-        if whole < 1:
-            raise BackendFailed("too little is left of the lease", where=address, found=f"{seconds:.2f} s")
-        element = {**_gate_element(address), "elem": [{"elem": {"val": address, "timeout": whole}}]}
-        # What is there keeps its timeout when it is added again: it must go first, in the same transaction.
-        self._run(_document(*_removal(address), {"add": {"element": element}}))
-        left = self.read().gate.get(address, 0.0)
-        if not whole - _TIMEOUT_S <= left <= whole:
-            raise BackendFailed("the gate is not as it was set", where=address, expected=str(whole), found=str(left))
+        """Set what is left of a gate to `seconds`, rounded down to milliseconds. Raises BackendFailed."""
+        milliseconds = math.floor(seconds * 1000) if math.isfinite(seconds) else 0
+        if milliseconds < 1:
+            # A timeout of 0 means none at all.
+            raise BackendFailed("a gate cannot be opened for this long", where=address, found=f"{seconds} s")
+        element = _element(address)
+        script = (
+            f"add element {element} timeout 1s }}\n"
+            f"delete element {element} }}\n"
+            f"add element {element} timeout {milliseconds}ms }}\n"
+        )
+        self._run(("--file", "-"), f"open the gate of {address}", script=script)
+        left = gates_of(self._list("inet")).get(str(ip_address(address)), 0.0)
+        if left > seconds or (left == 0.0 and milliseconds > 2000):
+            raise BackendFailed(
+                "the gate reads back otherwise", where=address, expected=f"{seconds} s", found=f"{left} s"
+            )
 
     def close_gate(self, address: str) -> None:
-        """No error when it is closed. Where there is no table there is then an empty one, which the guard replaces."""
-        self._run(_document(*_removal(address)))
+        """No error if it is closed, or there is no table. Raises BackendFailed if it stays open."""
+        element = _element(address)
+        script = f"add element {element} timeout 1s }}\ndelete element {element} }}\n"
+        operation = f"close the gate of {address}"
+        self._run(("--file", "-"), operation, script=script, absent_is_fine=True)
+        if str(ip_address(address)) in gates_of(self._list("inet")):
+            raise BackendFailed("the gate is still open", where=address)
+
+    def _list(self, family: str) -> tuple[Object, ...]:
+        arguments = ("--json", "list", "table", family, TABLE)
+        text = self._run(arguments, f"read nft table {family} {TABLE}", absent_is_fine=True)
+        if not text:
+            return ()
+        try:
+            return tuple(item for item in json.loads(text)["nftables"] if "metainfo" not in item)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
+
+    def _run(self, arguments: Sequence[str], operation: str, *, script: str = "", absent_is_fine: bool = False) -> str:
+        """What nft says; "" if what the script names is not there and that is fine."""
+        command = [self.program, *arguments]
+        try:
+            with (
+                self._lock,
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT
+                ) as process,
+            ):
+                self.own_pids.append(process.pid)
+                try:
+                    output, complaint = process.communicate(script.encode(), timeout=_LIMIT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise BackendFailed("nft does not answer", where=operation) from None
+        except OSError as error:
+            raise BackendFailed("nft cannot be run", where=operation, found=error.strerror or "") from None
+        if process.returncode == 0:
+            return output.decode("utf-8", "replace")
+        words = complaint.decode("utf-8", "replace")
+        if absent_is_fine and _ABSENT in words:
+            return ""
+        raise BackendFailed("nft refused", where=operation, found=" ".join(words.split())[:300])
 
 
-def _document(*commands: Json) -> Json:
-    return {"nftables": list(commands)}
+def _chain(family: str, hook: str, rules: Iterable[list[Object]]) -> list[Object]:
+    place = {"family": family, "table": TABLE}
+    chain = {**place, "name": hook, "type": "filter", "hook": hook, "prio": _PRIORITY, "policy": "accept"}
+    return [{"chain": chain}, *({"rule": {**place, "chain": hook, "expr": rule}} for rule in rules)]
 
 
-def _gate_element(address: str) -> Json:
-    return {"family": "inet", "table": TABLE, "name": f"gate{ip_address(address).version}"}
+def _guard(way: str) -> list[list[Object]]:
+    """`way` is in or out. Either port: the peer's ports are of the block too."""
+    ipsec, far_end = ({"meta": {"key": "ipsec"}}, "saddr") if way == "in" else ({"rt": {"key": "ipsec"}}, "daddr")
+    rules = []
+    for port in ("sport", "dport"):
+        of_block = _match("==", _payload("udp", port), {"range": [PORT_BLOCK.start, PORT_BLOCK.stop - 1]})
+        rules.append([of_block, _match("==", ipsec, False), {"counter": f"guard_{way}"}, _DROP])
+        for version, gate in _GATES.items():
+            closed = _match("!=", _payload("ip6" if version == 6 else "ip", far_end), f"@{gate}")
+            rules.append([of_block, closed, {"counter": f"gate_{way}"}, _DROP])
+    return rules
 
 
-def _removal(address: str) -> list[Json]:
-    """Commands after which the element is not there, whether it was or not."""
-    element = {**_gate_element(address), "elem": [address]}
-    table: Json = {"table": {"family": "inet", "name": TABLE}}
-    sets: list[Json] = [{"add": item} for item in _SETS]
-    return [{"add": table}, *sets, {"add": {"element": element}}, {"delete": {"element": element}}]
+def _devices(key: str) -> list[list[Object]]:
+    return [_is_from(key, prefix) for prefix in (BRIDGE_PREFIX, TUNNEL_PREFIX, TAP_PREFIX)]
 
 
-def _match(left: Json, right: Any, operator: str = "==") -> Json:
+def _is_from(key: str, prefix: str) -> list[Object]:
+    return [_match("==", {"meta": {"key": key}}, f"{prefix}*"), _DROP]
+
+
+_DROP: Object = {"drop": None}
+
+
+def _match(operator: str, left: Object, right: object) -> Object:
     return {"match": {"op": operator, "left": left, "right": right}}
 
 
-def _payload(protocol: str, name: str) -> Json:
-    return {"payload": {"protocol": protocol, "field": name}}
+def _payload(protocol: str, field_name: str) -> Object:
+    return {"payload": {"protocol": protocol, "field": field_name}}
 
 
-def _rule(family: str, chain: str, *expressions: Json) -> Json:
-    return {"rule": {"family": family, "table": TABLE, "chain": chain, "expr": [*expressions, {"drop": None}]}}
+def _element(address: str) -> str:
+    parsed = ip_address(address)
+    return f"inet {TABLE} {_GATES[parsed.version]} {{ {parsed}"
 
 
-def _chain(family: str, name: str, hook: str) -> Json:
-    fields = {"family": family, "table": TABLE, "name": name, "type": "filter", "hook": hook, "prio": 0}
-    return {"chain": {**fields, "policy": "accept"}}
-
-
-def _guard_rules() -> list[Json]:
-    """Nothing of the port block without IPsec, and nothing past a closed gate: out and in, IPv4 and IPv6."""
-    block = {"range": [PORT_BLOCK.start, PORT_BLOCK.stop - 1]}
-    rules = []
-    for chain, ipsec, end in (
-        ("out", {"rt": {"key": "ipsec"}}, "daddr"),
-        ("in", {"meta": {"key": "ipsec"}}, "saddr"),
-    ):
-        for port in ("sport", "dport"):
-            ours = _match(_payload("udp", port), block)
-            rules.append(_rule("inet", chain, ours, _match(ipsec, False), {"counter": f"guard_{chain}"}))
-            for protocol, gate in (("ip", "@gate4"), ("ip6", "@gate6")):
-                closed = _match(_payload(protocol, end), gate, "!=")
-                rules.append(_rule("inet", chain, ours, closed, {"counter": f"gate_{chain}"}))
-    return rules
-
-
-def _host_rules() -> list[Json]:
-    """Nothing between a type's bridge and the host, at the bridge and, should a frame get past it, at the IP layer."""
-    bridges, links = f"{BRIDGE_PREFIX}*", f"{TUNNEL_PREFIX}*"
-    rules = [
-        _rule("bridge", "input", _match({"meta": {"key": "ibrname"}}, bridges)),
-        _rule("bridge", "output", _match({"meta": {"key": "obrname"}}, bridges)),
-    ]
-    for chain, keys in (("in", ["iifname"]), ("out", ["oifname"]), ("forward", ["iifname", "oifname"])):
-        rules += [
-            _rule("inet", chain, _match({"meta": {"key": key}}, name)) for key in keys for name in (bridges, links)
-        ]
-    return rules
-
-
-_SETS: list[Json] = [
-    {"set": {"family": "inet", "name": f"gate{version}", "table": TABLE, "type": kind, "flags": ["timeout"]}}
-    for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr"))
-]
-_RULESET: list[Json] = [
-    {"table": {"family": "inet", "name": TABLE}},
-    {"table": {"family": "bridge", "name": TABLE}},
-    *({"counter": {"family": "inet", "name": name, "table": TABLE}} for name in COUNTERS),
-    *_SETS,
-    _chain("inet", "out", "output"),
-    _chain("inet", "in", "input"),
-    _chain("inet", "forward", "forward"),
-    _chain("bridge", "input", "input"),
-    _chain("bridge", "output", "output"),
-    *_guard_rules(),
-    *_host_rules(),
-]
-
-
-def _is_ours(item: Json) -> bool:
-    body = next(iter(item.values()), None)
-    return isinstance(body, dict) and (body.get("table") == TABLE or ("table" in item and body.get("name") == TABLE))
-
-
-def _normal(objects: list[Json]) -> list[str]:
-    """What counts of a listing: all but handles, counts and elements; rules in their order, the rest sorted."""
-    rules: list[str] = []
+def _comparable(listed: Iterable[Object]) -> tuple[list[str], list[str]]:
+    """Rules in their order within each chain, everything else in any order."""
     others: list[str] = []
-    for item in objects:
-        (kind, body), *_ = item.items()
-        bare = {key: value for key, value in body.items() if key not in ("handle", "packets", "bytes", "elem")}
-        text = json.dumps({kind: bare}, sort_keys=True)
-        (rules if kind == "rule" else others).append(text)
-    # A listing gives the rules of one chain together; chains of one family in the order in which they were made.
-    return sorted(others) + sorted(rules, key=_chain_of)
+    rules: dict[tuple[str, ...], list[Object]] = {}
+    for item in listed:
+        for kind, value in item.items():
+            bare = {key: inner for key, inner in value.items() if key not in _IGNORED.get(kind, ("handle",))}
+            if kind == "rule":
+                chain = tuple(str(bare.get(key)) for key in ("family", "table", "chain"))
+                rules.setdefault(chain, []).append(bare)
+            else:
+                others.append(json.dumps({kind: bare}, sort_keys=True))
+    return sorted(others), [json.dumps(rules[chain], sort_keys=True) for chain in sorted(rules)]
 
 
-def _chain_of(text: str) -> tuple[str, str]:
-    rule = json.loads(text)["rule"]
-    return rule["family"], rule["chain"]
-
-
-_WANTED = _normal(_RULESET)
-
-
-def _element(element: Any) -> dict[str, float]:
-    """Address → seconds left. One without a timeout would never close: for ever, so that it is seen and removed."""
-    if isinstance(element, dict):
-        body = element.get("elem", {})
-        return {str(body.get("val")): float(body["expires"]) if "expires" in body else 1e9}
-    return {str(element): 1e9}
+_IGNORED: Mapping[str, tuple[str, ...]] = {
+    "counter": ("handle", "packets", "bytes"),
+    "set": ("handle", "elem"),
+}

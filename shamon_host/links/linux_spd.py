@@ -1,14 +1,13 @@
-"""SAs and SPD entries: between the values of the links' model and those of pyxfrm, and what is ours among them.
+"""SAs and SPD entries of the links' model as values of pyxfrm, and back. Pure.
 
-An entry that was read is ours only if this module, asked for it, would write exactly that; anything else that touches
-the port block is foreign, and is named by the kernel's index.
+Back is strict: what was read is translated, that is translated forth again, and unless the same comes out it is none of
+ours. So an entry with one field that the model does not know can never pass for one that this program made.
 """
 
-import errno
-from collections.abc import Iterable
 from ipaddress import ip_address, ip_interface
 
-from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host import pyxfrm
+from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links.model import (
     GUARD_PRIORITY,
@@ -20,168 +19,123 @@ from shamon_host.links.model import (
     SecurityAssociation,
     SpdEntry,
 )
-from shamon_host.pyxfrm import (
-    Action,
-    Lifetime,
-    Policy,
-    PortMatch,
-    Prefix,
-    SaFlag,
-    Selector,
-    Template,
-    XfrmError,
-    aes_gcm,
-)
-from shamon_host.pyxfrm import Direction as XfrmDirection
-from shamon_host.pyxfrm import SaId as XfrmSaId
-from shamon_host.pyxfrm import SecurityAssociation as XfrmSa
-from shamon_host.pyxfrm.client import Xfrm
 
-REPLAY_WINDOW = 128
-"""Packets. Those of several CPUs overtake each other."""
-_PROTO_UDP = 17
-_EXACT = 0xFFFF
-_LINK_TYPE, _SPD_TYPE = "shamon_link_t", "shamon_spd_t"
-_DIRECTIONS = {Direction.IN: XfrmDirection.IN, Direction.OUT: XfrmDirection.OUT}
+PROTO_UDP = 17
+REPLAY_WINDOW = 256
+"""Packets: more than several CPUs and queues reorder by."""
+LINK_TYPE = "shamon_link_t"
+SPD_TYPE = "shamon_spd_t"
+_AEAD = "rfc4106(gcm(aes))"
+_AEAD_KEY_BITS = 288
+_DIRECTIONS = {Direction.IN: pyxfrm.Direction.IN, Direction.OUT: pyxfrm.Direction.OUT}
+_MODEL_DIRECTIONS = {kernel: model for model, kernel in _DIRECTIONS.items()}
+_FOREIGN_MAX = 300
 
 
-class LinuxSpd:
-    """SAD and SPD over one netlink socket."""
-
-    def __init__(self, xfrm: Xfrm) -> None:
-        self._xfrm = xfrm
-
-    def sas(self) -> frozenset[SecurityAssociation]:
-        """Those labelled as a link's or with a reqid of the port block; larval ones left out."""
-        return frozenset(
-            _from_sa(sa)
-            for sa in self._xfrm.dump_sas()
-            if not sa.larval and (sa.reqid in PORT_BLOCK or _type(sa.security_context) == _LINK_TYPE)
-        )
-
-    def entries(self) -> frozenset[SpdEntry]:
-        """Those labelled as a link's, and those that touch the port block before or beside the guard's."""
-        return frozenset(
-            entry
-            for policy in self._xfrm.dump_policies(_may_matter)
-            if (entry := _from_policy(policy)).context is not None or _in_the_way(policy)
-        )
-
-    def add_sa(self, sa: SecurityAssociation) -> None:
-        """Install and read back; a larval SA with this SPI gets the key. Raises XfrmError, BackendFailed."""
-        wanted = _to_sa(sa)
-        try:
-            self._xfrm.add_sa(wanted)
-        except XfrmError as error:
-            if error.errno != errno.EEXIST or not self._xfrm.get_sa(wanted.id).larval:
-                raise
-            self._xfrm.update_sa(wanted)
-        found = self._xfrm.get_sa(wanted.id)
-        if found != wanted:
-            self._xfrm.delete_sa(wanted.id)
-            raise BackendFailed(
-                "the kernel keeps another SA than it was given",
-                where=f"spi {sa.spi:#010x}",
-                expected=str(sa.context),
-                found=str(found.security_context),
-                remedy="With SELinux off the kernel drops labels: boot with security=selinux enforcing=1.",
-            )
-
-    def delete_sas(self, ids: Iterable[SaId]) -> None:
-        """In one batch; those that are gone are no failure. Raises BackendFailed."""
-        failures = self._xfrm.delete_sas(XfrmSaId(destination=ip_address(sa.destination), spi=sa.spi) for sa in ids)
-        if failures:
-            raise BackendFailed("SAs could not be deleted", found="; ".join(map(str, failures.values()))[:500])
-
-    def add_entry(self, entry: SpdEntry) -> None:
-        """Add, or put in the place of the one with the same selector and label; read back."""
-        wanted = _to_policy(entry)
-        self._xfrm.update_policy(wanted)
-        found = self._xfrm.get_policy(wanted.id) if wanted.security_context is None else self._find(wanted)
-        if found != wanted:
-            if found is not None:
-                self._xfrm.delete_policy(found.index_id)
-            raise BackendFailed(
-                "the kernel keeps another SPD entry than it was given",
-                where=str(wanted.id),
-                expected=str(entry.context),
-                found=str(found.security_context if found is not None else None),
-                remedy="With SELinux off the kernel drops labels: boot with security=selinux enforcing=1.",
-            )
-
-    def delete_entry(self, entry: SpdEntry) -> None:
-        """Delete whatever reads as this entry, by the kernel's index: another one may have taken a selector's place."""
-        for policy in self._xfrm.dump_policies(_may_matter):
-            if _from_policy(policy) == entry:
-                self._xfrm.delete_policy(policy.index_id)
-
-    def allocate_spi(self, *, source: str, destination: str) -> int:
-        """Raises XfrmError."""
-        return self._xfrm.allocate_spi(source=ip_address(source), destination=ip_address(destination)).spi
-
-    def _find(self, wanted: Policy) -> Policy | None:
-        """The policy with this selector and direction under whatever label the kernel kept."""
-        same = self._xfrm.dump_policies(lambda p: (p.direction, p.selector) == (wanted.direction, wanted.selector))
-        return next((policy for policy in same if policy == wanted), same[0] if same else None)
+def sa_id_to_kernel(sa_id: SaId) -> pyxfrm.SaId:
+    return pyxfrm.SaId(destination=ip_address(sa_id.destination), spi=sa_id.spi)
 
 
-def _to_sa(sa: SecurityAssociation) -> XfrmSa:
-    if sa.key is None or sa.context is None:
-        raise BadInput("an SA is installed with key and label")
-    return XfrmSa(
+def sa_to_kernel(sa: SecurityAssociation) -> pyxfrm.SecurityAssociation:
+    """Without a key (`sa.key` None) it is good for comparing only. Raises XfrmError for values the kernel has no room
+    for."""
+    algorithm = (
+        pyxfrm.Algorithm(name=_AEAD, icv_bits=128, key_bits=_AEAD_KEY_BITS)
+        if sa.key is None
+        else pyxfrm.aes_gcm(sa.key)
+    )
+    return pyxfrm.SecurityAssociation(
         source=ip_address(sa.source),
         destination=ip_address(sa.destination),
         spi=sa.spi,
+        mode=pyxfrm.Mode.TRANSPORT,
         reqid=sa.reqid,
-        aead=aes_gcm(sa.key),
-        flags=SaFlag.ESN,
+        aead=algorithm,
+        flags=pyxfrm.SaFlag.ESN,
         replay_window=REPLAY_WINDOW,
-        lifetime=Lifetime(hard_add_s=sa.hard_lifetime_s),
-        security_context=str(sa.context),
+        lifetime=pyxfrm.Lifetime(hard_add_s=sa.hard_lifetime_s or None),
+        security_context=None if sa.context is None else str(sa.context),
     )
 
 
-def _from_sa(sa: XfrmSa) -> SecurityAssociation:
-    return SecurityAssociation(
+def is_links_sa(sa: pyxfrm.SecurityAssociation) -> bool:
+    """Labelled as a link's, or with a reqid of the port block; not a mere reservation."""
+    context = _context(sa.security_context)
+    return not sa.larval and (sa.reqid in PORT_BLOCK or (context is not None and context.type == LINK_TYPE))
+
+
+def sa_from_kernel(sa: pyxfrm.SecurityAssociation) -> SecurityAssociation:
+    """One that differs in anything from what this program installs is given no context: it is nobody's, and goes."""
+    found = SecurityAssociation(
         source=str(sa.source),
         destination=str(sa.destination),
         spi=sa.spi,
         reqid=sa.reqid,
         context=_context(sa.security_context),
         hard_lifetime_s=sa.lifetime.hard_add_s or 0,
-        packets=sa.usage.packets if sa.usage is not None else 0,
+        packets=0 if sa.usage is None else sa.usage.packets,
+    )
+    if found.context is not None and found.hard_lifetime_s and sa_to_kernel(found) == sa:
+        return found
+    return SecurityAssociation(
+        source=found.source,
+        destination=found.destination,
+        spi=found.spi,
+        reqid=found.reqid,
+        context=None,
+        hard_lifetime_s=found.hard_lifetime_s,
+        packets=found.packets,
     )
 
 
-def _to_policy(entry: SpdEntry) -> Policy:
-    if entry.foreign:
-        raise BadInput("a foreign SPD entry is never written", found=entry.foreign)
-    templates: tuple[Template, ...] = ()
-    if entry.reqid is not None:
+def sa_out_of_reach(sa: pyxfrm.SecurityAssociation) -> str:
+    """In words, what `DeleteSas` cannot name: another protocol, or a mark. Else empty."""
+    if sa.protocol == pyxfrm.PROTO_ESP and sa.mark is None:
+        return ""
+    return f"SA {sa.id}{'' if sa.mark is None else f' mark {sa.mark.value:#x}/{sa.mark.mask:#x}'} reqid {sa.reqid}"
+
+
+def entry_to_policy(entry: SpdEntry) -> pyxfrm.Policy:
+    """Raises XfrmError for values the kernel has no room for; not for a foreign entry."""
+    assert not entry.foreign
+    templates: tuple[pyxfrm.Template, ...] = ()
+    if not entry.block:
         templates = (
-            Template(source=ip_address(entry.source), destination=ip_address(entry.destination), reqid=entry.reqid),
+            pyxfrm.Template(
+                source=ip_address(entry.source) if entry.source else None,
+                destination=ip_address(entry.destination) if entry.destination else None,
+                reqid=entry.reqid or 0,
+                mode=pyxfrm.Mode.TRANSPORT,
+            ),
         )
-    return Policy(
-        selector=Selector(
+    return pyxfrm.Policy(
+        selector=pyxfrm.Selector(
             source=_prefix(entry.source, entry.family),
             destination=_prefix(entry.destination, entry.family),
-            protocol=_PROTO_UDP,
-            source_port=_port(entry.source_port, entry.source_port_mask),
-            destination_port=_port(entry.destination_port, entry.destination_port_mask),
+            protocol=PROTO_UDP,
+            source_port=_port_match(entry.source_port, entry.source_port_mask),
+            destination_port=_port_match(entry.destination_port, entry.destination_port_mask),
         ),
         direction=_DIRECTIONS[entry.direction],
-        action=Action.BLOCK if entry.block else Action.ALLOW,
+        action=pyxfrm.Action.BLOCK if entry.block else pyxfrm.Action.ALLOW,
         priority=entry.priority,
         templates=templates,
         security_context=None if entry.context is None else str(entry.context),
     )
 
 
-def _from_policy(policy: Policy) -> SpdEntry:
-    """The entry as the model has it, `foreign` where the model does not say all of it."""
+def entry_from_policy(policy: pyxfrm.Policy) -> SpdEntry | None:
+    """The entry that a policy is; foreign if it is none that this program writes and is in the way; None if it is no
+    concern of links: it cannot match a packet between two ports of the block, or only behind the guard's entries."""
+    direction = _MODEL_DIRECTIONS.get(policy.direction)
+    context = _context(policy.security_context)
+    labelled = context is not None and context.type == SPD_TYPE
+    if direction is None or not (labelled or in_the_way(policy)):
+        return None
+    block = policy.action == pyxfrm.Action.BLOCK
     selector = policy.selector
     entry = SpdEntry(
-        direction=Direction.IN if policy.direction is XfrmDirection.IN else Direction.OUT,
+        direction=direction,
         family=selector.version,
         source=_address(selector.source),
         destination=_address(selector.destination),
@@ -190,27 +144,42 @@ def _from_policy(policy: Policy) -> SpdEntry:
         destination_port=selector.destination_port.port if selector.destination_port else 0,
         destination_port_mask=selector.destination_port.mask if selector.destination_port else 0,
         priority=policy.priority,
-        block=policy.action is Action.BLOCK,
-        context=_context(policy.security_context),
-        reqid=policy.templates[0].reqid if policy.templates else None,
+        block=block,
+        context=context,
+        reqid=None if block or not policy.templates else policy.templates[0].reqid,
     )
-    return entry if _is_ours(policy, entry) else _foreign(policy, entry)
+    return entry if _is_plain(entry) and entry_to_policy(entry) == policy else _foreign(entry, policy)
 
 
-def _is_ours(policy: Policy, entry: SpdEntry) -> bool:
-    """A block entry without label and template, or a labelled entry with one, and exactly as it would be written."""
-    if entry.block != (entry.reqid is None) or entry.block != (entry.context is None):
-        return False
-    if entry.reqid is not None and not (entry.source and entry.destination):
-        return False
-    return _to_policy(entry) == policy
-
-
-def _foreign(policy: Policy, entry: SpdEntry) -> SpdEntry:
-    words = (
-        f"{policy.action.name.lower()} {policy.selector} priority {policy.priority} "
-        f"templates {len(policy.templates)} label {policy.security_context} index {policy.index}"
+def in_the_way(policy: pyxfrm.Policy) -> bool:
+    """It can match UDP between two ports of the block, before or beside the guard's entries."""
+    selector = policy.selector
+    return (
+        policy.priority <= GUARD_PRIORITY
+        and selector.protocol in (0, PROTO_UDP)
+        and all(
+            port is None or (port.port ^ PORT_BLOCK_FIRST) & port.mask & PORT_BLOCK_MASK == 0
+            for port in (selector.source_port, selector.destination_port)
+        )
     )
+
+
+def socket_policy_in_words(policy: pyxfrm.Policy) -> str:
+    """What a single socket has for a policy and might send past the SPD; empty for one that is not in the way."""
+    of_socket = (
+        pyxfrm.Direction.SOCKET_IN, pyxfrm.Direction.SOCKET_OUT, pyxfrm.Direction.SOCKET_FWD,
+    )  # fmt: skip
+    if policy.direction not in of_socket or not in_the_way(policy):
+        return ""
+    return f"policy of a socket: {_in_words(policy)}"
+
+
+def _is_plain(entry: SpdEntry) -> bool:
+    """A block entry, or one of a link; anything else that would translate back and forth is not ours either."""
+    return entry.block != (entry.context is not None and bool(entry.reqid))
+
+
+def _foreign(entry: SpdEntry, policy: pyxfrm.Policy) -> SpdEntry:
     return SpdEntry(
         direction=entry.direction,
         family=entry.family,
@@ -224,47 +193,36 @@ def _foreign(policy: Policy, entry: SpdEntry) -> SpdEntry:
         block=entry.block,
         context=entry.context,
         reqid=entry.reqid,
-        foreign=words,
+        foreign=_in_words(policy),
     )
 
 
-def _may_matter(policy: Policy) -> bool:
-    return policy.direction in _DIRECTIONS.values()
-
-
-def _in_the_way(policy: Policy) -> bool:
-    """It matches UDP packets between two ports of the block, before or beside the guard's entries."""
-
-    def overlaps(match: PortMatch | None) -> bool:
-        return match is None or (match.port ^ PORT_BLOCK_FIRST) & match.mask & PORT_BLOCK_MASK == 0
-
-    selector = policy.selector
-    return (
-        policy.priority <= GUARD_PRIORITY
-        and selector.protocol in (0, _PROTO_UDP)
-        and overlaps(selector.source_port)
-        and overlaps(selector.destination_port)
+def _in_words(policy: pyxfrm.Policy) -> str:
+    label = f" ctx {policy.security_context}" if policy.security_context else ""
+    protocols = ",".join(f"{template.protocol}:{template.reqid}" for template in policy.templates)
+    text = (
+        f"{policy.action.name.lower()} {policy.direction.name.lower()} {policy.selector} priority {policy.priority}"
+        f" templates [{protocols}]{label} index {policy.index}"
     )
-
-
-def _prefix(address: str, family: int) -> Prefix:
-    if not address:
-        return Selector.any(family).source
-    return ip_interface(address)
-
-
-def _address(prefix: Prefix) -> str:
-    return str(prefix.ip) if prefix.network.prefixlen else ""
-
-
-def _port(port: int, mask: int) -> PortMatch | None:
-    return PortMatch(port=port, mask=mask) if mask else None
+    return text if len(text) <= _FOREIGN_MAX else f"{text[: _FOREIGN_MAX - 20]}… index {policy.index}"
 
 
 def _context(text: str | None) -> SelinuxContext | None:
-    """None for none; raises BadInput for one that is not of one level, which nobody may put on an object of ours."""
-    return None if text is None else SelinuxContext.parse(text)
+    try:
+        return None if text is None else SelinuxContext.parse(text)
+    except BadInput:
+        return None
 
 
-def _type(text: str | None) -> str:
-    return "" if text is None else text.split(":")[2] if text.count(":") >= 2 else ""
+def _prefix(address: str, family: int) -> pyxfrm.Prefix:
+    return ip_interface(address) if address else ip_interface("0.0.0.0/0" if family == 4 else "::/0")
+
+
+def _address(prefix: pyxfrm.Prefix) -> str:
+    if prefix.network.prefixlen == 0 and int(prefix.ip) == 0:
+        return ""
+    return str(prefix.ip) if prefix.network.prefixlen == prefix.max_prefixlen else str(prefix)
+
+
+def _port_match(port: int, mask: int) -> pyxfrm.PortMatch | None:
+    return pyxfrm.PortMatch(port=port, mask=mask) if mask else None

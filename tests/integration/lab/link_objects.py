@@ -2,12 +2,29 @@
 
 import json
 import re
+import shlex
+from collections.abc import Mapping
 
 from shamon_host.testing.world import PeerObjects
+from tests.integration.lab.console import VmConsole
 from tests.integration.lab.host import LabHost
 
 _STATE = re.compile(r"^src (?P<source>\S+) dst (?P<destination>\S+)", re.MULTILINE)
 _POLICY = re.compile(r"^src (?P<source>\S+)/\d+ dst (?P<destination>\S+)/\d+ proto udp", re.MULTILINE)
+_IN_DOMAIN = "systemd-run -q --wait --pipe -p Type=exec /usr/local/sbin/lab-in-domain /opt/shamon/bin/python -c"
+_FORGED_SPI = 0x0BAD0001
+_FORGE = """
+import sys
+from dataclasses import replace
+from ipaddress import ip_address
+from shamon_host import pyxfrm
+from shamon_host.pyxfrm.client import Xfrm
+destination, spi, like, context = sys.argv[1:]
+xfrm = Xfrm()
+known = next(sa for sa in xfrm.dump_sas()
+             if str(sa.destination) == destination and sa.security_context == like and not sa.larval)
+xfrm.add_sa(replace(known, spi=int(spi), aead=pyxfrm.aes_gcm(bytes(36)), security_context=context))
+"""
 _TUNNEL = re.compile(r"From (?P<local>\S+) to (?P<remote>\S+)")
 
 
@@ -33,3 +50,47 @@ def _gate_open(ruleset: str, address: str) -> bool:
             if value == address:
                 return True
     return False
+
+
+def send_through_wrong_category(
+    *, sender: LabHost, receiver: LabHost, guests: tuple[VmConsole, str]
+) -> Mapping[str, int]:
+    """Send a packet of the red link through an SA that the receiver holds with the label of its blue link.
+
+    Both daemons are stopped in their tracks meanwhile: they would remove an SA that nobody wants. `guests`: a red VM of
+    the sender, and the address of a red VM of the receiver. Returns the counters of /proc/net/xfrm_stat that rose on the
+    receiver, and as `avc` the polmatch denials.
+    """
+    console, address = guests
+    daemons = (sender, receiver)
+    for host in daemons:
+        host.run("kill -STOP $(systemctl show -P MainPID shamon.service)")
+    try:
+        before = _refusals(receiver)
+        _forge(receiver, receiver, like="acme/red", context="rival/blue")
+        _forge(sender, receiver, like="acme/red", context="acme/red")
+        console.reaches(address, timeout_s=1)
+        after = _refusals(receiver)
+    finally:
+        for host in daemons:
+            host.run("kill -CONT $(systemctl show -P MainPID shamon.service)")
+    return {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
+
+
+def _forge(host: LabHost, receiver: LabHost, *, like: str, context: str) -> None:
+    """Add an SA towards the receiver with a known key, like that of one type but with the label of another."""
+    known, given = _context(host, like), _context(host, context)
+    arguments = shlex.join([_FORGE, receiver.ipv4, str(_FORGED_SPI), known, given])
+    host.run(f"{_IN_DOMAIN} {arguments}", timeout_s=120)
+
+
+def _context(host: LabHost, type_name: str) -> str:
+    """The label of a type's SAs on this host, as the kernel holds them: contexts are local."""
+    categories = sorted(set(re.findall(r"shamon_link_t:s0:(c\d+)", host.run("ip xfrm state").stdout)))
+    # The label map gives categories in the order of the types' names.
+    return f"system_u:object_r:shamon_link_t:s0:{categories[0 if type_name == 'acme/red' else -1]}"
+
+
+def _refusals(host: LabHost) -> dict[str, int]:
+    text = host.run("cat /proc/net/xfrm_stat; echo avc $(dmesg | grep -c 'denied.*polmatch')").stdout
+    return {name: int(count) for name, count in (line.split() for line in text.splitlines())}

@@ -165,7 +165,8 @@ def _build(desired: DesiredState, actual: KernelState) -> list[Operation]:
     ]
     links = sorted(desired.links, key=lambda link: link.local_port)
     operations += [AddSpdEntry(entry=entry) for link in links for entry in link.spd_entries if entry not in actual.spd]
-    present = {sa.id for sa in actual.sas}
+    wanted = {sa_id: link for link in links for sa_id in link.sa_ids}
+    present = {sa.id for sa in actual.sas if _is_of(sa, wanted.get(sa.id))}
     new = [(link, sa) for link in links for sa in link.new_sas if sa.id not in present]
     operations += [AddSa(sa=sa) for link, sa in new if sa.destination == link.local]
     operations += [CreateTunnel(tunnel=link.tunnel) for link in links if link.tunnel not in actual.tunnels]

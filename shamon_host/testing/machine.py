@@ -1,7 +1,7 @@
 """A host that measures itself, in memory: firmware, kernel and IMA over a software TPM, with real log bytes.
 
-Boots a `BootImage` the way OVMF, systemd's stub and Linux do (which PCR gets what: LAB notes in `attestation.uki`), then
-measures what runs, is loaded or is read by the daemon, once for each file and digest, as IMA does.
+Boots a `BootImage` the way OVMF, systemd's stub and Linux do (which PCR gets what: `attestation.uki`), then measures
+what runs, is loaded or is read by the daemon, once for each file and digest, as IMA does.
 """
 
 import hashlib
@@ -12,15 +12,36 @@ from dataclasses import dataclass, field
 from shamon_host.attestation.event_log import encode_event_log
 from shamon_host.attestation.event_model import Event, EventType
 from shamon_host.attestation.ima_entry import ImaEntry
-from shamon_host.attestation.ima_log import boot_aggregate, encode_ima_log, ima_buf_entry, ima_sig_entry, violation_entry
+from shamon_host.attestation.ima_log import (
+    boot_aggregate,
+    encode_ima_log,
+    ima_buf_entry,
+    ima_sig_entry,
+    violation_entry,
+)
 from shamon_host.attestation.pcr import Bank
+from shamon_host.attestation.uki import (
+    BOOT_LOADER_PCR,
+    expected_pcr4_events,
+    expected_pcr9_events,
+    expected_pcr11_events,
+)
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.testing.tpm import MemoryTpm
+from shamon_host.testing.uki_file import uki_file
 
 _BANKS = (Bank.SHA1, Bank.SHA256)
 _SEPARATOR = bytes(4)
 _SEPARATED_PCRS = range(8)
-_BOOT_ACTION = b"Calling EFI Application from Boot Option"
+_SECURE_BOOT_OFF = b"".join(
+    (
+        bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c"),  # EFI_GLOBAL_VARIABLE
+        (10).to_bytes(8, "little"),
+        (1).to_bytes(8, "little"),
+        "SecureBoot".encode("utf-16-le"),
+        b"\0",
+    )
+)
 IMA_POLICY = "/etc/ima/ima-policy"
 _DAEMON_ENTRY = "/opt/shamon/lib/python3.11/site-packages/shamon_host/__init__.py"
 
@@ -30,7 +51,8 @@ class BootImage:
     """What a host boots, in as many bytes as it takes to tell one from another."""
 
     firmware: bytes = b"firmware"
-    uki: bytes = b"unified kernel image"
+    uki: bytes = b"stub"
+    """The stub's code; `file` puts the image together."""
     kernel: bytes = b"kernel"
     initrd: bytes = b"initrd"
     cmdline: str = "root=/dev/vda security=selinux enforcing=1 ima_policy=tcb|critical_data"
@@ -48,6 +70,10 @@ class BootImage:
         ("/etc/shamon/host.toml", b"# the host's configuration"),
     )
     """Run or read in the course of every boot, in this order."""
+
+    def file(self) -> bytes:
+        """The unified kernel image as the PE file that firmware would load."""
+        return uki_file(stub=self.uki, kernel=self.kernel, initrd=self.initrd, cmdline=self.cmdline)
 
 
 def sha256(data: bytes) -> bytes:
@@ -154,30 +180,27 @@ class MemoryLogs:
 
 
 def boot_events(image: BootImage) -> tuple[Event, ...]:
-    """What firmware and stub measure: PCR 0 the firmware, 4 the images, 7 Secure Boot, 9 command line and initrd, 11 the
-    image's sections, 12 load options that replace the command line."""
+    """What firmware, stub and kernel measure.
+
+    PCR 0 the firmware, 4 the images, 7 Secure Boot, 9 command line and initrd, 11 the image's sections, 12 load options
+    that replace the command line.
+    """
 
     def measuring(pcr: int, kind: EventType, data: bytes, measured: bytes | None = None) -> Event:
         return Event.measuring(pcr, kind, data, banks=_BANKS, measured=measured)
 
-    cmdline = (image.load_options or image.cmdline).encode("utf-16-le") + b"\0\0"
-    events = [
+    file = image.file()
+    by_firmware = [
         measuring(0, EventType.EV_S_CRTM_VERSION, "1.0".encode("utf-16-le") + b"\0\0"),
         measuring(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, bytes(16), image.firmware),
-        measuring(7, EventType.EV_EFI_VARIABLE_DRIVER_CONFIG, bytes(32), b"SecureBoot=0"),
-        measuring(4, EventType.EV_EFI_BOOT_SERVICES_APPLICATION, bytes(32), image.uki + image.cmdline.encode()),
-        measuring(4, EventType.EV_EFI_ACTION, _BOOT_ACTION),
-        *(measuring(pcr, EventType.EV_SEPARATOR, _SEPARATOR) for pcr in _SEPARATED_PCRS),
-        measuring(4, EventType.EV_EFI_BOOT_SERVICES_APPLICATION, bytes(32), image.kernel),
+        measuring(7, EventType.EV_EFI_VARIABLE_DRIVER_CONFIG, _SECURE_BOOT_OFF),
+        *(measuring(pcr, EventType.EV_SEPARATOR, _SEPARATOR) for pcr in _SEPARATED_PCRS if pcr != BOOT_LOADER_PCR),
+        *expected_pcr4_events(file, banks=_BANKS),
     ]
-    for name, content in (
-        (".linux", image.kernel), (".cmdline", image.cmdline.encode()), (".initrd", image.initrd),
-    ):
-        tag = name.encode() + b"\0"
-        events.append(measuring(11, EventType.EV_IPL, name.encode("utf-16-le") + b"\0\0", tag))
-        events.append(measuring(11, EventType.EV_IPL, name.encode("utf-16-le") + b"\0\0", content))
+    by_stub = list(expected_pcr11_events(file, banks=_BANKS))
+    options, initrd = expected_pcr9_events(file, banks=_BANKS)
     if image.load_options:
-        events.append(measuring(12, EventType.EV_IPL, cmdline))
-    events.append(measuring(9, EventType.EV_EVENT_TAG, b"LOADED_IMAGE::LoadOptions", cmdline))
-    events.append(measuring(9, EventType.EV_EVENT_TAG, b"Linux initrd", image.initrd))
-    return tuple(events)
+        replaced = image.load_options.encode("utf-16-le") + b"\0\0"
+        by_stub.append(measuring(12, EventType.EV_IPL, replaced))
+        options = measuring(9, EventType.EV_EVENT_TAG, options.data, replaced)
+    return (*by_firmware, *by_stub, options, initrd)

@@ -45,9 +45,16 @@ def boot_chain_claim(
     ]
     # The PCR that can say which event it was is told first.
     first = next((item for item in differences if ", event" in item.where), differences[0])
-    others = [item.where.replace(",", "") for item in differences if item is not first]
+    others = [_in_short(item) for item in differences if item is not first]
     also = f" ({', '.join(others)} {'differs' if len(others) == 1 else 'differ'} too)" if others else ""
     return failed(_NAME, f"{first.reason}{also}", where=first.where, expected=first.expected, found=first.found)
+
+
+def _in_short(difference: Claim) -> str:
+    """`event 1 of PCR 9 EV_EVENT_TAG: Linux initrd`, or the PCR alone."""
+    pcr, _, event = difference.where.partition(", ")
+    described, digest, _ = difference.found.rpartition(" (sha256 ")
+    return f"{event} of {described if digest else pcr}" if event else pcr
 
 
 def _empty_difference(pcr: int, value: bytes, log: EventLog | None) -> Claim:

@@ -1,0 +1,49 @@
+"""The notification protocol against a socket of our own, and what a stop means when systemd cannot be asked."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from shamon_host.daemon import systemd
+from shamon_host.daemon.ports import StopReason
+from shamon_host.daemon.systemd import Systemd
+from shamon_host.domain.errors import BackendFailed
+
+
+def test_it_tells_the_service_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        Systemd().ready()
+        Systemd().status("two\nlines")
+        assert [manager.recv(100), manager.recv(100)] == [b"READY=1", b"STATUS=twolines"]
+
+
+def test_started_by_hand_it_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    Systemd().ready()
+
+
+def test_a_service_manager_that_is_gone_is_a_failed_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    with pytest.raises(BackendFailed):
+        Systemd().ready()
+
+
+@pytest.mark.parametrize(
+    ("state", "jobs", "expected"),
+    [
+        ("running", "", StopReason.STOP),
+        ("running", "12 shamon.service stop running\n", StopReason.STOP),
+        ("running", "12 shamon.service restart running\n", StopReason.RESTART),
+        ("running", "12 other.service restart waiting\n", StopReason.STOP),
+        ("stopping", "12 shamon.service stop running\n", StopReason.SHUTDOWN),
+        ("", "", StopReason.STOP),
+    ],
+)
+def test_why_it_stops(monkeypatch: pytest.MonkeyPatch, state: str, jobs: str, expected: StopReason) -> None:
+    answers = {"is-system-running": state, "list-jobs": jobs}
+    monkeypatch.setattr(systemd, "_systemctl", lambda *arguments: answers[arguments[0]])
+    assert Systemd().stop_reason() is expected

@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.attestation.merkle import MAX_DEPTH, MAX_LEAVES, MerkleTree, node, root_from_path
@@ -14,6 +14,7 @@ def _leaves(count: int) -> list[bytes]:
     return [hashlib.sha256(b"\x00" + number.to_bytes(4, "big")).digest() for number in range(count)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70))
 def test_every_path_leads_to_the_root(count: int) -> None:
     tree = MerkleTree.over(_leaves(count))
@@ -33,6 +34,7 @@ def test_two_leaves_as_written_down() -> None:
     assert MerkleTree.over([left, right]).root == hashlib.sha256(b"\x01" + left + right).digest()
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), st.data())
 def test_no_other_leaf_index_or_sibling_leads_to_the_root(count: int, data: st.DataObject) -> None:
     leaves = _leaves(count)

@@ -1,5 +1,6 @@
 """Commands and files over ssh, with paramiko."""
 
+import logging
 import socket
 import time
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from pathlib import Path
 import paramiko
 
 from tests.integration.lab.errors import LabError
+
+# While a host boots, logins fail; `Shell` says so itself when it matters.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

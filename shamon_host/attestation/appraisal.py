@@ -76,7 +76,7 @@ def appraise(
     except ShamonError as error:
         binding = failed(
             ClaimName.BINDING,
-            f"{error.what}. {error.remedy}" if error.remedy else error.what,
+            f"{error.what} ({error.remedy.rstrip('.')})" if error.remedy else error.what,
             where=error.where or "Evidence",
             expected=error.expected,
             found=error.found,
@@ -119,7 +119,7 @@ def appraise_quoted(
     except ShamonError as error:
         # Transient: the log may only have been read too early or from the wrong place. What stuck before stays.
         claims = unvouched_claims(current.sticky, f"the IMA log proves nothing: {error.what}")
-        return (boot, *_replace_first_absent(claims, error)), current
+        return (boot, *_with_reason(claims, error)), current
     facts, failures = walk(vouched.entries, current.facts, reference, pcrs)
     sticky = {**failures, **current.sticky}
     following = replace(current, ima_offset=vouched.offset, ima_pcr=pcrs[IMA_PCR], facts=facts, sticky=sticky)
@@ -214,7 +214,7 @@ def _shorter(what: str, expected: int, found: int) -> ImaReplayError:
     )
 
 
-def _replace_first_absent(claims: tuple[Claim, ...], error: ShamonError) -> tuple[Claim, ...]:
+def _with_reason(claims: tuple[Claim, ...], error: ShamonError) -> tuple[Claim, ...]:
     """Of the four absent claims, `software` carries the reason in full and is a failure of its own."""
     told = failed(
         ClaimName.SOFTWARE, error.what, where=error.where or "IMA log", expected=error.expected, found=error.found

@@ -164,6 +164,7 @@ class LinkManager:
             if before is None:
                 return  # admitted, and no type in common: there is nothing to carry
             now = self.boottime_s()
+            before = self._free_spis(before, {link.out_spi for link in links})
             record = replace(before.only({link.type for link in links}), gate_until_s=now + gate_s)
             superseded: list[SaId] = []
             for link in links:
@@ -368,6 +369,18 @@ class LinkManager:
             except BackendFailed as error:
                 self.audit("link.roll-back-failed", record.peer, {"reason": str(error)})
             raise
+
+    def _free_spis(self, record: PeerRecord, out_spis: Collection[int]) -> PeerRecord:
+        """A peer that booted anew may give SPIs again under which there still is a sending SA of before: that one goes
+        first, for a key is never replaced under its SPI. Returns the record without them."""
+        taken = {sa.spi for link in record.links.values() for sa in link.out_sas} & set(out_spis)
+        if not taken:
+            return record
+        self._convergence.delete_sas(SaId(destination=record.address, spi=spi) for spi in sorted(taken))
+        links = {name: link.without(out_spis=taken) for name, link in record.links.items()}
+        kept = replace(record, links=links)
+        self._book.remember(kept)
+        return kept
 
     def _forget_ended(self, state: KernelState) -> None:
         """Take links off the books that may not go on: their lease is over, or SELinux does not enforce."""

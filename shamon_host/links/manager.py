@@ -8,53 +8,25 @@ any time, after a restart too. Keys only pass through: they are in an `AddSa` on
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from shamon_host.domain.errors import BackendFailed, BadInput, Refused
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import ClaimStatus
+from shamon_host.links.agreed import AgreedLink, Installation, Offer, agreed_detail, check_agreed
 from shamon_host.links.convergence import Audit, Convergence
 from shamon_host.links.desired import DesiredLink, bridge_name, canonical_address
 from shamon_host.links.link_book import LinkBook, unchanged
 from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, SaRecord
 from shamon_host.links.link_status import status_rows
-from shamon_host.links.model import PORT_BLOCK, DetachPort, KernelState, SaId
+from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.planner import missing_sas
 from shamon_host.links.ports import LinkKernel
 
-KEY_BYTES = 36
 GRACE_S = 10.0
 """How long a superseded receiving SA stays at least: packets under way, and a peer that has not switched yet."""
-
-
-class AgreedLink(Protocol):
-    """What a handshake agreed on for one type (`peer.ports.AgreedLink`)."""
-
-    @property
-    def type(self) -> TypeName: ...
-    @property
-    def local_port(self) -> int: ...
-    @property
-    def peer_port(self) -> int: ...
-    @property
-    def in_spi(self) -> int: ...
-    @property
-    def out_spi(self) -> int: ...
-    @property
-    def in_key(self) -> bytes: ...
-    @property
-    def out_key(self) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """Where this host wants to receive a type from a peer: its UDP port (and tunnel id), and a reserved SPI."""
-
-    type: TypeName
-    port: int
-    spi: int
 
 
 @dataclass(kw_only=True)
@@ -139,9 +111,9 @@ class LinkManager:
                         attached=bool(old and old.attached),
                     )
                 )
-            self.audit("link.install-inbound", peer, _detail(links, lifetime_s=lifetime_s))
+            self.audit("link.install-inbound", peer, agreed_detail(links, lifetime_s=lifetime_s))
             keys = {link.type: (link.in_spi, link.in_key) for link in links}
-            self._install(record, before, _Installation(inbound=True, keys=keys, lifetime_s=lifetime_s))
+            self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s))
 
     def install_outbound(
         self, peer: HostName, address: str, links: Sequence[AgreedLink], *, gate_s: float, lifetime_s: int
@@ -160,7 +132,9 @@ class LinkManager:
             self._check(peer, links, lifetime_s)
             if not 0 < gate_s <= lifetime_s:
                 raise Refused("the lease is over", where=peer, found=f"{gate_s:.1f} s are left of it")
-            self.audit("link.install-outbound", peer, _detail(links, lifetime_s=lifetime_s, gate_s=round(gate_s, 3)))
+            self.audit(
+                "link.install-outbound", peer, agreed_detail(links, lifetime_s=lifetime_s, gate_s=round(gate_s, 3))
+            )
             if before is None:
                 return  # admitted, and no type in common: there is nothing to carry
             now = self.boottime_s()
@@ -179,7 +153,7 @@ class LinkManager:
                 out_sas = (*old.out_sas, SaRecord(spi=link.out_spi, expires_s=now + lifetime_s))
                 record = record.with_link(replace(old, in_sas=in_sas, out_sas=out_sas, attached=True))
             keys = {link.type: (link.out_spi, link.out_key) for link in links}
-            installation = _Installation(
+            installation = Installation(
                 inbound=False,
                 keys=keys,
                 lifetime_s=lifetime_s,
@@ -347,7 +321,7 @@ class LinkManager:
             lambda found: self._book.desired(found, self.boottime_s(), carried_by_vms=types, taps=taps),
         )
 
-    def _install(self, record: PeerRecord, before: PeerRecord | None, what: "_Installation") -> None:
+    def _install(self, record: PeerRecord, before: PeerRecord | None, what: Installation) -> None:
         """Write the record down and install its new SAs; on failure put the earlier record back, and the kernel."""
         state = self._read()
         if not state.selinux_enforcing:
@@ -391,51 +365,5 @@ class LinkManager:
         self._book.forget(*(record.peer for record in ended))
 
     def _check(self, peer: HostName, links: Sequence[AgreedLink], lifetime_s: int) -> None:
-        types = self.label_map().types
-        if lifetime_s < 1:
-            raise Refused("the lease is over", where=peer, found=f"{lifetime_s} s are left of it")
-        for link in links:
-            where = f"{peer} {link.type}"
-            if link.type not in types:
-                raise BadInput("this host has no category for the type", where=where)
-            own = self._book.port(peer, link.type)
-            if link.local_port != own:
-                raise BadInput("the link's local port is not ours for it", where=where, expected=str(own))
-            if link.peer_port not in PORT_BLOCK or min(link.in_spi, link.out_spi) < 0x100:
-                raise BadInput("the peer's port or SPI is out of range", where=where, found=str(link.peer_port))
-            if len(link.in_key) != KEY_BYTES or len(link.out_key) != KEY_BYTES:
-                raise BadInput("a key has the wrong length", where=where, expected=f"{KEY_BYTES} bytes")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Installation:
-    """SAs of one direction to install, and what goes with them. `keys`: type → SPI and key."""
-
-    inbound: bool
-    keys: Mapping[TypeName, tuple[int, bytes]] = field(repr=False)
-    lifetime_s: int
-    opening: Mapping[str, float] = field(default_factory=dict)
-    superseded: tuple[SaId, ...] = ()
-
-    def give(self, link: DesiredLink, peer: HostName) -> DesiredLink:
-        """The link with its new SA, if it is one of the peer's that get one."""
-        if link.peer != peer or link.type not in self.keys:
-            return link
-        spi, key = self.keys[link.type]
-        return replace(link, new_sas=(link.sa(inbound=self.inbound, spi=spi, key=key, lifetime_s=self.lifetime_s),))
-
-
-def _detail(links: Sequence[AgreedLink], **more: float) -> dict[str, Any]:
-    return {
-        "links": [
-            {
-                "type": link.type,
-                "local_port": link.local_port,
-                "peer_port": link.peer_port,
-                "in_spi": f"{link.in_spi:#010x}",
-                "out_spi": f"{link.out_spi:#010x}",
-            }
-            for link in links
-        ],
-        **more,
-    }
+        ports = {link.type: self._book.port(peer, link.type) for link in links}
+        check_agreed(peer, links, lifetime_s=lifetime_s, ports=ports, types=self.label_map().types)

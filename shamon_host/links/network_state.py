@@ -25,6 +25,7 @@ from shamon_host.links.model import (
 )
 
 MAX_STATE_BYTES = 1 << 20
+_SHAPE = {"block": list, "labelled": list, "bridges": dict, "sysctls": dict, "foreign": list}
 _VERSION = 1
 
 SYSCTLS = {
@@ -98,6 +99,9 @@ def check_network_state(data: bytes) -> Claim:
             return _fail("it is not in canonical form")
         if not isinstance(state, dict) or state.get("version") != _VERSION:
             return _fail("it is of another version", where="version", expected=str(_VERSION))
+        for key, kind in _SHAPE.items():
+            if not isinstance(state[key], kind):
+                return _fail("it is malformed", where=key, expected=kind.__name__)
         for check in _CHECKS:
             if (failure := check(state)) is not None:
                 return failure
@@ -182,7 +186,7 @@ def _sysctls(state: Any) -> Claim | None:
 
 
 def _foreign(state: Any) -> Claim | None:
-    if state["foreign"]:
+    if state["foreign"] != []:
         return _fail(
             "foreign objects are in the way", found="; ".join(str(item)[:100] for item in state["foreign"][:5])
         )

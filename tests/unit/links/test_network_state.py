@@ -1,0 +1,117 @@
+"""The network security state: what passes, what each thing that is wrong is called, and any bytes at all."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shamon_host.domain.canonical import canonical_json
+from shamon_host.domain.results import ClaimName, ClaimStatus
+from shamon_host.links.network_state import MAX_STATE_BYTES, check_network_state
+from shamon_host.testing.wire import MemoryWire
+from tests.unit.links.conftest import BLUE, RED, Host, join
+
+Change = Callable[[Any], object]
+
+
+def a_state() -> dict[str, Any]:
+    wire = MemoryWire()
+    alpha, beta = Host("alpha", "192.0.2.1", wire), Host("beta", "192.0.2.2", wire)
+    for host in (alpha, beta):
+        host.links.reconcile({})
+        host.start_vm("shvm0-0", RED)
+    join(alpha, beta, (RED, BLUE))
+    data = alpha.links.network_state()
+    assert check_network_state(data).status is ClaimStatus.PASS
+    state: dict[str, Any] = json.loads(data)
+    return state
+
+
+STATE = a_state()
+
+
+def test_types_are_named_and_spis_and_gates_are_not_in_it() -> None:
+    assert sorted(entry["type"] for entry in STATE["labelled"]) == [RED, RED, BLUE, BLUE]
+    assert "spi" not in json.dumps(STATE)
+    assert set(STATE) == {
+        "version", "guard", "selinux_enforcing", "block", "labelled", "bridges", "sysctls", "foreign"
+    }  # fmt: skip
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "no guard": (lambda s: s.update(guard=False), "guard"),
+    "truth that is not true": (lambda s: s.update(guard=1), "guard"),
+    "permissive": (lambda s: s.update(selinux_enforcing=False), "SELinux"),
+    "no block entries": (lambda s: s.update(block=[]), "block entry"),
+    "a block entry less": (lambda s: s["block"].pop(), "block entry"),
+    "a weaker mask": (lambda s: s["block"][0].update(destination_port=[24576, 65535]), "block entry"),
+    "an entry without label": (lambda s: s["labelled"][0].update(context=None), "label"),
+    "two categories": (lambda s: s["labelled"][0].update(context="u:r:shamon_spd_t:s0:c1,c2"), "no type"),
+    "another type of label": (lambda s: s["labelled"][0].update(context="u:r:unlabeled_t:s0:c1"), "no type"),
+    "a label of no type": (lambda s: s["labelled"][0].update(type=None), "no type"),
+    "any address": (lambda s: s["labelled"][0].update(source=""), "one link"),
+    "any port": (lambda s: s["labelled"][0].update(source_port=[0, 0]), "one link"),
+    "a port outside": (lambda s: s["labelled"][0].update(source_port=[22, 65535]), "one link"),
+    "a priority": (lambda s: s["labelled"][0].update(priority=7), "priority"),
+    "a foreign entry": (lambda s: s["labelled"][0].update(foreign="allow all"), "foreign"),
+    "an open bridge": (lambda s: s["bridges"]["shbr1"].update(sealed=False), "open"),
+    "a bridge of another": (lambda s: s["bridges"].update(br0=s["bridges"]["shbr1"]), "bridge"),
+    "a port of another": (lambda s: s["bridges"]["shbr1"]["ports"].update(eth0=False), "port"),
+    "an isolated tap": (lambda s: s["bridges"]["shbr1"]["ports"].update({"shvm0-0": True}), "port"),
+    "a link that is not isolated": (lambda s: s["bridges"]["shbr1"]["ports"].update(shl20=False), "isolated"),
+    "forwarding": (lambda s: s["sysctls"].update({"net.ipv4.ip_forward": "1"}), "sysctl"),
+    "a sysctl less": (lambda s: s["sysctls"].pop("net.ipv4.conf.*.disable_policy"), "sysctl"),
+    "something foreign": (lambda s: s.update(foreign=["a device"]), "foreign"),
+    "another version": (lambda s: s.update(version=2), "version"),
+    "no bridges": (lambda s: s.pop("bridges"), "malformed"),
+    "bridges in a list": (lambda s: s.update(bridges=[1]), "malformed"),
+    "a bad context": (lambda s: s["labelled"][0].update(context="x"), "malformed"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_fails_and_is_named(name: str) -> None:
+    change, word = WRONG[name]
+    state = copy.deepcopy(STATE)
+    change(state)
+    claim = check_network_state(canonical_json(state))
+    assert claim.name is ClaimName.NETWORK_STATE
+    assert claim.status is ClaimStatus.FAIL
+    assert word in claim.reason
+
+
+def test_nothing_is_absent_and_too_much_fails() -> None:
+    assert check_network_state(b"").status is ClaimStatus.ABSENT
+    assert check_network_state(b"1" * (MAX_STATE_BYTES + 1)).status is ClaimStatus.FAIL
+    assert check_network_state(json.dumps(STATE, indent=1).encode()).status is ClaimStatus.FAIL
+    assert check_network_state(b"[" * 100_000).status is ClaimStatus.FAIL
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200) | JSON_VALUES.map(canonical_json))
+def test_bytes_of_a_stranger_never_pass_and_never_raise(data: bytes) -> None:
+    assert check_network_state(data).status is not ClaimStatus.PASS
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(STATE)), JSON_VALUES)
+def test_any_value_in_any_place_is_judged(key: str, value: object) -> None:
+    claim = check_network_state(canonical_json({**STATE, key: value}))
+    # no link and no bridge is as good as some
+    assert (
+        claim.status is not ClaimStatus.PASS
+        or STATE[key] == value
+        or (key, value) in (("labelled", []), ("bridges", {}))
+    )
+    assert len(claim.found) < 1000

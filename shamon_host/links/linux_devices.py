@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from shamon_host.domain.errors import BackendFailed
@@ -32,6 +33,7 @@ IFADDR = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, index."""
 _IFF_UP = 1
 _NLA_F_NESTED = 0x8000
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFNAME, _MTU, _MASTER, _LINKINFO = 3, 4, 10, 18
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
 _BR_FORWARD_DELAY, _BR_STP_STATE, _BR_MCAST_SNOOPING = 1, 5, 23
@@ -106,8 +108,14 @@ class Devices:
 
     def indices_with_address(self) -> frozenset[int]:
         """Indices of devices that have an address of IPv4 or IPv6."""
-        bodies = self._route.dump(RTM_GETADDR, IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0), operation="read addresses")
-        return frozenset(IFADDR.unpack_from(body)[4] for body in bodies if len(body) >= IFADDR.size)
+        return frozenset(IFADDR.unpack_from(body)[4] for body in self._addresses())
+
+    def own_addresses(self) -> frozenset[str]:
+        """Every address of this host, as the kernel prints it."""
+        found = (parse(body, IFADDR.size, "read addresses") for body in self._addresses())
+        # IFA_ADDRESS is the peer's on a point-to-point device, where IFA_LOCAL is told too.
+        own = (item.get(_IFA_LOCAL, item.get(_IFA_ADDRESS, b"")) for item in found)
+        return frozenset(str(ip_address(address)) for address in own if len(address) in (4, 16))
 
     def create_bridge(self, name: str) -> None:
         """Down, without STP and multicast snooping: it forwards from the first moment that it is up."""
@@ -166,6 +174,11 @@ class Devices:
         return read_sysctl(f"ipv6/conf/{name}/disable_ipv6") in ("1", None) and (
             read_sysctl(f"ipv4/conf/{name}/forwarding") == "0"
         )
+
+    def _addresses(self) -> list[bytes]:
+        body = IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        bodies = self._route.dump(RTM_GETADDR, body, operation="read addresses")
+        return [body for body in bodies if len(body) >= IFADDR.size]
 
     def _set(self, name: str, attributes: bytes, *, create: bool = False) -> None:
         body = IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + pack_text(_IFNAME, name) + attributes

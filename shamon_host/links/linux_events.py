@@ -26,7 +26,7 @@ from shamon_host.links.linux_netlink import (
     text_of,
 )
 from shamon_host.links.linux_nft import TABLE
-from shamon_host.links.linux_spd import entry_from_policy, is_links_sa
+from shamon_host.links.linux_spd import entry_from_policy, is_links_sa, policy_key
 from shamon_host.links.model import BRIDGE_PREFIX, TAP_PREFIX, TUNNEL_PREFIX
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 from shamon_host.pyxfrm.errors import XfrmError
@@ -218,10 +218,10 @@ def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:
         case pyxfrm.SasFlushed():
             return ChangedEvent(what="SAs were flushed")
         case pyxfrm.PolicyChanged(policy=policy):
-            mine = own.take(("policy", policy.id))
+            mine = own.take(("policy", policy_key(policy)))
             return _unless(mine or entry_from_policy(policy) is None, f"SPD entry {policy.id} was added")
         case pyxfrm.PolicyDeleted(policy=policy, policy_id=policy_id):
-            mine = policy is not None and own.take(("delete policy", policy.id))
+            mine = policy is not None and own.take(("delete policy", policy_key(policy)))
             irrelevant = policy is not None and entry_from_policy(policy) is None
             return _unless(mine or irrelevant, f"SPD entry {policy_id} was deleted")
         case pyxfrm.PolicyExpire(policy=policy):

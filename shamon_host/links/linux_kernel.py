@@ -122,6 +122,8 @@ class LinuxLinkKernel:
                 assert_never(operation)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
+        if destination not in self._devices.own_addresses():
+            raise BackendFailed("nothing can arrive under an SPI: not an address of this host", where=destination)
         return self._xfrm.allocate_spi(source=source, destination=destination)
 
     def counters(self) -> Mapping[str, int]:

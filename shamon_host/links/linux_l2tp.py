@@ -127,7 +127,7 @@ class Tunnels:
             if found_now != [tunnel]:
                 raise BackendFailed(
                     "the tunnel that was read back is not the one that was created; it was removed",
-                    where=tunnel.interface, expected=str(tunnel.context), 
+                    where=tunnel.interface, expected=str(tunnel.context),
                     found="; ".join(str(item.context) for item in found_now),
                 )  # fmt: skip
         except BackendFailed:

@@ -86,8 +86,13 @@ class Nft:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def read(self) -> tuple[Object, ...]:
-        """All objects of both tables, () of a table that is not there. Raises BackendFailed."""
-        return (*self._list("inet"), *self._list("bridge"))
+        """All objects of the tables, () when they are not there. Raises BackendFailed."""
+        text = self._run(("--json", "list", "ruleset"), "read the nft rules")
+        try:
+            listed = json.loads(text)["nftables"]
+            return tuple(item for item in listed if any(_is_of_table(kind, item[kind]) for kind in item))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
 
     def install(self) -> None:
         """Put both tables in the place of what has their names, in one transaction. All gates are closed after it."""
@@ -114,7 +119,7 @@ class Nft:
             f"add element {element} timeout {milliseconds}ms }}\n"
         )
         self._run(("--file", "-"), f"open the gate of {address}", script=script)
-        left = gates_of(self._list("inet")).get(str(ip_address(address)), 0.0)
+        left = gates_of(self.read()).get(str(ip_address(address)), 0.0)
         if left > seconds or (left == 0.0 and milliseconds > 2000):
             raise BackendFailed(
                 "the gate reads back otherwise", where=address, expected=f"{seconds} s", found=f"{left} s"
@@ -126,18 +131,8 @@ class Nft:
         script = f"add element {element} timeout 1s }}\ndelete element {element} }}\n"
         operation = f"close the gate of {address}"
         self._run(("--file", "-"), operation, script=script, absent_is_fine=True)
-        if str(ip_address(address)) in gates_of(self._list("inet")):
+        if str(ip_address(address)) in gates_of(self.read()):
             raise BackendFailed("the gate is still open", where=address)
-
-    def _list(self, family: str) -> tuple[Object, ...]:
-        arguments = ("--json", "list", "table", family, TABLE)
-        text = self._run(arguments, f"read nft table {family} {TABLE}", absent_is_fine=True)
-        if not text:
-            return ()
-        try:
-            return tuple(item for item in json.loads(text)["nftables"] if "metainfo" not in item)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
 
     def _run(self, arguments: Sequence[str], operation: str, *, script: str = "", absent_is_fine: bool = False) -> str:
         """What nft says; "" if what the script names is not there and that is fine."""
@@ -163,6 +158,10 @@ class Nft:
         if absent_is_fine and _ABSENT in words:
             return ""
         raise BackendFailed("nft refused", where=operation, found=" ".join(words.split())[:300])
+
+
+def _is_of_table(kind: str, value: Object) -> bool:
+    return value.get("name" if kind == "table" else "table") == TABLE
 
 
 def _chain(family: str, hook: str, rules: Iterable[list[Object]]) -> list[Object]:

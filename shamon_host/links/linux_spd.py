@@ -164,6 +164,11 @@ def in_the_way(policy: pyxfrm.Policy) -> bool:
     )
 
 
+def policy_key(policy: pyxfrm.Policy) -> tuple[object, ...]:
+    """What a notification tells a policy by: its context is not told (xfrm_notify_policy)."""
+    return policy.direction, policy.selector
+
+
 def socket_policy_in_words(policy: pyxfrm.Policy) -> str:
     """What a single socket has for a policy and might send past the SPD; empty for one that is not in the way."""
     of_socket = (

@@ -5,7 +5,6 @@ What an entry is, `linux_spd` decides.
 """
 
 import errno
-import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
@@ -16,6 +15,7 @@ from shamon_host.links.linux_spd import (
     entry_from_policy,
     entry_to_policy,
     is_links_sa,
+    policy_key,
     sa_from_kernel,
     sa_id_to_kernel,
     sa_out_of_reach,
@@ -101,12 +101,12 @@ class LinkXfrm:
         elif not entry.block:
             raise BackendFailed("an SPD entry without a label can only block", where=where)
         try:
-            self._expect(("policy", wanted.id))
+            self._expect(("policy", policy_key(wanted)))
             self._xfrm.update_policy(wanted)
             found = self._xfrm.get_policy(wanted.id)
             if found == wanted:
                 return
-            self._expect(("delete policy", found.id))
+            self._expect(("delete policy", policy_key(found)))
             self._xfrm.delete_policy(found.index_id)
         except pyxfrm.XfrmError as error:
             raise _failed(error) from None
@@ -119,7 +119,7 @@ class LinkXfrm:
         """Whatever reads as this entry, by the kernel's number for it."""
         found = [policy for policy in self._policies() if entry_from_policy(policy) == entry]
         for policy in found:
-            self._expect(("delete policy", policy.id))
+            self._expect(("delete policy", policy_key(policy)))
         try:
             failures = self._xfrm.delete_policies([policy.index_id for policy in found])
         except pyxfrm.XfrmError as error:
@@ -128,8 +128,7 @@ class LinkXfrm:
             raise _failed(next(iter(failures.values())))
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
-        """Raises BackendFailed if `destination` is no address of this host: nothing would ever arrive under the SPI."""
-        _demand_own(destination)
+        """Reserve an SPI. Raises BackendFailed."""
         try:
             sa = self._xfrm.allocate_spi(source=ip_address(source), destination=ip_address(destination))
         except pyxfrm.XfrmError as error:
@@ -152,15 +151,6 @@ class LinkXfrm:
             return self._xfrm.dump_policies()
         except pyxfrm.XfrmError as error:
             raise _failed(error) from None
-
-
-def _demand_own(address: str) -> None:
-    family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-            probe.bind((address, 0))
-    except OSError as error:
-        raise BackendFailed("not an address of this host", where=address, found=error.strerror or "") from None
 
 
 def _failed(error: pyxfrm.XfrmError) -> BackendFailed:

@@ -135,6 +135,7 @@ class CoalitionHost:
         if terms.ak_name != enrolled.ak_name:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
+        self._note_reference(peer, reference.digest)
 
         def decide() -> tuple[AttestationResult, VerifierState]:
             return appraise(
@@ -253,6 +254,11 @@ class CoalitionHost:
         if news or carried:
             self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
 
+    async def close_expelled(self, peer: HostName) -> None:
+        """Remove whatever an earlier run of this daemon left of a host that was expelled since."""
+        self.audit.append("peer.expelled", peer, {})
+        await self.blocking(lambda: self.links.close_peer(peer, self.policy.hosts[peer].address))
+
     async def lapse(self, peer: HostName) -> None:
         """Cut the peer off if its lease is over."""
         state = self._state(peer)
@@ -301,6 +307,18 @@ class CoalitionHost:
     def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
         document = self.store.get("verifier", enrolled.ak_name.hex())
         return VerifierState.from_document(document) if document else None
+
+    def _note_reference(self, peer: HostName, digest: str) -> None:
+        """Decide on Reference Values that are new or changed since the last appraisal of this peer. Raises Refused."""
+        known = (self.store.get("reference", peer) or {}).get("digest")
+        if known == digest:
+            return
+        decision = monitor.reference_update(
+            self.policy, peer, made_for=peer, current=known, replaces=known, new=digest
+        )
+        self.audit.append(decision.check, peer, decision.as_detail())
+        decision.enforce()
+        self.store.put("reference", peer, {"digest": digest})
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())

@@ -7,7 +7,7 @@ service manager says that it is half of a restart. A daemon that is killed leave
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.daemon.audit_log import AuditLog
@@ -21,10 +21,11 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain import label_map as label_maps
 from shamon_host.domain import monitor
+from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
@@ -116,8 +117,12 @@ class HostDaemon:
         """Bring kernel and VMs to the desired state. Asks no peer for anything yet. Raises ShamonError."""
         self.audit.append("daemon.start", self.name, {"boot_id": self.backends.boot_id})
         blocking = self.backends.blocking
+        self._install_policy()
         await blocking(self.host.vms.enforce_labels)
         await blocking(self.host.reconcile_links)
+        for peer, state in self.host.peers.items():
+            if state.state is AdmissionState.EXPELLED:
+                await self.host.close_expelled(peer)
         session = self.store.get("host", "session") or {}
         rebooted = session.get("boot_id") != self.backends.boot_id
         if rebooted:
@@ -147,6 +152,18 @@ class HostDaemon:
         # Only a daemon that watched until the host went down vouches for the VMs' disks at the next boot.
         watched = reason is StopReason.SHUTDOWN
         self.store.put("host", "session", {"boot_id": self.backends.boot_id, "watched_to_the_end": watched})
+
+    def _install_policy(self) -> None:
+        """Enforce the policy given, if it is the first, the one in force, or its successor. Raises Refused."""
+        document = self.store.get("host", "policy")
+        current = PolicyVersion(**document) if document else None
+        if current is None or current.digest == self.policy.digest:
+            decision = monitor.policy_install(self.policy, current)
+        else:
+            decision = monitor.policy_update(self.policy, current)
+        self.audit.append(decision.check, self.name, decision.as_detail())
+        decision.enforce()
+        self.store.put("host", "policy", asdict(self.policy.which))
 
     def _label_map(self) -> LabelMap:
         document = self.store.get("host", "label-map")

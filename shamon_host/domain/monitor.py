@@ -16,7 +16,7 @@ from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.decision import Check, Decision, Rule
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.domain.policy_form import policy_digest
 from shamon_host.domain.results import AttestationResult, TpmKind
 from shamon_host.domain.ste import lacking_types, listed, shared_types
@@ -43,7 +43,7 @@ def _decide(check: Check, subject: str, target: str, denials: Denials) -> Decisi
 # Setup
 
 
-def policy_install(policy: Policy, current: Policy | None) -> Decision:
+def policy_install(policy: Policy, current: PolicyVersion | None) -> Decision:
     """May `policy` be the first one on this host? The one in force may be installed again (a restart)."""
 
     def denials() -> Denials:
@@ -57,7 +57,7 @@ def policy_install(policy: Policy, current: Policy | None) -> Decision:
     return _decide(Check.POLICY_INSTALL, policy.coalition, _version(policy), denials())
 
 
-def policy_update(policy: Policy, current: Policy) -> Decision:
+def policy_update(policy: Policy, current: PolicyVersion) -> Decision:
     """May `policy` replace `current`? Only as its direct successor."""
 
     def denials() -> Denials:

@@ -72,6 +72,15 @@ class Demands:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyVersion:
+    """Which policy a host enforces, without what it says: enough to decide whether another may take its place."""
+
+    coalition: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One version of the coalition's policy. All references inside resolve (policy_file sees to it)."""
 
@@ -91,3 +100,7 @@ class Policy:
     demands: Demands
     digest: str
     """SHA-256 over the canonical form, hexadecimal."""
+
+    @property
+    def which(self) -> PolicyVersion:
+        return PolicyVersion(coalition=self.coalition, version=self.version, digest=self.digest)

@@ -251,9 +251,11 @@ class VmManager:
             for report in self.hypervisor.domains()
             if report.state in RUNNING_STATES and report.name in policy.vms and report.name != entry.name
         }
-        decision = monitor.vm_start(policy, entry.name, host=self.host, running=running)
-        self.audit(decision.check, entry.name, decision.as_detail())
-        decision.enforce()
+        decisions = [monitor.vm_start(policy, entry.name, host=self.host, running=running)]
+        decisions += [monitor.vm_attach(policy, entry.name, name) for name in sorted(self._label(entry).types)]
+        for decision in decisions:
+            self.audit(decision.check, entry.name, decision.as_detail())
+            decision.enforce()
 
     def _verify(self, report: DomainReport) -> None:
         """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.

@@ -89,13 +89,15 @@ def parse(data: bytes) -> Frame | None:
             return _parse_arp(source_mac, destination_mac, body)
         if ethertype == _IPV4:
             protocol, source, destination = body[9], body[12:16], body[16:20]
-            message, wanted, kinds = body[(body[0] & 15) * 4 :], _ICMP, _ICMP4_TYPES
+            end = int.from_bytes(body[2:4])
+            message, wanted, kinds = body[(body[0] & 15) * 4 : end], _ICMP, _ICMP4_TYPES
         elif ethertype == _IPV6:
             protocol, source, destination = body[6], body[8:24], body[24:40]
-            message, wanted, kinds = body[40:], _ICMPV6, _ICMP6_TYPES
+            end = 40 + int.from_bytes(body[4:6])
+            message, wanted, kinds = body[40:end], _ICMPV6, _ICMP6_TYPES
         else:
             return None
-        if protocol != wanted or message[0] not in kinds:
+        if len(body) < end or protocol != wanted or message[0] not in kinds:
             return None
         kind = kinds[message[0]]
         identifier = struct.unpack_from("!H", message, 4)[0] if "echo" in kind else 0

@@ -80,9 +80,9 @@ def test_a_decision_goes_into_the_log_whole() -> None:
 
 def test_policy_install() -> None:
     assert_permitted(monitor.policy_install(POLICY, None))
-    assert_permitted(monitor.policy_install(POLICY, POLICY))
+    assert_permitted(monitor.policy_install(POLICY, POLICY.which))
     assert_permitted(monitor.policy_install(SUCCESSOR, None))
-    assert_denied(monitor.policy_install(SUCCESSOR, POLICY), Rule.LINEAGE, "in force")
+    assert_denied(monitor.policy_install(SUCCESSOR, POLICY.which), Rule.LINEAGE, "in force")
 
 
 def test_policy_install_looks_at_the_policy_again() -> None:
@@ -96,15 +96,15 @@ def test_policy_install_looks_at_the_policy_again() -> None:
 
 
 def test_policy_update() -> None:
-    assert_permitted(monitor.policy_update(SUCCESSOR, POLICY))
-    assert_denied(monitor.policy_update(POLICY, POLICY), Rule.LINEAGE, "version 1", "next one is 2")
+    assert_permitted(monitor.policy_update(SUCCESSOR, POLICY.which))
+    assert_denied(monitor.policy_update(POLICY, POLICY.which), Rule.LINEAGE, "version 1", "next one is 2")
     skipped = with_digest(replace(SUCCESSOR, version=3))
-    assert_denied(monitor.policy_update(skipped, POLICY), Rule.LINEAGE, "version 3")
+    assert_denied(monitor.policy_update(skipped, POLICY.which), Rule.LINEAGE, "version 3")
     stranger = with_digest(replace(SUCCESSOR, coalition="others"))
-    assert_denied(monitor.policy_update(stranger, POLICY), Rule.LINEAGE, "others")
+    assert_denied(monitor.policy_update(stranger, POLICY.which), Rule.LINEAGE, "others")
     orphan = with_digest(replace(SUCCESSOR, parent="1" * 64))
-    assert_denied(monitor.policy_update(orphan, POLICY), Rule.LINEAGE, "parent")
-    assert_denied(monitor.policy_update(replace(SUCCESSOR, digest="0" * 64), POLICY), Rule.WELL_FORMED, "digest")
+    assert_denied(monitor.policy_update(orphan, POLICY.which), Rule.LINEAGE, "parent")
+    assert_denied(monitor.policy_update(replace(SUCCESSOR, digest="0" * 64), POLICY.which), Rule.WELL_FORMED, "digest")
 
 
 # host.enrol, host.admit, reference.update

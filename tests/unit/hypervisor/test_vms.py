@@ -71,7 +71,7 @@ class TestStart:
         monkeypatch.setattr(world.hypervisor, "start_paused", broken)
         with pytest.raises(BackendFailed):
             world.vms.start(WEB)
-        assert world.kinds(WEB) == ["vm.start"]
+        assert world.kinds(WEB) == ["vm.start", "vm.attach"]
         assert not world.status(WEB).wanted
 
     def test_guest_is_up(self, world: VmWorld) -> None:
@@ -112,7 +112,7 @@ class TestLabel:
         assert raised.value.found == str(found or "no label")
         assert asked == []
         assert world.domain(WEB) is None
-        assert world.kinds(WEB) == ["vm.start", "label.vm"]
+        assert world.kinds(WEB) == ["vm.start", "vm.attach", "label.vm"]
         assert not world.status(WEB).wanted
         assert not world.vms.taps()
 
@@ -224,7 +224,7 @@ class TestStopAndSuspend:
         assert world.status(WEB).wanted
         assert world.vms.running_types() == {RED}
         assert world.vms.start(WEB).state is DomainState.RUNNING
-        assert world.kinds(WEB)[-3:] == ["vm.suspend", "vm.start", "label.vm"]
+        assert world.kinds(WEB)[-4:] == ["vm.suspend", "vm.start", "vm.attach", "label.vm"]
 
     def test_resume_is_a_start_that_the_monitor_decides(self, world: VmWorld) -> None:
         world.vms.start(WEB)
@@ -266,7 +266,7 @@ class TestQuarantine:
         world.write_marker(WEB, "mine")
         world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
         assert world.vms.start(WEB).state is DomainState.RUNNING
-        assert world.kinds(WEB)[-3:] == ["vm.start", "vm.release", "label.vm"]
+        assert world.kinds(WEB)[-4:] == ["vm.start", "vm.attach", "vm.release", "label.vm"]
         assert world.status(WEB).quarantined == ""
         assert world.vms.running_types() == {RED}
         assert world.marker(WEB) == "mine"
@@ -300,7 +300,7 @@ class TestReplace:
         assert (report.state, report.context) == (DomainState.RUNNING, context_of(WEB))
         assert world.marker(WEB) == ""
         assert world.images.overlays[report.disk].base_sha256 == world.policy.images["app"].sha256
-        assert world.kinds(WEB)[2:] == ["vm.replace", "vm.start", "label.vm"]
+        assert world.kinds(WEB)[3:] == ["vm.replace", "vm.start", "vm.attach", "label.vm"]
 
     def test_wrong_image_leaves_nothing_running(self, world: VmWorld) -> None:
         world.vms.start(WEB)

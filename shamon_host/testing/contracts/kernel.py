@@ -339,7 +339,7 @@ class LinkKernelContract:
         desired, _ = whole(bench)
         operations = plan(desired, bench.kernel.read())
         events = bench.events_of(lambda: bench.kernel.apply(operations))
-        assert not [event for event in events if isinstance(event, ChangedEvent)]
+        assert [event for event in events if isinstance(event, ChangedEvent)] == []
 
 
 def context(type_name: str, category: int) -> SelinuxContext:

@@ -1,0 +1,69 @@
+"""The contract of `LinkKernel` on Linux, run inside a lab host in the daemon's SELinux domain."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from shamon_host.links.ports import KernelEvent, LinkKernel
+from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
+
+SETTLE_S = 0.5
+"""How long a notification of the kernel may be under way."""
+
+
+class LinuxBench:
+    """The host's own kernel; nobody answers at the peer's address."""
+
+    def __init__(self) -> None:
+        self.own, self.peer = os.environ["SHAMON_OWN_ADDRESS"], "192.0.2.77"
+        self.kernel: LinkKernel = self._open()
+
+    def pass_time(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def flush_policies(self) -> None:
+        from shamon_host.pyxfrm.client import Xfrm
+
+        with Xfrm() as xfrm:
+            xfrm.flush_policies()
+
+    def unseal(self, bridge: str) -> None:
+        from pyroute2 import IPRoute
+
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname=bridge)
+            route.addr("add", index=index, address="198.51.100.9", prefixlen=24)
+
+    def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
+        events: list[KernelEvent] = []
+
+        async def listen() -> None:
+            self.kernel.subscribe(events.append)
+            await asyncio.to_thread(disturb)
+            await asyncio.sleep(SETTLE_S)
+            self.kernel.close()
+
+        asyncio.run(listen())
+        self.kernel = self._open()
+        return events
+
+    def reopened(self) -> LinkKernel:
+        pytest.skip("the sockets of tunnels outlive a run only with a service manager: see the tests of the probe")
+
+    def _open(self) -> LinkKernel:
+        from shamon_host.links.linux_kernel import LinuxLinkKernel
+
+        return LinuxLinkKernel()
+
+
+class TestLinuxKernel(LinkKernelContract):
+    @pytest.fixture
+    def bench(self) -> Iterator[Bench]:
+        bench = LinuxBench()
+        empty(bench.kernel)
+        yield bench
+        empty(bench.kernel)
+        bench.kernel.close()

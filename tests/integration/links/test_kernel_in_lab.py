@@ -1,0 +1,22 @@
+"""The real kernel adapter in a lab host: each test of `kernel_suite.py` is one test here."""
+
+import pytest
+
+from tests.integration.lab import Lab
+from tests.integration.lab.remote_pytest import RemoteOutcomes, run_suite, suite_tests
+
+SUITE = "tests/integration/links/kernel_suite.py"
+
+
+@pytest.fixture(scope="module")
+def outcomes(lab: Lab) -> RemoteOutcomes:
+    """The suite's run on alpha, where nothing else uses links meanwhile."""
+    (alpha,) = lab.boot("alpha")
+    alpha.run("systemctl stop shamon", check=False)
+    return run_suite(alpha, SUITE, confined=True, environment={"SHAMON_OWN_ADDRESS": alpha.ipv4})
+
+
+@pytest.mark.parametrize("test", suite_tests(SUITE))
+def test_in_host(outcomes: RemoteOutcomes, test: str) -> None:
+    """One test of the suite, as it went there."""
+    outcomes.report(test)

@@ -1,0 +1,90 @@
+"""XFRM notifications as links' events, and this program's own changes passed over."""
+
+from ipaddress import ip_address
+
+from shamon_host import pyxfrm
+from shamon_host.domain.labels import SelinuxContext
+from shamon_host.links.desired import BLOCK_ENTRIES
+from shamon_host.links.linux_events import OwnChanges, xfrm_event
+from shamon_host.links.linux_spd import entry_to_policy, policy_key
+from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent
+
+SELECTOR = pyxfrm.Selector(
+    source=entry_to_policy(BLOCK_ENTRIES[0]).selector.source,
+    destination=entry_to_policy(BLOCK_ENTRIES[0]).selector.destination,
+    protocol=17,
+    source_port=pyxfrm.PortMatch(port=0x6001),
+    destination_port=pyxfrm.PortMatch(port=0x6002),
+)
+CONTEXT = "system_u:object_r:shamon_link_t:s0:c7"
+SA = pyxfrm.SecurityAssociation(
+    source=ip_address("192.0.2.2"),
+    destination=ip_address("192.0.2.1"),
+    spi=0x1234,
+    aead=pyxfrm.aes_gcm(bytes(36)),
+    security_context=CONTEXT,
+)
+
+
+def _own(now: list[float] | None = None) -> OwnChanges:
+    clock = now or [0.0]
+    return OwnChanges(monotonic_s=lambda: clock[0])
+
+
+def test_acquire_has_the_sockets_context() -> None:
+    event = pyxfrm.Acquire(
+        source=ip_address("192.0.2.1"),
+        destination=ip_address("192.0.2.2"),
+        protocol=50,
+        selector=SELECTOR,
+        policy=entry_to_policy(BLOCK_ENTRIES[0]),
+        sequence=1,
+        security_context=CONTEXT,
+    )
+    told = xfrm_event(event, _own())
+    assert isinstance(told, AcquireEvent)
+    assert (told.source_port, told.destination_port, told.context) == (0x6001, 0x6002, SelinuxContext.parse(CONTEXT))
+
+
+def test_expiry_of_links_sas_only() -> None:
+    told = xfrm_event(pyxfrm.Expire(sa=SA, hard=True), _own())
+    assert told == ExpireEvent(destination="192.0.2.1", spi=0x1234, hard=True)
+    larval = pyxfrm.SecurityAssociation(source=SA.source, destination=SA.destination, spi=SA.spi)
+    assert xfrm_event(pyxfrm.Expire(sa=larval, hard=True), _own()) is None
+
+
+def test_own_changes_are_passed_over_once() -> None:
+    policy = entry_to_policy(BLOCK_ENTRIES[0])
+    own = _own()
+    own.expect(("delete sa", SA.id))
+    own.expect(("policy", policy_key(policy)))
+    deleted, added = pyxfrm.SaDeleted(sa_id=SA.id), pyxfrm.PolicyChanged(policy=policy, updated=True)
+    assert [xfrm_event(event, own) for event in (deleted, added)] == [None, None]
+    assert all(isinstance(xfrm_event(event, own), ChangedEvent) for event in (deleted, added))
+
+
+def test_an_announcement_does_not_serve_for_ever() -> None:
+    now = [0.0]
+    own = _own(now)
+    own.expect(("delete sa", SA.id))
+    now[0] = 60.0
+    assert isinstance(xfrm_event(pyxfrm.SaDeleted(sa_id=SA.id), own), ChangedEvent)
+
+
+def test_flushes_and_losses_are_told() -> None:
+    for event in (
+        pyxfrm.PoliciesFlushed(),
+        pyxfrm.SasFlushed(protocol=0),
+        pyxfrm.Lost(reason="the receive buffer was full"),
+    ):
+        assert isinstance(xfrm_event(event, _own()), ChangedEvent)
+
+
+def test_what_does_not_touch_links_is_not_told() -> None:
+    policy = pyxfrm.Policy(selector=pyxfrm.Selector.any(4), direction=pyxfrm.Direction.OUT, priority=5000)
+    for event in (
+        pyxfrm.PolicyChanged(policy=policy, updated=False),
+        pyxfrm.PolicyDeleted(policy_id=policy.id, policy=policy),
+        pyxfrm.Other(type=99),
+    ):
+        assert xfrm_event(event, _own()) is None

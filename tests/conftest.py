@@ -1,4 +1,4 @@
-"""Hypothesis for every suite: no deadlines, since these tests run on busy machines; the same examples each time in CI."""
+"""Hypothesis for every suite: no deadlines, as these tests run on busy machines; in CI the same examples each time."""
 
 import os
 

@@ -49,7 +49,9 @@ class ApiClient:
             value = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(
-                "the daemon of this host does not answer", where=str(self.socket), found=str(error)[:200],
+                "the daemon of this host does not answer",
+                where=str(self.socket),
+                found=str(error)[:200],
                 remedy="Is it running (`systemctl status shamon`)? Only root may ask it.",
             ) from error
         finally:

@@ -41,7 +41,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from shamon_host.peer.coalition_ca import init_coalition  # noqa: PLC0415  clients of the daemon need no cryptography
+    from shamon_host.peer.coalition_ca import init_coalition
 
     certificate = init_coalition(arguments.ca, plain_name(arguments.name, "coalition name"))
     if arguments.json:
@@ -52,7 +52,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _ak(arguments: argparse.Namespace) -> int:
-    from shamon_host.daemon.composition import open_tpm  # noqa: PLC0415  needs a TPM stack, which others do not have
+    from shamon_host.daemon.composition import open_tpm
 
     public = open_tpm(arguments.tcti).ak_public()
     if arguments.out is None:
@@ -67,6 +67,6 @@ def _ak(arguments: argparse.Namespace) -> int:
 
 
 def _enrol(arguments: argparse.Namespace) -> int:
-    from shamon_host.cli.enrolling import enrol_host  # noqa: PLC0415  as above
+    from shamon_host.cli.enrolling import enrol_host
 
     return enrol_host(arguments)

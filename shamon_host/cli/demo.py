@@ -12,6 +12,6 @@ def add_parsers(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from shamon_host.cli.demo_screen import show_demo  # noqa: PLC0415  the demo needs what no other command does
+    from shamon_host.cli.demo_screen import show_demo
 
     return show_demo(as_json=arguments.json)

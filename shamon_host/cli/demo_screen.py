@@ -69,8 +69,11 @@ class _LiveObserver(Observer):
     def _draw(self) -> None:
         table = Table(show_header=False, box=None, padding=(0, 1))
         for step in self._done:
-            table.add_row(Text("✓" if step.ok else "✗", style="green" if step.ok else "bold red"), step.name,
-                          Text(f"{step.elapsed_ms:.0f} ms", style="dim"))
+            table.add_row(
+                Text("✓" if step.ok else "✗", style="green" if step.ok else "bold red"),
+                step.name,
+                Text(f"{step.elapsed_ms:.0f} ms", style="dim"),
+            )
             for line in detail_lines(step):
                 table.add_row("", Text(line, style="dim" if step.ok else "red"), "")
         if self._now:

@@ -13,6 +13,6 @@ def add_parsers(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from shamon_host.daemon.composition import run_daemon  # noqa: PLC0415  needs libraries that clients do not have
+    from shamon_host.daemon.composition import run_daemon
 
     return run_daemon(arguments.config)

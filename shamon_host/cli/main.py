@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name not in _HOST_MODULES:
             raise
         missing = BackendFailed(
-            "this command needs what only a coalition's host has", where=f"Python module {error.name}",
+            "this command needs what only a coalition's host has",
+            where=f"Python module {error.name}",
             remedy="Install shamon-host with its extra: pip install 'shamon-host[host]'.",
         )
         print_error(missing, as_json=getattr(arguments, "json", False))

@@ -61,8 +61,10 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(status)
         return 0
-    print(f"{status['host']} of {status['coalition']}, policy version {status['policy']['version']} "
-          f"({status['policy']['digest'][:16]})")
+    print(
+        f"{status['host']} of {status['coalition']}, policy version {status['policy']['version']} "
+        f"({status['policy']['digest'][:16]})"
+    )
     print("peers: " + ", ".join(f"{count} {state}" for state, count in status["peers"].items() if count))
     for peer, words in status["refused_by"].items():
         print(f"refused by {peer}: {printable(words)}")
@@ -87,8 +89,10 @@ def _audit(arguments: argparse.Namespace) -> int:
         return 0
     for record in records:
         when = datetime.fromtimestamp(record["wall_s"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{record['sequence']:6} {when} {record['kind']:20} {printable(record['subject'])}: "
-              f"{printable(record['detail'])}")
+        print(
+            f"{record['sequence']:6} {when} {record['kind']:20} {printable(record['subject'])}: "
+            f"{printable(record['detail'])}"
+        )
     return 0
 
 

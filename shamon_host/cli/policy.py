@@ -32,6 +32,8 @@ def _check(arguments: argparse.Namespace) -> int:
         print_json(summary)
         return 0
     print(f"{arguments.file}: good. {policy.coalition}, version {policy.version}, digest {policy.digest}")
-    print(f"{len(policy.types)} types, {len(policy.vm_labels)} labels, {len(policy.conflict_sets)} conflict sets, "
-          f"{len(policy.hosts)} hosts, {len(policy.vms)} VMs")
+    print(
+        f"{len(policy.types)} types, {len(policy.vm_labels)} labels, {len(policy.conflict_sets)} conflict sets, "
+        f"{len(policy.hosts)} hosts, {len(policy.vms)} VMs"
+    )
     return 0

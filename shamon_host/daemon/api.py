@@ -59,7 +59,9 @@ class Api:
                 return {"attesting": sorted(self.daemon.host.peers)}
             case "POST", ["v1", "vms", name, action] if action in VM_ACTIONS:
                 return await self._vm_action(VmName(plain_name(name, "VM name")), action, fields)
-        raise BadInput("no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200])
+        raise BadInput(
+            "no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200]
+        )
 
     def _status(self) -> dict[str, Any]:
         daemon = self.daemon

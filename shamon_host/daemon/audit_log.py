@@ -35,14 +35,24 @@ class AuditLog:
         with self._database.transaction() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM audit ORDER BY sequence DESC LIMIT 1").fetchall()  # noqa: S608
             record = audit.append(
-                self._record(rows[0]) if rows else None, kind=kind, subject=subject, detail=detail,
-                wall_s=self._wall_s(), boottime_s=self._boottime_s(),
+                self._record(rows[0]) if rows else None,
+                kind=kind,
+                subject=subject,
+                detail=detail,
+                wall_s=self._wall_s(),
+                boottime_s=self._boottime_s(),
             )
             connection.execute(
                 f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 (
-                    record.sequence, record.wall_s, record.boottime_s, record.kind, record.subject,
-                    canonical_json(record.detail).decode("ascii"), record.previous, record.digest,
+                    record.sequence,
+                    record.wall_s,
+                    record.boottime_s,
+                    record.kind,
+                    record.subject,
+                    canonical_json(record.detail).decode("ascii"),
+                    record.previous,
+                    record.digest,
                 ),
             )
         return record
@@ -58,7 +68,8 @@ class AuditLog:
         """At most `limit` records with a sequence above `after`, oldest first."""
         bounded = (min(max(after, 0), 2**62), min(max(limit, 0), 2**31))
         return self._rows(
-            f"SELECT {_COLUMNS} FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?", bounded  # noqa: S608
+            f"SELECT {_COLUMNS} FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608
+            bounded,
         )
 
     def verify(self) -> int:
@@ -87,8 +98,14 @@ class AuditLog:
         if not isinstance(detail, dict):
             raise self._database.corrupt(f"record {sequence} of the audit log is corrupt")
         return AuditRecord(
-            sequence=sequence, wall_s=wall_s, boottime_s=boottime_s, kind=kind, subject=subject, detail=detail,
-            previous=_bytes(previous), digest=_bytes(digest),
+            sequence=sequence,
+            wall_s=wall_s,
+            boottime_s=boottime_s,
+            kind=kind,
+            subject=subject,
+            detail=detail,
+            previous=_bytes(previous),
+            digest=_bytes(digest),
         )
 
 

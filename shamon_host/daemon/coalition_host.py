@@ -181,9 +181,7 @@ class CoalitionHost:
             links = self._permitted(outcome, now)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             entry = self.policy.hosts[peer]
-            await self.blocking(
-                lambda: self.links.install_inbound(peer, entry.address, links, lifetime_s=lifetime_s)
-            )
+            await self.blocking(lambda: self.links.install_inbound(peer, entry.address, links, lifetime_s=lifetime_s))
 
     async def install_outbound(self, outcome: Outcome) -> None:
         async with self._lock(outcome.peer):
@@ -197,9 +195,7 @@ class CoalitionHost:
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             address = self.policy.hosts[peer].address
             await self.blocking(
-                lambda: self.links.install_outbound(
-                    peer, address, links, gate_s=gate_s, lifetime_s=lifetime_s
-                )
+                lambda: self.links.install_outbound(peer, address, links, gate_s=gate_s, lifetime_s=lifetime_s)
             )
             self._carried[peer] = frozenset(link.type for link in links)
         self.on_admitted(peer)
@@ -228,9 +224,7 @@ class CoalitionHost:
 
     # What ends it
 
-    async def suspend(
-        self, peer: HostName, reason: str, *, definite: bool, received: float | None = None
-    ) -> None:
+    async def suspend(self, peer: HostName, reason: str, *, definite: bool, received: float | None = None) -> None:
         """Cut a peer off: gate, SAs, SPD entries and devices in one pass, then tell whoever reacts.
 
         `received` is `time.perf_counter()` when the bad Evidence came, for the figure detect_to_teardown_ms.
@@ -285,9 +279,7 @@ class CoalitionHost:
         check = monitor.link_open if outcome.role is Role.INITIATOR else monitor.link_accept
         links = []
         for link in outcome.links:
-            decision = check(
-                self.policy, self.name, outcome.peer, link.type, self._state(outcome.peer), now_s=now_s
-            )
+            decision = check(self.policy, self.name, outcome.peer, link.type, self._state(outcome.peer), now_s=now_s)
             if not decision.permitted or link.type not in self._carried.get(outcome.peer, frozenset()):
                 self.audit.append(decision.check, outcome.peer, decision.as_detail())
             if decision.permitted:
@@ -313,9 +305,7 @@ class CoalitionHost:
         known = (self.store.get("reference", peer) or {}).get("digest")
         if known == digest:
             return
-        decision = monitor.reference_update(
-            self.policy, peer, made_for=peer, current=known, replaces=known, new=digest
-        )
+        decision = monitor.reference_update(self.policy, peer, made_for=peer, current=known, replaces=known, new=digest)
         self.audit.append(decision.check, peer, decision.as_detail())
         decision.enforce()
         self.store.put("reference", peer, {"digest": digest})
@@ -335,6 +325,9 @@ def _transient(claim: Claim) -> bool:
 def describe(claim: Claim) -> str:
     """One claim in words, for logs and peers."""
     parts = [f"{claim.name} {claim.status}: {claim.reason}"]
-    parts += [f"{name} {value}" for name, value in (("at", claim.where), ("expected", claim.expected),
-                                                   ("found", claim.found)) if value]
+    parts += [
+        f"{name} {value}"
+        for name, value in (("at", claim.where), ("expected", claim.expected), ("found", claim.found))
+        if value
+    ]
     return ", ".join(parts)[:2000]

@@ -117,14 +117,21 @@ class _Reader:
     source: str
 
     def error(self, key: str, expected: str, found: object) -> BadInput:
-        return BadInput("bad value in the host's configuration", where=f"{self.source}: {key}", expected=expected,
-                        found=repr(found)[:120])
+        return BadInput(
+            "bad value in the host's configuration",
+            where=f"{self.source}: {key}",
+            expected=expected,
+            found=repr(found)[:120],
+        )
 
     def only(self, table: Mapping[str, Any], prefix: str, allowed: set[str]) -> None:
         for key in table:
             if key not in allowed:
-                raise BadInput("unknown key in the host's configuration", where=f"{self.source}: {prefix}{key}",
-                               expected=", ".join(sorted(allowed)))
+                raise BadInput(
+                    "unknown key in the host's configuration",
+                    where=f"{self.source}: {prefix}{key}",
+                    expected=", ".join(sorted(allowed)),
+                )
 
     def table(self, fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = fields.get(key, {})

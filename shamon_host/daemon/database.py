@@ -116,9 +116,11 @@ class Database:
                 raise self.corrupt("this is the database of another program")
             elif version != SCHEMA_VERSION:
                 raise BackendFailed(
-                    "the database has another schema", where=self.path, expected=f"version {SCHEMA_VERSION}",
-                    found=f"version {version}", remedy="Run the version of this program that wrote it, or move the "
-                    "file away.",
+                    "the database has another schema",
+                    where=self.path,
+                    expected=f"version {SCHEMA_VERSION}",
+                    found=f"version {version}",
+                    remedy="Run the version of this program that wrote it, or move the file away.",
                 )
             elif _schema(connection) != sorted(_statements(_SCHEMA)):
                 raise self.corrupt("tables or triggers of the database were changed")
@@ -153,12 +155,16 @@ def _make_private(path: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise BackendFailed(
-            "cannot open the database", where=str(path), found=error.strerror or type(error).__name__,
+            "cannot open the database",
+            where=str(path),
+            found=error.strerror or type(error).__name__,
             remedy="Make its directory, and let the daemon write there.",
         ) from error
     if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
         raise BackendFailed(
-            "others may have written to the database", where=str(path), expected=f"a file of uid {os.geteuid()}, 0600",
+            "others may have written to the database",
+            where=str(path),
+            expected=f"a file of uid {os.geteuid()}, 0600",
             found=f"uid {found.st_uid}, {stat.filemode(found.st_mode)}",
             remedy="Find out who did, then give the file that owner and mode.",
         )

@@ -28,8 +28,14 @@ class PendingAction:
 
 
 def actions_for(
-    policy: Policy, *, running: Iterable[VmName], carried: frozenset[TypeName], peer: HostName, now_s: float,
-    definite: bool, reason: str,
+    policy: Policy,
+    *,
+    running: Iterable[VmName],
+    carried: frozenset[TypeName],
+    peer: HostName,
+    now_s: float,
+    definite: bool,
+    reason: str,
 ) -> tuple[PendingAction, ...]:
     """The actions on the VMs in `running` that share a type with `carried`, the types of the links to `peer`.
 
@@ -46,8 +52,12 @@ def actions_for(
         if action is not FailureAction.KEEP:
             pending.append(
                 PendingAction(
-                    vm=name, action=action, peer=peer, due_s=now_s + policy.intervals.action_delay_s,
-                    definite=definite, reason=reason,
+                    vm=name,
+                    action=action,
+                    peer=peer,
+                    due_s=now_s + policy.intervals.action_delay_s,
+                    definite=definite,
+                    reason=reason,
                 )
             )
     return tuple(pending)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.daemon.audit_log import AuditLog
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.coalition_host import CoalitionHost, Suspension
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.ports import Backends, StopReason
@@ -54,8 +54,9 @@ class HostDaemon:
 
     def __post_init__(self) -> None:
         if self.name not in self.policy.hosts:
-            raise BadInput("this host is not in the policy", expected=", ".join(sorted(self.policy.hosts)),
-                           found=self.name)
+            raise BadInput(
+                "this host is not in the policy", expected=", ".join(sorted(self.policy.hosts)), found=self.name
+            )
         backends = self.backends
         label_map = self._label_map()
         links = LinkManager(
@@ -93,24 +94,30 @@ class HostDaemon:
             links=links,
             vms=vms,
             figures=self.figures,
-            on_suspended=lambda event: self.reactions.suspended(event),
+            on_suspended=self._on_suspended,
             on_admitted=self._on_admitted,
-            on_hint=lambda about: self.schedule.wake(about),
+            on_hint=self._on_hint,
         )
         self.handshaker = handshaker = Handshaker(
-            name=self.name, host=self.host, directory=self.registry, transport=backends.transport, boottime_s=backends.clock.boottime_s,
+            name=self.name,
+            host=self.host,
+            directory=self.registry,
+            transport=backends.transport,
+            boottime_s=backends.clock.boottime_s,
             timeout_s=self.policy.intervals.timeout_s,
         )
-        self.schedule = PeerSchedule(
-            host=self.host, handshaker=handshaker, clock=backends.clock, figures=self.figures
-        )
+        self.schedule = PeerSchedule(host=self.host, handshaker=handshaker, clock=backends.clock, figures=self.figures)
         self.service = PeerService(handshaker=handshaker, hinted=self.host.hinted)
         self.reactions = Reactions(
             host=self.host, handshaker=handshaker, store=self.store, clock=backends.clock, blocking=backends.blocking
         )
         self.watchers = Watchers(
-            host=self.host, logs=backends.logs, clock=backends.clock, blocking=backends.blocking,
-            wake=self.schedule.wake, wake_all=self.schedule.wake_all,
+            host=self.host,
+            logs=backends.logs,
+            clock=backends.clock,
+            blocking=backends.blocking,
+            wake=self.schedule.wake,
+            wake_all=self.schedule.wake_all,
         )
 
     async def start(self) -> None:
@@ -189,6 +196,12 @@ class HostDaemon:
             },
         )
         return wanted
+
+    def _on_suspended(self, event: Suspension) -> None:
+        self.reactions.suspended(event)
+
+    def _on_hint(self, about: HostName) -> None:
+        self.schedule.wake(about)
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)

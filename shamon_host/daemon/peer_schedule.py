@@ -5,7 +5,6 @@ in when none came in time, so that either alone keeps the lease alive, and neith
 """
 
 import asyncio
-
 from dataclasses import dataclass, field
 
 from shamon_host.daemon.coalition_host import CoalitionHost
@@ -102,7 +101,11 @@ class PeerSchedule:
     def _due_s(self, peer: HostName) -> float:
         intervals = self.host.policy.intervals
         wait = self._retry_s.get(peer, intervals.period_s)
-        if peer not in self._retry_s and self.host.peers[peer].state is AdmissionState.ADMITTED and self.host.name > peer:
+        if (
+            peer not in self._retry_s
+            and self.host.peers[peer].state is AdmissionState.ADMITTED
+            and self.host.name > peer
+        ):
             wait = min(intervals.period_s * _STEP_IN, (intervals.period_s + intervals.lease_s) / 2)
         return self._done_s.get(peer, float("-inf")) + wait
 
@@ -133,5 +136,3 @@ class PeerSchedule:
 
     def _event(self, peer: HostName) -> asyncio.Event:
         return self._wake.setdefault(peer, asyncio.Event())
-
-

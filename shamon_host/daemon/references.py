@@ -31,7 +31,9 @@ class References:
             found = path.stat()
         except OSError as error:
             raise NotTrusted(
-                "no Reference Values for this host", where=str(path), found=error.strerror or "",
+                "no Reference Values for this host",
+                where=str(path),
+                found=error.strerror or "",
                 remedy="Record them from a known-good boot with `shamon reference record`.",
             ) from error
         version = (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -36,8 +36,12 @@ class Store:
         """Put the document in place of the one that is there. Raises BadInput for what is not JSON."""
         data = canonical_json(dict(document))
         if len(data) > MAX_DOCUMENT_BYTES:
-            raise BadInput("a document is too large for the store", where=f"{kind} {key}",
-                           expected=f"at most {MAX_DOCUMENT_BYTES} bytes", found=str(len(data)))
+            raise BadInput(
+                "a document is too large for the store",
+                where=f"{kind} {key}",
+                expected=f"at most {MAX_DOCUMENT_BYTES} bytes",
+                found=str(len(data)),
+            )
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO document (kind, key, json) VALUES (?, ?, ?)",
@@ -71,6 +75,7 @@ class Store:
 
 def _name(text: str) -> str:
     if not 0 < len(text) <= MAX_NAME or "\0" in text or not text.isprintable():
-        raise BadInput("bad name of a stored document", expected=f"1 to {MAX_NAME} printable characters",
-                       found=repr(text[:80]))
+        raise BadInput(
+            "bad name of a stored document", expected=f"1 to {MAX_NAME} printable characters", found=repr(text[:80])
+        )
     return str(text)

@@ -56,8 +56,9 @@ def append(
     Over-long text from outside is cut, never refused: a record that is too large is still a record.
     """
     if not _KIND.fullmatch(kind):
-        raise BadInput("bad kind of audit record", expected="lower case words joined by '.' or '-'",
-                       found=repr(kind[:80]))
+        raise BadInput(
+            "bad kind of audit record", expected="lower case words joined by '.' or '-'", found=repr(kind[:80])
+        )
     if not (math.isfinite(wall_s) and math.isfinite(boottime_s)):
         raise BadInput("bad time of an audit record", found=f"{wall_s}, {boottime_s}")
     cleaned = _Cleaner().clean(detail, "detail")
@@ -84,8 +85,12 @@ def verify_chain(records: Iterable[AuditRecord], *, after: AuditRecord | None = 
         if record.sequence != sequence:
             raise _broken(sequence, "a record is missing", expected=str(sequence), found=str(record.sequence))
         if record.previous != previous:
-            raise _broken(sequence, "it does not follow the record before it", expected=previous.hex(),
-                          found=record.previous.hex())
+            raise _broken(
+                sequence,
+                "it does not follow the record before it",
+                expected=previous.hex(),
+                found=record.previous.hex(),
+            )
         digest = _digest(
             {
                 "sequence": record.sequence,
@@ -109,7 +114,9 @@ def _digest(fields: Mapping[str, Any], previous: bytes) -> bytes:
 
 def _broken(sequence: int, what: str, *, expected: str, found: str) -> NotTrusted:
     return NotTrusted(
-        f"the audit log is broken at record {sequence}: {what}", expected=expected, found=found,
+        f"the audit log is broken at record {sequence}: {what}",
+        expected=expected,
+        found=found,
         remedy="Keep the log as evidence, compare its heads with those that the peers have seen, and only then start "
         "with a new one.",
     )
@@ -154,8 +161,12 @@ class _Cleaner:
 
     def _key(self, key: object, path: str) -> str:
         if not isinstance(key, str) or _SECRET.search(key.lower()):
-            raise BadInput("this may not be in the audit log", where=path, expected="the name of nothing secret",
-                           found=repr(key)[:80])
+            raise BadInput(
+                "this may not be in the audit log",
+                where=path,
+                expected="the name of nothing secret",
+                found=repr(key)[:80],
+            )
         self._left -= len(key)
         return _text(key, MAX_SUBJECT)
 

@@ -54,14 +54,21 @@ def inconsistencies(policy: Policy) -> Iterator[Finding]:
     for name, vm_label in sorted(policy.vm_labels.items()):
         conflict = first_conflict(policy.conflict_sets, vm_label.types)
         if conflict is not None:
-            yield Finding(key=f"labels.{name}.types", what="the label is in conflict with itself",
-                          expected=f"at most one type of the conflict set {conflict.conflict_set}",
-                          found=listed(conflict.types))
+            yield Finding(
+                key=f"labels.{name}.types",
+                what="the label is in conflict with itself",
+                expected=f"at most one type of the conflict set {conflict.conflict_set}",
+                found=listed(conflict.types),
+            )
     for name, members in sorted(policy.conflict_sets.items()):
         key = f"conflicts.{name}.types"
         if len(members) < 2:
-            yield Finding(key=key, what="a conflict set with nothing to keep apart", expected="at least two types",
-                          found=listed(members))
+            yield Finding(
+                key=key,
+                what="a conflict set with nothing to keep apart",
+                expected="at least two types",
+                found=listed(members),
+            )
         yield from _unknown_types(policy, key, members)
     yield from _hosts(policy)
     for vm, entry in sorted(policy.vms.items()):
@@ -84,11 +91,13 @@ def _version(policy: Policy) -> Iterator[Finding]:
     if not policy.types:
         yield Finding(key="types", what="no types", expected="at least one type")
     if len(policy.types) > len(TYPE_CATEGORIES):
-        yield Finding(key="types", what="too many types", expected=f"at most {len(TYPE_CATEGORIES)}",
-                      found=str(len(policy.types)))
+        yield Finding(
+            key="types", what="too many types", expected=f"at most {len(TYPE_CATEGORIES)}", found=str(len(policy.types))
+        )
     if len(policy.vms) > len(VM_CATEGORIES) // 2:
-        yield Finding(key="vms", what="too many VMs", expected=f"at most {len(VM_CATEGORIES) // 2}",
-                      found=str(len(policy.vms)))
+        yield Finding(
+            key="vms", what="too many VMs", expected=f"at most {len(VM_CATEGORIES) // 2}", found=str(len(policy.vms))
+        )
     if not policy.hosts:
         yield Finding(key="hosts", what="no hosts", expected="at least one host")
 
@@ -102,8 +111,12 @@ def _hosts(policy: Policy) -> Iterator[Finding]:
         yield from _address(host)
         first = by_address.setdefault(host.address, name)
         if first != name:
-            yield Finding(key=f"hosts.{name}.address", what=f"the address of {first} too",
-                          expected="an address of its own for every host", found=host.address)
+            yield Finding(
+                key=f"hosts.{name}.address",
+                what=f"the address of {first} too",
+                expected="an address of its own for every host",
+                found=host.address,
+            )
 
 
 def _address(host: HostEntry) -> Iterator[Finding]:
@@ -133,36 +146,52 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
     if label and host:
         lacking = lacking_types(label.types, host.types) & policy.types  # an unknown type is told of its own accord
         if lacking:
-            yield Finding(key=f"vms.{vm}.host", what=f"{entry.host} cannot run it",
-                          expected=f"a host with all types of the label {entry.label}",
-                          found=f"{entry.host} lacks {listed(lacking)}")
+            yield Finding(
+                key=f"vms.{vm}.host",
+                what=f"{entry.host} cannot run it",
+                expected=f"a host with all types of the label {entry.label}",
+                found=f"{entry.host} lacks {listed(lacking)}",
+            )
     for name in entry.resources:
         resource = policy.resource_labels.get(name)
         if resource is None:
             yield _unknown(f"vms.{vm}.resources", "resource", name, sorted(policy.resource_labels))
         elif label and not shared_types(label.types, resource.types):
-            yield Finding(key=f"vms.{vm}.resources", what=f"it may not use {name}",
-                          expected=f"a resource with a type of {listed(label.types)}", found=listed(resource.types))
+            yield Finding(
+                key=f"vms.{vm}.resources",
+                what=f"it may not use {name}",
+                expected=f"a resource with a type of {listed(label.types)}",
+                found=listed(resource.types),
+            )
 
 
 def _intervals(intervals: Intervals) -> Iterator[Finding]:
     for name, value in (
-        ("period_s", intervals.period_s), ("timeout_s", intervals.timeout_s), ("lease_s", intervals.lease_s),
+        ("period_s", intervals.period_s),
+        ("timeout_s", intervals.timeout_s),
+        ("lease_s", intervals.lease_s),
     ):
         if not math.isfinite(value) or value <= 0:
-            yield Finding(key=f"intervals.{name}", what="bad duration", expected="more than 0 seconds",
-                          found=str(value))
+            yield Finding(
+                key=f"intervals.{name}", what="bad duration", expected="more than 0 seconds", found=str(value)
+            )
     for name, value in (("margin_s", intervals.margin_s), ("action_delay_s", intervals.action_delay_s)):
         if not math.isfinite(value) or value < 0:
             yield Finding(key=f"intervals.{name}", what="bad duration", expected="0 seconds or more", found=str(value))
     if not MIN_LEASE_S <= intervals.lease_s <= MAX_LEASE_S:
-        yield Finding(key="intervals.lease_s", what="bad lease", expected=f"{MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds",
-                      found=f"{intervals.lease_s:g}")
+        yield Finding(
+            key="intervals.lease_s",
+            what="bad lease",
+            expected=f"{MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds",
+            found=f"{intervals.lease_s:g}",
+        )
     if not intervals.period_s < intervals.lease_s - intervals.margin_s:
-        yield Finding(key="intervals.period_s", what="the gate would close between two attestations",
-                      expected="a period shorter than the lease less its margin",
-                      found=f"period {intervals.period_s:g}, lease {intervals.lease_s:g}, "
-                            f"margin {intervals.margin_s:g}")
+        yield Finding(
+            key="intervals.period_s",
+            what="the gate would close between two attestations",
+            expected="a period shorter than the lease less its margin",
+            found=f"period {intervals.period_s:g}, lease {intervals.lease_s:g}, margin {intervals.margin_s:g}",
+        )
 
 
 def _unknown_types(policy: Policy, key: str, types: Iterable[TypeName]) -> Iterator[Finding]:
@@ -172,5 +201,10 @@ def _unknown_types(policy: Policy, key: str, types: Iterable[TypeName]) -> Itera
 
 def _unknown(key: str, kind: str, name: str, known: Sequence[str]) -> Finding:
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    return Finding(key=key, what=f"unknown {kind}", expected=f"one of: {shown or 'none is there'}", found=name[:80],
-                   nearest=nearest(name, known))
+    return Finding(
+        key=key,
+        what=f"unknown {kind}",
+        expected=f"one of: {shown or 'none is there'}",
+        found=name[:80],
+        nearest=nearest(name, known),
+    )

@@ -13,9 +13,7 @@ class ShamonError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(
-        self, what: str, *, where: str = "", expected: str = "", found: str = "", remedy: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, where: str = "", expected: str = "", found: str = "", remedy: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.where = where

@@ -82,7 +82,8 @@ def allocate(current: LabelMap, types: Iterable[TypeName], vms: Iterable[VmName]
         if vm in pairs:
             continue
         if len(free) < 2:
-            raise BackendFailed("no categories left for a VM", expected=f"at most {len(VM_CATEGORIES) // 2} VMs",
-                                found=vm)
+            raise BackendFailed(
+                "no categories left for a VM", expected=f"at most {len(VM_CATEGORIES) // 2} VMs", found=vm
+            )
         pairs[vm] = (free.pop(0), free.pop(0))
     return LabelMap(types=kept, vms=pairs, next_category=position)

@@ -27,8 +27,11 @@ CATEGORIES = range(1024)
 def type_name(text: str) -> TypeName:
     """Return `text` as a type's name, `organisation/type` in lower case. Raises BadInput."""
     if not _TYPE_NAME.fullmatch(text):
-        raise BadInput("bad type name", expected="organisation/type, in lower case letters, digits, '.', '_', '-'",
-                       found=repr(text[:80]))
+        raise BadInput(
+            "bad type name",
+            expected="organisation/type, in lower case letters, digits, '.', '_', '-'",
+            found=repr(text[:80]),
+        )
     return TypeName(text)
 
 
@@ -83,8 +86,13 @@ class SelinuxContext:
             if high not in CATEGORIES or low > high:
                 raise BadInput("bad category in SELinux context", expected="c0 to c1023, ascending", found=repr(part))
             categories.update(range(low, high + 1))
-        return cls(user=match["user"], role=match["role"], type=match["type"],
-                   sensitivity=int(match["sensitivity"]), categories=frozenset(categories))
+        return cls(
+            user=match["user"],
+            role=match["role"],
+            type=match["type"],
+            sensitivity=int(match["sensitivity"]),
+            categories=frozenset(categories),
+        )
 
     def __str__(self) -> str:
         """Print as the kernel prints it: runs of three or more as `cA.cB`, runs of two as `cA,cB`."""
@@ -94,8 +102,6 @@ class SelinuxContext:
                 runs[-1].append(number)
             else:
                 runs.append([number])
-        parts = [
-            f"c{run[0]}.c{run[-1]}" if len(run) > 2 else ",".join(f"c{number}" for number in run) for run in runs
-        ]
+        parts = [f"c{run[0]}.c{run[-1]}" if len(run) > 2 else ",".join(f"c{number}" for number in run) for run in runs]
         level = f"s{self.sensitivity}" + (":" + ",".join(parts) if parts else "")
         return f"{self.user}:{self.role}:{self.type}:{level}"

@@ -38,8 +38,11 @@ def gate_seconds(started_s: float, lease_s: float, margin_s: float, now_s: float
     # A start that lies ahead of now would lengthen the lease.
     left_s = min(left_s, lease_s - max(margin_s, 0.0))
     if not left_s >= MIN_GATE_S:
-        raise Refused("nothing is left of the lease", expected=f"more than the margin of {margin_s:g} s",
-                      found=f"{left_s + margin_s:.3f} s")
+        raise Refused(
+            "nothing is left of the lease",
+            expected=f"more than the margin of {margin_s:g} s",
+            found=f"{left_s + margin_s:.3f} s",
+        )
     return left_s
 
 

@@ -22,8 +22,21 @@ from shamon_host.domain.results import AttestationResult, TpmKind
 from shamon_host.domain.ste import lacking_types, listed, shared_types
 
 __all__ = [
-    "Check", "Decision", "Rule", "host_admit", "host_enrol", "label_resource", "label_vm", "labelmap_install",
-    "link_accept", "link_open", "policy_install", "policy_update", "reference_update", "vm_attach", "vm_migrate",
+    "Check",
+    "Decision",
+    "Rule",
+    "host_admit",
+    "host_enrol",
+    "label_resource",
+    "label_vm",
+    "labelmap_install",
+    "link_accept",
+    "link_open",
+    "policy_install",
+    "policy_update",
+    "reference_update",
+    "vm_attach",
+    "vm_migrate",
     "vm_start",
 ]
 
@@ -49,9 +62,12 @@ def policy_install(policy: Policy, current: PolicyVersion | None) -> Decision:
     def denials() -> Denials:
         yield from _malformed(policy)
         if current is not None and current.digest != policy.digest:
-            yield Rule.LINEAGE, (
-                f"version {current.version} of {current.coalition} is in force: another one replaces it only as its "
-                "update"
+            yield (
+                Rule.LINEAGE,
+                (
+                    f"version {current.version} of {current.coalition} is in force: another one replaces it only as its "
+                    "update"
+                ),
             )
 
     return _decide(Check.POLICY_INSTALL, policy.coalition, _version(policy), denials())
@@ -73,7 +89,11 @@ def policy_update(policy: Policy, current: PolicyVersion) -> Decision:
 
 
 def host_enrol(
-    policy: Policy, host: HostName, *, ak_name: bytes, enrolled: Mapping[HostName, bytes],
+    policy: Policy,
+    host: HostName,
+    *,
+    ak_name: bytes,
+    enrolled: Mapping[HostName, bytes],
     expelled: Set[HostName] = frozenset(),
 ) -> Decision:
     """May `host` be registered with the AK of this TPM Name? `enrolled`: the hosts that are, with their AK Names."""
@@ -155,7 +175,8 @@ def labelmap_install(policy: Policy, label_map: LabelMap) -> Decision:
                 yield Rule.KNOWN, f"categories for {kind} {', '.join(sorted(given - wanted))}, not in the policy"
         pairs = [category for pair in label_map.vms.values() for category in pair]
         for kind, categories, allowed in (
-            ("types", list(label_map.types.values()), TYPE_CATEGORIES), ("VMs", pairs, VM_CATEGORIES)
+            ("types", list(label_map.types.values()), TYPE_CATEGORIES),
+            ("VMs", pairs, VM_CATEGORIES),
         ):
             if len(set(categories)) != len(categories):
                 yield Rule.WELL_FORMED, f"two of the {kind} have the same category"
@@ -165,9 +186,7 @@ def labelmap_install(policy: Policy, label_map: LabelMap) -> Decision:
     return _decide(Check.LABELMAP_INSTALL, policy.coalition, f"{len(label_map.types)} types", denials())
 
 
-def label_vm(
-    policy: Policy, vm: VmName, *, wanted: SelinuxContext, found: SelinuxContext | None
-) -> Decision:
+def label_vm(policy: Policy, vm: VmName, *, wanted: SelinuxContext, found: SelinuxContext | None) -> Decision:
     """May the VM run under the context that was read back? `found` is None where there is none."""
 
     def denials() -> Denials:
@@ -178,9 +197,7 @@ def label_vm(
     return _decide(Check.LABEL_VM, vm, str(wanted), denials())
 
 
-def label_resource(
-    policy: Policy, resource: str, *, wanted: SelinuxContext, found: SelinuxContext | None
-) -> Decision:
+def label_resource(policy: Policy, resource: str, *, wanted: SelinuxContext, found: SelinuxContext | None) -> Decision:
     """May the disk or network be used under the context that was read back? `found` is None where there is none."""
 
     def denials() -> Denials:
@@ -220,8 +237,14 @@ def vm_attach(policy: Policy, vm: VmName, type_name: TypeName) -> Decision:
 
 
 def vm_migrate(
-    policy: Policy, vm: VmName, *, source: HostName, destination: HostName, running_there: Mapping[VmName, VmLabel],
-    peer_state: PeerState, now_s: float,
+    policy: Policy,
+    vm: VmName,
+    *,
+    source: HostName,
+    destination: HostName,
+    running_there: Mapping[VmName, VmLabel],
+    peer_state: PeerState,
+    now_s: float,
 ) -> Decision:
     """May the VM move from `source` to `destination`, where `running_there` runs?
 
@@ -244,16 +267,24 @@ def link_open(
     policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, *, now_s: float
 ) -> Decision:
     """May `local`, which asked for it, carry a type to and from `peer`? `now_s` is CLOCK_BOOTTIME."""
-    return _decide(Check.LINK_OPEN, local, f"{peer} {type_name}",
-                   _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s))
+    return _decide(
+        Check.LINK_OPEN,
+        local,
+        f"{peer} {type_name}",
+        _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s),
+    )
 
 
 def link_accept(
     policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, *, now_s: float
 ) -> Decision:
     """May `local`, which was asked for it, carry a type to and from `peer`? The rules are those of `link_open`."""
-    return _decide(Check.LINK_ACCEPT, local, f"{peer} {type_name}",
-                   _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s))
+    return _decide(
+        Check.LINK_ACCEPT,
+        local,
+        f"{peer} {type_name}",
+        _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s),
+    )
 
 
 # Rules that several checks share

@@ -41,8 +41,13 @@ MAX_POLICY_BYTES = 4 << 20
 MAX_DOTS_IN_LINE = 200
 """The time that a TOML parser takes grows with the square of a dotted key's length."""
 DEFAULT_PORT = 7443
-_SECTIONS = {"unknown type": "types", "unknown label": "labels", "unknown image": "images", "unknown host": "hosts",
-             "unknown resource": "resources"}
+_SECTIONS = {
+    "unknown type": "types",
+    "unknown label": "labels",
+    "unknown image": "images",
+    "unknown host": "hosts",
+    "unknown resource": "resources",
+}
 """What `consistency` says of a name that is not there, and the section where it should be."""
 _POSITION = re.compile(r"(?P<what>.*) \(at line (?P<line>\d+), column (?P<column>\d+)\)", re.DOTALL)
 _HEADER = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]")
@@ -57,8 +62,11 @@ class PolicyErrors(BadInput):
         first = self.findings[0]
         if len(self.findings) == 1:
             super().__init__(
-                first.what, where=f"{source}: {first.key}" if first.key else source, expected=first.expected,
-                found=first.found, remedy=f"Did you mean {first.nearest}?" if first.nearest else "",
+                first.what,
+                where=f"{source}: {first.key}" if first.key else source,
+                expected=first.expected,
+                found=first.found,
+                remedy=f"Did you mean {first.nearest}?" if first.nearest else "",
             )
         else:
             lines = "".join(f"\n  {finding}" for finding in self.findings)
@@ -83,8 +91,11 @@ def parse_policy(data: bytes, *, source: str) -> Policy:
 
 def _policy(reader: Reader) -> Policy:
     """The policy as far as it can be read, names unresolved and without its digest."""
-    reader.only("", reader.root, ("coalition", "types", "labels", "resources", "conflicts", "hosts", "images", "vms",
-                                  "intervals", "demands"))
+    reader.only(
+        "",
+        reader.root,
+        ("coalition", "types", "labels", "resources", "conflicts", "hosts", "images", "vms", "intervals", "demands"),
+    )
     coalition = reader.table("coalition", required=True)
     reader.only("coalition", coalition, ("name", "version", "parent"))
     types, actions = _types(reader)
@@ -93,12 +104,8 @@ def _policy(reader: Reader) -> Policy:
         version=reader.integer("coalition", coalition, "version", allowed=range(1, 1 << 63)),
         parent=reader.digest("coalition", coalition, "parent") if "parent" in coalition else None,
         types=types,
-        vm_labels={
-            name: VmLabel(name=name, types=held) for name, held in _type_lists(reader, "labels")
-        },
-        resource_labels={
-            name: ResourceLabel(name=name, types=held) for name, held in _type_lists(reader, "resources")
-        },
+        vm_labels={name: VmLabel(name=name, types=held) for name, held in _type_lists(reader, "labels")},
+        resource_labels={name: ResourceLabel(name=name, types=held) for name, held in _type_lists(reader, "resources")},
         conflict_sets=dict(_type_lists(reader, "conflicts")),
         hosts=_hosts(reader),
         images=_images(reader),
@@ -196,8 +203,12 @@ def _demands(reader: Reader) -> Demands:
 
 def _toml(data: bytes, source: str) -> dict[str, Any]:
     if len(data) > MAX_POLICY_BYTES:
-        raise BadInput("the policy is too large", where=source, expected=f"at most {MAX_POLICY_BYTES} bytes",
-                       found=f"{len(data)} bytes")
+        raise BadInput(
+            "the policy is too large",
+            where=source,
+            expected=f"at most {MAX_POLICY_BYTES} bytes",
+            found=f"{len(data)} bytes",
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -205,8 +216,12 @@ def _toml(data: bytes, source: str) -> dict[str, Any]:
         raise BadInput("the policy is not UTF-8 text", where=f"{source}: line {line}") from error
     for number, line_text in enumerate(text.split("\n"), start=1):
         if line_text.count(".") > MAX_DOTS_IN_LINE:
-            raise BadInput("a line with too many dots", where=f"{source}: line {number}",
-                           expected=f"at most {MAX_DOTS_IN_LINE}", remedy="Break the list into several lines.")
+            raise BadInput(
+                "a line with too many dots",
+                where=f"{source}: line {number}",
+                expected=f"at most {MAX_DOTS_IN_LINE}",
+                remedy="Break the list into several lines.",
+            )
     try:
         return tomllib.loads(text)
     except RecursionError as error:
@@ -225,8 +240,13 @@ def _syntax_error(message: str, text: str, source: str) -> BadInput:
     line = lines[number - 1] if number <= len(lines) else ""
     where = f"{source}: line {number}, column {match['column']}"
     if "twice" in what or "overwrite" in what:
-        return BadInput(f"the key {_key_at(lines, number)} is there twice", where=where, expected="each key once",
-                        found=line.strip()[:120], remedy="Remove one of them.")
+        return BadInput(
+            f"the key {_key_at(lines, number)} is there twice",
+            where=where,
+            expected="each key once",
+            found=line.strip()[:120],
+            remedy="Remove one of them.",
+        )
     return BadInput("the policy is not TOML", where=where, expected="TOML 1.0", found=f"{what}: {line.strip()[:120]}")
 
 

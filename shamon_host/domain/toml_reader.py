@@ -65,9 +65,7 @@ class Reader:
         self._wrong(path, table, key, f"a string, {what}")
         return ""
 
-    def choice(
-        self, path: str, table: Mapping[str, Any], key: str, choices: Sequence[str], *, default: str
-    ) -> str:
+    def choice(self, path: str, table: Mapping[str, Any], key: str, choices: Sequence[str], *, default: str) -> str:
         """One of several strings."""
         value = table.get(key, default)
         if isinstance(value, str) and value in choices:
@@ -157,11 +155,19 @@ class Reader:
         if key not in table:
             self._found(path, key, "missing", expected=expected)
         else:
-            self._found(path, key, _BAD_VALUE, expected=expected, found=_shown(table[key]),
-                        close_to=close_to, name=table[key])
+            self._found(
+                path, key, _BAD_VALUE, expected=expected, found=_shown(table[key]), close_to=close_to, name=table[key]
+            )
 
     def _found(
-        self, path: str, key: str, what: str, *, expected: str = "", found: str = "", close_to: Sequence[str] = (),
+        self,
+        path: str,
+        key: str,
+        what: str,
+        *,
+        expected: str = "",
+        found: str = "",
+        close_to: Sequence[str] = (),
         name: object = None,
     ) -> None:
         told = any(finding.key == path and finding.what == _BAD_VALUE for finding in self.findings)
@@ -169,7 +175,10 @@ class Reader:
             wrong = key if name is None else name
             self.findings.append(
                 Finding(
-                    key=self.join(path, key), what=what, expected=expected, found=found,
+                    key=self.join(path, key),
+                    what=what,
+                    expected=expected,
+                    found=found,
                     nearest=nearest(wrong, close_to) if isinstance(wrong, str) else "",
                 )
             )

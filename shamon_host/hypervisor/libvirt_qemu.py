@@ -60,7 +60,9 @@ class LibvirtQemu:
         for interface in spec.interfaces:
             if not 0 < len(interface.device) <= _TAP_NAME_LIMIT:
                 raise BackendFailed(
-                    "bad name of a tap", where=spec.name, expected=f"1 to {_TAP_NAME_LIMIT} characters",
+                    "bad name of a tap",
+                    where=spec.name,
+                    expected=f"1 to {_TAP_NAME_LIMIT} characters",
                     found=interface.device[:40],
                 )
         with self._connected() as connection:
@@ -118,7 +120,9 @@ class LibvirtQemu:
             yield self._living_connection()
         except libvirt.libvirtError as error:
             raise BackendFailed(
-                "libvirt failed", where=self._uri, found=str(error)[:500],
+                "libvirt failed",
+                where=self._uri,
+                found=str(error)[:500],
                 remedy="See the journal of libvirtd on this host.",
             ) from error
 

@@ -32,13 +32,18 @@ class OverlayImages:
             found = file_sha256(path)
         except OSError as error:
             raise BackendFailed(
-                "cannot read the clean image", where=str(path), found=error.strerror or "",
+                "cannot read the clean image",
+                where=str(path),
+                found=error.strerror or "",
                 remedy="Put the image there, or correct images in the host's configuration.",
             ) from error
         if found != sha256:
             raise NotTrusted(
-                "the clean image is not the pinned one", where=str(path), expected=f"sha256 {sha256}",
-                found=f"sha256 {found}", remedy="Put the pinned image back; nothing was started from this one.",
+                "the clean image is not the pinned one",
+                where=str(path),
+                expected=f"sha256 {sha256}",
+                found=f"sha256 {found}",
+                remedy="Put the pinned image back; nothing was started from this one.",
             )
 
     def fresh_overlay(self, vm: VmName, image: str) -> str:
@@ -61,7 +66,8 @@ class OverlayImages:
     def _image(self, image: str) -> tuple[Path, str]:
         if image not in self.images:
             raise BadInput(
-                f"no path for image {image!r}", expected=f"[images.{image}] in the host's configuration",
+                f"no path for image {image!r}",
+                expected=f"[images.{image}] in the host's configuration",
                 found=", ".join(sorted(self.images)) or "no images",
             )
         return self.images[image]
@@ -92,7 +98,11 @@ def file_sha256(path: Path) -> str:
 def _qemu_img(*arguments: str) -> None:
     try:
         subprocess.run(
-            ["qemu-img", *arguments], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S,
+            ["qemu-img", *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
             env={"PATH": os.defpath, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:

@@ -105,16 +105,17 @@ def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> C
     return _claim(ClaimStatus.PASS, f"{len(domains)} domains run under their labels")
 
 
-def _check_domain(
-    domain: ReportedDomain, *, host: HostName, policy: Policy, label_map: LabelMap
-) -> Claim | None:
+def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, label_map: LabelMap) -> Claim | None:
     entry = policy.vms.get(domain.name)
     if entry is None:
         return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=ascii(domain.name)[:80])
     if entry.host != host:
         return _claim(
-            ClaimStatus.FAIL, "a VM runs on another host than the policy says", where=domain.name,
-            expected=entry.host, found=host,
+            ClaimStatus.FAIL,
+            "a VM runs on another host than the policy says",
+            where=domain.name,
+            expected=entry.host,
+            found=host,
         )
     if domain.name not in label_map.vms:
         return _claim(ClaimStatus.ABSENT, "the label map lacks a VM that runs", where=domain.name)
@@ -127,7 +128,10 @@ def _check_domain(
         return _claim(ClaimStatus.FAIL, str(error), where=domain.name)
     if found != expected:
         return _claim(
-            ClaimStatus.FAIL, "a domain runs under another label", where=domain.name, expected=str(expected),
+            ClaimStatus.FAIL,
+            "a domain runs under another label",
+            where=domain.name,
+            expected=str(expected),
             found=str(found),
         )
     return None
@@ -148,8 +152,9 @@ def _items(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
 
 def _category(value: object, allowed: range) -> int:
     if type(value) is not int or value not in allowed:
-        raise BadInput("bad category in label map", expected=f"{allowed.start} to {allowed.stop - 1}",
-                       found=str(value)[:40])
+        raise BadInput(
+            "bad category in label map", expected=f"{allowed.start} to {allowed.stop - 1}", found=str(value)[:40]
+        )
     return value
 
 

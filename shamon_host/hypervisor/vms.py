@@ -175,8 +175,11 @@ class VmManager:
                 document = self._document(name)
                 statuses.append(
                     VmStatus(
-                        name=name, label=entry.label, types=tuple(sorted(policy.vm_labels[entry.label].types)),
-                        wanted=bool(document.get("wanted")), quarantined=str(document.get("quarantined", "")),
+                        name=name,
+                        label=entry.label,
+                        types=tuple(sorted(policy.vm_labels[entry.label].types)),
+                        wanted=bool(document.get("wanted")),
+                        quarantined=str(document.get("quarantined", "")),
                         domain=reports.get(name),
                     )
                 )
@@ -207,7 +210,8 @@ class VmManager:
                 expected = self._context(entry) if entry.host == self.host else None
                 if expected is None or report.context != expected:
                     self.audit(
-                        "vm.mislabelled", report.name,
+                        "vm.mislabelled",
+                        report.name,
                         {"expected": str(expected or f"to run on {entry.host}"), "found": str(report.context)},
                     )
                     self.hypervisor.destroy(report.name)
@@ -268,13 +272,18 @@ class VmManager:
         if not decision.permitted:
             self.hypervisor.destroy(entry.name)
             raise NotTrusted(
-                "the VM does not run under its label, and was destroyed before it ran", where=entry.name,
-                expected=str(self._context(entry)), found=str(report.context or "no label"),
+                "the VM does not run under its label, and was destroyed before it ran",
+                where=entry.name,
+                expected=str(self._context(entry)),
+                found=str(report.context or "no label"),
                 remedy="SELinux must be enforcing, with the policy modules of this program and of libvirt loaded.",
             )
         if not report.enforced:
             raise NotTrusted(
-                "the label of the VM binds nobody", where=entry.name, expected="SELinux enforcing", found="permissive",
+                "the label of the VM binds nobody",
+                where=entry.name,
+                expected="SELinux enforcing",
+                found="permissive",
                 remedy="Boot this host again with SELinux enforcing; its peers refuse it until then.",
             )
 
@@ -324,8 +333,9 @@ class VmManager:
     def _report(self, name: VmName) -> DomainReport:
         report = self._running(name)
         if report is None:
-            raise BackendFailed("the VM ended right after it was started", where=name,
-                                remedy="See its log in /var/log/libvirt/qemu.")
+            raise BackendFailed(
+                "the VM ended right after it was started", where=name, remedy="See its log in /var/log/libvirt/qemu."
+            )
         return report
 
     def _document(self, name: VmName) -> dict[str, Any]:

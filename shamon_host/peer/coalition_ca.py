@@ -101,8 +101,12 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
     except ValueError as error:
         raise BadInput("not a certificate", where=where, expected="one certificate in PEM") from error
     if len(certificates) != 1:
-        raise BadInput("not a certificate", where=where, expected="one certificate in PEM",
-                       found=f"{len(certificates)} certificates")
+        raise BadInput(
+            "not a certificate",
+            where=where,
+            expected="one certificate in PEM",
+            found=f"{len(certificates)} certificates",
+        )
     return certificates[0]
 
 
@@ -156,9 +160,15 @@ def _builder(
 
 def _key_usage(*, certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not certificates, key_cert_sign=certificates, crl_sign=certificates,
-        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        encipher_only=False, decipher_only=False,
+        digital_signature=not certificates,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 
@@ -187,5 +197,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadInput("cannot be read", where=str(path), found=error.strerror or "",
-                       remedy="Make the CA with `shamon coalition init`.") from error
+        raise BadInput(
+            "cannot be read",
+            where=str(path),
+            found=error.strerror or "",
+            remedy="Make the CA with `shamon coalition init`.",
+        ) from error

@@ -36,7 +36,11 @@ from shamon_host.peer.ports import EnrolledPeer
 
 MAX_ENTRY_BYTES = 64 * 1024
 _FIELDS: Mapping[str, type] = {
-    "host": str, "tpm": str, "expelled": bool, "ak_public": str, "certificate": str,
+    "host": str,
+    "tpm": str,
+    "expelled": bool,
+    "ak_public": str,
+    "certificate": str,
 }
 
 
@@ -61,8 +65,12 @@ class PeerRegistry:
         try:
             paths = sorted(path for path in directory.iterdir() if path.suffix == ".toml")
         except OSError as error:
-            raise BadInput("the registry of hosts cannot be read", where=str(directory), found=error.strerror or "",
-                           remedy="Make it with `shamon coalition enrol`.") from error
+            raise BadInput(
+                "the registry of hosts cannot be read",
+                where=str(directory),
+                found=error.strerror or "",
+                remedy="Make it with `shamon coalition enrol`.",
+            ) from error
         registry = cls(directory=directory)
         for path in paths:
             registry._take(read_entry(path), where=str(path))
@@ -121,9 +129,12 @@ class PeerRegistry:
                 ("AK", other.ak_name == peer.ak_name),
             ):
                 if same:
-                    raise BadInput(f"two hosts have the same {what}", where=where or peer.host,
-                                   expected="a certificate and an AK of its own for each host",
-                                   found=f"that of {other.host}")
+                    raise BadInput(
+                        f"two hosts have the same {what}",
+                        where=where or peer.host,
+                        expected="a certificate and an AK of its own for each host",
+                        found=f"that of {other.host}",
+                    )
         self._peers[peer.host] = peer
 
     def _require(self, peer: EnrolledPeer | None, who: str) -> EnrolledPeer:
@@ -138,14 +149,19 @@ def enrolled_peer(host: HostName, certificate: x509.Certificate, ak_public: byte
     """The entry of a host. Raises BadInput when the certificate is another host's, or the key is no AK."""
     names = certificate_names(certificate)
     if names != (host,):
-        raise BadInput("the certificate is for another host", where=host, expected=f"the one name {host}",
-                       found=", ".join(names) or "none")
+        raise BadInput(
+            "the certificate is for another host",
+            where=host,
+            expected=f"the one name {host}",
+            found=", ".join(names) or "none",
+        )
     try:
         key = TpmPublic.parse(ak_public)
         key.require_attestation_key()
     except TpmFormatError as error:
-        raise BadInput(error.what, where=f"AK of {host}", expected=error.expected, found=error.found,
-                       remedy=error.remedy) from error
+        raise BadInput(
+            error.what, where=f"AK of {host}", expected=error.expected, found=error.found, remedy=error.remedy
+        ) from error
     return EnrolledPeer(
         host=host,
         certificate_sha256=hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest(),
@@ -167,8 +183,9 @@ def read_ak_file(path: Path) -> bytes:
             key = load_pem_public_key(data)
             return TpmPublic.attestation_key(key).encode()  # type: ignore[arg-type]
         except (ValueError, AttributeError, TypeError) as error:
-            raise BadInput("not a public key for an AK", where=str(path), expected="EC P-256 or RSA",
-                           found=type(error).__name__) from error
+            raise BadInput(
+                "not a public key for an AK", where=str(path), expected="EC P-256 or RSA", found=type(error).__name__
+            ) from error
     candidates = [data]
     with suppress(binascii.Error):
         candidates.append(base64.b64decode(data.strip(), validate=True))
@@ -179,8 +196,12 @@ def read_ak_file(path: Path) -> bytes:
                 return parse(candidate).encode()
             except TpmFormatError as error:
                 reasons.append(str(error))
-    raise BadInput("not the public part of an AK", where=str(path),
-                   expected="TPMT_PUBLIC or TPM2B_PUBLIC, as bytes or base64, or PEM", found=reasons[-1])
+    raise BadInput(
+        "not the public part of an AK",
+        where=str(path),
+        expected="TPMT_PUBLIC or TPM2B_PUBLIC, as bytes or base64, or PEM",
+        found=reasons[-1],
+    )
 
 
 def read_entry(path: Path) -> EnrolledPeer:
@@ -192,8 +213,9 @@ def read_entry(path: Path) -> EnrolledPeer:
     try:
         kind = TpmKind(values["tpm"])
     except ValueError:
-        raise BadInput("unknown kind of TPM", where=f"{path}: tpm", expected=" or ".join(TpmKind),
-                       found=repr(values["tpm"][:40])) from None
+        raise BadInput(
+            "unknown kind of TPM", where=f"{path}: tpm", expected=" or ".join(TpmKind), found=repr(values["tpm"][:40])
+        ) from None
     try:
         ak_public = base64.b64decode(values["ak_public"], validate=True)
     except (binascii.Error, ValueError) as error:
@@ -202,8 +224,9 @@ def read_entry(path: Path) -> EnrolledPeer:
     try:
         peer = enrolled_peer(host, certificate, ak_public, kind)
     except BadInput as error:
-        raise BadInput(error.what, where=f"{path}: {error.where}", expected=error.expected, found=error.found,
-                       remedy=error.remedy) from error
+        raise BadInput(
+            error.what, where=f"{path}: {error.where}", expected=error.expected, found=error.found, remedy=error.remedy
+        ) from error
     return replace(peer, expelled=values["expelled"])
 
 
@@ -233,8 +256,12 @@ def _read_values(path: Path) -> dict[str, Any]:
         raise BadInput("wrong keys", where=str(path), expected=", ".join(_FIELDS), found=", ".join(found)[:200])
     for name, kind in _FIELDS.items():
         if type(values[name]) is not kind:
-            raise BadInput("wrong type", where=f"{path}: {name}", expected="true or false" if kind is bool else "text",
-                           found=type(values[name]).__name__)
+            raise BadInput(
+                "wrong type",
+                where=f"{path}: {name}",
+                expected="true or false" if kind is bool else "text",
+                found=type(values[name]).__name__,
+            )
     return values
 
 

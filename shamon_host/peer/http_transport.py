@@ -63,7 +63,10 @@ class HttpTransport:
                 asyncio.timeout(timeout_s),
                 self._open().post(
                     URL.build(scheme="https", host=host.address, port=host.port, path=path),
-                    data=io.BytesIO(body), ssl=context, server_hostname=host.name, allow_redirects=False,
+                    data=io.BytesIO(body),
+                    ssl=context,
+                    server_hostname=host.name,
+                    allow_redirects=False,
                 ) as response,
             ):
                 if response.status == _ANSWERED:
@@ -72,11 +75,18 @@ class HttpTransport:
         except TimeoutError:
             raise Unreachable("no answer in time", where=host.name, expected=f"one within {timeout_s} s") from None
         except aiohttp.ClientSSLError as error:
-            raise NotTrusted("the TLS connection is not to the enrolled host", where=host.name,
-                             expected="TLS 1.3 with its enrolled certificate", found=_words(error)) from error
+            raise NotTrusted(
+                "the TLS connection is not to the enrolled host",
+                where=host.name,
+                expected="TLS 1.3 with its enrolled certificate",
+                found=_words(error),
+            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable("no connection, or it was lost", where=f"{host.name} at {host.address} port {host.port}",
-                              found=_words(error)) from error
+            raise Unreachable(
+                "no connection, or it was lost",
+                where=f"{host.name} at {host.address} port {host.port}",
+                found=_words(error),
+            ) from error
         raise decode_refusal(refusal, host.name)
 
     async def close(self) -> None:
@@ -137,12 +147,20 @@ class PeerServer:
         """Listen. Raises BackendFailed when the address cannot be had."""
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                self._protocol, address, port, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+                self._protocol,
+                address,
+                port,
+                ssl=tls,
+                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
                 ssl_shutdown_timeout=1.0,
             )
         except OSError as error:
-            raise BackendFailed("the peer service cannot listen", where=f"{address} port {port}",
-                                found=error.strerror or "", remedy="See who else uses the port.") from error
+            raise BackendFailed(
+                "the peer service cannot listen",
+                where=f"{address} port {port}",
+                found=error.strerror or "",
+                remedy="See who else uses the port.",
+            ) from error
 
     async def close(self) -> None:
         """Stop listening, and end what is being answered."""
@@ -206,8 +224,13 @@ async def serve_peers(
     context = server_context(tls)
     own, enrolled = tls.certificate_sha256(), directory.enrolled(name).certificate_sha256
     if own != enrolled:
-        raise BadInput("the host's certificate is not the one that it is enrolled with", where=str(tls.certificate),
-                       expected=enrolled.hex(), found=own.hex(), remedy="Enrol the host again, on every host.")
+        raise BadInput(
+            "the host's certificate is not the one that it is enrolled with",
+            where=str(tls.certificate),
+            expected=enrolled.hex(),
+            found=own.hex(),
+            remedy="Enrol the host again, on every host.",
+        )
     server = PeerServer(handler, directory)
     await server.start(context, address, port)
     return server

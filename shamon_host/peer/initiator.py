@@ -93,8 +93,9 @@ class _Attempt:
             if self._terms is not None:
                 await self._host.abandoned(self._peer, self._terms, self._outcome)
             if isinstance(error, TimeoutError):
-                raise Unreachable("the handshake took too long", where=self._peer,
-                                  expected=f"at most {self._party.timeout_s} s") from error
+                raise Unreachable(
+                    "the handshake took too long", where=self._peer, expected=f"at most {self._party.timeout_s} s"
+                ) from error
             raise
 
     async def _run(self) -> Outcome:
@@ -116,13 +117,17 @@ class _Attempt:
             verdicts={Role.INITIATOR: verdict.encode(), Role.RESPONDER: answer.verdict.encode()},
             leases_ms={Role.INITIATOR: lease_ms, Role.RESPONDER: answer.lease_ms},
         )
-        confirm = Confirm(session=hello.session, verdict=verdict, lease_ms=lease_ms,
-                          mac=keys.mac(Role.INITIATOR, covered))
+        confirm = Confirm(
+            session=hello.session, verdict=verdict, lease_ms=lease_ms, mac=keys.mac(Role.INITIATOR, covered)
+        )
         if not verdict.trusted:
             with suppress(ShamonError):
                 await self._call(CONFIRM, confirm.encode())
-            raise NotTrusted(f"{self._peer} does not prove what is demanded of it", where=self._peer,
-                             found="; ".join(failure_words(result.failures)))
+            raise NotTrusted(
+                f"{self._peer} does not prove what is demanded of it",
+                where=self._peer,
+                found="; ".join(failure_words(result.failures)),
+            )
         if not answer.verdict.trusted:
             raise RefusedByPeer(self._peer, answer.verdict.failures)
         self._party.require_still_enrolled(enrolled)
@@ -140,21 +145,28 @@ class _Attempt:
 
     async def _exchange_hellos(self, own: Terms, enrolled: EnrolledPeer) -> tuple[Hello, HandshakeKeys]:
         share = Share()
-        ours = Hello(role=Role.INITIATOR, sender=self._party.name, receiver=self._peer, terms=own,
-                     nonce=secrets.token_bytes(NONCE_BYTES), share=share.public).encode()
+        ours = Hello(
+            role=Role.INITIATOR,
+            sender=self._party.name,
+            receiver=self._peer,
+            terms=own,
+            nonce=secrets.token_bytes(NONCE_BYTES),
+            share=share.public,
+        ).encode()
         theirs = await self._call(HELLO, ours)
         hello = Hello.decode(theirs, Role.RESPONDER)
         self._party.check_hello(hello, enrolled)
         require_same_policy(own, hello.terms, self._peer)
         return hello, share.agree(hello.share, transcript(ours, theirs))
 
-    async def _exchange_evidence(
-        self, own: Terms, hello: Hello, keys: HandshakeKeys
-    ) -> tuple[EvidenceAnswer, bytes]:
+    async def _exchange_evidence(self, own: Terms, hello: Hello, keys: HandshakeKeys) -> tuple[EvidenceAnswer, bytes]:
         evidence = encode(
             await self._host.evidence(
-                self._peer, Role.INITIATOR, keys.transcript,
-                ima_offset=hello.terms.ima_offset, ima_reset_count=hello.terms.ima_reset_count,
+                self._peer,
+                Role.INITIATOR,
+                keys.transcript,
+                ima_offset=hello.terms.ima_offset,
+                ima_reset_count=hello.terms.ima_reset_count,
             )
         )
         answer = await self._call(EVIDENCE, EvidenceRequest(session=hello.session, evidence=evidence).encode())

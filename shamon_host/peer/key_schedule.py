@@ -78,8 +78,11 @@ class Share:
         except ValueError:
             secret = bytes(32)
         if not any(secret):
-            raise NotTrusted("the X25519 share gives an all-zero secret", where="hello.share",
-                             expected="a share that is not of small order (RFC 7748, section 6.1)")
+            raise NotTrusted(
+                "the X25519 share gives an all-zero secret",
+                where="hello.share",
+                expected="a share that is not of small order (RFC 7748, section 6.1)",
+            )
         return HandshakeKeys(secret=secret, transcript=transcript_)
 
 
@@ -98,8 +101,10 @@ class HandshakeKeys:
     def check_mac(self, role: Role, proceedings: Proceedings, mac: bytes) -> None:
         """Raises NotTrusted unless `mac` is that of the side with `role`."""
         if not hmac.compare_digest(self.mac(role, proceedings), mac):
-            raise NotTrusted(f"the {role}'s confirmation is not right: the two sides saw different handshakes",
-                             expected="a MAC over both Evidences, verdicts and leases")
+            raise NotTrusted(
+                f"the {role}'s confirmation is not right: the two sides saw different handshakes",
+                expected="a MAC over both Evidences, verdicts and leases",
+            )
 
     def sa_key(self, type_: TypeName, sender: Role, *, initiator_spi: int, responder_spi: int) -> bytes:
         """The key of the SA of a type in the direction in which `sender` sends: 36 bytes.

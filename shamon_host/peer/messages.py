@@ -41,10 +41,25 @@ _FIRST_SPI = 256
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_SESSION = bytes(SESSION_BYTES)
 
-_HELLO = frozenset({
-    "v", "role", "session", "from", "to", "coalition", "policy_version", "policy_digest", "certificate", "ak_name",
-    "offers", "ima_offset", "ima_reset_count", "nonce", "share",
-})
+_HELLO = frozenset(
+    {
+        "v",
+        "role",
+        "session",
+        "from",
+        "to",
+        "coalition",
+        "policy_version",
+        "policy_digest",
+        "certificate",
+        "ak_name",
+        "offers",
+        "ima_offset",
+        "ima_reset_count",
+        "nonce",
+        "share",
+    }
+)
 _OFFER = frozenset({"type", "port", "spi"})
 
 
@@ -64,23 +79,25 @@ class Hello:
     def encode(self) -> bytes:
         """The bytes that cross the wire and enter the transcript."""
         terms = self.terms
-        return encode_object({
-            "v": PROTOCOL_VERSION,
-            "role": str(self.role),
-            "session": self.session.hex(),
-            "from": self.sender,
-            "to": self.receiver,
-            "coalition": terms.coalition,
-            "policy_version": terms.policy_version,
-            "policy_digest": terms.policy_digest,
-            "certificate": terms.certificate_sha256.hex(),
-            "ak_name": terms.ak_name.hex(),
-            "offers": [{"type": offer.type, "port": offer.port, "spi": offer.spi} for offer in terms.offers],
-            "ima_offset": terms.ima_offset,
-            "ima_reset_count": terms.ima_reset_count,
-            "nonce": self.nonce.hex(),
-            "share": self.share.hex(),
-        })
+        return encode_object(
+            {
+                "v": PROTOCOL_VERSION,
+                "role": str(self.role),
+                "session": self.session.hex(),
+                "from": self.sender,
+                "to": self.receiver,
+                "coalition": terms.coalition,
+                "policy_version": terms.policy_version,
+                "policy_digest": terms.policy_digest,
+                "certificate": terms.certificate_sha256.hex(),
+                "ak_name": terms.ak_name.hex(),
+                "offers": [{"type": offer.type, "port": offer.port, "spi": offer.spi} for offer in terms.offers],
+                "ima_offset": terms.ima_offset,
+                "ima_reset_count": terms.ima_reset_count,
+                "nonce": self.nonce.hex(),
+                "share": self.share.hex(),
+            }
+        )
 
     @classmethod
     def decode(cls, data: bytes, role: Role) -> Self:
@@ -226,17 +243,25 @@ class Confirm:
     mac: bytes
 
     def encode(self) -> bytes:
-        return encode_object({
-            "session": self.session.hex(), "verdict": self.verdict.encode().decode(), "lease_ms": self.lease_ms,
-            "mac": self.mac.hex(),
-        })
+        return encode_object(
+            {
+                "session": self.session.hex(),
+                "verdict": self.verdict.encode().decode(),
+                "lease_ms": self.lease_ms,
+                "mac": self.mac.hex(),
+            }
+        )
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """Raises BadInput."""
         fields = Fields.parse(body, "confirm", frozenset({"session", "verdict", "lease_ms", "mac"}))
-        return cls(session=fields.octets("session", least=SESSION_BYTES), verdict=_verdict(fields),
-                   lease_ms=_lease(fields), mac=fields.octets("mac", least=MAC_BYTES))
+        return cls(
+            session=fields.octets("session", least=SESSION_BYTES),
+            verdict=_verdict(fields),
+            lease_ms=_lease(fields),
+            mac=fields.octets("mac", least=MAC_BYTES),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,5 +308,9 @@ def _lease(fields: Fields) -> int:
 def _require_version(fields: Fields) -> None:
     found = fields.number("v", least=0, most=1 << 31)
     if found != PROTOCOL_VERSION:
-        raise BadInput("another version of the protocol", expected=str(PROTOCOL_VERSION), found=str(found),
-                       remedy="Run the same release on both hosts.")
+        raise BadInput(
+            "another version of the protocol",
+            expected=str(PROTOCOL_VERSION),
+            found=str(found),
+            remedy="Run the same release on both hosts.",
+        )

@@ -44,8 +44,13 @@ class Party:
             ("it names another AK than the enrolled one", enrolled.ak_name, terms.ak_name),
         ):
             if not hmac.compare_digest(expected_bytes, found_bytes):
-                raise NotTrusted(what, where=where, expected=expected_bytes.hex(), found=found_bytes.hex(),
-                                 remedy="Enrol the host again if it was set up anew.")
+                raise NotTrusted(
+                    what,
+                    where=where,
+                    expected=expected_bytes.hex(),
+                    found=found_bytes.hex(),
+                    remedy="Enrol the host again if it was set up anew.",
+                )
 
     def require_still_enrolled(self, enrolled: EnrolledPeer) -> None:
         """Raises NotTrusted if the peer was expelled or enrolled anew while the handshake ran."""
@@ -55,15 +60,19 @@ class Party:
     def require_lease(self, outcome: Outcome) -> None:
         """Raises Refused if the lease is over before the handshake is."""
         if self.boottime_s() >= outcome.started_s + outcome.lease_s:
-            raise Refused("the lease was over before the handshake was", where=outcome.peer,
-                          expected=f"a handshake of less than {outcome.lease_s} s")
+            raise Refused(
+                "the lease was over before the handshake was",
+                where=outcome.peer,
+                expected=f"a handshake of less than {outcome.lease_s} s",
+            )
 
     async def granted_lease_ms(self, peer: HostName) -> int:
         """The lease that this side grants, whole milliseconds. Raises BackendFailed for an impossible one."""
         lease_s = await self.host.lease_s(peer)
         if not 0 < lease_s * 1000 <= MAX_LEASE_MS or int(lease_s * 1000) == 0:
-            raise BackendFailed("impossible lease", where=peer, expected=f"up to {MAX_LEASE_MS // 1000} s",
-                                found=f"{lease_s} s")
+            raise BackendFailed(
+                "impossible lease", where=peer, expected=f"up to {MAX_LEASE_MS // 1000} s", found=f"{lease_s} s"
+            )
         return int(lease_s * 1000)
 
     async def decode_evidence(self, data: bytes, own: Terms) -> Evidence:
@@ -73,16 +82,21 @@ class Party:
         """
         evidence = await asyncio.to_thread(decode, data)
         if evidence.ima_offset not in (0, own.ima_offset):
-            raise BadInput("the IMA log starts where nobody asked", where="Evidence.ima_offset",
-                           expected=f"{own.ima_offset} or 0", found=str(evidence.ima_offset))
+            raise BadInput(
+                "the IMA log starts where nobody asked",
+                where="Evidence.ima_offset",
+                expected=f"{own.ima_offset} or 0",
+                found=str(evidence.ima_offset),
+            )
         return evidence
 
 
 def require_same_policy(own: Terms, peer: Terms, peer_name: HostName) -> None:
     """Raises Refused, in words for both operators, unless both hosts run one policy of one coalition."""
     if own.coalition != peer.coalition:
-        raise Refused("the hosts are of different coalitions", where=peer_name, expected=own.coalition,
-                      found=peer.coalition)
+        raise Refused(
+            "the hosts are of different coalitions", where=peer_name, expected=own.coalition, found=peer.coalition
+        )
     if (own.policy_version, own.policy_digest) != (peer.policy_version, peer.policy_digest):
         raise Refused(
             "the hosts run different policies",

@@ -131,8 +131,9 @@ class HandshakeHost(Protocol):
         """
         ...
 
-    async def evidence(self, peer: HostName, role: Role, transcript: bytes, *, ima_offset: int, ima_reset_count: int
-                       ) -> Evidence:
+    async def evidence(
+        self, peer: HostName, role: Role, transcript: bytes, *, ima_offset: int, ima_reset_count: int
+    ) -> Evidence:
         """Evidence bound to this handshake (leaf gathered, quote shared)."""
         ...
 

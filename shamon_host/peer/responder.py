@@ -54,8 +54,9 @@ class PeerService:
                 async with asyncio.timeout(self._party.timeout_s):
                     return await self._answer(enrolled, path, body)
         except TimeoutError:
-            raise Refused("the answer took too long", where=self._party.name,
-                          expected=f"at most {self._party.timeout_s} s") from None
+            raise Refused(
+                "the answer took too long", where=self._party.name, expected=f"at most {self._party.timeout_s} s"
+            ) from None
 
     def _caller(self, caller: PeerIdentity) -> EnrolledPeer:
         enrolled = self._party.directory.enrolled(caller.host)
@@ -99,8 +100,13 @@ class PeerService:
             share = Share()
             session_id = secrets.token_bytes(SESSION_BYTES)
             answer = Hello(
-                role=Role.RESPONDER, session=session_id, sender=self._party.name, receiver=enrolled.host, terms=own,
-                nonce=secrets.token_bytes(NONCE_BYTES), share=share.public,
+                role=Role.RESPONDER,
+                session=session_id,
+                sender=self._party.name,
+                receiver=enrolled.host,
+                terms=own,
+                nonce=secrets.token_bytes(NONCE_BYTES),
+                share=share.public,
             ).encode()
             keys = share.agree(hello.share, transcript(body, answer))
         except BaseException:
@@ -114,15 +120,16 @@ class PeerService:
     async def _answer_evidence(self, session: Session, request: EvidenceRequest) -> bytes:
         evidence = await self._party.decode_evidence(request.evidence, session.terms)
         transcript_ = session.keys.transcript
-        result = await self._host.appraise(
-            session.peer, Role.INITIATOR, transcript_, session.hello.terms, evidence
-        )
+        result = await self._host.appraise(session.peer, Role.INITIATOR, transcript_, session.hello.terms, evidence)
         require_about(result, session.enrolled)
         wanted = session.hello.terms
         own = encode(
             await self._host.evidence(
-                session.peer, Role.RESPONDER, transcript_,
-                ima_offset=wanted.ima_offset, ima_reset_count=wanted.ima_reset_count,
+                session.peer,
+                Role.RESPONDER,
+                transcript_,
+                ima_offset=wanted.ima_offset,
+                ima_reset_count=wanted.ima_reset_count,
             )
         )
         appraised = session.appraised = Appraised(
@@ -146,8 +153,10 @@ class PeerService:
         if appraised is None:
             raise Refused("there is no Evidence to confirm yet", where=self._party.name)
         covered = proceedings(
-            evidence_sha256={Role.INITIATOR: appraised.peer_evidence_sha256,
-                             Role.RESPONDER: appraised.own_evidence_sha256},
+            evidence_sha256={
+                Role.INITIATOR: appraised.peer_evidence_sha256,
+                Role.RESPONDER: appraised.own_evidence_sha256,
+            },
             verdicts={Role.INITIATOR: confirm.verdict.encode(), Role.RESPONDER: appraised.verdict.encode()},
             leases_ms={Role.INITIATOR: confirm.lease_ms, Role.RESPONDER: appraised.lease_ms},
         )

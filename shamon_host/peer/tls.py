@@ -74,14 +74,22 @@ def _restrict(context: ssl.SSLContext, files: TlsFiles) -> None:
     try:
         context.load_verify_locations(cafile=files.ca)
     except OSError as error:
-        raise BadInput("not the certificate of a CA", where=str(files.ca), expected="PEM", found=_reason(error),
-                       remedy="Copy ca.pem of the coalition to this host.") from error
+        raise BadInput(
+            "not the certificate of a CA",
+            where=str(files.ca),
+            expected="PEM",
+            found=_reason(error),
+            remedy="Copy ca.pem of the coalition to this host.",
+        ) from error
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except OSError as error:
-        raise BadInput("certificate and key cannot be used", where=f"{files.certificate}, {files.key}",
-                       expected="PEM, the key without a password and belonging to the certificate",
-                       found=_reason(error)) from None
+        raise BadInput(
+            "certificate and key cannot be used",
+            where=f"{files.certificate}, {files.key}",
+            expected="PEM, the key without a password and belonging to the certificate",
+            found=_reason(error),
+        ) from None
 
 
 def _no_password() -> str:

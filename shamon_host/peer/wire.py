@@ -74,12 +74,16 @@ class Fields:
     def parse(cls, data: bytes, where: str, names: frozenset[str]) -> Self:
         """Read `data` as an object with exactly the keys `names`."""
         if len(data) > MAX_HEADER_BYTES:
-            raise BadInput("message is too long", where=where, expected=f"at most {MAX_HEADER_BYTES} bytes",
-                           found=str(len(data)))
+            raise BadInput(
+                "message is too long", where=where, expected=f"at most {MAX_HEADER_BYTES} bytes", found=str(len(data))
+            )
         try:
             values = json.loads(
-                data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_float=_no_float,
-                parse_constant=_no_float, parse_int=_bounded_integer,
+                data.decode("utf-8"),
+                object_pairs_hook=_no_duplicates,
+                parse_float=_no_float,
+                parse_constant=_no_float,
+                parse_int=_bounded_integer,
             )
         except (ValueError, RecursionError) as error:
             raise BadInput("malformed message", where=where, expected="JSON", found=type(error).__name__) from None
@@ -94,8 +98,12 @@ class Fields:
         if not isinstance(values, dict):
             raise BadInput("malformed message", where=where, expected="an object", found=type(values).__name__)
         if set(values) != names:
-            raise BadInput("malformed message", where=where, expected="the fields " + ", ".join(sorted(names)),
-                           found=printable(", ".join(sorted(values)), 200))
+            raise BadInput(
+                "malformed message",
+                where=where,
+                expected="the fields " + ", ".join(sorted(names)),
+                found=printable(", ".join(sorted(values)), 200),
+            )
         return cls(values, where)
 
     def text(self, name: str, *, most: int = 256) -> str:
@@ -147,8 +155,12 @@ class Fields:
         return tuple(printable(item, longest) for item in value)
 
     def _bad(self, name: str, expected: str) -> BadInput:
-        return BadInput("malformed message", where=f"{self._where}.{name}", expected=expected,
-                        found=type(self._values[name]).__name__)
+        return BadInput(
+            "malformed message",
+            where=f"{self._where}.{name}",
+            expected=expected,
+            found=type(self._values[name]).__name__,
+        )
 
 
 def printable(text: str, most: int = MAX_WORDS) -> str:

@@ -102,8 +102,12 @@ def parse(data: bytes) -> Frame | None:
         kind = kinds[message[0]]
         identifier = struct.unpack_from("!H", message, 4)[0] if "echo" in kind else 0
         return Frame(
-            kind=kind, source_mac=source_mac, destination_mac=destination_mac, identifier=identifier,
-            source=str(ipaddress.ip_address(source)), destination=str(ipaddress.ip_address(destination)),
+            kind=kind,
+            source_mac=source_mac,
+            destination_mac=destination_mac,
+            identifier=identifier,
+            source=str(ipaddress.ip_address(source)),
+            destination=str(ipaddress.ip_address(destination)),
         )
     except (struct.error, IndexError, ValueError):
         return None
@@ -114,8 +118,10 @@ def _parse_arp(source_mac: bytes, destination_mac: bytes, body: bytes) -> Frame 
     if protocol != _IPV4 or operation not in (1, 2):
         return None
     return Frame(
-        kind=Kind.ARP_REQUEST if operation == 1 else Kind.ARP_REPLY, source_mac=source_mac,
-        destination_mac=destination_mac, source=str(ipaddress.ip_address(source)),
+        kind=Kind.ARP_REQUEST if operation == 1 else Kind.ARP_REPLY,
+        source_mac=source_mac,
+        destination_mac=destination_mac,
+        source=str(ipaddress.ip_address(source)),
         destination=str(ipaddress.ip_address(destination)),
     )
 

@@ -98,7 +98,11 @@ class MemoryGuest:
         card.send(
             frames.build(
                 Frame(
-                    kind=kind, source_mac=card.mac, destination_mac=destination_mac, source=own, destination=address,
+                    kind=kind,
+                    source_mac=card.mac,
+                    destination_mac=destination_mac,
+                    source=own,
+                    destination=address,
                     identifier=self._identifier if kind is Kind.ECHO_REQUEST else 0,
                 )
             )
@@ -108,8 +112,12 @@ class MemoryGuest:
         card.send(
             frames.build(
                 Frame(
-                    kind=kind, source_mac=card.mac, destination_mac=asked.source_mac, source=asked.destination,
-                    destination=asked.source, identifier=asked.identifier,
+                    kind=kind,
+                    source_mac=card.mac,
+                    destination_mac=asked.source_mac,
+                    source=asked.destination,
+                    destination=asked.source,
+                    identifier=asked.identifier,
                 )
             )
         )

@@ -49,9 +49,12 @@ class MemoryHypervisor:
                 raise BackendFailed("SELinux refuses the context", where=spec.name, found=str(context))
             context = _FALLBACK
         domain = _Domain(
-            spec=spec, state=DomainState.PAUSED, context=context,
+            spec=spec,
+            state=DomainState.PAUSED,
+            context=context,
             guest=MemoryGuest(
-                name=spec.name, addresses=tuple(self.addresses.get(spec.name, ())),
+                name=spec.name,
+                addresses=tuple(self.addresses.get(spec.name, ())),
                 running=lambda: self._runs(spec.name),
             ),
         )
@@ -166,8 +169,13 @@ class MemoryHypervisor:
     def _report(self, domain: _Domain) -> DomainReport:
         spec = domain.spec
         return DomainReport(
-            name=spec.name, uuid=spec.uuid, state=domain.state, interfaces=spec.interfaces, disk=spec.disk,
-            context=domain.context, enforced=self.enforcing(),
+            name=spec.name,
+            uuid=spec.uuid,
+            state=domain.state,
+            interfaces=spec.interfaces,
+            disk=spec.disk,
+            context=domain.context,
+            enforced=self.enforcing(),
         )
 
     def _notify(self) -> None:

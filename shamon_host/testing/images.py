@@ -30,8 +30,12 @@ class MemoryImages:
     def verify(self, image: str, sha256: str) -> None:
         found = hashlib.sha256(self._clean(image)).hexdigest()
         if found != sha256:
-            raise NotTrusted("the clean image is not the pinned one", where=image, expected=f"sha256 {sha256}",
-                             found=f"sha256 {found}")
+            raise NotTrusted(
+                "the clean image is not the pinned one",
+                where=image,
+                expected=f"sha256 {sha256}",
+                found=f"sha256 {found}",
+            )
 
     def fresh_overlay(self, vm: VmName, image: str) -> str:
         path = f"/overlays/{vm}.qcow2"

@@ -201,7 +201,7 @@ class MemoryHost:
             return CommandResult(exit_code=4, value={"error": {"what": "the daemon of this host does not answer"}})
         method, path, fields = _request(arguments)
         answer = await Api(daemon=self.daemon).handle(method, path, fields)
-        if answer.status == 200:  # noqa: PLR2004
+        if answer.status == 200:
             return CommandResult(exit_code=0, value=answer.body)
         return CommandResult(exit_code=_EXIT_CODES.get(answer.status, 1), value=answer.body)
 
@@ -311,7 +311,9 @@ class MemoryHost:
         before, denials = self.kernel.counters(), len(self.kernel.avc)
         self.kernel.put_sa(replace(incoming, spi=_WRONG_SPI, context=blue, key=key))
         sender.kernel.put_sa(replace(outgoing, spi=_WRONG_SPI, key=key))
-        vm = next(name for name, entry in self._enrolment.policy.vms.items() if (entry.host, entry.label) == (peer, "red"))
+        vm = next(
+            name for name, entry in self._enrolment.policy.vms.items() if (entry.host, entry.label) == (peer, "red")
+        )
         await sender.guest(vm).reaches(VM_ADDRESSES["web"][0])
         rose = {name: count - before[name] for name, count in self.kernel.counters().items() if count > before[name]}
         return {**rose, "avc": len(self.kernel.avc) - denials}
@@ -388,7 +390,11 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
         case ["status" | "peers" | "vms" | "links" as what]:
             return "GET", f"/v1/{what}", {}
         case ["audit", *options]:
-            return "GET", "/v1/audit", {options[i].removeprefix("--"): options[i + 1] for i in range(0, len(options), 2)}
+            return (
+                "GET",
+                "/v1/audit",
+                {options[i].removeprefix("--"): options[i + 1] for i in range(0, len(options), 2)},
+            )
         case ["attest"]:
             return "POST", "/v1/attest", {}
         case ["vm", action, name]:

@@ -161,11 +161,17 @@ class MemoryTransport:
         try:
             async with asyncio.timeout(timeout_s):
                 shown = network.certificate_of(host.name)
-                if shown is not None and network.connected(self._identity.host, host.name) and (
-                    shown != enrolled.certificate_sha256
+                if (
+                    shown is not None
+                    and network.connected(self._identity.host, host.name)
+                    and (shown != enrolled.certificate_sha256)
                 ):
-                    raise NotTrusted("another certificate answers", where=host.name,
-                                     expected=enrolled.certificate_sha256.hex(), found=shown.hex())
+                    raise NotTrusted(
+                        "another certificate answers",
+                        where=host.name,
+                        expected=enrolled.certificate_sha256.hex(),
+                        found=shown.hex(),
+                    )
                 if network.tap is None:
                     answer = await network.send(request)
                 else:

@@ -196,7 +196,9 @@ class Story:
             await web.reaches(address)
         flushed = self.world.wire_since(mark)
         self._check(flushed.clear == 0, "no clear frame after the SPD was flushed", str(flushed))
-        await self.world.until(lambda: web.reaches(address), within_s=4 * self.world.timing.lease_s, what="the SPD is repaired")
+        await self.world.until(
+            lambda: web.reaches(address), within_s=4 * self.world.timing.lease_s, what="the SPD is repaired"
+        )
         return {"esp_frames": tally.esp, "clear_frames": tally.clear, "clear_after_flush": flushed.clear}
 
     async def wrong_category(self) -> Mapping[str, Any]:
@@ -232,9 +234,7 @@ class Story:
         self._check(exposures[0] <= limit, "cut off at the lease at the latest", f"{exposures[0]} s")
         web = self.alpha.guest("web")
         if await self._running(self.alpha, "web"):
-            self._check(
-                not await web.reaches(self.world.vm_addresses["db"][0]), "web no longer reaches db", "it does"
-            )
+            self._check(not await web.reaches(self.world.vm_addresses["db"][0]), "web no longer reaches db", "it does")
         gamma = await self._peer(self.alpha, "gamma")
         self._check(gamma["state"] == gamma_lease == "admitted", "gamma stays admitted", str(gamma))
         await self._figures_of(self.alpha)
@@ -247,7 +247,9 @@ class Story:
         await self._until_admitted(self.alpha, self.beta)
         if fault in DEFINITE:
             await self.world.until(
-                self._web_was_replaced, within_s=4 * self.world.timing.lease_s, what="alpha replaces web, as red demands"
+                self._web_was_replaced,
+                within_s=4 * self.world.timing.lease_s,
+                what="alpha replaces web, as red demands",
             )
         self._check(await self.beta.overlay_is_clean("db"), "db stands on the pinned image", "it does not")
         vm = await self._vm(self.beta, "db")
@@ -273,13 +275,16 @@ class Story:
         await self.alpha.step_clock(-3600)
         self._check(
             await web.reaches(address) or not (await self.alpha.objects("beta")).gate_open,
-            "traffic goes on with the clock stepped back", "it does not",
+            "traffic goes on with the clock stepped back",
+            "it does not",
         )
 
         async def stopped() -> bool:
             return not await web.reaches(address)
 
-        took = await self.world.until(stopped, within_s=self.world.timing.lease_s + 30, what="the gate closes by itself")
+        took = await self.world.until(
+            stopped, within_s=self.world.timing.lease_s + 30, what="the gate closes by itself"
+        )
         self._check(not (await self.alpha.objects("beta")).gate_open, "the gate is closed", "it is open")
         await self.alpha.step_clock(3600)
         return {"stopped_after_s": round(took, 1), "lease_s": self.world.timing.lease_s}
@@ -357,11 +362,11 @@ class Story:
     async def _until_link(self, host: Host, peer: str, type_name: str) -> float:
         async def up() -> bool:
             links = (await host.ask("links")).value
-            return any(
-                link["peer"] == peer and link["type"] == type_name and link["state"] == "up" for link in links
-            )
+            return any(link["peer"] == peer and link["type"] == type_name and link["state"] == "up" for link in links)
 
-        return await self.world.until(up, within_s=4 * self.world.timing.lease_s, what=f"the {type_name} link to {peer} is up")
+        return await self.world.until(
+            up, within_s=4 * self.world.timing.lease_s, what=f"the {type_name} link to {peer} is up"
+        )
 
     async def _peer(self, host: Host, peer: str) -> Any:
         rows = (await host.ask("peers")).value

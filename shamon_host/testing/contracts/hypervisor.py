@@ -47,8 +47,13 @@ class HypervisorContract:
         spec = bench.spec(FIRST, number=1)
         report = bench.hypervisor.start_paused(spec)
         assert report == DomainReport(
-            name=FIRST, uuid=spec.uuid, state=DomainState.PAUSED, context=spec.context, interfaces=spec.interfaces,
-            disk=spec.disk, enforced=True,
+            name=FIRST,
+            uuid=spec.uuid,
+            state=DomainState.PAUSED,
+            context=spec.context,
+            interfaces=spec.interfaces,
+            disk=spec.disk,
+            enforced=True,
         )
         assert _domain(bench, FIRST) == report
         for call, state in (

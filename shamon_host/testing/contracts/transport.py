@@ -102,9 +102,12 @@ class TransportContract(ABC):
             for number in range(3):
                 body = str(number).encode()
                 assert await transport.call(world.entry(BETA), CONFIRM, body, timeout_s=TIMEOUT_S) == body
-            answers = await asyncio.gather(*(
-                transport.call(world.entry(host), HELLO, host.encode(), timeout_s=TIMEOUT_S) for host in (BETA, GAMMA)
-            ))
+            answers = await asyncio.gather(
+                *(
+                    transport.call(world.entry(host), HELLO, host.encode(), timeout_s=TIMEOUT_S)
+                    for host in (BETA, GAMMA)
+                )
+            )
             assert answers == [b"beta", b"gamma"]
 
         self.run(scenario)

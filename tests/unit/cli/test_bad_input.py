@@ -29,7 +29,7 @@ def test_a_good_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("change", "needles"),
     [
         (('types = ["acme/red"]', 'types = ["acme/rde"]'), ["labels.red", "acme/rde", "acme/red"]),
-        (('[labels.blue]', '[labels.red]'), ["red", "line"]),
+        (("[labels.blue]", "[labels.red]"), ["red", "line"]),
         (("version = 1", 'version = "one"'), ["coalition.version", "integer", "one"]),
         (("lease_s = 30.0", "lease_s = 5.0"), ["intervals", "period"]),
         (('image = "app"', 'image = "ap"'), ["vms", "app"]),
@@ -94,6 +94,6 @@ def test_the_same_ak_for_two_hosts_is_refused(tmp_path: Path) -> None:
 
 
 def _ak() -> bytes:
-    from shamon_host.testing.tpm import MemoryTpm  # noqa: PLC0415
+    from shamon_host.testing.tpm import MemoryTpm
 
     return MemoryTpm().ak_public()

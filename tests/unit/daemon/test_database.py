@@ -51,9 +51,9 @@ def test_it_is_private_whatever_the_umask(path: Path) -> None:
 
 def test_it_is_durable_before_it_is_closed(path: Path) -> None:
     database = Database(path)
-    pragmas = database.read(lambda connection: [
-        connection.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")
-    ])
+    pragmas = database.read(
+        lambda connection: [connection.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")]
+    )
     assert pragmas == [("wal",), (2,)]  # 2: FULL
     Store(database).put("vm", "web", {"wanted": True})
     after_a_kill = Database(path)

@@ -19,8 +19,12 @@ def chain(count: int) -> list[AuditRecord]:
     for number in range(count):
         records.append(
             audit.append(
-                records[-1] if records else None, kind="vm.start", subject=f"vm{number}",
-                detail={"permitted": True, "number": number}, wall_s=1e9 + number, boottime_s=float(number),
+                records[-1] if records else None,
+                kind="vm.start",
+                subject=f"vm{number}",
+                detail={"permitted": True, "number": number},
+                wall_s=1e9 + number,
+                boottime_s=float(number),
             )
         )
     return records
@@ -84,9 +88,7 @@ def test_only_one_order_is_right(order: list[int]) -> None:
 
 def test_a_record_rewritten_with_its_digest_breaks_the_next_one() -> None:
     records = chain(3)
-    records[1] = audit.append(
-        records[0], kind="vm.start", subject="forged", detail={}, wall_s=1e9, boottime_s=1.0
-    )
+    records[1] = audit.append(records[0], kind="vm.start", subject="forged", detail={}, wall_s=1e9, boottime_s=1.0)
     with pytest.raises(NotTrusted, match="broken at record 3: it does not follow"):
         audit.verify_chain(records)
 
@@ -127,8 +129,14 @@ def test_a_peers_words_cannot_keep_a_record_out_of_the_log() -> None:
 @pytest.mark.parametrize(
     "detail",
     [
-        {"in_key": "00"}, {"private_blob": "x"}, {"Password": "x"}, {"nested": [{"shared_secret": "x"}]},
-        {"raw": b"bytes"}, {"set": {1}}, {"nested": {"key": "x"}}, {1: "x"},
+        {"in_key": "00"},
+        {"private_blob": "x"},
+        {"Password": "x"},
+        {"nested": [{"shared_secret": "x"}]},
+        {"raw": b"bytes"},
+        {"set": {1}},
+        {"nested": {"key": "x"}},
+        {1: "x"},
     ],
 )
 def test_secrets_and_what_is_not_json_are_refused(detail: dict[str, Any]) -> None:

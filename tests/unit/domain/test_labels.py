@@ -40,8 +40,17 @@ def test_contexts_are_printed_as_the_kernel_does(text: str, printed: str) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "", "system_u", "system_u:object_r:t", "a:b:c:s0-s0:c0.c1023", "a:b:c:s0:c1024", "a:b:c:s0:c3.c1", "a:b:c:s0:",
-        "a:b:c:s0:c1 ", "a:b:c:s0\n", "a:b:c:s0:c1\0", "a:b:c:s0:" + ",".join(["c1"] * 3000),
+        "",
+        "system_u",
+        "system_u:object_r:t",
+        "a:b:c:s0-s0:c0.c1023",
+        "a:b:c:s0:c1024",
+        "a:b:c:s0:c3.c1",
+        "a:b:c:s0:",
+        "a:b:c:s0:c1 ",
+        "a:b:c:s0\n",
+        "a:b:c:s0:c1\0",
+        "a:b:c:s0:" + ",".join(["c1"] * 3000),
     ],
 )
 def test_what_is_no_context_is_refused(text: str) -> None:
@@ -62,8 +71,21 @@ def test_type_names(text: str) -> None:
     assert type_name(text) == text
 
 
-@pytest.mark.parametrize("text", ["red", "Acme/red", "acme/", "/red", "acme//red", "acme/red ", "acme/-red", "a/b\n",
-                                  "/".join("abcdefghi"), f"a/{'b' * 64}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "red",
+        "Acme/red",
+        "acme/",
+        "/red",
+        "acme//red",
+        "acme/red ",
+        "acme/-red",
+        "a/b\n",
+        "/".join("abcdefghi"),
+        f"a/{'b' * 64}",
+    ],
+)
 def test_bad_type_names(text: str) -> None:
     with pytest.raises(BadInput, match="type name"):
         type_name(text)

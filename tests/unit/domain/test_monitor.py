@@ -58,7 +58,11 @@ def assert_permitted(decision: Decision) -> None:
 def test_there_are_13_checks_and_5_of_them_are_normal() -> None:
     assert len(Check) == 13
     assert [check for check in Check if check.split(".")[0] in ("vm", "link")] == [
-        "vm.start", "vm.attach", "vm.migrate", "link.open", "link.accept"
+        "vm.start",
+        "vm.attach",
+        "vm.migrate",
+        "link.open",
+        "link.accept",
     ]
 
 
@@ -71,7 +75,11 @@ def test_a_decision_goes_into_the_log_whole() -> None:
     decision = monitor.vm_start(POLICY, WEB, host=ALPHA, running={})
     assert decision.check == "vm.start"
     assert decision.as_detail() == {
-        "permitted": True, "rule": "all", "reason": "every rule holds", "subject": "web", "object": "alpha"
+        "permitted": True,
+        "rule": "all",
+        "reason": "every rule holds",
+        "subject": "web",
+        "object": "alpha",
     }
 
 
@@ -133,9 +141,7 @@ def test_host_enrol_denies(
 
 def test_host_admit() -> None:
     for state in (PeerState(host=BETA), ADMITTED, admission.suspend(ADMITTED, "silent")):
-        assert_permitted(
-            monitor.host_admit(POLICY, BETA, result(), peer_policy_digest=POLICY.digest, state=state)
-        )
+        assert_permitted(monitor.host_admit(POLICY, BETA, result(), peer_policy_digest=POLICY.digest, state=state))
 
 
 def test_host_admit_allows_a_software_tpm_only_if_the_policy_does() -> None:
@@ -143,9 +149,7 @@ def test_host_admit_allows_a_software_tpm_only_if_the_policy_does() -> None:
     lab = with_digest(replace(POLICY, demands=Demands(allow_software_tpm=True)))
     state = PeerState(host=BETA)
     assert_permitted(monitor.host_admit(lab, BETA, found, peer_policy_digest=lab.digest, state=state))
-    assert_denied(
-        monitor.host_admit(POLICY, BETA, found, peer_policy_digest=POLICY.digest, state=state), Rule.TPM_KIND
-    )
+    assert_denied(monitor.host_admit(POLICY, BETA, found, peer_policy_digest=POLICY.digest, state=state), Rule.TPM_KIND)
 
 
 def test_host_admit_denies_a_failed_and_an_absent_claim() -> None:
@@ -154,9 +158,7 @@ def test_host_admit_denies_a_failed_and_an_absent_claim() -> None:
         result(statuses={ClaimName.SELINUX: ClaimStatus.ABSENT}),
         result(without=ClaimName.SELINUX),
     ):
-        decision = monitor.host_admit(
-            POLICY, BETA, found, peer_policy_digest=POLICY.digest, state=PeerState(host=BETA)
-        )
+        decision = monitor.host_admit(POLICY, BETA, found, peer_policy_digest=POLICY.digest, state=PeerState(host=BETA))
         assert_denied(decision, Rule.ATTESTATION, "selinux")
 
 
@@ -164,15 +166,18 @@ def test_host_admit_denies_strangers_the_expelled_and_other_policies() -> None:
     digest = POLICY.digest
     assert_denied(
         monitor.host_admit(POLICY, NOBODY, result(NOBODY), peer_policy_digest=digest, state=PeerState(host=NOBODY)),
-        Rule.KNOWN, "nobody",
+        Rule.KNOWN,
+        "nobody",
     )
     assert_denied(
         monitor.host_admit(POLICY, BETA, result(GAMMA), peer_policy_digest=digest, state=PeerState(host=BETA)),
-        Rule.IDENTITY, "gamma",
+        Rule.IDENTITY,
+        "gamma",
     )
     assert_denied(
         monitor.host_admit(POLICY, BETA, result(), peer_policy_digest=digest, state=PeerState(host=GAMMA)),
-        Rule.IDENTITY, "gamma",
+        Rule.IDENTITY,
+        "gamma",
     )
     gone = admission.expel(ADMITTED, "stolen")
     assert_denied(
@@ -180,7 +185,8 @@ def test_host_admit_denies_strangers_the_expelled_and_other_policies() -> None:
     )
     assert_denied(
         monitor.host_admit(POLICY, BETA, result(), peer_policy_digest=SUCCESSOR.digest, state=PeerState(host=BETA)),
-        Rule.SAME_POLICY, SUCCESSOR.digest,
+        Rule.SAME_POLICY,
+        SUCCESSOR.digest,
     )
 
 
@@ -188,9 +194,7 @@ def test_reference_update() -> None:
     def update(
         host: HostName = BETA, made_for: HostName = BETA, replaces: str | None = "old", new: str = "new"
     ) -> Decision:
-        return monitor.reference_update(
-            POLICY, host, made_for=made_for, current="old", replaces=replaces, new=new
-        )
+        return monitor.reference_update(POLICY, host, made_for=made_for, current="old", replaces=replaces, new=new)
 
     assert_permitted(update())
     assert_denied(update(host=NOBODY, made_for=NOBODY), Rule.KNOWN)
@@ -280,11 +284,21 @@ def test_vm_attach() -> None:
 
 
 def migrate(
-    *, vm: VmName = WEB, source: HostName = ALPHA, destination: HostName = BETA, there: tuple[VmName, ...] = (),
-    peer_state: PeerState = ADMITTED, now_s: float = NOW_S,
+    *,
+    vm: VmName = WEB,
+    source: HostName = ALPHA,
+    destination: HostName = BETA,
+    there: tuple[VmName, ...] = (),
+    peer_state: PeerState = ADMITTED,
+    now_s: float = NOW_S,
 ) -> Decision:
     return monitor.vm_migrate(
-        POLICY, vm, source=source, destination=destination, running_there=running(*there), peer_state=peer_state,
+        POLICY,
+        vm,
+        source=source,
+        destination=destination,
+        running_there=running(*there),
+        peer_state=peer_state,
         now_s=now_s,
     )
 
@@ -336,9 +350,7 @@ class TestLinks:
 
     def test_peers_that_prove_nothing_now(self, check: Callable[..., Decision]) -> None:
         silent = admission.suspend(ADMITTED, "it fell silent")
-        assert_denied(
-            check(POLICY, ALPHA, BETA, RED, PeerState(host=BETA), now_s=NOW_S), Rule.ADMISSION, "enrolled"
-        )
+        assert_denied(check(POLICY, ALPHA, BETA, RED, PeerState(host=BETA), now_s=NOW_S), Rule.ADMISSION, "enrolled")
         assert_denied(check(POLICY, ALPHA, BETA, RED, silent, now_s=NOW_S), Rule.ADMISSION, "it fell silent")
         assert_denied(check(POLICY, ALPHA, BETA, RED, ADMITTED, now_s=NOW_S + 60), Rule.LEASE, "beta")
         gone = admission.expel(ADMITTED, "stolen")

@@ -40,7 +40,9 @@ def test_a_whole_policy() -> None:
     assert (POLICY.version, POLICY.parent) == (1, None)
     assert POLICY.types == {RED, BLUE, ORDERS}
     assert POLICY.failure_actions == {
-        RED: FailureAction.SUSPEND, BLUE: FailureAction.REPLACE, ORDERS: FailureAction.KEEP
+        RED: FailureAction.SUSPEND,
+        BLUE: FailureAction.REPLACE,
+        ORDERS: FailureAction.KEEP,
     }
     assert POLICY.vm_labels["red-orders"].types == {RED, ORDERS}
     assert POLICY.resource_labels["red-archive"].types == {RED}
@@ -114,18 +116,38 @@ def test_whatever_is_decided_by_it_changes_the_digest(old: str, new: str) -> Non
     ("old", "new", "key", "words"),
     [
         # names that are not there
-        ('[labels.blue]\ntypes = ["rival/blue"]', '[labels.blue]\ntypes = ["rival/blu"]', "labels.blue.types",
-         ["unknown type", "found rival/blu", "Did you mean rival/blue?"]),
-        ('[conflicts.competitors]\ntypes = ["acme/red"', '[conflicts.competitors]\ntypes = ["acme/green"',
-         "conflicts.competitors.types", ["unknown type", "acme/green"]),
-        ('port = 7444\ntypes = ["acme/red"', 'port = 7444\ntypes = ["acme/red", "no/such"', "hosts.beta.types",
-         ["unknown type", "no/such"]),
+        (
+            '[labels.blue]\ntypes = ["rival/blue"]',
+            '[labels.blue]\ntypes = ["rival/blu"]',
+            "labels.blue.types",
+            ["unknown type", "found rival/blu", "Did you mean rival/blue?"],
+        ),
+        (
+            '[conflicts.competitors]\ntypes = ["acme/red"',
+            '[conflicts.competitors]\ntypes = ["acme/green"',
+            "conflicts.competitors.types",
+            ["unknown type", "acme/green"],
+        ),
+        (
+            'port = 7444\ntypes = ["acme/red"',
+            'port = 7444\ntypes = ["acme/red", "no/such"',
+            "hosts.beta.types",
+            ["unknown type", "no/such"],
+        ),
         ('label = "blue"', 'label = "bleu"', "vms.spy.label", ["unknown label", "expected one of: blue", "bleu"]),
-        ('image = "busybox"\nhost = "alpha"', 'image = "busybux"\nhost = "alpha"', "vms.web.image",
-         ["unknown image", "Did you mean busybox?"]),
+        (
+            'image = "busybox"\nhost = "alpha"',
+            'image = "busybux"\nhost = "alpha"',
+            "vms.web.image",
+            ["unknown image", "Did you mean busybox?"],
+        ),
         ('host = "alpha"', 'host = "alfa"', "vms.web.host", ["unknown host", "Did you mean alpha?"]),
-        ('resources = ["red-archive"]', 'resources = ["red-archives"]', "vms.web.resources",
-         ["unknown resource", "Did you mean red-archive?"]),
+        (
+            'resources = ["red-archive"]',
+            'resources = ["red-archives"]',
+            "vms.web.resources",
+            ["unknown resource", "Did you mean red-archive?"],
+        ),
         # keys
         ("[demands]", "[demand]", "demand", ["unknown key", "Did you mean demands?"]),
         ("margin_s = 2", "margin = 2", "intervals.margin", ["unknown key", "Did you mean margin_s?"]),
@@ -141,44 +163,91 @@ def test_whatever_is_decided_by_it_changes_the_digest(old: str, new: str) -> Non
         ("version = 1", "version = 0", "coalition.version", ["found the integer 0"]),
         ("version = 1", f"version = {'9' * 300}", "coalition.version", ["a large integer"]),
         ('name = "supply-chain"', 'name = "Supply Chain"', "coalition.name", ["lower case", "'Supply Chain'"]),
-        ('[labels.blue]\ntypes = ["rival/blue"]', '[labels.blue]\ntypes = "rival/blue"', "labels.blue.types",
-         ["a list of strings, types", "found the string 'rival/blue'"]),
-        ('[labels.blue]\ntypes = ["rival/blue"]', "[labels.blue]\ntypes = [3]", "labels.blue.types",
-         ["a list of strings", "a list with the integer 3"]),
+        (
+            '[labels.blue]\ntypes = ["rival/blue"]',
+            '[labels.blue]\ntypes = "rival/blue"',
+            "labels.blue.types",
+            ["a list of strings, types", "found the string 'rival/blue'"],
+        ),
+        (
+            '[labels.blue]\ntypes = ["rival/blue"]',
+            "[labels.blue]\ntypes = [3]",
+            "labels.blue.types",
+            ["a list of strings", "a list with the integer 3"],
+        ),
         ('[labels.blue]\ntypes = ["rival/blue"]', "[labels]\nblue = 3", "labels.blue", ["a table", "the integer 3"]),
-        ('[labels.blue]\ntypes = ["rival/blue"]', '[labels.blue]\ntypes = ["Rival/Blue"]', "labels.blue.types",
-         ["bad type name", "organisation/type"]),
-        ("[conflicts.competitors]", '[conflicts."Com petitors"]', 'conflicts."Com petitors"',
-         ["bad name", "lower case"]),
+        (
+            '[labels.blue]\ntypes = ["rival/blue"]',
+            '[labels.blue]\ntypes = ["Rival/Blue"]',
+            "labels.blue.types",
+            ["bad type name", "organisation/type"],
+        ),
+        (
+            "[conflicts.competitors]",
+            '[conflicts."Com petitors"]',
+            'conflicts."Com petitors"',
+            ["bad name", "lower case"],
+        ),
         ("port = 7444", "port = 70000", "hosts.beta.port", ["an integer from 1 to 65535", "70000"]),
         ("port = 7444", "port = 74.5", "hosts.beta.port", ["found the float 74.5"]),
         ('"192.0.2.1"', '"alpha.example"', "hosts.alpha.address", ["not an address", "alpha.example"]),
         ('"192.0.2.1"', '"127.0.0.1"', "hosts.alpha.address", ["not the address of one host"]),
         ('"2001:db8::3"', '"2001:0db8::3"', "hosts.gamma.address", ["usual form", "expected 2001:db8::3"]),
         ("9f86d081", "9F86D081", "images.busybox.sha256", ["SHA-256", "lower-case"]),
-        ('on_failure = "suspend"', 'on_failure = "suspende"', 'types."acme/red".on_failure',
-         ['"keep", "suspend", "replace"', "Did you mean suspend?"]),
+        (
+            'on_failure = "suspend"',
+            'on_failure = "suspende"',
+            'types."acme/red".on_failure',
+            ['"keep", "suspend", "replace"', "Did you mean suspend?"],
+        ),
         ("lease_s = 90.0", 'lease_s = "90"', "intervals.lease_s", ["a number of seconds", "the string '90'"]),
         ("lease_s = 90.0", "lease_s = nan", "intervals.lease_s", ["a number of seconds", "nan"]),
         ("lease_s = 90.0", f"lease_s = 1{'0' * 400}", "intervals.lease_s", ["a number of seconds"]),
-        ("allow_software_tpm = false", "allow_software_tpm = 0", "demands.allow_software_tpm",
-         ["true or false", "the integer 0"]),
+        (
+            "allow_software_tpm = false",
+            "allow_software_tpm = 0",
+            "demands.allow_software_tpm",
+            ["true or false", "the integer 0"],
+        ),
         ("empty_pcrs = [12, 13]", "empty_pcrs = [24]", "demands.empty_pcrs", ["0 to 23"]),
         ("version = 1", 'version = 1\nparent = "abc"', "coalition.parent", ["SHA-256"]),
         # what contradicts itself
-        ('[labels.blue]\ntypes = ["rival/blue"]', "[labels.blue]\ntypes = []", "labels.blue.types",
-         ["a label without types", "at least one"]),
-        ('[labels.red]\ntypes = ["acme/red"]', '[labels.red]\ntypes = ["acme/red", "acme/red"]', "labels.red.types",
-         ["given twice", "acme/red"]),
-        ('[labels.red-orders]\ntypes = ["acme/red", "supplier/orders"]',
-         '[labels.red-orders]\ntypes = ["acme/red", "rival/blue"]', "labels.red-orders.types",
-         ["in conflict with itself", "competitors", "acme/red, rival/blue"]),
-        ('[conflicts.competitors]\ntypes = ["acme/red", "rival/blue"]',
-         '[conflicts.competitors]\ntypes = ["acme/red"]', "conflicts.competitors.types", ["at least two types"]),
-        ('image = "busybox"\nhost = "alpha"', 'image = "busybox"\nhost = "gamma"', "vms.web.host",
-         ["gamma cannot run it", "gamma lacks acme/red"]),
-        ('resources = ["shared-archive"]', 'resources = ["red-archive"]', "vms.broker.resources",
-         ["may not use red-archive", "supplier/orders"]),
+        (
+            '[labels.blue]\ntypes = ["rival/blue"]',
+            "[labels.blue]\ntypes = []",
+            "labels.blue.types",
+            ["a label without types", "at least one"],
+        ),
+        (
+            '[labels.red]\ntypes = ["acme/red"]',
+            '[labels.red]\ntypes = ["acme/red", "acme/red"]',
+            "labels.red.types",
+            ["given twice", "acme/red"],
+        ),
+        (
+            '[labels.red-orders]\ntypes = ["acme/red", "supplier/orders"]',
+            '[labels.red-orders]\ntypes = ["acme/red", "rival/blue"]',
+            "labels.red-orders.types",
+            ["in conflict with itself", "competitors", "acme/red, rival/blue"],
+        ),
+        (
+            '[conflicts.competitors]\ntypes = ["acme/red", "rival/blue"]',
+            '[conflicts.competitors]\ntypes = ["acme/red"]',
+            "conflicts.competitors.types",
+            ["at least two types"],
+        ),
+        (
+            'image = "busybox"\nhost = "alpha"',
+            'image = "busybox"\nhost = "gamma"',
+            "vms.web.host",
+            ["gamma cannot run it", "gamma lacks acme/red"],
+        ),
+        (
+            'resources = ["shared-archive"]',
+            'resources = ["red-archive"]',
+            "vms.broker.resources",
+            ["may not use red-archive", "supplier/orders"],
+        ),
         ('address = "192.0.2.2"', 'address = "192.0.2.1"', "hosts.beta.address", ["the address of alpha too"]),
         ("period_s = 30", "period_s = 90", "intervals.period_s", ["would close", "period 90, lease 90, margin 2"]),
         ("period_s = 30", "period_s = 88", "intervals.period_s", ["would close"]),
@@ -198,8 +267,10 @@ def test_a_mistake_is_told_once_with_its_key(old: str, new: str, key: str, words
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    text = changed('label = "blue"', 'label = "bleu"').replace("port = 7444", "port = 0").replace(
-        "[demands]", "[demands]\nfoo = 1"
+    text = (
+        changed('label = "blue"', 'label = "bleu"')
+        .replace("port = 7444", "port = 0")
+        .replace("[demands]", "[demands]\nfoo = 1")
     )
     error = errors(text)
     assert {finding.key for finding in error.findings} == {"vms.spy.label", "hosts.beta.port", "demands.foo"}
@@ -293,8 +364,29 @@ def test_any_value_anywhere_raises_bad_input_or_nothing(data: st.DataObject) -> 
     lines = TEXT.splitlines()
     index = data.draw(st.sampled_from([at for at, line in enumerate(lines) if " = " in line]))
     value = data.draw(
-        st.sampled_from(["1", "-1", "1.5", "nan", "inf", "true", '""', '"x"', "[]", "[[]]", "{}", "{a = 1}", "[1]",
-                         '["a"]', '[{a = 1}]', "1979-05-27", "07:32:00", '["acme/red"]', '"acme/red"'])
+        st.sampled_from(
+            [
+                "1",
+                "-1",
+                "1.5",
+                "nan",
+                "inf",
+                "true",
+                '""',
+                '"x"',
+                "[]",
+                "[[]]",
+                "{}",
+                "{a = 1}",
+                "[1]",
+                '["a"]',
+                "[{a = 1}]",
+                "1979-05-27",
+                "07:32:00",
+                '["acme/red"]',
+                '"acme/red"',
+            ]
+        )
     )
     lines[index] = f"{lines[index].split(' = ')[0]} = {value}"
     with suppress(BadInput):

@@ -25,7 +25,10 @@ def result(
     """A result in which every claim passes, but those in `statuses` and the one that is left out."""
     wanted = dict.fromkeys(ClaimName, ClaimStatus.PASS) | dict(statuses or {})
     return AttestationResult(
-        host=host, ak_name=b"\x00\x0b" + bytes(32), reset_count=1, tpm=tpm,
+        host=host,
+        ak_name=b"\x00\x0b" + bytes(32),
+        reset_count=1,
+        tpm=tpm,
         claims=tuple(
             Claim(name=name, status=status, reason=f"made up: {status}")
             for name, status in wanted.items()

@@ -17,8 +17,13 @@ _v6 = st.ip_addresses(v=6).map(str)
 
 def _frames(kinds: list[Kind], addresses: st.SearchStrategy[str], *, echo: bool) -> st.SearchStrategy[Frame]:
     return st.builds(
-        Frame, kind=st.sampled_from(kinds), source_mac=_macs, destination_mac=_macs, source=addresses,
-        destination=addresses, identifier=st.integers(0, 0xFFFF) if echo else st.just(0),
+        Frame,
+        kind=st.sampled_from(kinds),
+        source_mac=_macs,
+        destination_mac=_macs,
+        source=addresses,
+        destination=addresses,
+        identifier=st.integers(0, 0xFFFF) if echo else st.just(0),
     )
 
 
@@ -56,25 +61,39 @@ def test_truncated_frame_is_none(frame: Frame, length: int) -> None:
 def test_arp_request_bytes() -> None:
     """RFC 826: hardware 1, protocol 0x0800, lengths 6 and 4, operation 1."""
     frame = Frame(
-        kind=Kind.ARP_REQUEST, source_mac=bytes.fromhex("525400000001"), destination_mac=frames.BROADCAST,
-        source="10.9.0.1", destination="10.9.0.2",
+        kind=Kind.ARP_REQUEST,
+        source_mac=bytes.fromhex("525400000001"),
+        destination_mac=frames.BROADCAST,
+        source="10.9.0.1",
+        destination="10.9.0.2",
     )
     assert frames.build(frame).hex() == (
-        "ffffffffffff5254000000010806" "0001080006040001" "5254000000010a090001" "0000000000000a090002"
+        "ffffffffffff525400000001080600010800060400015254000000010a0900010000000000000a090002"
     )
 
 
 def test_checksums() -> None:
     """RFC 1071: the sum over what a checksum covers, itself included, is 0xffff."""
     v4 = frames.build(
-        Frame(kind=Kind.ECHO_REQUEST, source_mac=bytes(6), destination_mac=bytes(6), source="10.9.0.1",
-              destination="10.9.0.2", identifier=7)
+        Frame(
+            kind=Kind.ECHO_REQUEST,
+            source_mac=bytes(6),
+            destination_mac=bytes(6),
+            source="10.9.0.1",
+            destination="10.9.0.2",
+            identifier=7,
+        )
     )
     assert _sum(v4[14:34]) == 0xFFFF
     assert _sum(v4[34:]) == 0xFFFF
     v6 = frames.build(
-        Frame(kind=Kind.NEIGHBOUR_SOLICITATION, source_mac=bytes(6), destination_mac=bytes(6), source="fd00::1",
-              destination="fd00::2")
+        Frame(
+            kind=Kind.NEIGHBOUR_SOLICITATION,
+            source_mac=bytes(6),
+            destination_mac=bytes(6),
+            source="fd00::1",
+            destination="fd00::2",
+        )
     )
     message = v6[54:]
     pseudo = ipaddress.ip_address("fd00::1").packed + ipaddress.ip_address("fd00::2").packed

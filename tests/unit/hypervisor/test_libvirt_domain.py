@@ -9,14 +9,17 @@ from shamon_host.hypervisor.libvirt_domain import Platform, disk_in, domain_xml,
 from shamon_host.hypervisor.ports import VmInterface, VmSpec
 
 SPEC = VmSpec(
-    name=VmName("web"), uuid="00000000-0000-4000-8000-000000000001",
+    name=VmName("web"),
+    uuid="00000000-0000-4000-8000-000000000001",
     context=SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=frozenset({1, 512, 513})),
     disk="/var/lib/overlays/web.qcow2",
     interfaces=(
         VmInterface(device="tap0", bridge="br-red", mac="52:54:00:00:00:01"),
         VmInterface(device="tap1", bridge="br-blue", mac="52:54:00:00:00:02"),
     ),
-    kernel="/vmlinux", initrd="/initrd", cmdline='quiet app.name="<web>"',
+    kernel="/vmlinux",
+    initrd="/initrd",
+    cmdline='quiet app.name="<web>"',
 )
 KVM = Platform(virt_type="kvm", qboot=True)
 
@@ -42,7 +45,13 @@ def test_nothing_but_disk_cards_and_console() -> None:
     devices = _domain().find("devices")
     assert devices is not None
     assert [device.tag for device in devices] == [
-        "disk", "interface", "interface", "serial", "controller", "video", "memballoon",
+        "disk",
+        "interface",
+        "interface",
+        "serial",
+        "controller",
+        "video",
+        "memballoon",
     ]
     for path in ("controller", "memballoon"):
         element = devices.find(path)

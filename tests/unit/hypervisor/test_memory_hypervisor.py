@@ -21,9 +21,12 @@ class MemoryBench:
 
     def spec(self, name: VmName, *, number: int, interfaces: int = 1) -> VmSpec:
         return VmSpec(
-            name=name, uuid=f"00000000-0000-4000-8000-{number:012}",
+            name=name,
+            uuid=f"00000000-0000-4000-8000-{number:012}",
             context=SelinuxContext(
-                user="system_u", role="system_r", type="svirt_t",
+                user="system_u",
+                role="system_r",
+                type="svirt_t",
                 categories=frozenset({number, 512 + 2 * number, 513 + 2 * number}),
             ),
             disk=f"/overlays/{number}.qcow2",
@@ -51,7 +54,9 @@ def hub() -> Hub:
 def bench(hub: Hub) -> MemoryBench:
     return MemoryBench(
         hypervisor=MemoryHypervisor(
-            switch=hub, addresses={FIRST: FIRST_ADDRESSES, SECOND: SECOND_ADDRESSES}, enforcing=lambda: True,
+            switch=hub,
+            addresses={FIRST: FIRST_ADDRESSES, SECOND: SECOND_ADDRESSES},
+            enforcing=lambda: True,
             disk_exists=lambda path: path.endswith(".qcow2"),
         )
     )
@@ -85,7 +90,9 @@ def test_guest_with_two_cards(bench: MemoryBench) -> None:
     _start(bench, FIRST, 1, interfaces=2)
     bench.hypervisor.start_paused(
         VmSpec(
-            name=SECOND, uuid="00000000-0000-4000-8000-000000000002", disk="/overlays/2.qcow2",
+            name=SECOND,
+            uuid="00000000-0000-4000-8000-000000000002",
+            disk="/overlays/2.qcow2",
             context=bench.spec(SECOND, number=2).context,
             interfaces=(VmInterface(device="tap2-0", bridge="bridge1", mac="52:54:00:00:00:02"),),
         )
@@ -126,7 +133,10 @@ def test_permissive_kernel_ignores_an_unknown_context(hub: Hub) -> None:
     bench = MemoryBench(hypervisor=MemoryHypervisor(switch=hub, addresses={}, enforcing=lambda: False))
     spec = bench.spec(FIRST, number=1)
     strange = VmSpec(
-        name=spec.name, uuid=spec.uuid, disk=spec.disk, interfaces=(),
+        name=spec.name,
+        uuid=spec.uuid,
+        disk=spec.disk,
+        interfaces=(),
         context=SelinuxContext(user="system_u", role="system_r", type="no_such_t"),
     )
     report = bench.hypervisor.start_paused(strange)

@@ -58,7 +58,8 @@ def test_right_one_passes() -> None:
 def test_round_trip() -> None:
     domains, label_map = parse_hypervisor_report(RIGHT)
     assert [(domain.name, domain.state) for domain in domains] == [
-        (SHOP, DomainState.PAUSED), (WEB, DomainState.RUNNING),
+        (SHOP, DomainState.PAUSED),
+        (WEB, DomainState.RUNNING),
     ]
     assert (label_map.types, label_map.vms) == (LABEL_MAP.types, LABEL_MAP.vms)
 
@@ -156,7 +157,8 @@ def test_hostile_bytes_never_raise_and_never_pass(data: bytes) -> None:
 
 @given(
     domains=st.lists(st.fixed_dictionaries({"name": _json, "state": _json, "context": _json}) | _json) | _json,
-    types=_json | st.just(dict(LABEL_MAP.types)), vms=_json,
+    types=_json | st.just(dict(LABEL_MAP.types)),
+    vms=_json,
 )
 def test_hostile_fields_never_raise_and_never_pass(domains: object, types: object, vms: object) -> None:
     hostile = {"domains": domains, "label_map": {"types": types, "vms": vms}}

@@ -158,7 +158,10 @@ class TestLabel:
         world.hub.bridges["br-red"] = []
         world.hypervisor.start_paused(
             VmSpec(
-                name=DB, uuid="00000000-0000-4000-8000-000000000001", context=context_of(DB), disk="/overlays/db.qcow2",
+                name=DB,
+                uuid="00000000-0000-4000-8000-000000000001",
+                context=context_of(DB),
+                disk="/overlays/db.qcow2",
                 interfaces=(VmInterface(device="tap0", bridge="br-red", mac="52:54:00:00:00:01"),),
             )
         )
@@ -171,8 +174,11 @@ class TestLabel:
         world.images.fresh_overlay(VmName("stranger"), "app")
         world.hypervisor.start_paused(
             VmSpec(
-                name=VmName("stranger"), uuid="00000000-0000-4000-8000-000000000001", context=WRONG,
-                disk="/overlays/stranger.qcow2", interfaces=(),
+                name=VmName("stranger"),
+                uuid="00000000-0000-4000-8000-000000000001",
+                context=WRONG,
+                disk="/overlays/stranger.qcow2",
+                interfaces=(),
             )
         )
         assert world.vms.enforce_labels() == ()
@@ -360,9 +366,7 @@ class TestRestore:
         assert world.vms.restore(replace=True, reason="a test") == (WEB,)
         assert world.marker(WEB) == ""
 
-    def test_one_that_fails_does_not_hold_up_the_others(
-        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_that_fails_does_not_hold_up_the_others(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         world.vms.start(SHOP)
         world.vms.start(WEB)
         world.reboot()

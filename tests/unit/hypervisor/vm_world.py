@@ -19,8 +19,11 @@ WEB, SHOP, PROBE, GATE, DB = (VmName(name) for name in ("web", "shop", "probe", 
 RED, BLUE, BLACK = TypeName("acme/red"), TypeName("rival/blue"), TypeName("audit/black")
 IMAGE = b"a clean disk image"
 ADDRESSES = {
-    WEB: ("10.9.0.1", "fd00:9::1"), SHOP: ("10.9.0.4", "fd00:9::4"), PROBE: ("10.9.0.5", "fd00:9::5"),
-    GATE: ("10.9.0.6", "fd00:9::6"), "peer": ("10.9.0.9", "fd00:9::9"),
+    WEB: ("10.9.0.1", "fd00:9::1"),
+    SHOP: ("10.9.0.4", "fd00:9::4"),
+    PROBE: ("10.9.0.5", "fd00:9::5"),
+    GATE: ("10.9.0.6", "fd00:9::6"),
+    "peer": ("10.9.0.9", "fd00:9::9"),
 }
 POLICY_TEXT = f"""
 types = ["{RED}", "{BLUE}", "{BLACK}"]
@@ -109,12 +112,20 @@ class VmWorld:
 
     def __post_init__(self) -> None:
         self.hypervisor = MemoryHypervisor(
-            switch=self.hub, addresses=ADDRESSES, enforcing=lambda: self.selinux_enforcing,
+            switch=self.hub,
+            addresses=ADDRESSES,
+            enforcing=lambda: self.selinux_enforcing,
             disk_exists=lambda path: path in self.images.overlays,
         )
         self.vms = VmManager(
-            host=ALPHA, hypervisor=self.hypervisor, images=self.images, documents=self.documents, audit=self._audit,
-            policy=lambda: self.policy, label_map=lambda: LABEL_MAP, ensure_bridge=self._bridge,
+            host=ALPHA,
+            hypervisor=self.hypervisor,
+            images=self.images,
+            documents=self.documents,
+            audit=self._audit,
+            policy=lambda: self.policy,
+            label_map=lambda: LABEL_MAP,
+            ensure_bridge=self._bridge,
             settings={WEB: VmSettings(memory_mib=256, kernel="/vmlinux", initrd="/initrd", cmdline="quiet")},
         )
 

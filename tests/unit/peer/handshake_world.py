@@ -67,8 +67,13 @@ class StubHost:
             offers.append(LinkOffer(type=type_, port=40000 + number, spi=self._next_spi))
         own = enrolled(self.name)
         terms = Terms(
-            coalition=self.coalition, policy_version=self.policy_version, policy_digest=self.policy_digest,
-            certificate_sha256=own.certificate_sha256, ak_name=own.ak_name, offers=tuple(offers), ima_offset=0,
+            coalition=self.coalition,
+            policy_version=self.policy_version,
+            policy_digest=self.policy_digest,
+            certificate_sha256=own.certificate_sha256,
+            ak_name=own.ak_name,
+            offers=tuple(offers),
+            ima_offset=0,
             ima_reset_count=1,
         )
         terms = replace(terms, **self.terms_changes)  # type: ignore[arg-type]
@@ -83,25 +88,43 @@ class StubHost:
         signature = hashlib.sha256(bound + self.name.encode()).digest()
         return Evidence(
             quote=Quote(attest=bound, signature=signature, pcr_values=dict.fromkeys(QUOTED_PCRS, bytes(32))),
-            merkle_index=0, merkle_path=(), event_log=b"good" if self.good else b"bad", ima_offset=ima_offset,
-            ima_log=b"", hypervisor_report=b"{}", network_state=b"{}", audit_head=bytes(32),
+            merkle_index=0,
+            merkle_path=(),
+            event_log=b"good" if self.good else b"bad",
+            ima_offset=ima_offset,
+            ima_log=b"",
+            hypervisor_report=b"{}",
+            network_state=b"{}",
+            audit_head=bytes(32),
         )
 
     async def appraise(
         self, peer: HostName, role: Role, transcript: bytes, terms: Terms, evidence: Evidence
     ) -> AttestationResult:
         self.calls.append(("appraise", role))
-        bound = leaf(role, transcript, hypervisor_report=evidence.hypervisor_report,
-                     network_state=evidence.network_state, audit_head=evidence.audit_head)
+        bound = leaf(
+            role,
+            transcript,
+            hypervisor_report=evidence.hypervisor_report,
+            network_state=evidence.network_state,
+            audit_head=evidence.audit_head,
+        )
         signed = evidence.quote.signature == hashlib.sha256(evidence.quote.attest + peer.encode()).digest()
         fresh = signed and evidence.quote.attest == bound
         claims = []
         for name in ClaimName:
             held = {ClaimName.BINDING: fresh, ClaimName.BOOT_CHAIN: evidence.event_log == b"good"}.get(name, True)
-            claims.append(Claim(name=name, status=ClaimStatus.PASS if held else ClaimStatus.FAIL,
-                                reason="as expected" if held else "not as expected", where="" if held else "PCR 4"))
-        return AttestationResult(host=peer, ak_name=terms.ak_name, reset_count=1, tpm=TpmKind.SOFTWARE,
-                                 claims=tuple(claims))
+            claims.append(
+                Claim(
+                    name=name,
+                    status=ClaimStatus.PASS if held else ClaimStatus.FAIL,
+                    reason="as expected" if held else "not as expected",
+                    where="" if held else "PCR 4",
+                )
+            )
+        return AttestationResult(
+            host=peer, ak_name=terms.ak_name, reset_count=1, tpm=TpmKind.SOFTWARE, claims=tuple(claims)
+        )
 
     async def lease_s(self, peer: HostName) -> float:
         return self.lease
@@ -156,8 +179,12 @@ class World:
     def start(self, name: HostName) -> None:
         registry, identity = self.registries[name], memory_identity(name)
         self.handshakers[name] = Handshaker(
-            name=name, host=self.hosts[name], directory=registry, transport=self.network.transport(identity, registry),
-            boottime_s=self.clock.boottime_s, timeout_s=TIMEOUT_S,
+            name=name,
+            host=self.hosts[name],
+            directory=registry,
+            transport=self.network.transport(identity, registry),
+            boottime_s=self.clock.boottime_s,
+            timeout_s=TIMEOUT_S,
         )
         self.services[name] = PeerService(
             handshaker=self.handshakers[name],

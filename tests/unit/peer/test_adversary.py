@@ -129,8 +129,11 @@ def test_changed_message_installs_nothing(path: str, side: str, change: Change) 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    path=st.sampled_from(STEPS), side=st.sampled_from(["request", "answer"]), where=st.floats(0, 1, exclude_max=True),
-    how=st.sampled_from(["flip", "cut", "insert", "blank"]), value=st.integers(1, 255),
+    path=st.sampled_from(STEPS),
+    side=st.sampled_from(["request", "answer"]),
+    where=st.floats(0, 1, exclude_max=True),
+    how=st.sampled_from(["flip", "cut", "insert", "blank"]),
+    value=st.integers(1, 255),
 )
 @example(path=CONFIRM, side="request", where=0.0, how="blank", value=1)
 @example(path=CONFIRM, side="answer", where=0.5, how="flip", value=1)
@@ -362,8 +365,20 @@ def test_hello_under_another_certificate_is_refused() -> None:
 @pytest.mark.parametrize("path", STEPS)
 def test_oversize_and_garbage_are_refused(path: str) -> None:
     async def main() -> None:
-        for body in (b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"{}" + b" " * 200_000, b'{"a":' * 50_000, b"1e400",
-                     b'{"v":NaN}', b'{"v":1,"v":1}', b"9" * 10_000, b"{}\n{}"):
+        for body in (
+            b"",
+            b"[]",
+            b"{",
+            b"\xff",
+            b"[" * 100_000,
+            b"{}" + b" " * 200_000,
+            b'{"a":' * 50_000,
+            b"1e400",
+            b'{"v":NaN}',
+            b'{"v":1,"v":1}',
+            b"9" * 10_000,
+            b"{}\n{}",
+        ):
             world = World()
             world.network.tap = tamper(path, request=lambda _, body=body: body)  # type: ignore[misc]
             assert isinstance(await attempt(world), ShamonError)
@@ -400,13 +415,15 @@ def test_peer_that_failed_cannot_confirm_itself_in() -> None:
         share = Share()
         caller, service = memory_identity(ALPHA), world.services[BETA]
         own = await world.hosts[ALPHA].terms(BETA)
-        ours = Hello(role=Role.INITIATOR, sender=ALPHA, receiver=BETA, terms=own, nonce=bytes(32),
-                     share=share.public).encode()
+        ours = Hello(
+            role=Role.INITIATOR, sender=ALPHA, receiver=BETA, terms=own, nonce=bytes(32), share=share.public
+        ).encode()
         theirs = await service.handle(caller, HELLO, ours)
         hello = Hello.decode(theirs, Role.RESPONDER)
         keys = share.agree(hello.share, transcript(ours, theirs))
-        evidence = encode_evidence(await world.hosts[ALPHA].evidence(
-            BETA, Role.INITIATOR, keys.transcript, ima_offset=0, ima_reset_count=1))
+        evidence = encode_evidence(
+            await world.hosts[ALPHA].evidence(BETA, Role.INITIATOR, keys.transcript, ima_offset=0, ima_reset_count=1)
+        )
         answer = EvidenceAnswer.decode(
             await service.handle(caller, EVIDENCE, EvidenceRequest(session=hello.session, evidence=evidence).encode())
         )
@@ -416,8 +433,9 @@ def test_peer_that_failed_cannot_confirm_itself_in() -> None:
             verdicts={Role.INITIATOR: Verdict(trusted=True).encode(), Role.RESPONDER: answer.verdict.encode()},
             leases_ms={Role.INITIATOR: 1000, Role.RESPONDER: answer.lease_ms},
         )
-        confirm = Confirm(session=hello.session, verdict=Verdict(trusted=True), lease_ms=1000,
-                          mac=keys.mac(Role.INITIATOR, covered))
+        confirm = Confirm(
+            session=hello.session, verdict=Verdict(trusted=True), lease_ms=1000, mac=keys.mac(Role.INITIATOR, covered)
+        )
         with pytest.raises(Refused, match="does not trust the caller"):
             await service.handle(caller, CONFIRM, confirm.encode())
         assert world.hosts[BETA].nothing_installed
@@ -444,14 +462,23 @@ class Relay:
             alpha = json.loads(body)
             self.from_alpha = body
             self.to_beta = Hello(
-                role=Role.INITIATOR, sender=GAMMA, receiver=BETA, terms=await gamma.terms(BETA),
-                nonce=bytes.fromhex(alpha["nonce"]), share=bytes.fromhex(alpha["share"]),
+                role=Role.INITIATOR,
+                sender=GAMMA,
+                receiver=BETA,
+                terms=await gamma.terms(BETA),
+                nonce=bytes.fromhex(alpha["nonce"]),
+                share=bytes.fromhex(alpha["share"]),
             ).encode()
             self.from_beta = await service.handle(identity, HELLO, self.to_beta)
             beta = json.loads(self.from_beta)
             self.to_alpha = Hello(
-                role=Role.RESPONDER, session=bytes.fromhex(beta["session"]), sender=GAMMA, receiver=ALPHA, terms=terms,
-                nonce=bytes.fromhex(beta["nonce"]), share=bytes.fromhex(beta["share"]),
+                role=Role.RESPONDER,
+                session=bytes.fromhex(beta["session"]),
+                sender=GAMMA,
+                receiver=ALPHA,
+                terms=terms,
+                nonce=bytes.fromhex(beta["nonce"]),
+                share=bytes.fromhex(beta["share"]),
             ).encode()
             return self.to_alpha
         if path == EVIDENCE:
@@ -501,8 +528,9 @@ def test_flood_of_hellos_keeps_one_session() -> None:
         world = World()
         own = await world.hosts[ALPHA].terms(BETA)
         world.hosts[ALPHA].open_terms.clear()
-        hello = Hello(role=Role.INITIATOR, sender=ALPHA, receiver=BETA, terms=own, nonce=bytes(32),
-                      share=Share().public).encode()
+        hello = Hello(
+            role=Role.INITIATOR, sender=ALPHA, receiver=BETA, terms=own, nonce=bytes(32), share=Share().public
+        ).encode()
         results = await asyncio.gather(
             *(world.services[BETA].handle(memory_identity(ALPHA), HELLO, hello) for _ in range(50)),
             return_exceptions=True,

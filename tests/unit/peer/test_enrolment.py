@@ -172,9 +172,7 @@ def test_files_of_two_hosts_with_one_ak_are_refused(registry: PeerRegistry, tmp_
         ('host = "alpha"', "host = ", "not a TOML file"),
     ],
 )
-def test_bad_entry_says_file_and_key(
-    registry: PeerRegistry, tmp_path: Path, old: str, new: str, words: str
-) -> None:
+def test_bad_entry_says_file_and_key(registry: PeerRegistry, tmp_path: Path, old: str, new: str, words: str) -> None:
     path = tmp_path / "alpha.toml"
     text = path.read_text()
     assert old in text

@@ -20,8 +20,15 @@ def both(world: World) -> tuple[Outcome, Outcome]:
 
 
 def mirrored(link: AgreedLink) -> AgreedLink:
-    return AgreedLink(type=link.type, local_port=link.peer_port, peer_port=link.local_port, in_spi=link.out_spi,
-                      out_spi=link.in_spi, in_key=link.out_key, out_key=link.in_key)
+    return AgreedLink(
+        type=link.type,
+        local_port=link.peer_port,
+        peer_port=link.local_port,
+        in_spi=link.out_spi,
+        out_spi=link.in_spi,
+        in_key=link.out_key,
+        out_key=link.in_key,
+    )
 
 
 def test_both_sides_agree_on_links_and_leases() -> None:
@@ -56,7 +63,8 @@ def test_receive_side_is_installed_before_the_peer_sends() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    ours=st.sets(st.sampled_from([RED, BLUE, GREEN])), theirs=st.sets(st.sampled_from([RED, BLUE, GREEN])),
+    ours=st.sets(st.sampled_from([RED, BLUE, GREEN])),
+    theirs=st.sets(st.sampled_from([RED, BLUE, GREEN])),
 )
 def test_only_types_of_both_are_carried_and_no_key_is_used_twice(ours: set[TypeName], theirs: set[TypeName]) -> None:
     async def main() -> None:

@@ -41,9 +41,7 @@ class MemoryWorld(TransportWorld):
         return entry(host)
 
     def transport(self, host: HostName) -> PeerTransport:
-        return self.transports.setdefault(
-            host, self.network.transport(memory_identity(host), self.registries[host])
-        )
+        return self.transports.setdefault(host, self.network.transport(memory_identity(host), self.registries[host]))
 
     async def listen(self, host: HostName, handler: Answers, *, at: HostName | None = None) -> None:
         self.network.listen(memory_identity(host), handler, self.registries[host], at=at)

@@ -30,8 +30,13 @@ from shamon_host.peer.wire import MAX_HEADER_BYTES, decode_refusal, encode_objec
 from tests.unit.peer.handshake_world import ALPHA, BETA, BLUE, GAMMA, RED
 
 TERMS = Terms(
-    coalition="example", policy_version=3, policy_digest="0f" * 32, certificate_sha256=bytes(32),
-    ak_name=b"\x00\x0b" + bytes(32), ima_offset=12, ima_reset_count=4,
+    coalition="example",
+    policy_version=3,
+    policy_digest="0f" * 32,
+    certificate_sha256=bytes(32),
+    ak_name=b"\x00\x0b" + bytes(32),
+    ima_offset=12,
+    ima_reset_count=4,
     offers=(LinkOffer(type=RED, port=40000, spi=256), LinkOffer(type=BLUE, port=40001, spi=(1 << 32) - 1)),
 )
 HELLO = Hello(role=Role.INITIATOR, sender=ALPHA, receiver=BETA, terms=TERMS, nonce=bytes(32), share=bytes(32))
@@ -56,12 +61,34 @@ def test_messages_come_back_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("v", 2), ("v", True), ("v", "1"), ("role", "responder"), ("session", "11" * 16), ("session", ""),
-        ("from", "../x"), ("to", 7), ("coalition", ""), ("coalition", "x" * 257), ("coalition", "a\nb"),
-        ("coalition", "\ud800"), ("policy_version", -1), ("policy_version", 1.0), ("policy_version", 10**30),
-        ("policy_digest", "AB" * 32), ("policy_digest", "ab"), ("certificate", "AB" * 32), ("certificate", "00"),
-        ("ak_name", ""), ("ak_name", "00" * 67), ("ima_offset", -1), ("ima_reset_count", 1 << 32),
-        ("nonce", "00" * 31), ("share", None), ("offers", {}), ("offers", [1]), ("offers", [{}]),
+        ("v", 2),
+        ("v", True),
+        ("v", "1"),
+        ("role", "responder"),
+        ("session", "11" * 16),
+        ("session", ""),
+        ("from", "../x"),
+        ("to", 7),
+        ("coalition", ""),
+        ("coalition", "x" * 257),
+        ("coalition", "a\nb"),
+        ("coalition", "\ud800"),
+        ("policy_version", -1),
+        ("policy_version", 1.0),
+        ("policy_version", 10**30),
+        ("policy_digest", "AB" * 32),
+        ("policy_digest", "ab"),
+        ("certificate", "AB" * 32),
+        ("certificate", "00"),
+        ("ak_name", ""),
+        ("ak_name", "00" * 67),
+        ("ima_offset", -1),
+        ("ima_reset_count", 1 << 32),
+        ("nonce", "00" * 31),
+        ("share", None),
+        ("offers", {}),
+        ("offers", [1]),
+        ("offers", [{}]),
         ("offers", [{"type": "red", "port": 1, "spi": 256}]),
         ("offers", [{"type": "acme/red", "port": 0, "spi": 256}]),
         ("offers", [{"type": "acme/red", "port": 65536, "spi": 256}]),
@@ -82,8 +109,13 @@ def test_hello_with_a_bad_field_is_refused(field: str, value: object) -> None:
 def test_missing_extra_or_repeated_fields_are_refused() -> None:
     fields = json.loads(HELLO.encode())
     del fields["nonce"]
-    for bad in (encode_object(fields), encode_object({**json.loads(HELLO.encode()), "x": 1}),
-                HELLO.encode()[:-1] + b',"v":1}', HELLO.encode() + b" ", b"\xef\xbb\xbf" + HELLO.encode()):
+    for bad in (
+        encode_object(fields),
+        encode_object({**json.loads(HELLO.encode()), "x": 1}),
+        HELLO.encode()[:-1] + b',"v":1}',
+        HELLO.encode() + b" ",
+        b"\xef\xbb\xbf" + HELLO.encode(),
+    ):
         with pytest.raises(BadInput):
             Hello.decode(bad, Role.INITIATOR)
 
@@ -93,7 +125,12 @@ def test_random_bytes_raise_nothing_but_our_own_error(data: bytes) -> None:
     with pytest.raises(BadInput):
         Hello.decode(data, Role.INITIATOR)
     decoders: list[Callable[[bytes], object]] = [
-        EvidenceRequest.decode, EvidenceAnswer.decode, Confirm.decode, ConfirmAnswer.decode, Hint.decode, Verdict.decode
+        EvidenceRequest.decode,
+        EvidenceAnswer.decode,
+        Confirm.decode,
+        ConfirmAnswer.decode,
+        Hint.decode,
+        Verdict.decode,
     ]
     for decode in decoders:
         with pytest.raises(BadInput):
@@ -157,7 +194,8 @@ def test_keys_differ_by_type_direction_spis_and_transcript() -> None:
         lambda keys: keys.sa_key(RED, Role.INITIATOR, initiator_spi=300, responder_spi=401),
         lambda keys: keys.sa_key(RED, Role.INITIATOR, initiator_spi=400, responder_spi=300),
         lambda keys: replace(keys, transcript=b"\x01" * 32).sa_key(
-            RED, Role.INITIATOR, initiator_spi=300, responder_spi=400),
+            RED, Role.INITIATOR, initiator_spi=300, responder_spi=400
+        ),
     ]
     ours, theirs = [make(one) for make in derive], [make(other) for make in derive]
     assert ours == theirs
@@ -168,8 +206,12 @@ def test_keys_differ_by_type_direction_spis_and_transcript() -> None:
 def test_mac_covers_each_part_of_the_proceedings() -> None:
     keys, _ = agreed()
     base = Proceedings(
-        initiator_evidence_sha256=bytes(32), responder_evidence_sha256=bytes([1]) * 32, responder_verdict=b"r",
-        initiator_verdict=b"i", responder_lease_ms=1, initiator_lease_ms=2,
+        initiator_evidence_sha256=bytes(32),
+        responder_evidence_sha256=bytes([1]) * 32,
+        responder_verdict=b"r",
+        initiator_verdict=b"i",
+        responder_lease_ms=1,
+        initiator_lease_ms=2,
     )
     variants = [
         base,

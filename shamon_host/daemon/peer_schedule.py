@@ -49,7 +49,7 @@ class PeerSchedule:
             self.wake(peer)
 
     def admitted(self, peer: HostName) -> None:
-        """A handshake with the peer, whoever started it, was confirmed: the period starts anew, the lease is watched."""
+        """A handshake with the peer was confirmed, whoever started it: the period starts anew, the lease is watched."""
         self._done_s[peer] = self.clock.boottime_s()
         self.unreachable.pop(peer, None)
         self._retry_s.pop(peer, None)

@@ -65,8 +65,8 @@ def policy_install(policy: Policy, current: PolicyVersion | None) -> Decision:
             yield (
                 Rule.LINEAGE,
                 (
-                    f"version {current.version} of {current.coalition} is in force: another one replaces it only as its "
-                    "update"
+                    f"version {current.version} of {current.coalition} is in force: another one replaces it only "
+                    "as its update"
                 ),
             )
 

@@ -189,6 +189,28 @@ def test_boot_images_and_what_outlives_a_boot(beta: LabHost) -> None:
 
 
 def test_no_unexpected_denials(hosts: list[LabHost]) -> None:
-    """Last: nothing that the tests above did was denied."""
+    """Nothing that the tests above did was denied."""
     for host in hosts:
         assert host.denials() == []
+
+
+def test_only_the_daemon_gives_link_contexts_away(alpha: LabHost) -> None:
+    """Root's own shell can neither add a labelled SA or SPD entry nor make a link socket; keys cannot be read back."""
+    state = "ip xfrm state add src 192.0.2.1 dst 192.0.2.9 proto esp spi 0x77 mode transport aead 'rfc4106(gcm(aes))'"
+    key = "0x0102030405060708090a0b0c0d0e0f1011121314 128"
+    link, spd = "system_u:object_r:shamon_link_t:s0:c7", "system_u:object_r:shamon_spd_t:s0:c7"
+    refused = [
+        f"{state} {key} ctx {link}",
+        f"ip xfrm policy add dst 192.0.2.9/32 proto udp dport 9 dir out ctx {spd} action block",
+        f'python3 -c \'import socket; open("/proc/thread-self/attr/sockcreate", "r+").write("{link}");'
+        " socket.socket(socket.AF_INET, socket.SOCK_DGRAM)'",
+    ]
+    for command in refused:
+        result = alpha.run(command, check=False)
+        assert result.status != 0
+        assert "Permission denied" in result.stderr
+    alpha.run(f"{state} {key}")
+    try:
+        assert "0x0102030405" not in alpha.run("ip xfrm state").stdout
+    finally:
+        alpha.run("ip xfrm state flush")

@@ -64,7 +64,8 @@ def _up(chosen: argparse.Namespace) -> int:
             print(f"    QEMU {facts['qemu_pid']}, console {facts['serial_log']}")
         print(f"wire: {lab.directory}/wire.pcap; end with Ctrl-C or kill {os.getpid()}", flush=True)
         stop.wait()
-        _note().unlink(missing_ok=True)
+        if _note().exists() and _running()["pid"] == os.getpid():
+            _note().unlink()
     return 0
 
 

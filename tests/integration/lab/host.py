@@ -13,7 +13,7 @@ from tests.integration.lab.ssh import Result, Shell
 from tests.integration.lab.tpm import SoftwareTpm
 from tests.integration.lab.wire import Wire, free_tcp_port
 
-_BOOT_LIMIT_S = 300
+_BOOT_LIMIT_S = 420
 _MEMORY_MIB = 1536
 
 

@@ -21,12 +21,12 @@ class Lab:
 
     def __init__(self, images: Path, *, keep: Path | None = None) -> None:
         self.images = images
+        self.accelerator = accelerator(images / "app")
         self._held = contextlib.ExitStack()
         self._held.enter_context(in_use(images))
         # Unix socket paths are short, so the directory is made where temporary files go, not beside the images.
         self.directory = Path(tempfile.mkdtemp(prefix="lab-"))
         self._keep = keep
-        self.accelerator = accelerator(images / "app")
         self.wire = Wire(self.directory)
         self._hosts: dict[str, LabHost] = {}
         atexit.register(self.close)

@@ -1,5 +1,7 @@
-"""The lab's own error, which always says what was waited for or run, and where to look."""
+"""What goes wrong in the lab itself."""
+
+from shamon_host.domain.errors import ShamonError
 
 
-class LabError(Exception):
-    """Something in the lab did not come about: a host did not boot, a command failed, a time limit passed."""
+class LabError(ShamonError):
+    """A host did not boot, a command failed, a VM did not answer: with the last words that say why."""

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 from shamon_host.testing.world import PeerObjects
 from tests.integration.lab.console import VmConsole
+from tests.integration.lab.errors import LabError
 from tests.integration.lab.host import LabHost
 
 _STATE = re.compile(r"^src (?P<source>\S+) dst (?P<destination>\S+)", re.MULTILINE)
 _POLICY = re.compile(r"^src (?P<source>\S+)/\d+ dst (?P<destination>\S+)/\d+ proto udp", re.MULTILINE)
-_IN_DOMAIN = "systemd-run -q --wait --pipe -p Type=exec /usr/local/sbin/lab-in-domain /opt/shamon/bin/python -c"
+IN_DOMAIN = "systemd-run -q --wait --pipe -p Type=exec /usr/local/sbin/lab-in-domain /opt/shamon/bin/python -c"
 _FORGED_SPI = 0x0BAD0001
+_FLUSH = "from shamon_host.pyxfrm.client import Xfrm; Xfrm().flush_policies()"
 _FORGE = """
 import sys
 from dataclasses import replace
@@ -52,6 +54,14 @@ def _gate_open(ruleset: str, address: str) -> bool:
     return False
 
 
+def flush_policies(host: LabHost) -> None:
+    """Flush the SPD by hand: outside the daemon's domain the kernel refuses even root, so it is done inside."""
+    refused = host.run("ip xfrm policy flush", check=False)
+    if refused.status == 0:
+        raise LabError("root flushed labelled SPD entries from outside the daemon's domain", where=host.name)
+    host.run(f"{IN_DOMAIN} {shlex.quote(_FLUSH)}", timeout_s=120)
+
+
 def send_through_wrong_category(
     *, sender: LabHost, receiver: LabHost, guests: tuple[VmConsole, str]
 ) -> Mapping[str, int]:
@@ -81,7 +91,7 @@ def _forge(host: LabHost, receiver: LabHost, *, like: str, context: str) -> None
     """Add an SA towards the receiver with a known key, like that of one type but with the label of another."""
     known, given = _context(host, like), _context(host, context)
     arguments = shlex.join([_FORGE, receiver.ipv4, str(_FORGED_SPI), known, given])
-    host.run(f"{_IN_DOMAIN} {arguments}", timeout_s=120)
+    host.run(f"{IN_DOMAIN} {arguments}", timeout_s=120)
 
 
 def _context(host: LabHost, type_name: str) -> str:

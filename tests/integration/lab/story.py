@@ -30,7 +30,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make lab", description=__doc__)
     parser.add_argument("--full", action="store_true", help="every fault of the story (default: one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the hosts' consoles and the wire's capture there")
+    parser.add_argument(
+        "--logs", type=Path, metavar="DIR", help="keep the hosts' consoles and the wire's capture there"
+    )
     arguments = parser.parse_args()
     with Lab(host_images(), keep=arguments.logs) as lab:
         print(f"three hosts under {lab.accelerator}; the first steps take minutes", flush=True)

@@ -29,7 +29,7 @@ from tests.integration.lab.errors import LabError
 from tests.integration.lab.frames import Kind
 from tests.integration.lab.host import BootImage, LabHost
 from tests.integration.lab.lab import Lab
-from tests.integration.lab.link_objects import peer_objects, send_through_wrong_category
+from tests.integration.lab.link_objects import flush_policies, peer_objects, send_through_wrong_category
 
 _PORT_BLOCK = (24576, 25599)
 _POLL_S = 1.0
@@ -148,7 +148,7 @@ class LabStoryHost:
         return peer_objects(self.machine, HOST_ADDRESSES[peer])
 
     async def flush_policies(self) -> None:
-        self.machine.run("ip xfrm policy flush")
+        flush_policies(self.machine)
 
     async def refuses_wrong_category(self, peer: str) -> Mapping[str, int]:
         return send_through_wrong_category(

@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             "vm_images: building images needs root (device nodes, owners and labels): run it with sudo", file=sys.stderr
         )
         return 2
+    os.umask(0o022)  # modes inside the images do not depend on who builds them
     try:
         made: Path = _RECIPES[chosen.image](_say)
     except CommandError as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_KEPT_PER_KIND = 3
+_KEPT_PER_KIND = 2
 
 
 def cache_root() -> Path:
@@ -60,7 +60,7 @@ def source_files(tree: Path) -> Iterable[Path]:
 def cached(kind: str, key: str, build: Callable[[Path], None], say: Callable[[str], None]) -> Path:
     """The directory ``kind/key`` of the cache, made by `build` (which fills an empty directory) if it is not there.
 
-    Older directories of the same kind are removed once more than three exist.
+    Older directories of the same kind are removed once more than two exist, unless a lab uses them.
     """
     home = cache_root() / kind
     home.mkdir(parents=True, exist_ok=True)

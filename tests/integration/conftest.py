@@ -12,6 +12,11 @@ from tests.integration.lab import Lab, LabHost
 from tests.integration.lab.images import host_images
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a lab of their own come first: later the session's hosts run beside everything."""
+    items.sort(key=lambda item: "lab" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def images() -> Path:
     """The directory of the host images, built first when needed."""

@@ -339,7 +339,8 @@ class LinkKernelContract:
         desired, _ = whole(bench)
         operations = plan(desired, bench.kernel.read())
         events = bench.events_of(lambda: bench.kernel.apply(operations))
-        assert [event for event in events if isinstance(event, ChangedEvent)] == []
+        told = [event.what for event in events if isinstance(event, ChangedEvent)]
+        assert not told, told
 
 
 def context(type_name: str, category: int) -> SelinuxContext:

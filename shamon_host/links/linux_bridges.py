@@ -85,7 +85,9 @@ def attach_port(devices: Devices, bridge: str, interface: str, *, isolated: bool
     devices.set_up(interface, up=False)
     if device.master != master.index:
         devices.set_master(interface, master.index)
-    devices.set_isolated(interface, isolated=isolated)
+        device = devices.find(interface)
+    if device is None or device.isolated != isolated:
+        devices.set_isolated(interface, isolated=isolated)
     devices.set_ipv6_off(interface)
     _check_port(devices.find(interface), master.index, interface, isolated)
     devices.set_up(interface, up=True)

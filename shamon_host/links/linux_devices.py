@@ -153,10 +153,11 @@ class Devices:
 
     def set_master(self, name: str, index: int) -> None:
         """Index 0: no port of any bridge."""
-        self._expect(("port", name, index))
+        self._expect(("port", name))
         self._set(name, pack_number(_MASTER, index, 4))
 
     def set_isolated(self, name: str, *, isolated: bool) -> None:
+        self._expect(("port", name))
         data = pack_number(_BRPORT_ISOLATED, isolated, 1)
         info = pack_text(_SLAVE_KIND, "bridge") + pack_attribute(_SLAVE_DATA | _NLA_F_NESTED, data)
         self._set(name, pack_attribute(_LINKINFO | _NLA_F_NESTED, info))

@@ -173,7 +173,7 @@ class KernelEvents:
         if before is None and self._own.take(("device", device.name)):
             return
         if port != before and not (before is None and not device.master):
-            if self._own.take(("port", device.name, device.master)):
+            if self._own.take(("port", device.name)):
                 return
             yield ChangedEvent(what=f"{device.name} changed")
 
@@ -201,12 +201,14 @@ def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:
     """What an XFRM notification means for links; None if nothing, or if it is this program's own doing."""
     match event:
         case pyxfrm.Acquire(selector=selector):
-            source_port, destination_port = selector.source_port, selector.destination_port
+            source_port = selector.source_port.port if selector.source_port else 0
+            if own.take(("acquire", source_port)):
+                return None
             return AcquireEvent(
                 source=str(selector.source.ip),
                 destination=str(selector.destination.ip),
-                source_port=source_port.port if source_port else 0,
-                destination_port=destination_port.port if destination_port else 0,
+                source_port=source_port,
+                destination_port=selector.destination_port.port if selector.destination_port else 0,
                 context=_context(event.security_context),
             )
         case pyxfrm.Expire(sa=sa, hard=hard):

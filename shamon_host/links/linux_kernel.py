@@ -57,7 +57,7 @@ class LinuxLinkKernel:
         self._events = KernelEvents(own, self._nft.own_pids)
         self._xfrm = LinkXfrm(own.expect)
         self._devices = Devices(own.expect)
-        self._tunnels = Tunnels(devices=self._devices, store=FdStore(environment))
+        self._tunnels = Tunnels(devices=self._devices, store=FdStore(environment), expect=own.expect)
 
     def read(self) -> KernelState:
         sas, foreign_sas = self._xfrm.read_sas()

@@ -7,7 +7,7 @@ here and one in the service manager's store. Tunnel id and session id equal the 
 import errno
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -72,6 +72,7 @@ class Tunnels:
 
     devices: Devices
     store: FdStore
+    expect: Callable[[object], None]
     _l2tp: GenericNetlink = field(init=False, repr=False)
     _sockets: dict[int, socket.socket] = field(init=False, default_factory=dict, repr=False)
 
@@ -117,6 +118,8 @@ class Tunnels:
             raise BackendFailed("there is another tunnel in this one's place", where=tunnel.interface, found=found)
         self._forget_socket(port)
         self.devices.remove(tunnel.interface)
+        # connect() looks for a route, hence for the sending SA, which is not there yet: nobody asked for a key.
+        self.expect(("acquire", port))
         self._sockets[port] = open_link_socket(tunnel)
         try:
             self._create(tunnel)

@@ -42,7 +42,8 @@ class VmConsole:
     def reaches(self, address: str, *, timeout_s: int = 3) -> bool:
         """Whether `address` (IPv4 or IPv6) answers one of three pings."""
         family = "-6" if ":" in address else "-4"
-        return self.run(f"ping {family} -c 3 -i 0.3 -W {timeout_s} {address} | grep -q ' 0% \\|bytes from'").status == 0
+        ping = f"ping {family} -c 3 -i 0.3 -W {timeout_s} {address} | grep -q ' 0% \\|bytes from'"
+        return self.run(ping, timeout_s=15 + 3 * timeout_s).status == 0
 
     def sees_by_arp(self, address: str, *, timeout_s: int = 3) -> bool:
         """Whether `address` answers an ARP request from the VM's card."""

@@ -37,7 +37,7 @@ _IMAGES = {BootVariant.GOOD: BootImage.RIGHT, BootVariant.WRONG: BootImage.OTHER
 _UNKNOWN_PROGRAM = "/usr/local/bin/unknown"
 _UNKNOWN_MODULE = "/usr/lib/modules/stranger.ko"  # insmod runs in kmod_t, which may not look into /root
 _STAY_DEAD = "/run/systemd/system/shamon.service.d/stay-dead.conf"
-LAB_TIMING = Timing(period_s=15, lease_s=60, margin_s=3, timeout_s=30, action_delay_s=20)
+LAB_TIMING = Timing(period_s=15, lease_s=60, margin_s=3, timeout_s=30, action_delay_s=45)
 
 
 class LabGuest:

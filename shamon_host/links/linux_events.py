@@ -27,7 +27,7 @@ from shamon_host.links.linux_netlink import (
 )
 from shamon_host.links.linux_nft import TABLE
 from shamon_host.links.linux_spd import entry_from_policy, is_links_sa, policy_key
-from shamon_host.links.model import BRIDGE_PREFIX, TAP_PREFIX, TUNNEL_PREFIX
+from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 from shamon_host.pyxfrm.errors import XfrmError
 from shamon_host.pyxfrm.framing import iterate_frames
@@ -212,7 +212,10 @@ def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:
                 context=_context(event.security_context),
             )
         case pyxfrm.Expire(sa=sa, hard=hard):
-            return ExpireEvent(destination=str(sa.destination), spi=sa.spi, hard=hard) if is_links_sa(sa) else None
+            # Neither keys nor label are told (build_expire); an SPI of 0 is the kernel's own wait after an ACQUIRE.
+            if sa.reqid not in PORT_BLOCK or sa.spi == 0:
+                return None
+            return ExpireEvent(destination=str(sa.destination), spi=sa.spi, hard=hard)
         case pyxfrm.SaChanged(sa=sa):
             return _unless(own.take(("sa", sa.id)) or not is_links_sa(sa), f"SA {sa.id} was added")
         case pyxfrm.SaDeleted(sa_id=sa_id):

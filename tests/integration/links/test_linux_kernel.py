@@ -199,6 +199,26 @@ def test_block_entries_come_before_the_guard(ends: Ends) -> None:
     assert not ends.in_clear(mark)
 
 
+def test_kernel_asks_for_a_key(ends: Ends) -> None:
+    """A frame finds no SA: the ACQUIRE names the link's ports and its socket's label. An SA that ends is told too."""
+    ends.alpha.ask(f"""
+        events.clear()
+        kernel.apply([DeleteSas(ids=(SaId(destination=link.remote, spi=out_spi),))])
+        sa = link.sa(inbound=True, spi=0x7777, key={KEYS["beta"]}, lifetime_s=2)
+        kernel.apply([AddSa(sa=sa)])
+    """)
+    assert not ends.pings(count=1)
+    ends.alpha.host.run("sleep 3")
+    answer = ends.alpha.ask("""
+        from shamon_host.links.ports import AcquireEvent, ExpireEvent
+        told = [(event.source_port, event.destination_port, str(event.context))
+                for event in events if isinstance(event, AcquireEvent)]
+        answer = [told, [(event.spi, event.hard) for event in events if isinstance(event, ExpireEvent)]]
+    """)
+    assert answer[0] == [[PORT, PORT, f"system_u:object_r:shamon_link_t:s0:c{RED}"]]
+    assert [0x7777, True] in answer[1]
+
+
 @both_families
 def test_gate_closes_by_itself(ends: Ends) -> None:
     ends.alpha.ask("kernel.apply([OpenGate(address=link.remote, seconds=6.0)])")

@@ -1,5 +1,6 @@
 """XFRM notifications as links' events, and this program's own changes passed over."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 from shamon_host import pyxfrm
@@ -47,10 +48,12 @@ def test_acquire_has_the_sockets_context() -> None:
 
 
 def test_expiry_of_links_sas_only() -> None:
-    told = xfrm_event(pyxfrm.Expire(sa=SA, hard=True), _own())
+    """The kernel tells of an expired SA neither its keys nor its label."""
+    bare = pyxfrm.SecurityAssociation(source=SA.source, destination=SA.destination, spi=SA.spi, reqid=0x6001)
+    told = xfrm_event(pyxfrm.Expire(sa=bare, hard=True), _own())
     assert told == ExpireEvent(destination="192.0.2.1", spi=0x1234, hard=True)
-    larval = pyxfrm.SecurityAssociation(source=SA.source, destination=SA.destination, spi=SA.spi)
-    assert xfrm_event(pyxfrm.Expire(sa=larval, hard=True), _own()) is None
+    for other in (replace(bare, reqid=0), replace(bare, spi=0)):
+        assert xfrm_event(pyxfrm.Expire(sa=other, hard=True), _own()) is None
 
 
 def test_own_changes_are_passed_over_once() -> None:
@@ -88,3 +91,20 @@ def test_what_does_not_touch_links_is_not_told() -> None:
         pyxfrm.Other(type=99),
     ):
         assert xfrm_event(event, _own()) is None
+
+
+def test_the_lookup_of_a_sockets_connect_is_no_demand() -> None:
+    """Creating a tunnel announces the ACQUIRE that its own socket causes; the next one counts."""
+    event = pyxfrm.Acquire(
+        source=ip_address("192.0.2.1"),
+        destination=ip_address("192.0.2.2"),
+        protocol=50,
+        selector=SELECTOR,
+        policy=entry_to_policy(BLOCK_ENTRIES[0]),
+        sequence=1,
+        security_context=None,
+    )
+    own = _own()
+    own.expect(("acquire", 0x6001))
+    assert xfrm_event(event, own) is None
+    assert isinstance(xfrm_event(event, own), AcquireEvent)

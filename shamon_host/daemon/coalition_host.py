@@ -15,17 +15,19 @@ from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
 from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.background import Background
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
+from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
-from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
-from shamon_host.domain.results import AttestationResult, Claim, ClaimName
+from shamon_host.domain.results import AttestationResult
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
@@ -34,16 +36,18 @@ from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suspension:
-    """That a peer was cut off, told to whoever reacts (failure actions, hints to other peers)."""
+_CARRIED = "carried"
+_HINTS_PER_PERIOD = 3
 
-    peer: HostName
-    reason: str
-    definite: bool
-    """Its Evidence was bad; False when it only fell silent."""
-    carried: frozenset[TypeName]
-    """Types of the links that it had until then."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Admitting:
+    """A handshake with a peer between its two installations."""
+
+    state: PeerState
+    """What the peer becomes when it is over."""
+    links: tuple[AgreedLink, ...]
+    """Those that the monitor permitted."""
 
 
 @dataclass(kw_only=True)
@@ -63,17 +67,25 @@ class CoalitionHost:
     links: LinkManager
     vms: VmManager
     figures: Figures
+    background: Background = field(default_factory=Background)
     on_suspended: Callable[[Suspension], None] = lambda _: None
     on_admitted: Callable[[HostName], None] = lambda _: None
     on_hint: Callable[[HostName], None] = lambda _: None
     peers: dict[HostName, PeerState] = field(init=False)
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
+    _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
     _carried: dict[HostName, frozenset[TypeName]] = field(init=False, default_factory=dict)
+    """Peer → types of its links, until it is cut off; durable, for what follows when it fails."""
     _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
+    _hinted_s: dict[HostName, float] = field(init=False, default_factory=dict)
+    _unclosed: set[HostName] = field(init=False, default_factory=set)
     _locks: dict[HostName, asyncio.Lock] = field(init=False, default_factory=dict)
+    _started_s: float = field(init=False)
+    _closing: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self._started_s = self.clock.boottime_s()
         self.peers = {
             host: PeerState(
                 host=host,
@@ -82,6 +94,9 @@ class CoalitionHost:
             for host in self.policy.hosts
             if host != self.name
         }
+        for name, document in self.store.items(_CARRIED):
+            if name in self.peers:
+                self._carried[HostName(name)] = frozenset(map(TypeName, document["types"])) & self.policy.types
 
     # What the handshake asks
 
@@ -90,14 +105,13 @@ class CoalitionHost:
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
-        types = self.types_to_offer(peer)
-        address = self.policy.hosts[peer].address
-        offers = await self.blocking(lambda: self.links.offer(peer, address, types))
         verified = self._verifier_state(enrolled)
         if verified is not None:
             with suppress(ShamonError):  # without Reference Values the appraisal says so
                 # Under changed Reference Values the log is wanted from its beginning.
                 verified = verified.under(self.references.load(peer).digest)
+        address = self.policy.hosts[peer].address
+        offers = await self.blocking(lambda: self.links.offer(peer, address, self.types_to_offer(peer)))
         return Terms(
             coalition=self.policy.coalition,
             policy_version=self.policy.version,
@@ -154,11 +168,11 @@ class CoalitionHost:
 
         with self.figures.timed("appraise_ms"):
             result, verified = await self.blocking(decide)
+        if not result.trusted:
+            # First of all, whatever becomes of the rest; the same log would show the same failure again.
+            words = "; ".join(describe(claim) for claim in result.failures)
+            await self.suspend(peer, words, definite=not all(map(is_transient, result.failures)), received=received)
         self.store.put("verifier", result.ak_name.hex(), verified.to_document())
-        if result.trusted:
-            return result
-        words = "; ".join(describe(claim) for claim in result.failures)
-        await self.suspend(peer, words, definite=not all(map(_transient, result.failures)), received=received)
         return result
 
     async def lease_s(self, peer: HostName) -> float:
@@ -167,6 +181,7 @@ class CoalitionHost:
     async def install_inbound(self, outcome: Outcome) -> None:
         async with self._lock(outcome.peer):
             peer, now = outcome.peer, self.clock.boottime_s()
+            self._require_open(peer)
             decision = monitor.host_admit(
                 self.policy, peer, outcome.result, peer_policy_digest=self.policy.digest, state=self._state(peer)
             )
@@ -175,78 +190,134 @@ class CoalitionHost:
             until = leases.lease_end_s(outcome.started_s, outcome.lease_s)
             if until <= now:
                 raise Refused("the lease was over before the handshake was", where=peer)
-            self.peers[peer] = admission.admit(self._state(peer), outcome.result, until)
-            self._proved_s[peer] = outcome.started_s
             self.refusals.pop(peer, None)
-            links = self._permitted(outcome, now)
+            state = admission.admit(self._state(peer), outcome.result, until)
+            links = self._permitted(outcome, state, now)
+            self._admitting[peer] = _Admitting(state=state, links=links)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
-            entry = self.policy.hosts[peer]
-            await self.blocking(lambda: self.links.install_inbound(peer, entry.address, links, lifetime_s=lifetime_s))
+            address = self.policy.hosts[peer].address
+            await self.blocking(lambda: self.links.install_inbound(peer, address, links, lifetime_s=lifetime_s))
 
     async def install_outbound(self, outcome: Outcome) -> None:
         async with self._lock(outcome.peer):
             peer, now = outcome.peer, self.clock.boottime_s()
-            state = self._state(peer)
-            until = leases.lease_end_s(outcome.started_s, outcome.lease_s)
-            if state.state is not AdmissionState.ADMITTED or state.lease_until_s != until:
+            self._require_open(peer)
+            admitting = self._admitting.pop(peer, None)
+            if admitting is None or admitting.state.result is not outcome.result:
                 raise Refused("the peer was cut off while the handshake ran", where=peer)
-            links = self._permitted(outcome, now)
+            state, links = admitting.state, admitting.links
+            types = frozenset(link.type for link in links)
             gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.policy.intervals.margin_s, now)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             address = self.policy.hosts[peer].address
+            self._carry(peer, types | self._carried.get(peer, frozenset()))
             await self.blocking(
                 lambda: self.links.install_outbound(peer, address, links, gate_s=gate_s, lifetime_s=lifetime_s)
             )
-            self._carried[peer] = frozenset(link.type for link in links)
+            self._carry(peer, types)
+            self.peers[peer] = state
+            self._proved_s[peer] = outcome.started_s
+            self._unclosed.discard(peer)
         self.on_admitted(peer)
 
     async def abandoned(self, peer: HostName, terms: Terms, outcome: Outcome | None) -> None:
+        admitting = self._admitting.get(peer)
+        if outcome and admitting and admitting.state.result is outcome.result:
+            del self._admitting[peer]
         spis = tuple(offer.spi for offer in terms.offers)
         links = outcome.links if outcome else ()
         address = self.policy.hosts[peer].address
         try:
             await self.blocking(lambda: self.links.abandon(peer, address, spis, links))
         except ShamonError as error:
-            await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
+            with suppress(ShamonError):  # the background tells the daemon, which ends
+                await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
 
     def hinted(self, peer: HostName, about: HostName) -> None:
-        """An admitted peer suggests a look at another admitted one. Never a verdict."""
+        """An admitted peer suggests a look at another admitted one. Never a verdict.
+
+        A hint is followed a few times a period at most, however many come: each costs both hosts a quote."""
         now = self.clock.boottime_s()
-        if all(host in self.peers and self.peers[host].counts_at(now) for host in (peer, about)):
-            self.audit.append("peer.hint", about, {"from": peer})
-            self.on_hint(about)
+        if not all(host in self.peers and self.peers[host].counts_at(now) for host in (peer, about)):
+            return
+        if now - self._hinted_s.get(about, float("-inf")) < self.policy.intervals.period_s / _HINTS_PER_PERIOD:
+            return
+        self._hinted_s[about] = now
+        self.audit.append("peer.hint", about, {"from": peer})
+        self.on_hint(about)
 
     async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:
-        self.refusals[peer] = tuple(failures)
-        self.audit.append("peer.refuses-us", peer, {"failures": list(failures)})
-        self.store.put("host", "refused", {"by": peer, "failures": list(failures)})
-        await self.suspend(peer, "it does not trust this host: " + "; ".join(failures), definite=False)
+        words = tuple(failures)
+        news, self.refusals[peer] = self.refusals.get(peer) != words, words
+        await self.suspend(peer, "it does not trust this host: " + "; ".join(words), definite=False)
+        if news:
+            self.audit.append("peer.refuses-us", peer, {"failures": list(words)})
+        self.store.put("host", "refused", {"by": peer, "failures": list(words)})
 
     # What ends it
 
     async def suspend(self, peer: HostName, reason: str, *, definite: bool, received: float | None = None) -> None:
         """Cut a peer off: gate, SAs, SPD entries and devices in one pass, then tell whoever reacts.
 
-        `received` is `time.perf_counter()` when the bad Evidence came, for the figure detect_to_teardown_ms.
+        `received` is `time.perf_counter()` when the bad Evidence came, for the figure detect_to_teardown_ms. Goes on
+        to its end also when the caller is cancelled. Raises BackendFailed when it cannot be written down; the peer is
+        cut off nevertheless.
         """
+        work = self._cut_off(peer, reason, definite=definite, received=received)
+        await asyncio.shield(self.background.spawn(work, f"cut off {peer}", finish=True))
+
+    async def _cut_off(
+        self, peer: HostName, reason: str, *, definite: bool, received: float | None = None, lapsed: bool = False
+    ) -> None:
         async with self._lock(peer):
-            state = self._state(peer)
-            if state.state is AdmissionState.EXPELLED:
+            state, end_s = self._state(peer), self.lease_end_s(peer)
+            renewed = lapsed and (end_s is None or end_s > self.clock.boottime_s())
+            if state.state is AdmissionState.EXPELLED or renewed:
                 return
+            self._admitting.pop(peer, None)
             news = state.state is not AdmissionState.SUSPENDED or state.reason != reason
             carried = self._carried.pop(peer, frozenset())
             proved = self._proved_s.pop(peer, None)
-            if news or carried:
-                detail: dict[str, object] = {"reason": reason, "definite": definite, "carried": sorted(carried)}
-                if proved is not None:
-                    detail["exposure_s"] = round(self.clock.boottime_s() - proved, 3)
-                self.audit.append("peer.suspend", peer, detail)
             self.peers[peer] = admission.suspend(state, reason)
-            await self.blocking(lambda: self.links.close_peer(peer, self.policy.hosts[peer].address))
+            try:
+                if news or carried:
+                    detail: dict[str, object] = {"reason": reason, "definite": definite, "carried": sorted(carried)}
+                    if proved is not None:
+                        detail["exposure_s"] = round(self.clock.boottime_s() - proved, 3)
+                    self.audit.append("peer.suspend", peer, detail)
+            finally:
+                # It only narrows: done even if the log cannot be written any more.
+                await self._close_links(peer)
             if received is not None and carried:
                 self.figures.add("detect_to_teardown_ms", (time.perf_counter() - received) * 1000)
-        if news or carried:
-            self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
+            if news or carried:
+                self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
+            self.store.delete(_CARRIED, peer)
+
+    async def _close_links(self, peer: HostName) -> None:
+        """Remove everything of the peer; what fails is tried again by `close_unfinished`."""
+        try:
+            await self.blocking(lambda: self.links.close_peer(peer, self.policy.hosts[peer].address))
+        except BackendFailed as error:
+            if peer not in self._unclosed:
+                self._unclosed.add(peer)
+                self.audit.append("peer.not-closed", peer, {"reason": str(error)})
+        else:
+            self._unclosed.discard(peer)
+
+    async def close_unfinished(self) -> None:
+        """Try again to remove what could not be removed when a peer was cut off."""
+        for peer in tuple(self._unclosed):
+            async with self._lock(peer):
+                if self.peers[peer].state is not AdmissionState.ADMITTED:
+                    await self._close_links(peer)
+
+    async def close(self) -> None:
+        """Install nothing any more; returns when nothing is being installed."""
+        self._closing = True
+        for lock in tuple(self._locks.values()):
+            async with lock:
+                pass
 
     async def close_expelled(self, peer: HostName) -> None:
         """Remove whatever an earlier run of this daemon left of a host that was expelled since."""
@@ -255,9 +326,24 @@ class CoalitionHost:
 
     async def lapse(self, peer: HostName) -> None:
         """Cut the peer off if its lease is over."""
+        since = "in time" if self._state(peer).state is AdmissionState.ADMITTED else "since this daemon started"
+        work = self._cut_off(peer, f"the lease ended: no passing Evidence came {since}", definite=False, lapsed=True)
+        await asyncio.shield(self.background.spawn(work, f"lapse of {peer}", finish=True))
+
+    def lease_end_s(self, peer: HostName) -> float | None:
+        """CLOCK_BOOTTIME at which the peer's lease ends. None for a peer without one.
+
+        Links that an earlier run of this daemon left have at most a whole lease from its start on."""
         state = self._state(peer)
-        if state.state is AdmissionState.ADMITTED and state.lease_until_s <= self.clock.boottime_s():
-            await self.suspend(peer, "the lease ended: no passing Evidence came in time", definite=False)
+        if state.state is AdmissionState.ADMITTED:
+            return state.lease_until_s
+        if state.state is AdmissionState.ENROLLED and peer in self._carried:
+            return self._started_s + self.policy.intervals.lease_s
+        return None
+
+    def proved_s(self, peer: HostName) -> float:
+        """CLOCK_BOOTTIME at which the handshake began that admitted the peer last; -inf when none did."""
+        return self._proved_s.get(peer, float("-inf"))
 
     # What it carries
 
@@ -268,23 +354,33 @@ class CoalitionHost:
 
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types of the links that are up to the peer."""
-        return self._carried.get(peer, frozenset())
+        admitted = self._state(peer).state is AdmissionState.ADMITTED
+        return self._carried.get(peer, frozenset()) if admitted else frozenset()
 
     def reconcile_links(self) -> None:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
         self.links.reconcile(self.vms.taps())
 
-    def _permitted(self, outcome: Outcome, now_s: float) -> tuple[AgreedLink, ...]:
+    def _permitted(self, outcome: Outcome, state: PeerState, now_s: float) -> tuple[AgreedLink, ...]:
         """The links of the outcome that the monitor permits; the decision on each is in the audit log."""
         check = monitor.link_open if outcome.role is Role.INITIATOR else monitor.link_accept
         links = []
         for link in outcome.links:
-            decision = check(self.policy, self.name, outcome.peer, link.type, self._state(outcome.peer), now_s=now_s)
-            if not decision.permitted or link.type not in self._carried.get(outcome.peer, frozenset()):
-                self.audit.append(decision.check, outcome.peer, decision.as_detail())
+            decision = check(self.policy, self.name, outcome.peer, link.type, state, now_s=now_s)
+            self.audit.append(decision.check, outcome.peer, decision.as_detail())
             if decision.permitted:
                 links.append(link)
         return tuple(links)
+
+    def _carry(self, peer: HostName, types: frozenset[TypeName]) -> None:
+        """Write down, before it is so, what the links to the peer carry."""
+        if types != self._carried.get(peer):
+            self._carried[peer] = types
+            self.store.put(_CARRIED, peer, {"types": sorted(types)})
+
+    def _require_open(self, peer: HostName) -> None:
+        if self._closing:
+            raise Refused("this host's daemon is stopping", where=peer)
 
     def _state(self, peer: HostName) -> PeerState:
         try:
@@ -312,22 +408,3 @@ class CoalitionHost:
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())
-
-
-_LOG_CLAIMS = (ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, ClaimName.SHAMON_CODE)
-
-
-def _transient(claim: Claim) -> bool:
-    """The IMA log could not be replayed this time: it says nothing about the host yet."""
-    return claim.name in _LOG_CLAIMS and not claim.sticky
-
-
-def describe(claim: Claim) -> str:
-    """One claim in words, for logs and peers."""
-    parts = [f"{claim.name} {claim.status}: {claim.reason}"]
-    parts += [
-        f"{name} {value}"
-        for name, value in (("at", claim.where), ("expected", claim.expected), ("found", claim.found))
-        if value
-    ]
-    return ", ".join(parts)[:2000]

@@ -28,7 +28,15 @@ from shamon_host.peer.messages import (
     Verdict,
     failure_words,
 )
-from shamon_host.peer.party import Party, agreed_links, digest, proceedings, require_about, require_same_policy
+from shamon_host.peer.party import (
+    Party,
+    agreed_links,
+    digest,
+    proceedings,
+    require_about,
+    require_same_policy,
+    unused_spis,
+)
 from shamon_host.peer.ports import EnrolledPeer, HandshakeHost, Outcome, PeerDirectory, PeerTransport, Terms
 from shamon_host.peer.sessions import Sessions
 from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, HINT
@@ -138,6 +146,7 @@ class _Attempt:
             lease_s=min(lease_ms, answer.lease_ms) / 1000,
             started_s=started_s,
             links=agreed_links(Role.INITIATOR, own, hello.terms, keys),
+            unused_spis=unused_spis(own, hello.terms),
             transcript=keys.transcript,
         )
         await self._install(outcome, confirm, keys, covered)

@@ -140,6 +140,12 @@ def agreed_links(role: Role, own: Terms, peer: Terms, keys: HandshakeKeys) -> tu
     return tuple(links)
 
 
+def unused_spis(own: Terms, peer: Terms) -> tuple[int, ...]:
+    """The SPIs of what only this side offered."""
+    theirs = {offer.type for offer in peer.offers}
+    return tuple(offer.spi for offer in own.offers if offer.type not in theirs)
+
+
 def other_role(role: Role) -> Role:
     return Role.RESPONDER if role is Role.INITIATOR else Role.INITIATOR
 

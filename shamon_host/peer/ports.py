@@ -118,6 +118,8 @@ class Outcome:
     started_s: float
     """CLOCK_BOOTTIME of this side before its hello was sent or answered: the lease counts from here."""
     links: tuple[AgreedLink, ...]
+    unused_spis: tuple[int, ...] = ()
+    """SPIs that this side offered for types that the peer did not: to be given back."""
     transcript: bytes
 
 

@@ -24,7 +24,7 @@ from shamon_host.peer.messages import (
     Hint,
     Verdict,
 )
-from shamon_host.peer.party import agreed_links, digest, proceedings, require_about, require_same_policy
+from shamon_host.peer.party import agreed_links, digest, proceedings, require_about, require_same_policy, unused_spis
 from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity
 from shamon_host.peer.sessions import Appraised, Session, Stage
 from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, body_limit
@@ -177,6 +177,7 @@ class PeerService:
             lease_s=min(appraised.lease_ms, confirm.lease_ms) / 1000,
             started_s=session.started_s,
             links=agreed_links(Role.RESPONDER, session.terms, session.hello.terms, session.keys),
+            unused_spis=unused_spis(session.terms, session.hello.terms),
             transcript=session.keys.transcript,
         )
         self._party.require_lease(outcome)

@@ -83,6 +83,21 @@ def test_only_types_of_both_are_carried_and_no_key_is_used_twice(ours: set[TypeN
     run_virtual(main())
 
 
+def test_spis_of_what_only_one_side_offered_are_to_be_given_back() -> None:
+    async def main() -> None:
+        world = World()
+        world.hosts[ALPHA].types, world.hosts[BETA].types = (RED, BLUE), (BLUE, GREEN)
+        await world.initiate()
+        ours, theirs = both(world)
+        for outcome, host in ((ours, ALPHA), (theirs, BETA)):
+            offered = {0x1001, 0x1002}
+            used = {link.in_spi for link in outcome.links}
+            assert set(outcome.unused_spis) == offered - used, host
+            assert len(outcome.unused_spis) == 1
+
+    run_virtual(main())
+
+
 def test_keys_are_not_shown() -> None:
     async def main() -> None:
         world = World()

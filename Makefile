@@ -43,7 +43,7 @@ format: ## Sort imports and format the code
 	$(BIN)/ruff format .
 
 .PHONY: lab
-lab: lab-images ## Play the story on two real hosts in virtual machines (root)
+lab: lab-images ## Play the story on real hosts in virtual machines (root; ARGS="--full --json FILE")
 	@$(BIN)/python -m tests.integration.lab.story $(ARGS)
 
 .PHONY: test-lab

@@ -10,7 +10,8 @@ from rich.text import Text
 from shamon_host.cli.output import print_json, printable
 from shamon_host.testing.clock import run_virtual
 from shamon_host.testing.memory_world import MemoryWorld
-from shamon_host.testing.story import Observer, StepReport, Story, StoryReport
+from shamon_host.testing.story import Story
+from shamon_host.testing.story_report import Observer, StepReport, StoryReport
 
 _WIDTH = 100
 

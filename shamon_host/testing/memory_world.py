@@ -9,8 +9,8 @@ from shamon_host.domain.policy_file import parse_policy
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import CLEAN_IMAGE, Enrolment, MemoryHost
 from shamon_host.testing.network import MemoryNetwork
-from shamon_host.testing.story import StepFailed
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, story_policy
+from shamon_host.testing.story_report import StepFailed
 from shamon_host.testing.wire import MemoryWire
 from shamon_host.testing.world import Fault, Timing, WireTally
 

@@ -12,54 +12,12 @@ from functools import partial
 from typing import Any
 
 from shamon_host.domain.errors import ShamonError
+from shamon_host.testing.story_report import Observer, StepFailed, StepReport, StoryReport
 from shamon_host.testing.world import BootVariant, Fault, Host, World
 
 RED, BLUE = "acme/red", "rival/blue"
 DEFINITE = (Fault.PROGRAM, Fault.MODULE, Fault.PERMISSIVE, Fault.OLD_EVIDENCE)
 """Faults that show as bad Evidence; after the others a peer is only silent, and may come back in time."""
-
-
-class StepFailed(ShamonError):
-    """Something that the story says did not hold."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
-    """One step as it went."""
-
-    name: str
-    ok: bool
-    elapsed_ms: float
-    detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoryReport:
-    """The whole story; `as_json` is what `shamon demo --json` and the lab write."""
-
-    steps: tuple[StepReport, ...]
-    figures: Mapping[str, float]
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.steps) and all(step.ok for step in self.steps)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "steps": [
-                {"name": step.name, "ok": step.ok, "elapsed_ms": round(step.elapsed_ms, 1), "detail": dict(step.detail)}
-                for step in self.steps
-            ],
-            "figures": dict(self.figures),
-        }
-
-
-class Observer:
-    """Told as the story goes; the demo shows it live."""
-
-    def begins(self, name: str) -> None: ...
-
-    def ended(self, step: StepReport) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -150,7 +108,7 @@ class Story:
         for host, vm in ((self.alpha, "web"), (self.beta, "db"), (self.beta, "spy")):
             contexts[vm] = await self._start(host, vm)
         refused = await self.alpha.ask("vm", "start", "probe")
-        words = str(refused.value)
+        words = str(refused.value["error"]["what"]) if refused.exit_code else "it started"
         self._check(refused.exit_code == 1 and "conflict" in words.lower(), "the VM in conflict is refused", words)
         self._check((await self._vm(self.alpha, "probe"))["state"] == "absent", "it does not run", words)
         return {"contexts": contexts, "refused": words}

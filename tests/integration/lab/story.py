@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from shamon_host.cli.demo_screen import PlainObserver
-from shamon_host.testing.story import Observer, Story, StoryReport
+from shamon_host.testing.story import Story
+from shamon_host.testing.story_report import Observer, StoryReport
 from shamon_host.testing.world import Fault
 from tests.integration.lab.images import host_images
 from tests.integration.lab.lab import Lab

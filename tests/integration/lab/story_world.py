@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shamon_host.testing.story import StepFailed
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
+from shamon_host.testing.story_report import StepFailed
 from shamon_host.testing.world import (
     BootVariant,
     CommandResult,

@@ -68,8 +68,8 @@ def send_through_wrong_category(
     """Send a packet of the red link through an SA that the receiver holds with the label of its blue link.
 
     Both daemons are stopped in their tracks meanwhile: they would remove an SA that nobody wants. `guests`: a red VM of
-    the sender, and the address of a red VM of the receiver. Returns the counters of /proc/net/xfrm_stat that rose on the
-    receiver, and as `avc` the polmatch denials.
+    the sender, and the address of a red VM of the receiver. Returns the counters of /proc/net/xfrm_stat that rose on
+    the receiver, and as `avc` the polmatch denials.
     """
     console, address = guests
     daemons = (sender, receiver)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shamon_host import __version__
-from shamon_host.daemon.coalition_host import describe
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.suspension import describe
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.labels import HostName, VmName, plain_name

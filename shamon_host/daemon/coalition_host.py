@@ -16,6 +16,7 @@ from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
+from shamon_host.daemon.carried import CarriedTypes
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource
@@ -35,8 +36,6 @@ from shamon_host.links.network_state import check_network_state
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
 
-
-_CARRIED = "carried"
 _HINTS_PER_PERIOD = 3
 
 
@@ -75,8 +74,7 @@ class CoalitionHost:
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
     _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
-    _carried: dict[HostName, frozenset[TypeName]] = field(init=False, default_factory=dict)
-    """Peer → types of its links, until it is cut off; durable, for what follows when it fails."""
+    _carried: CarriedTypes = field(init=False)
     _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
     _hinted_s: dict[HostName, float] = field(init=False, default_factory=dict)
     _unclosed: set[HostName] = field(init=False, default_factory=set)
@@ -94,9 +92,7 @@ class CoalitionHost:
             for host in self.policy.hosts
             if host != self.name
         }
-        for name, document in self.store.items(_CARRIED):
-            if name in self.peers:
-                self._carried[HostName(name)] = frozenset(map(TypeName, document["types"])) & self.policy.types
+        self._carried = CarriedTypes(self.store, peers=self.peers, types=self.policy.types)
 
     # What the handshake asks
 
@@ -110,8 +106,7 @@ class CoalitionHost:
             with suppress(ShamonError):  # without Reference Values the appraisal says so
                 # Under changed Reference Values the log is wanted from its beginning.
                 verified = verified.under(self.references.load(peer).digest)
-        address = self.policy.hosts[peer].address
-        offers = await self.blocking(lambda: self.links.offer(peer, address, self.types_to_offer(peer)))
+        offers = await self.blocking(lambda: self.links.offer(peer, self._address(peer), self.types_to_offer(peer)))
         return Terms(
             coalition=self.policy.coalition,
             policy_version=self.policy.version,
@@ -195,8 +190,9 @@ class CoalitionHost:
             links = self._permitted(outcome, state, now)
             self._admitting[peer] = _Admitting(state=state, links=links)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
-            address = self.policy.hosts[peer].address
-            await self.blocking(lambda: self.links.install_inbound(peer, address, links, lifetime_s=lifetime_s))
+            await self.blocking(
+                lambda: self.links.install_inbound(peer, self._address(peer), links, lifetime_s=lifetime_s)
+            )
 
     async def install_outbound(self, outcome: Outcome) -> None:
         async with self._lock(outcome.peer):
@@ -209,12 +205,13 @@ class CoalitionHost:
             types = frozenset(link.type for link in links)
             gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.policy.intervals.margin_s, now)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
-            address = self.policy.hosts[peer].address
-            self._carry(peer, types | self._carried.get(peer, frozenset()))
+            address = self._address(peer)
+            self._carried.note(peer, types | self._carried.of(peer))
             await self.blocking(
                 lambda: self.links.install_outbound(peer, address, links, gate_s=gate_s, lifetime_s=lifetime_s)
             )
-            self._carry(peer, types)
+            await self.blocking(lambda: self.links.abandon(peer, address, outcome.unused_spis))
+            self._carried.note(peer, types)
             self.peers[peer] = state
             self._proved_s[peer] = outcome.started_s
             self._unclosed.discard(peer)
@@ -226,9 +223,8 @@ class CoalitionHost:
             del self._admitting[peer]
         spis = tuple(offer.spi for offer in terms.offers)
         links = outcome.links if outcome else ()
-        address = self.policy.hosts[peer].address
         try:
-            await self.blocking(lambda: self.links.abandon(peer, address, spis, links))
+            await self.blocking(lambda: self.links.abandon(peer, self._address(peer), spis, links))
         except ShamonError as error:
             with suppress(ShamonError):  # the background tells the daemon, which ends
                 await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
@@ -276,7 +272,7 @@ class CoalitionHost:
                 return
             self._admitting.pop(peer, None)
             news = state.state is not AdmissionState.SUSPENDED or state.reason != reason
-            carried = self._carried.pop(peer, frozenset())
+            carried = self._carried.of(peer)
             proved = self._proved_s.pop(peer, None)
             self.peers[peer] = admission.suspend(state, reason)
             try:
@@ -292,12 +288,12 @@ class CoalitionHost:
                 self.figures.add("detect_to_teardown_ms", (time.perf_counter() - received) * 1000)
             if news or carried:
                 self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
-            self.store.delete(_CARRIED, peer)
+            self._carried.forget(peer)
 
     async def _close_links(self, peer: HostName) -> None:
         """Remove everything of the peer; what fails is tried again by `close_unfinished`."""
         try:
-            await self.blocking(lambda: self.links.close_peer(peer, self.policy.hosts[peer].address))
+            await self.blocking(lambda: self.links.close_peer(peer, self._address(peer)))
         except BackendFailed as error:
             if peer not in self._unclosed:
                 self._unclosed.add(peer)
@@ -322,7 +318,7 @@ class CoalitionHost:
     async def close_expelled(self, peer: HostName) -> None:
         """Remove whatever an earlier run of this daemon left of a host that was expelled since."""
         self.audit.append("peer.expelled", peer, {})
-        await self.blocking(lambda: self.links.close_peer(peer, self.policy.hosts[peer].address))
+        await self.blocking(lambda: self.links.close_peer(peer, self._address(peer)))
 
     async def lapse(self, peer: HostName) -> None:
         """Cut the peer off if its lease is over."""
@@ -355,7 +351,7 @@ class CoalitionHost:
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types of the links that are up to the peer."""
         admitted = self._state(peer).state is AdmissionState.ADMITTED
-        return self._carried.get(peer, frozenset()) if admitted else frozenset()
+        return self._carried.of(peer) if admitted else frozenset()
 
     def reconcile_links(self) -> None:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
@@ -372,12 +368,6 @@ class CoalitionHost:
                 links.append(link)
         return tuple(links)
 
-    def _carry(self, peer: HostName, types: frozenset[TypeName]) -> None:
-        """Write down, before it is so, what the links to the peer carry."""
-        if types != self._carried.get(peer):
-            self._carried[peer] = types
-            self.store.put(_CARRIED, peer, {"types": sorted(types)})
-
     def _require_open(self, peer: HostName) -> None:
         if self._closing:
             raise Refused("this host's daemon is stopping", where=peer)
@@ -387,6 +377,9 @@ class CoalitionHost:
             return self.peers[peer]
         except KeyError:
             raise Refused("the policy knows no such host", where=peer) from None
+
+    def _address(self, peer: HostName) -> str:
+        return self.policy.hosts[peer].address
 
     def _expelled(self, host: HostName) -> bool:
         enrolled = self.registry.get(host)

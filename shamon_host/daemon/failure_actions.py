@@ -2,11 +2,12 @@
 
 A peer whose Evidence was bad may have sent anything to our VMs until it was cut off, so the action is carried out
 even if the peer comes back clean before the delay is over. A peer that merely fell silent may come back in time, and
-then nothing happens.
+then nothing happens. Pure; `reactions` carries it out.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import FailureAction, Policy
@@ -25,6 +26,19 @@ class PendingAction:
     definite: bool
     """The peer's Evidence was bad (True), or it only fell silent (False)."""
     reason: str
+
+    @property
+    def key(self) -> str:
+        """Each VM has at most one action for each peer."""
+        return f"{self.vm} {self.peer}"
+
+    def to_document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "PendingAction":
+        """What `to_document` made, out of this host's own store."""
+        return cls(**{**document, "action": FailureAction(document["action"])})
 
 
 def actions_for(
@@ -64,18 +78,29 @@ def actions_for(
 
 
 def merge(pending: Iterable[PendingAction], new: Iterable[PendingAction]) -> tuple[PendingAction, ...]:
-    """One action for each VM: the stronger one, a definite one before another, the earlier when equal."""
-    chosen: dict[VmName, PendingAction] = {}
+    """One action for each VM and peer: the stronger one, a definite one before another, the earlier when equal.
+
+    Actions for different peers stand beside each other: one peer's return takes nothing from what another one did.
+    """
+    chosen: dict[str, PendingAction] = {}
     for item in (*pending, *new):
-        present = chosen.get(item.vm)
+        present = chosen.get(item.key)
         if present is None or _rank(item) > _rank(present):
-            chosen[item.vm] = item
+            chosen[item.key] = item
     return tuple(chosen.values())
 
 
 def without_silent(pending: Iterable[PendingAction], peer: HostName) -> tuple[PendingAction, ...]:
     """Drop what was pending only because `peer` was silent: it is back."""
     return tuple(item for item in pending if item.peer != peer or item.definite)
+
+
+def made_definite(pending: Iterable[PendingAction], peer: HostName, reason: str) -> tuple[PendingAction, ...]:
+    """`peer`, which had only been silent, now showed bad Evidence: what is pending stays, whether it comes back."""
+    return tuple(
+        replace(item, definite=True, reason=reason) if item.peer == peer and not item.definite else item
+        for item in pending
+    )
 
 
 def _rank(item: PendingAction) -> tuple[int, bool, float]:

@@ -1,93 +1,158 @@
 """What follows when a peer is cut off or comes back: actions on this host's own VMs, and hints to the other peers.
 
 A hint says "look for yourselves", never what to believe. Suspended VMs are resumed only when a passing peer is back,
-and through the monitor's check, like any start.
+and through the monitor's check, like any start. What is to be done is written down first, so that a restart of the
+daemon, or of the host, does not forget it.
 """
 
-import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shamon_host.daemon.coalition_host import CoalitionHost, Suspension
-from shamon_host.daemon.failure_actions import PendingAction, actions_for, merge, without_silent
+from shamon_host.daemon.background import Background
+from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.failure_actions import PendingAction, actions_for, made_definite, merge, without_silent
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.store import Store
+from shamon_host.daemon.suspension import Suspension
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import FailureAction
 from shamon_host.hypervisor.ports import DomainState
+from shamon_host.hypervisor.vms import VmStatus
 from shamon_host.peer.handshake import Handshaker
 
+_PENDING = "pending-action"
 _SUSPENDED_FOR = "suspended-for"
+_AGAIN_S = 10.0
+"""Between two tries of an action that failed, or whose VM does not run."""
 
 
 @dataclass(kw_only=True)
 class Reactions:
-    """Keeps the pending actions, and the tasks that carry them out."""
+    """Keeps the pending actions, and carries them out in `background`."""
 
     host: CoalitionHost
     handshaker: Handshaker
     store: Store
     clock: Clock
     blocking: Blocking
+    boot_id: str
+    background: Background = field(default_factory=Background)
     pending: tuple[PendingAction, ...] = ()
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def suspended(self, event: Suspension) -> None:
         """A peer was cut off: schedule actions on our VMs, tell the other admitted peers to look."""
         new = actions_for(
             self.host.policy,
-            running=self._running(),
+            running=self.host.vms.wanted(),
             carried=event.carried,
             peer=event.peer,
             now_s=self.clock.boottime_s(),
             definite=event.definite,
             reason=event.reason,
         )
-        self.pending = merge(self.pending, new)
-        for item in new:
-            self._spawn(self._act_when_due(item))
+        pending = made_definite(self.pending, event.peer, event.reason) if event.definite else self.pending
+        self._plan(merge(pending, new))
         if event.definite:
             for peer, state in self.host.peers.items():
                 if peer != event.peer and state.state is AdmissionState.ADMITTED:
-                    self._spawn(self._hint(peer, event.peer))
+                    self.background.spawn(self._hint(peer, event.peer), f"hint to {peer}")
 
     def admitted(self, peer: HostName) -> None:
         """A peer passes: drop what was pending only because it was silent, resume what was suspended for it."""
-        self.pending = without_silent(self.pending, peer)
+        self._plan(without_silent(self.pending, peer))
         names = [VmName(name) for name, document in self.store.items(_SUSPENDED_FOR) if document["peer"] == peer]
         if names:
-            self._spawn(self._resume(tuple(names)))
+            self.background.spawn(self._resume(names), f"resume what was suspended for {peer}")
 
-    def close(self) -> None:
-        """Cancel what is still pending; the daemon ends."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def _act_when_due(self, item: PendingAction) -> None:
-        await self.clock.sleep(item.due_s - self.clock.boottime_s())
-        if item not in self.pending:
-            return
-        self.pending = tuple(other for other in self.pending if other != item)
-        reason = f"{item.peer} failed: {item.reason}"
-        try:
-            if item.action is FailureAction.SUSPEND:
-                self.store.put(_SUSPENDED_FOR, item.vm, {"peer": item.peer})
-                await self.blocking(lambda: self.host.vms.suspend(item.vm, reason))
+    async def restore(self) -> None:
+        """At the start: take up what an earlier run of this daemon left to do."""
+        kept = []
+        for key, document in self.store.items(_PENDING):
+            item = PendingAction.from_document(document["action"])
+            if not self._is_ours(item.vm):
+                self.store.delete(_PENDING, key)
+            elif document["boot_id"] != self.boot_id:  # another CLOCK_BOOTTIME
+                kept.append(replace(item, due_s=self.clock.boottime_s()))
             else:
-                await self.blocking(lambda: self.host.vms.replace(item.vm, reason))
-        except ShamonError as error:
-            self.host.audit.append("vm.action-failed", item.vm, {"action": item.action, "reason": str(error)})
+                kept.append(item)
+        self._plan(tuple(kept))
+        for name, document in self.store.items(_SUSPENDED_FOR):
+            if not self._is_ours(VmName(name)):
+                self.store.delete(_SUSPENDED_FOR, name)
+            elif _runs(await self._status(VmName(name))):
+                await self._suspend(VmName(name), HostName(document["peer"]), "suspended before this host booted")
 
-    async def _resume(self, names: tuple[VmName, ...]) -> None:
+    def forget(self, vms: Iterable[VmName]) -> None:
+        """These VMs are clean ones now: whatever was to be done to them is moot."""
+        names = frozenset(vms)
+        self._plan(tuple(item for item in self.pending if item.vm not in names))
+        for key, document in self.store.items(_PENDING):
+            if document["action"]["vm"] in names:
+                self.store.delete(_PENDING, key)
         for name in names:
             self.store.delete(_SUSPENDED_FOR, name)
+
+    def _plan(self, wanted: tuple[PendingAction, ...]) -> None:
+        """Make `wanted` what is pending: first on disk, then in memory."""
+        before = {item.key: item for item in self.pending}
+        after = {item.key: item for item in wanted}
+        for key in before.keys() - after.keys():
+            self.store.delete(_PENDING, key)
+        new = [item for item in wanted if before.get(item.key) != item]
+        for item in new:
+            self.store.put(_PENDING, item.key, {"action": item.to_document(), "boot_id": self.boot_id})
+        self.pending = wanted
+        for item in new:
+            self.background.spawn(self._act_when_due(item), f"{item.action} {item.vm}")
+
+    async def _act_when_due(self, item: PendingAction) -> None:
+        """Carry the action out, again until it succeeds; it waits for a VM that does not run or is in quarantine."""
+        told = ""
+        await self.clock.sleep(item.due_s - self.clock.boottime_s())
+        while item in self.pending:
             try:
-                await self.blocking(partial(self.host.vms.start, name))
+                if await self._act(item):
+                    return
             except ShamonError as error:
+                if told != str(error):
+                    told = str(error)
+                    self.host.audit.append("vm.action-failed", item.vm, {"action": item.action, "reason": told})
+            await self.clock.sleep(_AGAIN_S)
+
+    async def _act(self, item: PendingAction) -> bool:
+        """True when there is nothing left to do. Raises ShamonError."""
+        status = await self._status(item.vm)
+        if item not in self.pending:
+            return True
+        domain = status.domain
+        if domain is None or status.quarantined or domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+            return False
+        reason = f"{item.peer} failed: {item.reason}"
+        if item.action is FailureAction.REPLACE:
+            await self.blocking(lambda: self.host.vms.replace(item.vm, reason))
+            self.forget([item.vm])
+        else:
+            if _runs(status):
+                await self._suspend(item.vm, item.peer, reason)
+            self._plan(tuple(other for other in self.pending if other != item))
+        return True
+
+    async def _suspend(self, vm: VmName, peer: HostName, reason: str) -> None:
+        self.store.put(_SUSPENDED_FOR, vm, {"peer": peer})
+        await self.blocking(lambda: self.host.vms.suspend(vm, reason))
+
+    async def _resume(self, names: Iterable[VmName]) -> None:
+        """Resume them, unless somebody has stopped, replaced or quarantined them meanwhile."""
+        for name in names:
+            try:
+                status = await self._status(name)
+                if status.wanted and status.domain is not None and status.domain.state is DomainState.PAUSED:
+                    await self.blocking(lambda vm=name: self.host.vms.start(vm))  # type: ignore[misc]
+                self.store.delete(_SUSPENDED_FOR, name)
+            except ShamonError as error:  # the next admission tries again
                 self.host.audit.append("vm.not-resumed", name, {"reason": str(error)})
 
     async def _hint(self, peer: HostName, about: HostName) -> None:
@@ -96,14 +161,15 @@ class Reactions:
         except ShamonError as error:
             self.host.audit.append("peer.hint-failed", peer, {"about": about, "reason": str(error)})
 
-    def _running(self) -> tuple[VmName, ...]:
-        return tuple(
-            status.name
-            for status in self.host.vms.statuses()
-            if status.domain is not None and status.domain.state is DomainState.RUNNING and not status.quarantined
-        )
+    async def _status(self, vm: VmName) -> VmStatus:
+        """Of one of this host's VMs. Raises BackendFailed."""
+        statuses: Any = await self.blocking(self.host.vms.statuses)
+        return next(status for status in statuses if status.name == vm)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _is_ours(self, vm: VmName) -> bool:
+        entry = self.host.policy.vms.get(vm)
+        return entry is not None and entry.host == self.host.name
+
+
+def _runs(status: VmStatus) -> bool:
+    return status.domain is not None and status.domain.state is DomainState.RUNNING and not status.quarantined

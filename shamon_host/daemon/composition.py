@@ -6,7 +6,8 @@ without them.
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
@@ -19,11 +20,14 @@ from shamon_host.daemon.config import HostConfig, load_config
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.files import read_policy_file
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.daemon.ports import Backends, T
+from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.references import References
+from shamon_host.daemon.service import live, only_one
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.system_clock import SystemClock
 from shamon_host.daemon.systemd import Systemd
+from shamon_host.daemon.threads import in_thread
+from shamon_host.domain.errors import BackendFailed
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import OverlayImages
 from shamon_host.links.linux_kernel import LinuxLinkKernel
@@ -46,78 +50,70 @@ def open_logs() -> MeasurementLogs:
 
 
 def run_daemon(config_path: Path) -> int:
-    """Run until a signal asks for the end; return the exit code. Raises ShamonError when it cannot start."""
+    """Run until a signal asks for the end; return the exit code. Raises ShamonError for what ended it before."""
     return asyncio.run(_run(load_config(config_path)))
 
 
 async def _run(config: HostConfig) -> int:
-    policy = read_policy_file(config.policy)
-    registry = PeerRegistry.load(config.peers)
-    tls = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
-    clock, systemd = SystemClock(), Systemd()
-    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(config.database)
-    transport = HttpTransport(tls=tls, directory=registry)
-    kernel = LinuxLinkKernel()
-    daemon = HostDaemon(
-        name=config.name,
-        policy=policy,
-        registry=registry,
-        references=References(config.reference),
-        store=Store(database),
-        audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
-        vm_settings=config.vms,
-        backends=Backends(
-            clock=clock,
-            tpm=open_tpm(config.tcti),
-            logs=open_logs(),
-            kernel=kernel,
-            hypervisor=LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type),
-            images=OverlayImages(images=config.images, directory=OVERLAYS),
-            transport=transport,
-            service_manager=systemd,
-            blocking=_in_thread,
-            boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
-        ),
-    )
-    try:
-        await daemon.start()
-        own = policy.hosts[config.name]
-        server = await serve_peers(
-            daemon.service, name=config.name, tls=tls, directory=registry, address=own.address, port=own.port
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    async with AsyncExitStack() as stack:
+        _make_directory(config.state_dir)
+        stack.enter_context(only_one(config.state_dir / "daemon.lock"))
+        policy = read_policy_file(config.policy)
+        registry = PeerRegistry.load(config.peers)
+        tls = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
+        clock = SystemClock()
+        database = stack.enter_context(closing(Database(config.database)))
+        kernel = stack.enter_context(closing(LinuxLinkKernel()))
+        hypervisor = stack.enter_context(closing(LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type)))
+        tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))
+        transport = HttpTransport(tls=tls, directory=registry)
+        stack.push_async_callback(transport.close)
+        daemon = HostDaemon(
+            name=config.name,
+            policy=policy,
+            registry=registry,
+            references=References(config.reference),
+            store=Store(database),
+            audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
+            vm_settings=config.vms,
+            backends=Backends(
+                clock=clock,
+                tpm=tpm,
+                logs=open_logs(),
+                kernel=kernel,
+                hypervisor=hypervisor,
+                images=OverlayImages(images=config.images, directory=OVERLAYS),
+                transport=transport,
+                service_manager=Systemd(),
+                blocking=in_thread,
+                boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
+            ),
         )
-        api = await serve_api(Api(daemon=daemon), config.socket)
-        try:
-            systemd.ready()
-            await _until_signal(daemon)
-        finally:
-            await api.cleanup()
-            await server.close()
-            await daemon.stop()
-    finally:
-        await transport.close()
-        kernel.close()
-        database.close()
+
+        @asynccontextmanager
+        async def listeners() -> AsyncIterator[None]:
+            own = policy.hosts[config.name]
+            server = await serve_peers(
+                daemon.service, name=config.name, tls=tls, directory=registry, address=own.address, port=own.port
+            )
+            try:
+                api = await serve_api(Api(daemon=daemon), config.socket)
+                try:
+                    yield
+                finally:
+                    await api.cleanup()
+            finally:
+                await server.close()
+
+        await live(daemon, listeners, asked)
     return 0
 
 
-async def _until_signal(daemon: HostDaemon) -> None:
-    """Run until SIGTERM or SIGINT; a task of the daemon that fails ends it with that error."""
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    running = asyncio.create_task(daemon.run(), name="daemon")
-    waiting = asyncio.create_task(asked.wait(), name="signal")
+def _make_directory(path: Path) -> None:
     try:
-        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
-    finally:
-        for task in (running, waiting):
-            task.cancel()
-        await asyncio.gather(running, waiting, return_exceptions=True)
-
-
-async def _in_thread(call: Callable[[], T], /) -> T:
-    return await asyncio.to_thread(call)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendFailed("cannot make the state directory", where=str(path), found=error.strerror or "") from error

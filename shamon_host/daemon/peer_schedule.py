@@ -1,7 +1,8 @@
 """When this host attests with each peer: on the period, at once when something changed, again after a failure.
 
-One task for each peer. The host whose name sorts first starts the periodic handshakes of a pair; the other one steps
-in when none came in time, so that either alone keeps the lease alive, and neither trusts the other to ask.
+Two tasks for each peer: one attests, one watches the lease. The host whose name sorts first starts the periodic
+handshakes of a pair; the other one steps in when none came in time, so that either alone keeps the lease alive, and
+neither trusts the other to ask. However many reasons there are, handshakes with a peer keep a distance.
 """
 
 import asyncio
@@ -11,12 +12,14 @@ from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.ports import Clock
 from shamon_host.domain.admission import AdmissionState
-from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.handshake import Busy, Handshaker
 
 _GATHER_S = 0.2
 """A burst of changes makes one handshake."""
+_DISTANCE_S = 1.0
+"""Between the end of one handshake and a reason's next one: each costs both hosts a quote."""
 _BUSY_S = 0.5
 _RETRY_S = 1.0
 """First wait after a handshake that failed; doubled each time, up to the period."""
@@ -26,7 +29,7 @@ _STEP_IN = 1.5
 
 @dataclass(kw_only=True)
 class PeerSchedule:
-    """Runs until cancelled."""
+    """Runs until cancelled. `wake`, `wake_all` and `admitted` are called in the event loop."""
 
     host: CoalitionHost
     handshaker: Handshaker
@@ -35,12 +38,14 @@ class PeerSchedule:
     unreachable: dict[HostName, str] = field(default_factory=dict)
     """Peer → why the last handshake with it failed; no entry when it did not."""
     _wake: dict[HostName, asyncio.Event] = field(default_factory=dict)
+    _woken_s: dict[HostName, float] = field(default_factory=dict)
+    _leases: dict[HostName, asyncio.Event] = field(default_factory=dict)
     _done_s: dict[HostName, float] = field(default_factory=dict)
     _retry_s: dict[HostName, float] = field(default_factory=dict)
-    _lapse: dict[HostName, asyncio.Task[None]] = field(default_factory=dict)
 
     def wake(self, peer: HostName) -> None:
         """Attest with this peer as soon as possible."""
+        self._woken_s[peer] = self.clock.boottime_s()
         self._event(peer).set()
 
     def wake_all(self) -> None:
@@ -53,36 +58,37 @@ class PeerSchedule:
         self._done_s[peer] = self.clock.boottime_s()
         self.unreachable.pop(peer, None)
         self._retry_s.pop(peer, None)
-        previous = self._lapse.pop(peer, None)
-        if previous is not None:
-            previous.cancel()
-        self._lapse[peer] = asyncio.create_task(self._watch_lease(peer), name=f"lease of {peer}")
+        if self.host.proved_s(peer) > self._woken_s.get(peer, float("-inf")):
+            self._event(peer).clear()  # Evidence made after the change was part of it
+        self._leases.setdefault(peer, asyncio.Event()).set()
 
     async def run(self) -> None:
-        """Attest with every peer, for ever."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for peer in self.host.peers:
-                    group.create_task(self._attest_with(peer), name=f"attest with {peer}")
-        finally:
-            for task in self._lapse.values():
-                task.cancel()
+        """Attest with every peer, for ever. Raises what ends the daemon: a decision that cannot be written down."""
+        async with asyncio.TaskGroup() as group:
+            for peer in self.host.peers:
+                group.create_task(self._attest_with(peer), name=f"attest with {peer}")
+                group.create_task(self._watch_lease(peer), name=f"lease of {peer}")
 
     async def _attest_with(self, peer: HostName) -> None:
-        first = True
+        event, first = self._event(peer), True
         while True:
-            if self.host.peers[peer].state is AdmissionState.EXPELLED:
-                await self._event(peer).wait()
+            while self.host.peers[peer].state is AdmissionState.EXPELLED:
+                await event.wait()
+                event.clear()
             if not first:
                 await self._until_due(peer)
-            first = False
-            self._event(peer).clear()
+            first, woken = False, event.is_set()
+            event.clear()
             try:
                 with self.figures.timed("handshake_ms"):
                     await self.handshaker.initiate(self.host.policy.hosts[peer])
             except Busy:
+                if woken:  # the handshake under way may have begun before what woke us
+                    event.set()
                 await self.clock.sleep(_BUSY_S)
-            except (Unreachable, Refused, NotTrusted) as error:
+            except (Unreachable, Refused, NotTrusted, BackendFailed) as error:
+                # A peer whose Evidence is bad is cut off already; one that does not answer, or whom this host cannot
+                # answer, has until the end of its lease.
                 self._failed(peer, error)
             except ShamonError as error:
                 self._failed(peer, error)
@@ -91,12 +97,16 @@ class PeerSchedule:
     async def _until_due(self, peer: HostName) -> None:
         """Wait for the period or for a reason to be earlier; then gather a burst of reasons."""
         event = self._event(peer)
-        while not event.is_set():
-            remaining = self._due_s(peer) - self.clock.boottime_s()
-            if remaining <= 0:
+        while True:
+            now = self.clock.boottime_s()
+            if event.is_set():
+                await self.clock.sleep(max(_GATHER_S, self._done_s.get(peer, float("-inf")) + _DISTANCE_S - now))
+                if event.is_set():
+                    return
+            elif (remaining := self._due_s(peer) - now) > 0:
+                await self._sleep_or(event, remaining)
+            else:
                 return
-            await self._sleep_or(event, remaining)
-        await self.clock.sleep(_GATHER_S)
 
     def _due_s(self, peer: HostName) -> float:
         intervals = self.host.policy.intervals
@@ -118,12 +128,17 @@ class PeerSchedule:
             self.host.audit.append("peer.handshake-failed", peer, {"reason": words})
 
     async def _watch_lease(self, peer: HostName) -> None:
-        while (state := self.host.peers[peer]).state is AdmissionState.ADMITTED:
-            remaining = state.lease_until_s - self.clock.boottime_s()
-            if remaining <= 0:
+        """Cut the peer off whenever its lease ends."""
+        changed = self._leases.setdefault(peer, asyncio.Event())
+        while True:
+            end_s = self.host.lease_end_s(peer)
+            if end_s is None:
+                await changed.wait()
+            elif (remaining := end_s - self.clock.boottime_s()) > 0:
+                await self._sleep_or(changed, remaining)
+            else:
                 await self.host.lapse(peer)
-                return
-            await self.clock.sleep(remaining)
+            changed.clear()
 
     async def _sleep_or(self, event: asyncio.Event, seconds: float) -> None:
         sleeper = asyncio.ensure_future(self.clock.sleep(seconds))

@@ -29,7 +29,9 @@ class Clock(Protocol):
 
 
 class Blocking(Protocol):
-    """Run a synchronous call without holding up the event loop (in memory: run it directly)."""
+    """Run a synchronous call without holding up the event loop (in memory: run it directly).
+
+    A call that has begun is waited for even when whoever asked is cancelled."""
 
     def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
 

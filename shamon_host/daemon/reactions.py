@@ -7,7 +7,7 @@ daemon, or of the host, does not forget it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
 
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
@@ -83,7 +83,7 @@ class Reactions:
             if not self._is_ours(VmName(name)):
                 self.store.delete(_SUSPENDED_FOR, name)
             elif _runs(await self._status(VmName(name))):
-                await self._suspend(VmName(name), HostName(document["peer"]), "suspended before this host booted")
+                await self._suspend(VmName(name), HostName(document["peer"]), f"still suspended for {document['peer']}")
 
     def forget(self, vms: Iterable[VmName]) -> None:
         """These VMs are clean ones now: whatever was to be done to them is moot."""
@@ -150,7 +150,7 @@ class Reactions:
             try:
                 status = await self._status(name)
                 if status.wanted and status.domain is not None and status.domain.state is DomainState.PAUSED:
-                    await self.blocking(lambda vm=name: self.host.vms.start(vm))  # type: ignore[misc]
+                    await self.blocking(partial(self.host.vms.start, name))
                 self.store.delete(_SUSPENDED_FOR, name)
             except ShamonError as error:  # the next admission tries again
                 self.host.audit.append("vm.not-resumed", name, {"reason": str(error)})
@@ -163,8 +163,7 @@ class Reactions:
 
     async def _status(self, vm: VmName) -> VmStatus:
         """Of one of this host's VMs. Raises BackendFailed."""
-        statuses: Any = await self.blocking(self.host.vms.statuses)
-        return next(status for status in statuses if status.name == vm)
+        return next(status for status in await self.blocking(self.host.vms.statuses) if status.name == vm)
 
     def _is_ours(self, vm: VmName) -> bool:
         entry = self.host.policy.vms.get(vm)

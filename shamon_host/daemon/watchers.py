@@ -6,11 +6,12 @@ Each change ends in one of two things: repair (reconcile the kernel, destroy a m
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shamon_host.attestation.ports import MeasurementLogs
 from shamon_host.daemon.coalition_host import CoalitionHost
-from shamon_host.daemon.ports import Blocking, Clock
+from shamon_host.daemon.ports import Blocking, Clock, T
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
@@ -33,16 +34,21 @@ class Watchers:
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Subscribe, then watch for ever."""
+        """Subscribe, look once, then watch for ever. Raises what ends the daemon: a failed audit log."""
         loop = asyncio.get_running_loop()
 
         def domains_changed() -> None:
-            loop.call_soon_threadsafe(self._domains_changed.set)
+            with suppress(RuntimeError):  # the loop was closed while the hypervisor called
+                loop.call_soon_threadsafe(self._domains_changed.set)
 
         self.host.vms.hypervisor.subscribe(domains_changed)
         self.host.links.kernel.subscribe(self._kernel_event)
+        # Whatever happened before this daemon listened.
+        self._domains_changed.set()
+        self._kernel_changed.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._measurements(), name="measurements")
             group.create_task(self._domains(), name="domains")
@@ -71,35 +77,56 @@ class Watchers:
         while True:
             await self._domains_changed.wait()
             self._domains_changed.clear()
-            try:
-                await self.blocking(self.host.vms.enforce_labels)
-                await self.blocking(self.host.reconcile_links)
-                taps = dict(await self.blocking(self.host.vms.taps))
-            except ShamonError as error:
-                self.host.audit.append("host.domains-unreadable", self.host.name, {"reason": str(error)})
-                continue
-            if taps != self._taps:
-                self._taps = {tap: str(name) for tap, name in taps.items()}
+
+            def repair() -> dict[str, str]:
+                self.host.vms.enforce_labels()
+                self.host.reconcile_links()
+                return {tap: str(name) for tap, name in self.host.vms.taps().items()}
+
+            taps = await self._tried("host.domains-unreadable", repair)
+            if taps is None:
+                await self._again(self._domains_changed)
+            elif taps != self._taps:
+                self._taps = taps
                 self.wake_all()
 
     async def _kernel(self) -> None:
         while True:
             await self._kernel_changed.wait()
             self._kernel_changed.clear()
-            try:
-                await self.blocking(self.host.reconcile_links)
-            except ShamonError as error:
-                self.host.audit.append("links.not-reconciled", self.host.name, {"reason": str(error)})
-            for peer in self.host.links.needs_rekey():
+
+            def repair() -> tuple[HostName, ...]:
+                self.host.reconcile_links()
+                return self.host.links.needs_rekey()
+
+            missing = await self._tried("links.not-reconciled", repair)
+            if missing is None:
+                await self._again(self._kernel_changed)
+            for peer in missing or ():
                 self.wake(peer)
 
     async def _tidy(self) -> None:
         while True:
             await self.clock.sleep(_TIDY_S)
-            try:
-                await self.blocking(self.host.links.tidy)
-            except ShamonError as error:
-                self.host.audit.append("links.not-tidied", self.host.name, {"reason": str(error)})
+            await self._tried("links.not-tidied", self.host.links.tidy)
+            await self.host.close_unfinished()
+
+    async def _tried(self, kind: str, call: Callable[[], T]) -> T | None:
+        """What `call` returned; None if it failed, which the audit log is told once for each reason."""
+        try:
+            result = await self.blocking(call)
+        except ShamonError as error:
+            if self._told.get(kind) != str(error):
+                self._told[kind] = str(error)
+                self.host.audit.append(kind, self.host.name, {"reason": str(error)})
+            return None
+        self._told.pop(kind, None)
+        return result
+
+    async def _again(self, event: asyncio.Event) -> None:
+        """Nobody will tell when what failed would succeed."""
+        await self.clock.sleep(_TIDY_S)
+        event.set()
 
     def _kernel_event(self, event: KernelEvent) -> None:
         match event:

@@ -185,6 +185,14 @@ class VmManager:
                 )
         return tuple(statuses)
 
+    def wanted(self) -> tuple[VmName, ...]:
+        """Every VM of this host that should run, whether it does or not: nothing but the store is asked."""
+        return tuple(
+            name
+            for name, entry in sorted(self.policy().vms.items())
+            if entry.host == self.host and self._document(name).get("wanted")
+        )
+
     def running_types(self) -> frozenset[TypeName]:
         """Types of every VM that runs or is suspended under its label, and is not quarantined."""
         return frozenset(name for status in self._connectable() for name in status.types)

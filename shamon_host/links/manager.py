@@ -125,11 +125,13 @@ class LinkManager:
         as it was.
         """
         address = canonical_address(address)
+        gate_until_s = self.boottime_s() + gate_s
         with self._lock:
             before = self._book.get(peer)
             if links and (before is None or before.address != address):
                 raise Refused("the receiving side is not installed", where=peer)
             self._check(peer, links, lifetime_s)
+            gate_s = min(gate_s, gate_until_s - self.boottime_s())  # others may have had the lock for long
             if not 0 < gate_s <= lifetime_s:
                 raise Refused("the lease is over", where=peer, found=f"{gate_s:.1f} s are left of it")
             self.audit(
@@ -198,23 +200,27 @@ class LinkManager:
         with self._lock:
             record = self._book.get(peer)
             self._needs_rekey -= {peer}
-            if record is not None:
-                self.audit("link.close", peer, {"types": sorted(record.links)})
-                self._book.forget(peer)
-            self._convergence.tear_down(peer, {address, record.address} if record else {address})
+            try:
+                if record is not None:
+                    self.audit("link.close", peer, {"types": sorted(record.links)})
+                    self._book.forget(peer)
+            finally:  # it only narrows: done even if it cannot be written down
+                self._convergence.tear_down(peer, {address, record.address} if record else {address})
 
     def close_all(self) -> None:
         """The end of the unit: every link to every peer, known here or not. The guard stays."""
         with self._lock:
             records = self._book.records
-            self.audit("link.close-all", self.host, {"peers": sorted(record.peer for record in records)})
-            self._book.forget(*(record.peer for record in records))
             self._needs_rekey = frozenset()
-            state = self.kernel.read()
-            addresses = {record.address for record in records} | set(state.gate)
-            addresses |= {tunnel.remote for tunnel in state.tunnels}
-            addresses |= {end for sa in state.sas for end in (sa.source, sa.destination)}
-            self._convergence.tear_down(self.host, addresses - {self.address})
+            try:
+                self.audit("link.close-all", self.host, {"peers": sorted(record.peer for record in records)})
+                self._book.forget(*(record.peer for record in records))
+            finally:  # as above
+                state = self.kernel.read()
+                addresses = {record.address for record in records} | set(state.gate)
+                addresses |= {tunnel.remote for tunnel in state.tunnels}
+                addresses |= {end for sa in state.sas for end in (sa.source, sa.destination)}
+                self._convergence.tear_down(self.host, addresses - {self.address})
 
     def detach_port(self, interface: str) -> None:
         """Take a VM's tap off its bridge (quarantine)."""
@@ -328,12 +334,15 @@ class LinkManager:
             raise Refused("SELinux is not enforcing: no link", where=record.peer, expected="enforcing")
         self._book.remember(record)
         try:
-            state = self._converge(state, with_keys=lambda link: what.give(link, record.peer), opening=what.opening)
+            state = self._converge(state, with_keys=lambda link: what.give(link, record.peer))
             destination = self.address if what.inbound else record.address
             present = {sa.id for sa in state.sas}
             for name, (spi, _) in what.keys.items():
                 if SaId(destination=destination, spi=spi) not in present:
                     raise BackendFailed("an SA that was installed is not there", where=f"{record.peer} {name}")
+            # The gate last, for what is left by then: to build the rest may have taken long.
+            left_s = record.gate_until_s - self.boottime_s()
+            self._converge(state, opening={address: min(gate_s, left_s) for address, gate_s in what.opening.items()})
             self._convergence.delete_sas(what.superseded)
             self._book.remember(record.without(out_spis={sa.spi for sa in what.superseded}))
         except (BackendFailed, BadInput):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from shamon_host.attestation.claims.measurements import BOOT_AGGREGATE, SELINUX_POLICY, SELINUX_STATE
+from shamon_host.attestation.claims.measurements import BOOT_AGGREGATE, SELINUX_POLICY, SELINUX_STATE, walk
 from shamon_host.attestation.event_describe import describe
 from shamon_host.attestation.event_log import parse_event_log
 from shamon_host.attestation.event_model import Event
@@ -26,9 +26,13 @@ from shamon_host.attestation.reference_model import (
     merged_digests,
 )
 from shamon_host.attestation.uki import pcr4_value, pcr9_value, pcr11_value
+from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.errors import NotTrusted
 
 _MAX_NAMED = 5
+_BOOTED_ALONE = "/boot/"
+"""Kernels of the image are started by the firmware. On a running host kexec alone reads them, with a command line of
+its caller's choice, and PCRs that stay as they are: so they are no programs that may run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +82,12 @@ def record(
     entries = parse_ima_log(ima_log)
     vouched = entries[: replay_until(entries, {}, {IMA_PCR: pcrs[IMA_PCR]}).verified]
     files, buffers = _measured(vouched, demanded)
-    known = {path: frozenset(digests) for path, digests in (manifest or {}).items()}
+    known = {
+        path: frozenset(digests) for path, digests in (manifest or {}).items() if not path.startswith(_BOOTED_ALONE)
+    }
     runtime = merged_digests(known, files)
     _require(demanded, files)
-    return ReferenceValues(
+    reference = ReferenceValues(
         pcrs=boot,
         ima_policy=demanded.ima_policy,
         early=dict(demanded.early),
@@ -91,6 +97,11 @@ def record(
         buffers={name: digests for name, digests in buffers.items() if name not in {SELINUX_STATE, SELINUX_POLICY}},
         early_data=demanded.early_data,
     )
+    # What is left: entries in an order that no good boot has.
+    _, failures = walk(vouched, LogFacts(), reference, pcrs)
+    for failure in failures.values():
+        raise NotTrusted(failure.reason, where=failure.where, expected=failure.expected, found=failure.found)
+    return reference
 
 
 def not_in_manifest(reference: ReferenceValues, manifest: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:

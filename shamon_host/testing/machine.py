@@ -59,17 +59,20 @@ class BootImage:
     load_options: str = ""
     """Not empty: somebody replaced the embedded command line."""
     selinux_policy: bytes = b"selinux policy"
-    files: tuple[tuple[str, bytes], ...] = (
+    early_files: tuple[tuple[str, bytes], ...] = (
         ("/usr/lib/systemd/systemd", b"\x7fELF systemd"),
         ("/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", b"\x7fELF ld.so"),
         ("/usr/lib/x86_64-linux-gnu/libc.so.6", b"\x7fELF libc"),
+    )
+    """Run or read before SELinux's policy is loaded, in this order."""
+    files: tuple[tuple[str, bytes], ...] = (
         (IMA_POLICY, b"measure func=BPRM_CHECK\n"),
         ("/usr/sbin/libvirtd", b"\x7fELF libvirtd"),
         ("/opt/shamon/bin/python3", b"\x7fELF python"),
         (_DAEMON_ENTRY, b"# the daemon"),
         ("/etc/shamon/host.toml", b"# the host's configuration"),
     )
-    """Run or read in the course of every boot, in this order."""
+    """Run or read after that in the course of every boot, in this order; systemd loads the IMA policy first."""
 
     def file(self) -> bytes:
         """The unified kernel image as the PE file that firmware would load."""
@@ -108,12 +111,12 @@ class MeasuredMachine:
         self.logs.events, self.logs.entries = events, []
         self._append(ima_sig_entry("boot_aggregate", boot_aggregate(Bank.SHA256, self.tpm.pcrs)))
         self._append(ima_buf_entry("kernel_version", b"6.1.0-memory"))
-        for path, content in image.files[:3]:
+        for path, content in image.early_files:
             self.run_program(path, content)
         self.enforcing = True
         self._selinux_state()
         self._append(ima_buf_entry("selinux-policy-hash", sha256(image.selinux_policy)))
-        for path, content in image.files[3:]:
+        for path, content in image.files:
             self.run_program(path, content)
 
     def run_program(self, path: str, content: bytes) -> None:

@@ -8,6 +8,11 @@ What a replay proves is the measured bytes, not the name of the template. So an 
 its buffer hashes to its digest and is one of those expected, and everything else is taken for a file, whatever it says.
 A violation proves nothing but itself, so every violation fails, whatever path it names.
 
+Root can extend PCR 10 too. That can take nothing out of the log, but add what should be there and is not: the entry of
+an IMA policy that was never loaded, while rules written straight to the kernel, which it does not measure, are in
+force. So what must be there counts only where the boot puts it: the boot aggregate first, and the IMA policy right
+behind SELinux's, both by systemd before it reads a unit or starts a program.
+
 Source: Linux security/selinux/ima.c (`selinux-state`, `selinux-policy-hash`), security/integrity/ima/ima_main.c.
 """
 
@@ -27,6 +32,16 @@ LOG_CLAIMS = (ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, Claim
 BOOT_AGGREGATE = "boot_aggregate"
 SELINUX_STATE = "selinux-state"
 SELINUX_POLICY = "selinux-policy-hash"
+_ASKED_FOR_BY_THE_KERNEL = (
+    "/usr/lib/modules/",
+    "/usr/lib/firmware/",
+    "/lib/modules/",
+    "/lib/firmware/",
+    "/usr/lib/modprobe.d/",
+    "/etc/modprobe.d/",
+    "/usr/bin/kmod",
+)
+"""What drivers may load at any moment, hence also between SELinux's policy and IMA's."""
 _NO_DIGESTS: frozenset[str] = frozenset()
 _SHOWN_DIGESTS = 3
 
@@ -151,6 +166,19 @@ def _selinux_policy(state: _Walk, number: int, buf: bytes) -> None:
 
 def _aggregate(state: _Walk, number: int, fields: ImaFields) -> None:
     digest = fields.file_digest
+    if number > 1:
+        # A kernel writes one, at its start: the second one is of a kernel that kexec started.
+        state.fail(
+            failed(
+                ClaimName.IMA_POLICY,
+                "another kernel was started without a new boot",
+                where=_where(number, BOOT_AGGREGATE),
+                expected="one boot aggregate, the first entry",
+                found=str(digest),
+                sticky=True,
+            )
+        )
+        return
     if digest is not None and digest.algorithm == "sha256" and digest.digest in state.aggregates:
         state.facts = replace(state.facts, boot_aggregate=True)
         return
@@ -168,6 +196,8 @@ def _aggregate(state: _Walk, number: int, fields: ImaFields) -> None:
 
 def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
     reference, facts = state.reference, state.facts
+    if not facts.ima_policy:
+        _before_the_policy(state, number, path)
     digest = fields.file_digest
     known = reference.files.get(path, _NO_DIGESTS)
     good = digest is not None and digest.kind == "ima" and digest.algorithm == "sha256" and digest.digest.hex() in known
@@ -181,7 +211,10 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
             state.facts = replace(facts, code_entry=True)
         return
     # Once programs alone are measured, a path says nothing about whether its content was run: no excuse then.
-    if not facts.ima_policy and any(fnmatchcase(path, glob) for glob in reference.early_data):
+    demanded = (
+        path == reference.ima_policy or path in reference.early.values() or path.startswith(reference.code.prefix)
+    )
+    if not facts.ima_policy and not demanded and any(fnmatchcase(path, glob) for glob in reference.early_data):
         return
     name, reason = ClaimName.SOFTWARE, "an unknown program or file was measured"
     if known:
@@ -199,6 +232,22 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
             found=str(digest),
             sticky=True,
         )
+    )
+
+
+def _before_the_policy(state: _Walk, number: int, path: str) -> None:
+    """A file that was measured before the IMA policy, or that policy itself: is this its place?"""
+    selinux = bool(state.facts.selinux_state and state.facts.selinux_policy)
+    if path == state.reference.ima_policy:
+        if selinux:
+            return
+        reason, expected = "the IMA policy was loaded before SELinux decided", f"{SELINUX_STATE}, {SELINUX_POLICY}"
+    elif selinux and not path.startswith(_ASKED_FOR_BY_THE_KERNEL):
+        reason, expected = "the boot went on without the IMA policy", f"IMA policy {state.reference.ima_policy}"
+    else:
+        return
+    state.fail(
+        failed(ClaimName.IMA_POLICY, reason, where=_where(number, path), expected=expected, found=path, sticky=True)
     )
 
 

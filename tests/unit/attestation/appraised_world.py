@@ -110,4 +110,8 @@ def claim_of(result: AttestationResult, name: ClaimName) -> Claim:
 
 def without_files(image: BootImage, *paths: str) -> BootImage:
     """The image with some files never run."""
-    return replace(image, files=tuple(item for item in image.files if item[0] not in paths))
+    return replace(
+        image,
+        early_files=tuple(item for item in image.early_files if item[0] not in paths),
+        files=tuple(item for item in image.files if item[0] not in paths),
+    )

@@ -21,7 +21,9 @@ from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
 QUOTED_ENTRIES = 725
 NONCE = bytes.fromhex("00112233445566778899aabbccddeeff")
 DEMANDED = Demanded(
-    ima_policy="/etc/selinux/config", code_prefix="/usr/lib/ipsec/", code_entry_globs=("*/libcharon.so.0.0.0",)
+    ima_policy="/etc/selinux/default/contexts/files/file_contexts.subs_dist",
+    code_prefix="/usr/lib/ipsec/",
+    code_entry_globs=("*/libcharon.so.0.0.0",),
 )
 """The captured host has no IMA policy of its own and no daemon: other files of its log stand in for them."""
 

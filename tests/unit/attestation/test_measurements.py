@@ -114,8 +114,8 @@ class TestSoftware:
 class TestEarlyData:
     def test_excused_before_the_ima_policy_only(self, world: Attested) -> None:
         world.reference = replace(world.reference, early_data=("/var/lib/seed/*",))
-        files = list(GOOD.files)
-        world.machine.boot(replace(GOOD, files=(*files[:3], ("/var/lib/seed/random", b"1"), *files[3:])))
+        early, later = GOOD.early_files, GOOD.files
+        world.machine.boot(replace(GOOD, early_files=(*early, ("/var/lib/seed/random", b"1")), files=later))
         assert world.attest().trusted
         world.machine.run_program("/var/lib/seed/program", b"\x7fELF")
         claim = claim_of(world.attest(), ClaimName.SOFTWARE)
@@ -126,7 +126,6 @@ class TestImaPolicy:
     @pytest.mark.parametrize(
         ("path", "word"),
         [
-            (IMA_POLICY, "IMA policy"),
             ("/usr/lib/systemd/systemd", "init"),
             ("/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "loader"),
             (LIBC, "libc"),
@@ -153,8 +152,8 @@ class TestImaPolicy:
         assert sha256(b"dont_measure").hex() in claim.found
 
     def test_another_libc(self, world: Attested) -> None:
-        other = tuple((path, b"\x7fELF evil" if path == LIBC else content) for path, content in GOOD.files)
-        world.machine.boot(replace(GOOD, files=other))
+        other = tuple((path, b"\x7fELF evil" if path == LIBC else content) for path, content in GOOD.early_files)
+        world.machine.boot(replace(GOOD, early_files=other))
         result = world.attest()
         assert LIBC in claim_of(result, ClaimName.SOFTWARE).where
         assert claim_of(result, ClaimName.IMA_POLICY).status is ClaimStatus.ABSENT
@@ -218,11 +217,16 @@ class TestSelinux:
         assert claim_of(world.attest(), ClaimName.SELINUX).status is ClaimStatus.FAIL
 
     def test_before_its_policy_is_loaded_selinux_decides_nothing(self) -> None:
-        world = _only(lambda path: not path.startswith("selinux"))
-        append(world.machine, ima_buf_entry("selinux-state", b"initialized=0;enforcing=0;"))
+        world = Attested()
+        entries = list(world.machine.logs.entries)
+        at = next(number for number, entry in enumerate(entries) if entry.fields().path == "selinux-state")
+        world.machine.tpm.pcrs[10] = bytes(32)
+        world.machine.logs.entries.clear()
+        for entry in (*entries[:at], ima_buf_entry("selinux-state", b"initialized=0;enforcing=0;")):
+            append(world.machine, entry)
         assert claim_of(world.attest(), ClaimName.SELINUX).status is ClaimStatus.ABSENT
-        append(world.machine, ima_buf_entry("selinux-state", world.reference.selinux.states[0].encode()))
-        append(world.machine, ima_buf_entry("selinux-policy-hash", sha256(b"selinux policy")))
+        for entry in entries[at:]:
+            append(world.machine, entry)
         assert world.attest().trusted
 
 

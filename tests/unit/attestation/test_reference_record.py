@@ -121,10 +121,15 @@ def test_a_boot_with_an_unreliable_measurement_is_not_recorded(machine: Measured
 
 
 def test_early_data_is_not_recorded(machine: MeasuredMachine) -> None:
-    files = list(GOOD.files)
-    machine.boot(replace(GOOD, files=(*files[:3], ("/var/lib/seed/random", b"1"), *files[3:])))
+    machine.boot(replace(GOOD, early_files=(*GOOD.early_files, ("/var/lib/seed/random", b"1"))))
     machine.run_program("/var/lib/seed/late", b"2")
     reference = taken(machine, demanded=Demanded(early_data=("/var/lib/seed/*",)))
     assert "/var/lib/seed/random" not in reference.files
     assert "/var/lib/seed/late" in reference.files
     assert reference.early_data == ("/var/lib/seed/*",)
+
+
+def test_a_boot_that_loaded_its_ima_policy_late_is_not_recorded(machine: MeasuredMachine) -> None:
+    machine.boot(replace(GOOD, files=(GOOD.files[1], GOOD.files[0], *GOOD.files[2:])))
+    with pytest.raises(NotTrusted, match="went on without the IMA policy"):
+        taken(machine)

@@ -48,11 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print_error(missing, as_json=getattr(arguments, "json", False))
         return missing.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has had enough, and Python would complain at its end
+        return 1
+    except OSError as error:
+        failed = ShamonError(error.strerror or type(error).__name__, where=str(error.filename or ""))
+        print_error(failed, as_json=getattr(arguments, "json", False))
+        return failed.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from shamon_host.cli.api_client import ApiClient
 from shamon_host.cli.output import print_json, print_table, printable
@@ -65,7 +66,8 @@ def _status(arguments: argparse.Namespace) -> int:
         f"{status['host']} of {status['coalition']}, policy version {status['policy']['version']} "
         f"({status['policy']['digest'][:16]})"
     )
-    print("peers: " + ", ".join(f"{count} {state}" for state, count in status["peers"].items() if count))
+    counts = ", ".join(f"{count} {state}" for state, count in status["peers"].items() if count)
+    print(f"peers: {counts or 'none'}")
     for peer, words in status["refused_by"].items():
         print(f"refused by {peer}: {printable(words)}")
     for name, figure in status["figures"].items():
@@ -107,7 +109,7 @@ def _attest(arguments: argparse.Namespace) -> int:
 
 def _vm(arguments: argparse.Namespace) -> int:
     fields = {"reason": arguments.reason} if hasattr(arguments, "reason") else {}
-    vm = _client(arguments).post(f"/v1/vms/{arguments.name}/{arguments.action}", fields)
+    vm = _client(arguments).post(f"/v1/vms/{quote(arguments.name, safe='')}/{arguments.action}", fields)
     if arguments.json:
         print_json(vm)
     else:

@@ -9,8 +9,8 @@ from shamon_host.domain.errors import ShamonError
 
 
 def print_json(value: Any) -> None:
-    """One JSON value, indented, in one write."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """One JSON value, indented, in one write. In ASCII: it may hold a peer's words, and end on a terminal."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
@@ -42,9 +42,9 @@ def print_error(error: ShamonError, *, as_json: bool) -> None:
         fields = {name: getattr(error, name) for name in ("what", "where", "expected", "found", "remedy")}
         print_json({"error": fields | {"exit_code": error.exit_code}})
         return
-    place = f"{error.where}: " if error.where else ""
-    lines = [f"shamon: {place}{error.what}"]
+    place = f"{printable(error.where)}: " if error.where else ""
+    lines = [f"shamon: {place}{printable(error.what)}"]
     lines += [f"  {name}: {printable(getattr(error, name))}" for name in ("expected", "found") if getattr(error, name)]
     if error.remedy:
-        lines.append(f"  {error.remedy}")
+        lines.append(f"  {printable(error.remedy)}")
     print("\n".join(lines), file=sys.stderr)

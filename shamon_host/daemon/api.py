@@ -17,6 +17,7 @@ from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.hypervisor.vms import VmStatus
 
 MAX_AUDIT_RECORDS = 1000
+MAX_REASON = 500
 VM_ACTIONS = ("start", "stop", "quarantine", "replace")
 
 
@@ -116,7 +117,7 @@ class Api:
 
     async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         vms, links = self.daemon.host.vms, self.daemon.host.links
-        reason = str(fields.get("reason", "asked for by the operator"))[:500]
+        reason = _text(fields, "reason", "asked for by the operator")
         calls: dict[str, Callable[[], object]] = {
             "start": lambda: vms.start(name),
             "stop": lambda: vms.stop(name),
@@ -164,8 +165,15 @@ def _vm(status: VmStatus) -> dict[str, Any]:
 def _integer(fields: Mapping[str, Any], name: str, default: int) -> int:
     try:
         value = int(fields.get(name, default))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = -1
     if value < 0:
-        raise BadInput(f"bad {name}", expected="a number that is not negative", found=str(fields.get(name))[:40])
+        raise BadInput(f"bad {name}", expected="a number that is not negative", found=repr(fields.get(name))[:40])
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
+    value = fields.get(name, default)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_REASON or not value.isprintable():
+        raise BadInput(f"bad {name}", expected=f"1 to {MAX_REASON} printable characters", found=repr(value)[:40])
     return value

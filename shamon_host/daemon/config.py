@@ -85,7 +85,7 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
             raise reader.error(f"{prefix}format", "raw or qcow2", image_format)
         images[name] = (reader.path(table, prefix, "path", None), image_format)
     return HostConfig(
-        name=HostName(plain_name(reader.string(fields, "", "name", None), "host name")),
+        name=HostName(reader.name(reader.string(fields, "", "name", None), "name")),
         **paths,
         tls_ca=tls_paths["ca"],
         tls_certificate=tls_paths["certificate"],
@@ -104,8 +104,8 @@ def _vm_settings(reader: "_Reader", name: str, table: Mapping[str, Any]) -> VmSe
     return VmSettings(
         memory_mib=reader.integer(table, prefix, "memory_mib", 128, range(16, 1 << 20)),
         vcpus=reader.integer(table, prefix, "vcpus", 1, range(1, 256)),
-        kernel=reader.string(table, prefix, "kernel", ""),
-        initrd=reader.string(table, prefix, "initrd", ""),
+        kernel=reader.path_or_nothing(table, prefix, "kernel"),
+        initrd=reader.path_or_nothing(table, prefix, "initrd"),
         cmdline=reader.string(table, prefix, "cmdline", ""),
     )
 
@@ -141,13 +141,28 @@ class _Reader:
 
     def tables(self, fields: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
         outer = self.table(fields, key)
-        return [(plain_name(name, f"name in {key}"), self.table(outer, name)) for name in outer]
+        return [(self.name(name, f"{key}.{name}"), self._inner(outer, key, name)) for name in outer]
+
+    def _inner(self, outer: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+        value = outer[name]
+        if not isinstance(value, dict):
+            raise self.error(f"{key}.{name}", "a table", value)
+        return value
+
+    def name(self, text: str, key: str) -> str:
+        try:
+            return plain_name(text, key)
+        except BadInput as error:
+            raise self.error(key, error.expected, text) from error
 
     def string(self, table: Mapping[str, Any], prefix: str, key: str, default: str | None) -> str:
         value = table.get(key, default)
-        if not isinstance(value, str):
-            raise self.error(prefix + key, "a string", value)
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.error(prefix + key, "a string of printable characters", value)
         return value
+
+    def path_or_nothing(self, table: Mapping[str, Any], prefix: str, key: str) -> str:
+        return str(self.path(table, prefix, key, None)) if table.get(key, "") != "" else ""
 
     def path(self, table: Mapping[str, Any], prefix: str, key: str, default: str | None) -> Path:
         value = Path(self.string(table, prefix, key, default))

@@ -18,14 +18,14 @@ from shamon_host.daemon.api import Api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.daemon.ports import Backends, StopReason
+from shamon_host.daemon.ports import Backends, Blocking, StopReason
+from shamon_host.daemon.service import plain_error
 from shamon_host.daemon.store import Store
-from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import TpmKind
-from shamon_host.links.model import KernelState, Operation, SecurityAssociation
-from shamon_host.links.ports import KernelEvent
+from shamon_host.links.model import SecurityAssociation
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.testing.clock import VirtualClock
@@ -35,6 +35,7 @@ from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.network import MemoryNetwork, memory_identity
+from shamon_host.testing.severable import MemoryServiceManager, SeverableDatabase, SeverableKernel
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
 from shamon_host.testing.world import BootVariant, CommandResult, Fault, FaultTrace, PeerObjects
@@ -64,51 +65,6 @@ class Enrolment:
         if self.reference is None:
             raise NotTrusted("no Reference Values for this host", where=host)
         return self.reference
-
-
-class SeverableKernel:
-    """The kernel as one daemon sees it, until that daemon is killed."""
-
-    def __init__(self, kernel: MemoryKernel) -> None:
-        self._kernel = kernel
-        self.severed = False
-
-    def _alive(self) -> MemoryKernel:
-        if self.severed:
-            raise BackendFailed("this daemon is dead")
-        return self._kernel
-
-    def read(self) -> KernelState:
-        return self._alive().read()
-
-    def apply(self, operations: Sequence[Operation]) -> None:
-        self._alive().apply(operations)
-
-    def allocate_spi(self, *, source: str, destination: str) -> int:
-        return self._alive().allocate_spi(source=source, destination=destination)
-
-    def counters(self) -> Mapping[str, int]:
-        return self._alive().counters()
-
-    def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
-        self._alive().subscribe(event)
-
-    def close(self) -> None:
-        self._kernel.close()
-
-
-@dataclass(kw_only=True)
-class MemoryServiceManager:
-    """`daemon.ports.ServiceManager`."""
-
-    reason: StopReason = StopReason.STOP
-
-    def ready(self) -> None: ...
-
-    def status(self, text: str) -> None: ...
-
-    def stop_reason(self) -> StopReason:
-        return self.reason
 
 
 class RepeatingAttester:
@@ -172,12 +128,16 @@ class MemoryHost:
         )
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
+        self.blocking: Blocking = directly
+        """How the next daemon makes calls that block."""
         self.daemon: HostDaemon | None = None
+        self.database: SeverableDatabase | None = None
+        """Of the daemon that runs."""
         self._network = network
         self._enrolment = enrolment
         self._identity = memory_identity(self.host)
         self._database = Database(":memory:")
-        self._service_manager = MemoryServiceManager()
+        self.service_manager = MemoryServiceManager()
         self._severable: SeverableKernel | None = None
         self._task: asyncio.Task[None] | None = None
         self._repeating = False
@@ -186,9 +146,9 @@ class MemoryHost:
     # What `world.Host` asks
 
     async def boot(self, variant: BootVariant = BootVariant.GOOD) -> None:
-        self._service_manager.reason = StopReason.SHUTDOWN
+        self.service_manager.reason = StopReason.SHUTDOWN
         await self.stop_daemon()
-        self._service_manager.reason = StopReason.STOP
+        self.service_manager.reason = StopReason.STOP
         self._repeating = False
         self.hypervisor.power_off()
         self.kernel.reboot()
@@ -239,6 +199,8 @@ class MemoryHost:
     async def kill_daemon(self) -> None:
         if self._severable is not None:
             self._severable.severed = True
+        if self.database is not None:
+            self.database.severed = True
         self._network.stop(self.host)
         await self._end()
         self.hypervisor.forget_subscribers()
@@ -247,14 +209,15 @@ class MemoryHost:
     async def start_daemon(self) -> None:
         identity = self._identity
         self._severable = SeverableKernel(self.kernel)
+        self.database = database = SeverableDatabase(self._database)
         registry = self._enrolment.registry
         daemon = HostDaemon(
             name=self.host,
             policy=self._enrolment.policy,
             registry=registry,
             references=self._enrolment,
-            store=Store(self._database),
-            audit=AuditLog(self._database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
+            store=Store(database),
+            audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
             backends=Backends(
                 clock=self.clock,
                 tpm=self.machine.tpm,
@@ -263,8 +226,8 @@ class MemoryHost:
                 hypervisor=self.hypervisor,
                 images=self.images,
                 transport=self._network.transport(identity, registry),
-                service_manager=self._service_manager,
-                blocking=directly,
+                service_manager=self.service_manager,
+                blocking=self.blocking,
                 boot_id=self.machine.boot_id,
             ),
         )
@@ -273,7 +236,7 @@ class MemoryHost:
         await daemon.start()
         self._network.listen(identity, daemon.service, registry)
         self.daemon = daemon
-        self._task = asyncio.create_task(daemon.run(), name=f"daemon of {self.name}")
+        self._task = asyncio.create_task(self._run(daemon), name=f"daemon of {self.name}")
 
     async def stop_daemon(self) -> None:
         daemon = self.daemon
@@ -364,6 +327,20 @@ class MemoryHost:
         """The world ends."""
         await self.kill_daemon()
         self._database.close()
+
+    def failure(self) -> BaseException | None:
+        """What ended the daemon by itself; None while it runs."""
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
+    async def _run(self, daemon: HostDaemon) -> None:
+        """Run the daemon; one that ends by itself is stopped, as `daemon.service` does."""
+        try:
+            await daemon.run()
+        except BaseExceptionGroup as group:
+            with suppress(ShamonError):
+                await daemon.stop()
+            raise plain_error(group) from group
 
     async def _end(self) -> None:
         """Let the daemon's task fall; what it raises in doing so is of no interest."""

@@ -130,6 +130,14 @@ def _address(host: HostEntry) -> Iterator[Finding]:
         yield Finding(key=key, what="not the usual form of the address", expected=str(address), found=host.address)
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         yield Finding(key=key, what="not the address of one host on a network", found=host.address)
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):
+        # The kernel's selectors, the guard and the gate would see another address, or one of another family.
+        yield Finding(
+            key=key,
+            what="an address that stands for another one",
+            expected="without a prefix or zone",
+            found=host.address,
+        )
     if host.port not in range(1, 65536):
         yield Finding(key=f"hosts.{host.name}.port", what="no such port", expected="1 to 65535", found=str(host.port))
 

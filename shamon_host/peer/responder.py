@@ -11,6 +11,7 @@ from collections.abc import Callable
 from shamon_host.attestation.evidence import Role, encode
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.labels import HostName
+from shamon_host.peer.errors import Busy
 from shamon_host.peer.initiator import Handshaker
 from shamon_host.peer.key_schedule import Share, transcript
 from shamon_host.peer.messages import (
@@ -30,6 +31,9 @@ from shamon_host.peer.sessions import Appraised, Session, Stage
 from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, body_limit
 
 _HINT_INTERVAL_S = 1.0
+_HELLOS = 16
+"""How many handshakes a peer may start at once, and then one a second: each costs this host a quote, an appraisal, and
+records that nobody can take out of the audit log again."""
 
 
 class PeerService:
@@ -41,6 +45,8 @@ class PeerService:
         self._sessions = handshaker.sessions
         self._hinted = hinted
         self._hints_s: dict[tuple[HostName, HostName], float] = {}
+        self._hellos: dict[HostName, tuple[float, float]] = {}
+        """Peer → how many it has left, and when that was so."""
 
     async def handle(self, caller: PeerIdentity, path: str, body: bytes) -> bytes:
         """Answer one request. Raises ShamonError, which the transport tells the caller in words."""
@@ -92,6 +98,7 @@ class PeerService:
     async def _answer_hello(self, enrolled: EnrolledPeer, body: bytes) -> bytes:
         hello = Hello.decode(body, Role.INITIATOR)
         self._party.check_hello(hello, enrolled)
+        self._count_hello(enrolled.host)
         await self._sessions.give_up(enrolled.host)
         started_s = self._party.boottime_s()
         own = await self._host.terms(enrolled.host)
@@ -184,6 +191,15 @@ class PeerService:
         await self._host.install_inbound(outcome)
         await self._host.install_outbound(outcome)
         return answer
+
+    def _count_hello(self, peer: HostName) -> None:
+        """Raises Busy for a peer that starts one handshake after the other."""
+        now_s = self._party.boottime_s()
+        left, since_s = self._hellos.get(peer, (_HELLOS, now_s))
+        left = min(_HELLOS, left + now_s - since_s)
+        if left < 1:
+            raise Busy("too many handshakes of the same host", where=self._party.name)
+        self._hellos[peer] = (left - 1, now_s)
 
     def _hint(self, enrolled: EnrolledPeer, body: bytes) -> bytes:
         about = self._party.directory.enrolled(Hint.decode(body).about).host

@@ -192,6 +192,8 @@ def test_whatever_is_decided_by_it_changes_the_digest(old: str, new: str) -> Non
         ("port = 7444", "port = 74.5", "hosts.beta.port", ["found the float 74.5"]),
         ('"192.0.2.1"', '"alpha.example"', "hosts.alpha.address", ["not an address", "alpha.example"]),
         ('"192.0.2.1"', '"127.0.0.1"', "hosts.alpha.address", ["not the address of one host"]),
+        ('"2001:db8::3"', '"::ffff:c000:201"', "hosts.gamma.address", ["stands for another"]),
+        ('"2001:db8::3"', '"fe80::1%eth0"', "hosts.gamma.address", ["stands for another"]),
         ('"2001:db8::3"', '"2001:0db8::3"', "hosts.gamma.address", ["usual form", "expected 2001:db8::3"]),
         ("9f86d081", "9F86D081", "images.busybox.sha256", ["SHA-256", "lower-case"]),
         (

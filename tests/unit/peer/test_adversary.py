@@ -16,6 +16,7 @@ from shamon_host.attestation.evidence import Role
 from shamon_host.attestation.evidence import encode as encode_evidence
 from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
+from shamon_host.peer.errors import Busy
 from shamon_host.peer.key_schedule import Share, transcript
 from shamon_host.peer.messages import Confirm, ConfirmAnswer, EvidenceAnswer, EvidenceRequest, Hello, Verdict
 from shamon_host.peer.party import digest, proceedings
@@ -537,6 +538,25 @@ def test_flood_of_hellos_keeps_one_session() -> None:
         )
         assert any(isinstance(result, bytes) for result in results)
         assert len(world.hosts[BETA].open_terms) == 1
+        await world.settle()
+
+    run_virtual(main())
+
+
+def test_a_peer_that_starts_one_handshake_after_the_other_is_slowed_down() -> None:
+    """Each costs this host a quote, an appraisal and records in a log that only grows."""
+
+    async def main() -> None:
+        world = World(ALPHA, BETA, latency_s=0)
+        ended = []
+        for _ in range(40):
+            try:
+                ended.append(await world.initiate())
+            except Busy as error:
+                assert "too many handshakes" in str(error)
+        assert 0 < len(ended) < 20
+        await world.clock.sleep(3)
+        await world.initiate()
         await world.settle()
 
     run_virtual(main())

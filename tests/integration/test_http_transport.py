@@ -98,7 +98,11 @@ class LoopbackWorld(TransportWorld):
     async def listen(self, host: HostName, handler: Answers, *, at: HostName | None = None) -> None:
         address = host if at is None else at
         self.servers[address] = await serve_peers(
-            handler, name=host, tls=self.files[host], directory=self.registries[host], address=LOOPBACK,
+            handler,
+            name=host,
+            tls=self.files[host],
+            directory=self.registries[host],
+            address=LOOPBACK,
             port=self.ports[address],
         )
 
@@ -134,9 +138,7 @@ class TestHttpTransport(TransportContract):
         asyncio.run(main())
 
 
-async def talk(
-    port: int, context: ssl.SSLContext, request: bytes, *, name: str = BETA
-) -> bytes:
+async def talk(port: int, context: ssl.SSLContext, request: bytes, *, name: str = BETA) -> bytes:
     """Send bytes over TLS, by hand, and return all that comes back."""
     async with asyncio.timeout(TIMEOUT_S):
         reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=context, server_hostname=name)
@@ -361,7 +363,8 @@ async def test_concurrent_requests_of_one_host_are_bounded(coalition: Coalition,
         others = [HttpTransport(tls=world.files[ALPHA], directory=world.registry(ALPHA)) for _ in range(3)]
         calls = [
             asyncio.create_task(transport.call(world.entry(BETA), path, b"", timeout_s=TIMEOUT_S))
-            for transport in others for _ in range(2)
+            for transport in others
+            for _ in range(2)
         ]
         for _ in range(len(calls) - most):
             done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -384,12 +387,20 @@ async def test_whole_handshake_over_real_tls(coalition: Coalition) -> None:
                 name, terms_changes={"certificate_sha256": own.certificate_sha256, "ak_name": own.ak_name}
             )
             handshakers[name] = Handshaker(
-                name=name, host=hosts[name], directory=world.registry(name), transport=world.transport(name),
-                boottime_s=time.monotonic, timeout_s=TIMEOUT_S,
+                name=name,
+                host=hosts[name],
+                directory=world.registry(name),
+                transport=world.transport(name),
+                boottime_s=time.monotonic,
+                timeout_s=TIMEOUT_S,
             )
             service = PeerService(handshaker=handshakers[name], hinted=lambda peer, about: None)
             world.servers[name] = await serve_peers(
-                service, name=name, tls=world.files[name], directory=world.registry(name), address=LOOPBACK,
+                service,
+                name=name,
+                tls=world.files[name],
+                directory=world.registry(name),
+                address=LOOPBACK,
                 port=world.ports[name],
             )
         for one, other in ((ALPHA, BETA), (BETA, ALPHA), (ALPHA, BETA)):

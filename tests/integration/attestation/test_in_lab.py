@@ -9,9 +9,9 @@ SUITE = "tests/integration/attestation/attestation_suite.py"
 
 
 @pytest.fixture(scope="module")
-def outcomes(alpha: LabHost) -> RemoteOutcomes:
-    """The suite's run on alpha."""
-    return run_suite(alpha, SUITE)
+def outcomes(hosts: list[LabHost]) -> RemoteOutcomes:
+    """The suite's run on the first host."""
+    return run_suite(hosts[0], SUITE)
 
 
 @pytest.mark.parametrize("test", suite_tests(SUITE))

@@ -38,9 +38,12 @@ class LibvirtBench:
         if not disk.exists():
             _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{_APP}/disk.raw", "-F", "raw", str(disk))
         return VmSpec(
-            name=name, uuid=str(uuid.UUID(int=0x4000_8000_0000_0000_0000 + number)),
+            name=name,
+            uuid=str(uuid.UUID(int=0x4000_8000_0000_0000_0000 + number)),
             context=SelinuxContext(
-                user="system_u", role="system_r", type="svirt_t",
+                user="system_u",
+                role="system_r",
+                type="svirt_t",
                 categories=frozenset({number, 512 + 2 * number, 513 + 2 * number}),
             ),
             disk=str(disk),
@@ -48,7 +51,8 @@ class LibvirtBench:
                 VmInterface(device=f"suite{number}-{index}", bridge=bridge, mac=f"52:54:00:77:{index:02x}:{number:02x}")
                 for index, bridge in enumerate(_BRIDGES[:interfaces])
             ),
-            kernel=f"{_APP}/vmlinux", initrd=f"{_APP}/initrd",
+            kernel=f"{_APP}/vmlinux",
+            initrd=f"{_APP}/initrd",
             cmdline=f"console=ttyS0 quiet app.name={name} app.ip4=10.77.0.{number}/24",
         )
 

@@ -48,7 +48,10 @@ class OverlayShelf:
 
     def _io(self, command: str, overlay: str, *, check: bool = True) -> str:
         return subprocess.run(
-            ["qemu-io", "-f", "qcow2", "-c", command, overlay], check=check, text=True, stdout=subprocess.PIPE,
+            ["qemu-io", "-f", "qcow2", "-c", command, overlay],
+            check=check,
+            text=True,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         ).stdout
 

@@ -13,8 +13,9 @@ from tests.integration.lab.images import host_images
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a lab of their own come first: later the session's hosts run beside everything. Then those that look at
-    hosts as they booted, then the suites that run programs of their own on them."""
+    """Tests with a lab of their own come first: later the session's hosts run beside everything. Then those that look
+    at hosts as they booted, then the suites that run programs of their own on them.
+    """
 
     def turn(item: pytest.Item) -> int:
         if "lab" not in getattr(item, "fixturenames", ()):

@@ -196,26 +196,27 @@ class CoalitionHost:
 
     async def install_outbound(self, outcome: Outcome) -> None:
         async with self._lock(outcome.peer):
-            peer, now = outcome.peer, self.clock.boottime_s()
+            peer = outcome.peer
             self._require_open(peer)
             admitting = self._admitting.pop(peer, None)
             if admitting is None or admitting.state.result is not outcome.result:
                 raise Refused("the peer was cut off while the handshake ran", where=peer)
-            state, links = admitting.state, admitting.links
-            types = frozenset(link.type for link in links)
-            gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.policy.intervals.margin_s, now)
-            lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
-            address = self._address(peer)
+            types = frozenset(link.type for link in admitting.links)
             self._carried.note(peer, types | self._carried.of(peer))
-            await self.blocking(
-                lambda: self.links.install_outbound(peer, address, links, gate_s=gate_s, lifetime_s=lifetime_s)
-            )
-            await self.blocking(lambda: self.links.abandon(peer, address, outcome.unused_spis))
+            await self.blocking(lambda: self._open_links(outcome, admitting.links))
             self._carried.note(peer, types)
-            self.peers[peer] = state
+            self.peers[peer] = admitting.state
             self._proved_s[peer] = outcome.started_s
             self._unclosed.discard(peer)
         self.on_admitted(peer)
+
+    def _open_links(self, outcome: Outcome, links: Sequence[AgreedLink]) -> None:
+        """The sending side and the gate, for what is left of the lease now. Synchronous."""
+        peer, now = outcome.peer, self.clock.boottime_s()
+        gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.policy.intervals.margin_s, now)
+        lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
+        self.links.install_outbound(peer, self._address(peer), links, gate_s=gate_s, lifetime_s=lifetime_s)
+        self.links.abandon(peer, self._address(peer), outcome.unused_spis)
 
     async def abandoned(self, peer: HostName, terms: Terms, outcome: Outcome | None) -> None:
         admitting = self._admitting.get(peer)

@@ -23,6 +23,8 @@ _DISTANCE_S = 1.0
 _BUSY_S = 0.5
 _RETRY_S = 1.0
 """First wait after a handshake that failed; doubled each time, up to the period."""
+_SHORTEST_S = 0.001
+"""Two readings of a clock are never so exact that waiting for less makes sense."""
 _STEP_IN = 1.5
 """The second host of a pair steps in after this many periods."""
 
@@ -141,7 +143,7 @@ class PeerSchedule:
             changed.clear()
 
     async def _sleep_or(self, event: asyncio.Event, seconds: float) -> None:
-        sleeper = asyncio.ensure_future(self.clock.sleep(seconds))
+        sleeper = asyncio.ensure_future(self.clock.sleep(max(seconds, _SHORTEST_S)))
         waiter = asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)

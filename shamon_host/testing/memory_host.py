@@ -233,7 +233,11 @@ class MemoryHost:
         )
         if self._repeating:
             daemon.host.attester = RepeatingAttester(daemon.host.attester.evidence)  # type: ignore[assignment]
-        await daemon.start()
+        try:
+            await daemon.start()
+        except ShamonError:
+            await daemon.stop()
+            raise
         self._network.listen(identity, daemon.service, registry)
         self.daemon = daemon
         self._task = asyncio.create_task(self._run(daemon), name=f"daemon of {self.name}")
@@ -244,7 +248,8 @@ class MemoryHost:
         await self._end()
         if daemon is not None:
             await daemon.stop()
-            self.kernel.fd_store.stop_unit()
+            if self.service_manager.reason is not StopReason.RESTART:
+                self.kernel.fd_store.stop_unit()
         self.hypervisor.forget_subscribers()
         self.kernel.close()
 

@@ -1,0 +1,225 @@
+"""Belief and its end, under races: handshakes that run out of time, logs that cannot be written, links that stay."""
+
+import asyncio
+
+import pytest
+
+from shamon_host.domain.admission import AdmissionState
+from shamon_host.domain.errors import BackendFailed, Unreachable
+from shamon_host.links.model import CloseGate, DeleteTunnel, Operation
+from shamon_host.peer.wire import CONFIRM, HELLO
+from shamon_host.testing.network import Deliver, Request
+from shamon_host.testing.world import Fault
+from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld, SlowBlocking, daemon, play, records, state
+
+
+def test_a_confirmation_that_is_lost_prolongs_nothing() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        host = daemon(world.alpha).host
+        before = host.peers[BETA]
+
+        async def lose_answers(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path == CONFIRM:
+                raise Unreachable("the connection was lost", where=request.to)
+            return answer
+
+        world.network.tap = lose_answers
+        # beta answers to alpha, whose confirmations get no answer; beta does not step in.
+        daemon(world.beta).schedule.wake = lambda _: None  # type: ignore[method-assign]
+        await world.wait(12)
+        assert host.peers[BETA] == before
+        until = before.lease_until_s - world.alpha.clock.boottime_s()
+        gate = world.alpha.kernel.read().gate.get("192.0.2.2", 0.0)
+        assert gate <= until
+        await world.wait(until + 0.1)
+        assert state(world.alpha, "beta") == "suspended"
+        assert (await world.alpha.objects("beta")).nothing
+
+    play(test)
+
+
+def test_a_handshake_that_runs_out_of_time_cuts_off_all_the_same() -> None:
+    async def test(world: DaemonWorld) -> None:
+        slow = world.alpha.blocking = SlowBlocking()
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        slow.delay_s = 2.0  # offers, Evidence, appraisal: the handshake's 5 s end in the midst of the cut
+        reason = await world.suspended("alpha", "beta", within_s=20)
+        assert "software" in reason
+        await world.wait(3)
+        slow.delay_s = 0.0
+        assert (await world.alpha.objects("beta")).nothing
+        assert daemon(world.alpha).reactions.pending
+        await world.wait(20)
+        assert records(world.alpha, "vm.replace", "web")
+
+    play(test)
+
+
+def test_bad_evidence_closes_links_when_nothing_can_be_written_and_the_daemon_ends() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        host = daemon(world.alpha).host
+        assert world.alpha.database is not None
+        world.alpha.database.full = True
+        with pytest.raises(BackendFailed):
+            await host.suspend(BETA, "bad Evidence", definite=True)
+        assert (await world.alpha.objects("beta")).nothing
+        await world.wait(0.1)
+        failure = world.alpha.failure()
+        assert isinstance(failure, BackendFailed)
+        assert host.peers[BETA].state is AdmissionState.SUSPENDED
+        await world.alpha.kill_daemon()
+
+    play(test)
+
+
+@pytest.mark.parametrize("fault", [None, Fault.PROGRAM])
+def test_a_daemon_that_cannot_write_ends_and_closes_everything(fault: Fault | None) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        assert world.alpha.database is not None
+        world.alpha.database.full = True
+        if fault:
+            await world.beta.inflict(fault)
+        await world.wait(world.timing.period_s + world.timing.timeout_s)
+        assert isinstance(world.alpha.failure(), BackendFailed)
+        assert (await world.alpha.objects("beta")).nothing
+        assert not await world.web_reaches_db()
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        if not fault:
+            await world.admitted("alpha", "beta")
+
+    play(test)
+
+
+def test_what_could_not_be_removed_is_tried_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        apply, broken = world.alpha.kernel.apply, True
+
+        def fail(operations: list[Operation]) -> None:
+            if broken and any(isinstance(operation, DeleteTunnel) for operation in operations):
+                raise BackendFailed("the kernel refused")
+            apply(operations)
+
+        world.alpha.kernel.apply = fail  # type: ignore[method-assign,assignment]
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.wait(20)
+        objects = await world.alpha.objects("beta")
+        assert objects.devices
+        assert not objects.gate_open
+        assert not objects.sas
+        assert len(records(world.alpha, "peer.not-closed", "beta")) == 1
+        broken = False
+        await world.wait(10)
+        assert (await world.alpha.objects("beta")).nothing
+
+    play(test)
+
+
+def test_a_tpm_that_fails_cuts_nobody_off_before_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+
+        def fail(_: bytes) -> bytes:
+            raise BackendFailed("the TPM does not let this program quote")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.alpha.machine.tpm, "quote", fail)
+            await world.wait(world.timing.period_s + 1)
+            assert state(world.alpha, "beta") == state(world.beta, "alpha") == "admitted"
+            assert await world.web_reaches_db()
+            peers = (await world.alpha.ask("peers")).value
+            assert "TPM" in next(peer["last_error"] for peer in peers if peer["host"] == "beta")
+            await world.suspended("beta", "alpha", within_s=world.timing.lease_s)
+        await world.admitted("alpha", "beta")
+
+    play(test)
+
+
+def test_leases_that_are_renewed_at_the_last_moment_hold() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        host = daemon(world.alpha).host
+        world.network.cut_host(BETA)
+        left = host.peers[BETA].lease_until_s - world.alpha.clock.boottime_s()
+        await world.wait(left - 0.5)
+        world.network.heal_host(BETA)
+        daemon(world.alpha).schedule.wake(BETA)
+        await world.wait(5)
+        assert state(world.alpha, "beta") == "admitted"
+        assert not records(world.alpha, "peer.suspend")
+
+    play(test)
+
+
+def test_nothing_is_installed_while_the_daemon_stops() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await daemon(world.alpha).host.close()
+        calls = world.count_calls(HELLO)
+        daemon(world.beta).schedule.wake(ALPHA)
+        await world.wait(3)
+        assert ("beta", "alpha") in calls
+        assert "stopping" in daemon(world.beta).schedule.unreachable[ALPHA]
+
+    play(test)
+
+
+def test_every_decision_stands_before_its_effect() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        log = daemon(world.alpha).audit
+        assert log.verify() > 20
+        about = [record for record in log.records(limit=10_000) if record.subject == "beta"]
+        red = next(index for index, record in enumerate(about) if "acme/red" in str(record.detail))
+        kinds = [record.kind for record in about[red:]]
+        assert kinds[0] in ("link.open", "link.accept")
+        assert about[red - 1].kind == "host.admit"
+        for decision, effect in (
+            ("link.install-inbound", "link.install-outbound"),
+            ("peer.suspend", "link.close"),
+        ):
+            assert kinds.index(decision) < kinds.index(effect), (decision, effect)
+
+    play(test)
+
+
+def test_the_gate_never_outlives_the_lease_however_slow_the_kernel_is() -> None:
+    async def test(world: DaemonWorld) -> None:
+        slow = world.alpha.blocking = world.beta.blocking = SlowBlocking()
+        await world.pair_with_link()
+        for delay_s in (0.1, 0.3, 0.45):
+            slow.delay_s = delay_s
+            for _ in range(40):
+                await asyncio.sleep(0.7)
+                for host, peer, address in ((world.alpha, BETA, "192.0.2.2"), (world.beta, ALPHA, "192.0.2.1")):
+                    gate = host.kernel.read().gate.get(address, 0.0)
+                    lease = daemon(host).host.peers[peer].lease_until_s - host.clock.boottime_s()
+                    assert gate <= max(0.0, lease), (delay_s, gate, lease)
+
+    play(test)
+
+
+def test_close_gate_comes_first_when_a_peer_is_cut_off() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        seen: list[Operation] = []
+        apply = world.alpha.kernel.apply
+
+        def look(operations: list[Operation]) -> None:
+            seen.extend(operations)
+            apply(operations)
+
+        world.alpha.kernel.apply = look  # type: ignore[method-assign,assignment]
+        await daemon(world.alpha).host.suspend(BETA, "by hand", definite=False)
+        assert isinstance(seen[0], CloseGate)
+
+    play(test)

@@ -1,0 +1,266 @@
+"""What follows when a peer is cut off or comes back: on this host's own VMs, and at the other peers."""
+
+import asyncio
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.peer.wire import HELLO
+from shamon_host.testing.world import Fault
+from tests.unit.daemon.daemon_world import BETA, GAMMA, ON_FAILURE, DaemonWorld, daemon, play, records, state
+
+SUSPEND = (ON_FAILURE, 'on_failure = "suspend"')
+AT_ONCE = ("action_delay_s = 15.0", "action_delay_s = 0.0")
+DELAY_S = 15.0
+
+
+def vm_state(world: DaemonWorld, vm: str) -> str:
+    statuses = daemon(world.alpha).host.vms.statuses()
+    domain = next(status.domain for status in statuses if status.name == vm)
+    return domain.state.value if domain else "absent"
+
+
+def test_bad_evidence_has_its_action_although_the_peer_is_back_in_time() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.alpha.guest("web").write_marker("written by beta, perhaps")
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta", within_s=5)
+        await world.beta.boot()
+        await world.admitted("alpha", "beta")
+        assert not records(world.alpha, "vm.replace")
+        await world.wait(DELAY_S + 1)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+        assert await world.alpha.guest("web").read_marker() == ""
+        assert vm_state(world, "web") == "running"
+        assert not daemon(world.alpha).reactions.pending
+
+    play(test)
+
+
+def test_a_silent_peer_that_is_back_in_time_has_no_consequences() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.network.cut_host(BETA)
+        await world.suspended("alpha", "beta")
+        assert daemon(world.alpha).reactions.pending
+        world.network.heal_host(BETA)
+        await world.admitted("alpha", "beta")
+        await world.wait(3 * DELAY_S)
+        assert not records(world.alpha, "vm.replace")
+
+    play(test)
+
+
+def test_a_silent_peer_that_is_not_back_in_time_has_its_action() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.network.cut_host(BETA)
+        await world.suspended("alpha", "beta")
+        await world.wait(DELAY_S + 1)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_a_silent_peer_that_turns_out_bad_has_its_action_whether_it_comes_back() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.DAEMON_KILLED)
+        await world.suspended("alpha", "beta")
+        await world.beta.start_daemon()
+        while "software" not in (await world.suspended("alpha", "beta")):
+            await world.wait(0.5)
+        await world.beta.boot()
+        await world.admitted("alpha", "beta")
+        assert not records(world.alpha, "vm.replace")
+        await world.wait(DELAY_S + 1)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_suspended_vms_go_on_when_the_peer_passes_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.wait(1)
+        assert vm_state(world, "web") == "paused"
+        await world.wait(50)
+        assert vm_state(world, "web") == "paused"
+        await world.beta.boot()
+        await world.admitted("alpha", "beta")
+        await world.wait(1)
+        assert vm_state(world, "web") == "running"
+        assert not records(world.alpha, "vm.replace")
+        await world.until(world.web_reaches_db, within_s=30, what="web reaches db again")
+
+    play(test, SUSPEND, AT_ONCE)
+
+
+@pytest.mark.parametrize(("action", "expected"), [("quarantine", "paused"), ("stop", "absent")])
+def test_what_an_operator_did_meanwhile_stands(action: str, expected: str) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.wait(1)
+        assert (await world.alpha.ask("vm", action, "web")).exit_code == 0
+        await world.beta.boot()
+        await world.admitted("alpha", "beta")
+        await world.wait(30)
+        assert vm_state(world, "web") == expected
+        assert not records(world.alpha, "vm.release")
+
+    play(test, SUSPEND, AT_ONCE)
+
+
+def test_a_restart_of_the_daemon_forgets_no_action() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.alpha.kill_daemon()
+        await world.wait(1)
+        await world.alpha.start_daemon()
+        await world.wait(DELAY_S + 1)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_a_reboot_of_the_host_forgets_no_action() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.kill_daemon()
+        await world.suspended("alpha", "beta")
+        await world.alpha.boot()
+        assert not records(world.alpha, "vm.replace")
+        await world.wait(1)
+        reasons = [detail["reason"] for detail in records(world.alpha, "vm.replace", "web")]
+        assert len(reasons) == 1
+        assert "beta failed" in reasons[0]
+
+    play(test)
+
+
+def test_a_vm_that_was_replaced_at_boot_is_not_replaced_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.alpha.kill_daemon()
+        await world.alpha.boot()
+        await world.wait(2 * DELAY_S)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_a_peer_that_stays_silent_over_a_restart_has_its_action() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.alpha.kill_daemon()
+        await world.beta.kill_daemon()
+        await world.wait(40)
+        await world.alpha.start_daemon()
+        await world.wait(DELAY_S + 1)
+        assert state(world.alpha, "beta") == "enrolled"
+        assert not records(world.alpha, "vm.replace")
+        reason = await world.suspended("alpha", "beta", within_s=world.timing.lease_s)
+        assert "since this daemon started" in reason
+        await world.wait(DELAY_S + 1)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_an_action_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+
+        def unreachable() -> None:
+            raise BackendFailed("libvirtd does not answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.alpha.hypervisor, "domains", unreachable)
+            await world.wait(60)
+        assert len(records(world.alpha, "vm.action-failed", "web")) == 1
+        assert not records(world.alpha, "vm.replace")
+        await world.wait(DELAY_S)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_an_action_waits_for_a_vm_that_was_stopped() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.alpha.ask("vm", "stop", "web")
+        await world.wait(60)
+        assert vm_state(world, "web") == "absent"
+        await world.start("alpha", "web")
+        await world.wait(DELAY_S)
+        assert len(records(world.alpha, "vm.replace", "web")) == 1
+
+    play(test)
+
+
+def test_vms_without_a_type_in_common_go_on() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.start("alpha", "shop")
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        await world.wait(DELAY_S + 1)
+        assert {
+            record.subject for record in daemon(world.alpha).audit.records(limit=9999) if "replace" in record.kind
+        } == {"web"}
+
+    play(test)
+
+
+def test_a_hint_makes_another_peer_look_before_its_period() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        await world.wait(2)
+        daemon(world.gamma).watchers.wake_all = lambda: None  # gamma keeps quiet about itself
+        await world.gamma.inflict(Fault.PROGRAM)
+        await world.wait(1.5)
+        assert state(world.alpha, "gamma") == state(world.beta, "gamma") == "admitted"
+        daemon(world.alpha).schedule.wake(GAMMA)
+        await world.suspended("beta", "gamma", within_s=2)
+        assert records(world.beta, "peer.hint", "gamma") == [{"from": "alpha"}]
+        assert "software" in records(world.beta, "peer.suspend", "gamma")[0]["reason"]
+
+    play(test)
+
+
+def test_hints_are_not_followed_endlessly() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        calls = world.count_calls(HELLO)
+        for _ in range(100):
+            daemon(world.alpha).host.hinted(BETA, GAMMA)
+            await asyncio.sleep(0.1)
+        assert len(records(world.alpha, "peer.hint")) <= 4
+        assert calls.count(("alpha", "gamma")) <= 6
+
+    play(test)
+
+
+def test_hints_of_peers_that_are_not_admitted_are_nothing() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        await world.beta.inflict(Fault.PROGRAM)
+        await world.suspended("alpha", "beta")
+        daemon(world.alpha).host.hinted(BETA, GAMMA)
+        daemon(world.alpha).host.hinted(GAMMA, BETA)
+        assert not records(world.alpha, "peer.hint", "gamma")
+
+    play(test)

@@ -86,8 +86,7 @@ class CoalitionHost:
         self._started_s = self.clock.boottime_s()
         self.peers = {
             host: PeerState(
-                host=host,
-                state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED,
+                host=host, state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED
             )
             for host in self.policy.hosts
             if host != self.name
@@ -231,9 +230,7 @@ class CoalitionHost:
                 await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
 
     def hinted(self, peer: HostName, about: HostName) -> None:
-        """An admitted peer suggests a look at another admitted one. Never a verdict.
-
-        A hint is followed a few times a period at most, however many come: each costs both hosts a quote."""
+        """An admitted peer suggests a look at another admitted one. Never a verdict. A look costs both a quote."""
         now = self.clock.boottime_s()
         if not all(host in self.peers and self.peers[host].counts_at(now) for host in (peer, about)):
             return
@@ -330,7 +327,7 @@ class CoalitionHost:
     def lease_end_s(self, peer: HostName) -> float | None:
         """CLOCK_BOOTTIME at which the peer's lease ends. None for a peer without one.
 
-        Links that an earlier run of this daemon left have at most a whole lease from its start on."""
+        Links that an earlier run of this daemon left have a lease from its start on, at most."""
         state = self._state(peer)
         if state.state is AdmissionState.ADMITTED:
             return state.lease_until_s

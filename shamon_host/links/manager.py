@@ -49,6 +49,8 @@ class LinkManager:
     _ensured: set[TypeName] = field(init=False, default_factory=set, repr=False)
     """Types whose bridge was asked for by a VM that is not yet seen running."""
     _needs_rekey: frozenset[HostName] = field(init=False, default=frozenset(), repr=False)
+    _reserved: dict[HostName, set[int]] = field(init=False, default_factory=dict, repr=False)
+    """SPIs that were offered and neither installed nor given back, some of them to a handshake that was cancelled."""
     _adopted: bool = field(init=False, default=False, repr=False)
     _lock: threading.RLock = field(init=False, default_factory=threading.RLock, repr=False)
 
@@ -86,6 +88,7 @@ class LinkManager:
             except BackendFailed:
                 self._convergence.delete_sas(SaId(destination=self.address, spi=offer.spi) for offer in offers)
                 raise
+            self._reserved.setdefault(peer, set()).update(offer.spi for offer in offers)
             return tuple(offers)
 
     def install_inbound(self, peer: HostName, address: str, links: Sequence[AgreedLink], *, lifetime_s: int) -> None:
@@ -112,6 +115,7 @@ class LinkManager:
                     )
                 )
             self.audit("link.install-inbound", peer, agreed_detail(links, lifetime_s=lifetime_s))
+            self._reserved.get(peer, set()).difference_update(link.in_spi for link in links)
             keys = {link.type: (link.in_spi, link.in_key) for link in links}
             self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s))
 
@@ -175,6 +179,7 @@ class LinkManager:
             return
         with self._lock:
             record = self._book.get(peer)
+            self._reserved.get(peer, set()).difference_update(in_spis)
             self.audit("link.abandon", peer, {"spis": [f"{spi:#010x}" for spi in sorted(in_spis)]})
             if record is not None and links:
                 self._book.remember(record.without(in_spis=in_spis, out_spis=out_spis))
@@ -206,6 +211,7 @@ class LinkManager:
                     self._book.forget(peer)
             finally:  # it only narrows: done even if it cannot be written down
                 self._convergence.tear_down(peer, {address, record.address} if record else {address})
+                self._give_back(peer)
 
     def close_all(self) -> None:
         """The end of the unit: every link to every peer, known here or not. The guard stays."""
@@ -221,6 +227,7 @@ class LinkManager:
                 addresses |= {tunnel.remote for tunnel in state.tunnels}
                 addresses |= {end for sa in state.sas for end in (sa.source, sa.destination)}
                 self._convergence.tear_down(self.host, addresses - {self.address})
+                self._give_back(*tuple(self._reserved))
 
     def detach_port(self, interface: str) -> None:
         """Take a VM's tap off its bridge (quarantine)."""
@@ -326,6 +333,14 @@ class LinkManager:
             state,
             lambda found: self._book.desired(found, self.boottime_s(), carried_by_vms=types, taps=taps),
         )
+
+    def _give_back(self, *peers: HostName) -> None:
+        """Free the SPIs that are reserved for these peers; those that cannot be expire in the kernel."""
+        spis = sorted(spi for peer in peers for spi in self._reserved.pop(peer, set()))
+        try:
+            self._convergence.delete_sas(SaId(destination=self.address, spi=spi) for spi in spis)
+        except BackendFailed as error:
+            self.audit("link.not-given-back", self.host, {"reason": str(error)})
 
     def _install(self, record: PeerRecord, before: PeerRecord | None, what: Installation) -> None:
         """Write the record down and install its new SAs; on failure put the earlier record back, and the kernel."""

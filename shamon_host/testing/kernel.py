@@ -164,6 +164,11 @@ class MemoryKernel:
     # By hand
 
     @property
+    def reserved_spis(self) -> frozenset[int]:
+        """Of larval SAs: `ip xfrm state` shows them, a read of links does not."""
+        return frozenset(sa_id.spi for sa_id in self._path.sad.reserved())
+
+    @property
     def avc(self) -> Sequence[str]:
         """SELinux denials so far."""
         return tuple(self.selinux.avc)

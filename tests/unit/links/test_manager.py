@@ -210,6 +210,19 @@ def test_close_all_removes_strangers_too(joined: tuple[Host, Host]) -> None:
     assert not carries(alpha, "shvm0-0", beta, "shvm1-0")
 
 
+@pytest.mark.parametrize("everything", [True, False])
+def test_what_was_only_offered_goes_with_the_peer(everything: bool, joined: tuple[Host, Host]) -> None:
+    """The handshake that asked may have been cancelled, and then nobody gives the SPIs back."""
+    alpha, beta = joined
+    offers = alpha.links.offer(beta.name, beta.address, [RED])
+    assert alpha.kernel.reserved_spis == {offer.spi for offer in offers}
+    if everything:
+        alpha.links.close_all()
+    else:
+        alpha.links.close_peer(beta.name, beta.address)
+    assert not alpha.kernel.reserved_spis
+
+
 def test_an_abandoned_handshake_leaves_the_earlier_one(joined: tuple[Host, Host]) -> None:
     alpha, beta = joined
     before = alpha.kernel.read()

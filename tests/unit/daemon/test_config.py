@@ -1,0 +1,125 @@
+"""The host's configuration: defaults, and errors that name file, key and what was expected."""
+
+from pathlib import Path
+
+import pytest
+
+from shamon_host.daemon.config import MAX_CONFIG_BYTES, load_config
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.labels import VmName
+from shamon_host.hypervisor.vms import VmSettings
+
+FULL = """
+name = "alpha"
+state_dir = "/srv/shamon"
+[tls]
+key = "/etc/keys/alpha.key"
+[tpm]
+tcti = "swtpm:host=127.0.0.1,port=2321"
+[hypervisor]
+uri = "qemu:///session"
+type = "qemu"
+[images.app]
+path = "/images/app.qcow2"
+format = "qcow2"
+[vms.web]
+memory_mib = 256
+vcpus = 2
+kernel = "/boot/vmlinuz"
+initrd = "/boot/initrd"
+cmdline = "console=ttyS0 quiet"
+"""
+
+
+def load(text: str | bytes, tmp_path: Path) -> BadInput | None:
+    path = tmp_path / "host.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    try:
+        load_config(path)
+    except BadInput as error:
+        return error
+    return None
+
+
+def test_a_name_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    path.write_text('name = "alpha"')
+    config = load_config(path)
+    assert config.name == "alpha"
+    assert config.socket == Path("/run/shamon/shamon.sock")
+    assert config.database == Path("/var/lib/shamon/shamon.sqlite")
+    assert (config.tcti, config.libvirt_uri, config.virt_type) == ("device:/dev/tpmrm0", "qemu:///system", "auto")
+    assert not config.images
+    assert not config.vms
+
+
+def test_everything(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    path.write_text(FULL)
+    config = load_config(path)
+    assert config.database == Path("/srv/shamon/shamon.sqlite")
+    assert config.tls_key == Path("/etc/keys/alpha.key")
+    assert config.tls_ca == Path("/etc/shamon/ca.pem")
+    assert config.images == {"app": (Path("/images/app.qcow2"), "qcow2")}
+    assert config.vms == {
+        VmName("web"): VmSettings(
+            memory_mib=256, vcpus=2, kernel="/boot/vmlinuz", initrd="/boot/initrd", cmdline="console=ttyS0 quiet"
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "expected"),
+    [
+        ('name = "alpha"', "", "name", "a string"),
+        ('name = "alpha"', "name = 7", "name", "a string"),
+        ('name = "alpha"', 'name = "Alpha Beta"', "name", "lower case letters"),
+        ('name = "alpha"', 'name = "../etc"', "name", "lower case letters"),
+        ('name = "alpha"', 'name = "alpha"\nnmae = 1', "nmae", "state_dir"),
+        ('"/srv/shamon"', '"srv"', "state_dir", "an absolute path"),
+        ('"/srv/shamon"', '"/srv/\\u0000"', "state_dir", "printable"),
+        ('"/srv/shamon"', '["/srv"]', "state_dir", "a string"),
+        ("[tls]", "[tls]\ncertificat = 1", "tls.certificat", "certificate"),
+        ("[tls]\nkey", "tls.ca = false\ntls.key", "tls.ca", "a string"),
+        ("[tpm]", "[tpm]\nx = 1", "tpm.x", "tcti"),
+        ('"swtpm:host=127.0.0.1,port=2321"', "1", "tpm.tcti", "a string"),
+        ('"qemu:///session"', "[]", "hypervisor.uri", "a string"),
+        ('type = "qemu"', 'type = "xen"', "hypervisor.type", "auto, kvm or qemu"),
+        ('[hypervisor]\nuri = "qemu:///session"\ntype = "qemu"', "[[hypervisor]]", "hypervisor", "a table"),
+        ("[images.app]", '[images."A B"]', "images.A B", "lower case letters"),
+        ('path = "/images/app.qcow2"', "", "images.app.path", "a string"),
+        ('format = "qcow2"', 'format = "vmdk"', "images.app.format", "raw or qcow2"),
+        ('format = "qcow2"', 'size = "1"', "images.app.size", "path"),
+        ("[vms.web]", "[vms]\ndb = 1\n[vms.web]", "vms.db", "a table"),
+        ("memory_mib = 256", "memory_mib = 4", "vms.web.memory_mib", "an integer from 16 to"),
+        ("memory_mib = 256", "memory_mib = true", "vms.web.memory_mib", "an integer"),
+        ("vcpus = 2", "vcpus = 2.0", "vms.web.vcpus", "an integer from 1 to 255"),
+        ("vcpus = 2", "label = 'red'", "vms.web.label", "cmdline"),
+        ('"/boot/vmlinuz"', '"vmlinuz"', "vms.web.kernel", "an absolute path"),
+        ('"/boot/initrd"', "0", "vms.web.initrd", "a string"),
+        ('"console=ttyS0 quiet"', '"console=ttyS0\\u001b[2J"', "vms.web.cmdline", "printable"),
+    ],
+)
+def test_bad_values(old: str, new: str, key: str, expected: str, tmp_path: Path) -> None:
+    assert old in FULL
+    error = load(FULL.replace(old, new, 1), tmp_path)
+    assert error is not None
+    assert error.where == f"{tmp_path}/host.toml: {key}"
+    assert expected in error.expected
+    assert error.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["name = ", b"\xff\xfe", "a" * (MAX_CONFIG_BYTES + 1), 'name = "alpha"\nname = "beta"', "x = " + "[" * 5000]
+)
+def test_what_is_no_configuration_at_all(text: str | bytes, tmp_path: Path) -> None:
+    error = load(text, tmp_path)
+    assert error is not None
+    assert "host.toml" in error.where
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot read"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(BadInput, match="cannot read"):
+        load_config(tmp_path)

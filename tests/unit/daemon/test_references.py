@@ -1,0 +1,59 @@
+"""Reference Values from a directory: read once, again when replaced, refused when absent or malformed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shamon_host.attestation.reference_values import dump_reference_values
+from shamon_host.daemon.references import References
+from shamon_host.domain.errors import BadInput, NotTrusted
+from shamon_host.domain.labels import HostName
+from tests.unit.daemon.daemon_world import ALPHA, DaemonWorld
+
+
+def test_they_are_read_again_when_replaced(tmp_path: Path) -> None:
+    references = References(tmp_path)
+    path = tmp_path / "alpha.json"
+    recorded = DaemonWorld().alpha.record_reference()
+    dump_reference_values(recorded, path)
+    first = references.load(ALPHA)
+    assert first.digest == recorded.digest
+    assert references.load(ALPHA) is first
+    other = tmp_path / "other"
+    dump_reference_values(recorded, other)
+    os.utime(other, (1, 1))
+    other.rename(path)
+    again = references.load(ALPHA)
+    assert again is not first
+    assert again.digest == first.digest
+
+
+def test_none_are_a_reason_not_to_trust(tmp_path: Path) -> None:
+    with pytest.raises(NotTrusted, match="no Reference Values") as caught:
+        References(tmp_path).load(ALPHA)
+    assert caught.value.where == str(tmp_path / "alpha.json")
+    assert "reference record" in caught.value.remedy
+
+
+def test_those_that_are_gone_are_not_remembered(tmp_path: Path) -> None:
+    references = References(tmp_path)
+    dump_reference_values(DaemonWorld().alpha.record_reference(), tmp_path / "alpha.json")
+    references.load(ALPHA)
+    (tmp_path / "alpha.json").unlink()
+    with pytest.raises(NotTrusted):
+        references.load(ALPHA)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"pcrs": 1}', b"[" * 100_000])
+def test_malformed_ones(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "alpha.json").write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        References(tmp_path).load(ALPHA)
+    assert "alpha.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../alpha", "", "alpha/..", "Alpha"])
+def test_no_other_file_is_read(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        References(tmp_path).load(HostName(name))

@@ -9,6 +9,7 @@ Domains are transient: libvirt keeps no definition that somebody could start aga
 
 import contextlib
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ _STATES = {
 }
 _TAP_NAME_LIMIT = 15
 """IFNAMSIZ less its final zero; libvirt would cut a longer name short and say nothing."""
+_LISTINGS = 3
+_LIST_AGAIN_S = 0.3
 _RECONNECT_S = 1.0
 _event_thread = threading.Lock()
 _event_thread_runs = False
@@ -91,6 +94,15 @@ class LibvirtQemu:
                 domain.undefineFlags(flags)
 
     def domains(self) -> Sequence[DomainReport]:
+        for _ in range(_LISTINGS - 1):
+            # A process may be gone a moment before libvirt knows: then its label cannot be read, and the next list is
+            # without it. What fails again and again is told.
+            with contextlib.suppress(BackendFailed):
+                return self._list()
+            time.sleep(_LIST_AGAIN_S)
+        return self._list()
+
+    def _list(self) -> Sequence[DomainReport]:
         with self._connected() as connection:
             reports = []
             for domain in connection.listAllDomains():

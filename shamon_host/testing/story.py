@@ -15,6 +15,7 @@ from shamon_host.domain.errors import ShamonError
 from shamon_host.testing.story_report import Observer, StepFailed, StepReport, StoryReport
 from shamon_host.testing.world import BootVariant, Fault, Host, World
 
+_ASK_TIMES = 5
 RED, BLUE = "acme/red", "rival/blue"
 DEFINITE = (Fault.PROGRAM, Fault.MODULE, Fault.PERMISSIVE, Fault.OLD_EVIDENCE)
 """Faults that show as bad Evidence; after the others a peer is only silent, and may come back in time."""
@@ -120,7 +121,7 @@ class Story:
         await self._start(self.alpha, "shop")
         await self._until_link(self.alpha, "beta", BLUE)
         await self._until_link(self.beta, "alpha", BLUE)
-        links = (await self.alpha.ask("links")).value
+        links = await self._rows(self.alpha, "links")
         return {"red_after_s": round(took, 1), "links": links}
 
     async def types_stay_apart(self) -> Mapping[str, Any]:
@@ -253,7 +254,7 @@ class Story:
         await self._until_link(self.alpha, "beta", RED)
         await self._reach("web", self.alpha, "db")
         objects = await self.alpha.objects("beta")
-        links = [link for link in (await self.alpha.ask("links")).value if link["peer"] == "beta"]
+        links = [link for link in await self._rows(self.alpha, "links") if link["peer"] == "beta"]
         self._check(objects.devices == len(links), "no device is left over", f"{objects} for {len(links)} links")
         self._check(objects.spd_entries == 2 * len(links), "no SPD entry is left over", str(objects))
         return {"links": len(links), "devices": objects.devices, "sas": objects.sas}
@@ -319,19 +320,28 @@ class Story:
 
     async def _until_link(self, host: Host, peer: str, type_name: str) -> float:
         async def up() -> bool:
-            links = (await host.ask("links")).value
+            links = await self._rows(host, "links")
             return any(link["peer"] == peer and link["type"] == type_name and link["state"] == "up" for link in links)
 
         return await self.world.until(
             up, within_s=4 * self.world.timing.lease_s, what=f"the {type_name} link to {peer} is up"
         )
 
+    async def _rows(self, host: Host, what: str) -> Any:
+        """What a listing command gives; asked again where the daemon could not answer just then."""
+        for _ in range(_ASK_TIMES):
+            result = await host.ask(what)
+            if result.exit_code == 0:
+                return result.value
+            await self.world.wait(1)
+        raise StepFailed(f"`shamon {what}` fails", where=host.name, found=str(result.value)[:500])
+
     async def _peer(self, host: Host, peer: str) -> Any:
-        rows = (await host.ask("peers")).value
+        rows = await self._rows(host, "peers")
         return next(row for row in rows if row["host"] == peer)
 
     async def _vm(self, host: Host, vm: str) -> Any:
-        rows = (await host.ask("vms")).value
+        rows = await self._rows(host, "vms")
         return next(row for row in rows if row["name"] == vm)
 
     async def _running(self, host: Host, vm: str) -> bool:

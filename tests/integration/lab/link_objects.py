@@ -39,10 +39,20 @@ def peer_objects(host: LabHost, address: str) -> PeerObjects:
     states, policies, tunnels, ruleset = text.split("---\n")
     return PeerObjects(
         gate_open=_gate_open(ruleset, address),
-        sas=sum(address in match.groups() for match in _STATE.finditer(states)),
+        sas=count_keyed(states, address),
         spd_entries=sum(address in match.groups() for match in _POLICY.finditer(policies)),
         devices=sum(match["remote"] == address for match in _TUNNEL.finditer(tunnels)),
     )
+
+
+def count_keyed(states: str, address: str) -> int:
+    """SAs with a key from or to `address` in the output of `ip xfrm state`.
+
+    Larval ones have none: an SPI that is reserved, or the placeholder of an ACQUIRE. The kernel drops them after 30 s.
+    """
+    blocks = re.split(r"^(?=src )", states, flags=re.MULTILINE)
+    keyed = (match for block in blocks if "aead " in block and (match := _STATE.match(block)))
+    return sum(address in match.groups() for match in keyed)
 
 
 def _gate_open(ruleset: str, address: str) -> bool:

@@ -40,6 +40,23 @@ class Tpm(Protocol):
         """Quote PCR 0-14 of the SHA-256 bank over `qualifying_data` (32 bytes). Raises BackendFailed."""
         ...
 
+    def counter(self) -> int | None:
+        """The TPM's monotonic counter of this program (`nv_counter`), by which a state that was put back is told.
+
+        None before the first increment, and after the TPM's owner removed the counter (TPM2_Clear does too): then the
+        next value is above all before. It does not go back, neither over reboots nor power failures. The TPM does not
+        sign it: for this host's own use only. Raises BackendFailed, also when something else is in the counter's place.
+        """
+        ...
+
+    def increment_counter(self) -> int:
+        """Add one, defining the counter first where there is none; return the new value.
+
+        A write to the TPM's NV memory, which wears and which a TPM may slow down (TPM_RC_NV_RATE): for rare events.
+        Raises BackendFailed: as `counter`, and it may have counted all the same.
+        """
+        ...
+
 
 class MeasurementLogs(Protocol):
     """The kernel's logs of this host."""

@@ -7,15 +7,18 @@ the TPM's own reset count and firmware version; under the owner's they would be 
 Quoting and reading PCRs are separate commands, and IMA extends PCR 10 whenever a new program starts, so both are
 repeated until the values read are those of the quote.
 
+The counter is an index in NV memory, looked up anew for each use: its owner may have removed it meanwhile.
+
 Source: TCG TPM 2.0 Library Part 1, 14 (primary seeds); Part 3, 18.4 (TPM2_Quote), 22.4 (TPM2_PCR_Read), 24.1
-(TPM2_CreatePrimary), 30.2 (TPM2_GetCapability).
+(TPM2_CreatePrimary), 30.2 (TPM2_GetCapability), 31.3 (TPM2_NV_DefineSpace), 31.8 (TPM2_NV_Increment), 31.13
+(TPM2_NV_Read).
 """
 
 import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -24,8 +27,16 @@ os.environ.setdefault("TSS2_LOG", "all+NONE")
 
 from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_PT
-from tpm2_pytss.types import TPM2B_PUBLIC, TPML_PCR_SELECTION, TPMT_PUBLIC, TPMT_SIG_SCHEME
+from tpm2_pytss.types import (
+    TPM2B_NV_PUBLIC,
+    TPM2B_PUBLIC,
+    TPML_PCR_SELECTION,
+    TPMS_NV_PUBLIC,
+    TPMT_PUBLIC,
+    TPMT_SIG_SCHEME,
+)
 
+from shamon_host.attestation.nv_counter import COUNTER_SIZE, NvCounter
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
 from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, TPM_ALG_ECC, TPM_ALG_NULL, TpmPublic
@@ -51,11 +62,12 @@ class DeviceTpm:
     """A TPM behind a TCTI: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`.
 
     Connects on first use, creates the AK then and keeps it loaded (hardware may take a second for that) until `close`;
-    the next use connects again. Not thread-safe.
+    the next use connects again. Not thread-safe. `counter`: another one than the program's, for tests.
     """
 
-    def __init__(self, tcti: str) -> None:
+    def __init__(self, tcti: str, *, counter: NvCounter | None = None) -> None:
         self._tcti = tcti
+        self._counter = counter or NvCounter()
         self._esapi: Any = None
         self._ak: Any = None
         self._ak_public = b""
@@ -103,6 +115,28 @@ class DeviceTpm:
             expected=f"PCR values that match a quote within {_TRIES} tries",
             remedy="Something starts new programs without end; try again when the host is calmer.",
         )
+
+    def counter(self) -> int | None:
+        """The counter's value; None before its first increment. Raises BackendFailed."""
+        esapi = self._open()
+        if not self._counter_is_defined(esapi):
+            return None
+        with self._counter_handle(esapi) as handle:
+            return self._read_counter(esapi, handle) if self._has_counted(esapi, handle) else None
+
+    def increment_counter(self) -> int:
+        """Define the counter where there is none, add one, return the new value. Raises BackendFailed."""
+        esapi = self._open()
+        if not self._counter_is_defined(esapi):
+            self._define_counter(esapi)
+        with self._counter_handle(esapi) as handle:
+            self._has_counted(esapi, handle)  # or refuse what is in its place
+            self._do(
+                "increment its counter",
+                lambda: esapi.nv_increment(handle, auth_handle=ESYS_TR.OWNER),
+                remedy="The owner hierarchy must be enabled, with empty authorization.",
+            )
+            return self._read_counter(esapi, handle)
 
     def close(self) -> None:
         """Flush the AK and give the TPM back. Does nothing when not open; never raises."""
@@ -166,6 +200,39 @@ class DeviceTpm:
                 raise self._no_bank(f"no value for PCR {missing[0]}")
             values.update(zip(given, (bytes(digest) for digest in digests), strict=True))
         return values
+
+    def _counter_is_defined(self, esapi: Any) -> bool:
+        """A TPM lists handles from the one asked for on: the first is that one, or it is not there."""
+        index = self._counter.index
+        _, capability = self._do("list its NV indices", lambda: esapi.get_capability(TPM2_CAP.HANDLES, index, 1))
+        return any(int(handle) == index for handle in capability.data.handles)
+
+    def _define_counter(self, esapi: Any) -> None:
+        area, _ = TPMS_NV_PUBLIC.unmarshal(self._counter.public(written=False))
+        handle = self._do(
+            "define its counter",
+            lambda: esapi.nv_define_space(b"", TPM2B_NV_PUBLIC(nvPublic=area), auth_handle=ESYS_TR.OWNER),
+            remedy="The owner hierarchy must be enabled, with empty authorization, and NV memory must have room.",
+        )
+        esapi.tr_close(handle)
+
+    @contextlib.contextmanager
+    def _counter_handle(self, esapi: Any) -> Iterator[Any]:
+        """The stack's handle of the counter's index. It is gone already when a command failed, with the connection."""
+        handle = self._do("find its counter", lambda: esapi.tr_from_tpmpublic(self._counter.index))
+        try:
+            yield handle
+        finally:
+            if self._esapi is esapi:
+                esapi.tr_close(handle)
+
+    def _has_counted(self, esapi: Any, handle: Any) -> bool:
+        public, _ = self._do("look at its counter", lambda: esapi.nv_read_public(handle))
+        return self._counter.has_counted(bytes(public.nvPublic.marshal()))
+
+    def _read_counter(self, esapi: Any, handle: Any) -> int:
+        data = self._do("read its counter", lambda: esapi.nv_read(handle, COUNTER_SIZE))
+        return self._counter.value(bytes(data))
 
     def _no_bank(self, found: str) -> BackendFailed:
         return BackendFailed(

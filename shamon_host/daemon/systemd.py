@@ -7,6 +7,8 @@ import subprocess
 from shamon_host.daemon.ports import StopReason
 from shamon_host.domain.errors import BackendFailed
 
+STATUS_LIMIT = 1000
+"""Characters. systemd drops a notification of more than PIPE_BUF (4096) bytes, of which a character may take four."""
 _TIMEOUT_S = 10
 
 
@@ -20,7 +22,7 @@ class Systemd:
         notify("READY=1")
 
     def status(self, text: str) -> None:
-        notify("STATUS=" + "".join(character for character in text if character.isprintable()))
+        notify("STATUS=" + "".join(character for character in text if character.isprintable())[:STATUS_LIMIT])
 
     def stop_reason(self) -> StopReason:
         """A queued restart job of this unit, or the whole system stopping; all else means STOP."""

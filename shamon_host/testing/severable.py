@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from shamon_host.attestation.ports import Quote, Tpm
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.ports import StopReason
+from shamon_host.daemon.systemd import STATUS_LIMIT
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import KernelState, Operation
 from shamon_host.links.ports import KernelEvent
@@ -47,6 +49,31 @@ class SeverableKernel:
         self._kernel.close()
 
 
+class SeverableTpm:
+    """The TPM as one daemon sees it, until that daemon is killed: of all it asks for, only counting lasts."""
+
+    def __init__(self, tpm: Tpm) -> None:
+        self._tpm = tpm
+        self.severed = False
+
+    def ak_public(self) -> bytes:
+        return self._tpm.ak_public()
+
+    def manufacturer(self) -> str:
+        return self._tpm.manufacturer()
+
+    def quote(self, qualifying_data: bytes) -> Quote:
+        return self._tpm.quote(qualifying_data)
+
+    def counter(self) -> int | None:
+        return self._tpm.counter()
+
+    def increment_counter(self) -> int:
+        if self.severed:
+            raise BackendFailed("this daemon is dead")
+        return self._tpm.increment_counter()
+
+
 class SeverableDatabase(Database):
     """The host's database as one daemon sees it, until that daemon is killed: no transaction begins after that."""
 
@@ -66,13 +93,18 @@ class SeverableDatabase(Database):
 
 @dataclass(kw_only=True)
 class MemoryServiceManager:
-    """`daemon.ports.ServiceManager`."""
+    """`daemon.ports.ServiceManager`, and what it shows to people."""
 
     reason: StopReason = StopReason.STOP
+    """What was asked of it, so far."""
+    is_up: bool = False
+    shown: str = ""
 
-    def ready(self) -> None: ...
+    def ready(self) -> None:
+        self.is_up = True
 
-    def status(self, text: str) -> None: ...
+    def status(self, text: str) -> None:
+        self.shown = "".join(character for character in text if character.isprintable())[:STATUS_LIMIT]
 
     def stop_reason(self) -> StopReason:
         return self.reason

@@ -1,6 +1,7 @@
 """A TPM in software: an ECDSA key that signs real TPMS_ATTEST bytes over PCRs that only grow.
 
-It keeps the rules that a Verifier relies on: a reset clears the PCRs and counts, the key stays, the clock goes on.
+It keeps the rules that a Verifier relies on: a reset clears the PCRs and counts, the key stays, the clock goes on. And
+those that a host relies on for its own state: its counter in NV memory only grows, whoever removes it.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from shamon_host.attestation.nv_counter import NvCounter
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest, extend, initial_value
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
 from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
@@ -19,6 +21,7 @@ from shamon_host.domain.errors import BackendFailed
 _SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
 _FIRMWARE_VERSION = 0x20220101_00120000
 _MAX_QUALIFYING_DATA = 64
+_COUNTER = NvCounter()
 
 
 def _zeroed() -> dict[int, bytes]:
@@ -35,6 +38,11 @@ class MemoryTpm:
     quotes: int = 0
     """How many TPM2_Quote commands it has carried out."""
     pcrs: dict[int, bytes] = field(default_factory=_zeroed)
+    nv_public: bytes | None = None
+    """TPMS_NV_PUBLIC of what is in the place of the program's counter; None: nothing, as when its owner removed it."""
+    highest_count: int = 41
+    """Of all counters that this TPM has ever had: others count too, so nobody may rely on a first value of 1."""
+    _count: int = 0
     _key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
     )
@@ -65,6 +73,20 @@ class MemoryTpm:
         ).encode()
         r, s = decode_dss_signature(self._key.sign(attest, ec.ECDSA(SHA256())))
         return Quote(attest=attest, signature=TpmSignature.ecdsa(Bank.SHA256, r, s).encode(), pcr_values=values)
+
+    def counter(self) -> int | None:
+        self._reach()
+        return self._count if self.nv_public is not None and _COUNTER.has_counted(self.nv_public) else None
+
+    def increment_counter(self) -> int:
+        self._reach()
+        if self.nv_public is None:
+            self.nv_public = _COUNTER.public(written=False)
+        begun = _COUNTER.has_counted(self.nv_public)
+        self._count = (self._count if begun else self.highest_count) + 1
+        self.highest_count = max(self.highest_count, self._count)
+        self.nv_public = _COUNTER.public(written=True)
+        return self._count
 
     # What the host around it does
 

@@ -16,6 +16,7 @@ import pytest
 
 from shamon_host.attestation.ports import Tpm
 from shamon_host.testing.contracts.tpm import NONCE, TpmContract
+from tests.integration.attestation import nv_index
 
 pytest.importorskip("tpm2_pytss", reason="the TPM2 software stack's Python package (extra `host`) is not installed")
 if shutil.which("swtpm") is None or shutil.which("swtpm_setup") is None:
@@ -25,6 +26,7 @@ from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
 from tpm2_pytss.types import TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
 
+from shamon_host.attestation.nv_counter import COUNTER_INDEX, NvCounter
 from shamon_host.attestation.tpm_device import DeviceTpm
 from shamon_host.domain.errors import BackendFailed
 
@@ -70,6 +72,13 @@ class Swtpm:
             self._process.wait(timeout=10)
             self._process = None
 
+    def cut_power(self) -> None:
+        """Switch it off without a moment's notice."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(timeout=10)
+        self._process = None
+
 
 def _two_free_ports() -> int:
     while True:
@@ -94,8 +103,24 @@ class TestSwtpm(TpmContract):
     @pytest.fixture
     def tpm(self, swtpm: Swtpm) -> Iterator[Tpm]:
         self._swtpm = swtpm
-        with DeviceTpm(swtpm.tcti) as tpm:
+        self._again = DeviceTpm(swtpm.tcti)
+        with DeviceTpm(swtpm.tcti) as tpm, self._again:
             yield tpm
+
+    def reopen(self, tpm: Tpm) -> Tpm:
+        assert isinstance(tpm, DeviceTpm)
+        tpm.close()
+        return self._again
+
+    def remove_counter(self, tpm: Tpm) -> None:
+        assert isinstance(tpm, DeviceTpm)
+        tpm.close()
+        assert nv_index.remove(self._swtpm.tcti, COUNTER_INDEX)
+
+    def usurp_counter(self, tpm: Tpm) -> None:
+        assert isinstance(tpm, DeviceTpm)
+        tpm.close()
+        nv_index.define_ordinary(self._swtpm.tcti, COUNTER_INDEX)
 
     def change_pcr(self, tpm: Tpm) -> int:
         assert isinstance(tpm, DeviceTpm)
@@ -131,6 +156,51 @@ def test_it_connects_again_after_the_tpm_went_away(swtpm: Swtpm, capfd: pytest.C
         assert tpm.quote(NONCE).attest
         assert tpm.ak_public() == public
     assert not capfd.readouterr().err  # nothing of the stack's own complaints
+
+
+def test_a_new_tpm_has_no_counter(swtpm: Swtpm) -> None:
+    with DeviceTpm(swtpm.tcti) as tpm:
+        assert tpm.counter() is None
+
+
+def test_a_power_failure_does_not_move_the_counter(swtpm: Swtpm) -> None:
+    """An orderly counter (TPMA_NV_ORDERLY) would jump here."""
+    with DeviceTpm(swtpm.tcti) as tpm:
+        values = [tpm.increment_counter() for _ in range(3)]
+        tpm.close()
+        swtpm.cut_power()
+        swtpm.start()
+        assert tpm.counter() == values[-1]
+        assert tpm.increment_counter() == values[-1] + 1
+
+
+def test_a_daemon_that_died_between_definition_and_first_increment_has_no_count(swtpm: Swtpm) -> None:
+    nv_index.define(swtpm.tcti, NvCounter().public(written=False))
+    with DeviceTpm(swtpm.tcti) as tpm:
+        assert tpm.counter() is None
+        assert tpm.counter() is None
+        value = tpm.increment_counter()
+        assert tpm.counter() == value
+
+
+def test_after_tpm2_clear_the_counter_begins_above_what_it_had(swtpm: Swtpm) -> None:
+    """An orderly counter would begin at 1 again, in libtpms 0.9."""
+    with DeviceTpm(swtpm.tcti) as tpm:
+        value = [tpm.increment_counter() for _ in range(5)][-1]
+        tpm.close()
+        nv_index.clear(swtpm.tcti)
+        assert tpm.counter() is None
+        assert tpm.increment_counter() > value
+
+
+def test_a_counter_that_its_owner_made_orderly_is_refused(swtpm: Swtpm) -> None:
+    public = NvCounter().public(written=False)
+    orderly = int.from_bytes(public[6:10], "big") | 1 << 26
+    nv_index.define(swtpm.tcti, public[:6] + orderly.to_bytes(4, "big") + public[10:])
+    with DeviceTpm(swtpm.tcti) as tpm:
+        with pytest.raises(BackendFailed, match="found 01935348000b06060012"):
+            tpm.increment_counter()
+        assert tpm.quote(NONCE).attest
 
 
 def test_qualifying_data_that_no_tpm_takes(swtpm: Swtpm) -> None:

@@ -1,7 +1,7 @@
 """What every `Tpm` must do, in software or in a chip, judged by what a Verifier makes of its answers.
 
-Subclass `TpmContract` and give it the `tpm` fixture. `change_pcr` and `restart` are what only somebody around a TPM can
-do to it: where a backend lacks them, those tests skip with the reason.
+Subclass `TpmContract` and give it the `tpm` fixture and `reopen`. The other hooks are what only somebody around a TPM
+can do to it: where a backend lacks them, those tests skip with the reason.
 """
 
 import hashlib
@@ -33,6 +33,10 @@ class TpmContract:
         """A TPM that works. Its PCRs may hold anything."""
         raise NotImplementedError
 
+    def reopen(self, tpm: Tpm) -> Tpm:
+        """The same TPM as the next process of this program finds it."""
+        raise NotImplementedError
+
     def change_pcr(self, tpm: Tpm) -> int:
         """Make something extend one of the quoted PCRs; return its index."""
         pytest.skip("nothing here may change this TPM's PCRs")
@@ -40,6 +44,14 @@ class TpmContract:
     def restart(self, tpm: Tpm) -> Tpm:
         """The same TPM after a reset of its host."""
         pytest.skip("this TPM's host cannot be reset from here")
+
+    def remove_counter(self, tpm: Tpm) -> None:
+        """What the TPM's owner can do at any time: TPM2_NV_UndefineSpace of the counter."""
+        pytest.skip("nobody here owns this TPM")
+
+    def usurp_counter(self, tpm: Tpm) -> None:
+        """Define an ordinary index, which anybody may write, where the counter would be. No counter is there."""
+        pytest.skip("nobody here owns this TPM")
 
     def broken(self) -> Tpm:
         """A TPM that cannot be reached."""
@@ -115,8 +127,54 @@ class TpmContract:
         after = verified(tpm, tpm.quote(NONCE))
         assert after.clock.reset_count == before.clock.reset_count + 1
 
+    def test_the_counter_counts_by_one_and_reading_leaves_it(self, tpm: Tpm) -> None:
+        begin = tpm.counter()
+        assert tpm.counter() == begin
+        first = tpm.increment_counter()
+        assert first > 0
+        assert begin is None or first == begin + 1
+        assert [tpm.counter(), tpm.counter()] == [first, first]
+        assert [tpm.increment_counter() for _ in range(3)] == [first + 1, first + 2, first + 3]
+        assert tpm.counter() == first + 3
+
+    def test_the_counter_is_the_tpms_and_not_the_processs(self, tpm: Tpm) -> None:
+        value = tpm.increment_counter()
+        again = self.reopen(tpm)
+        assert again.counter() == value
+        assert again.increment_counter() == value + 1
+
+    def test_the_counter_stands_still_over_a_reset(self, tpm: Tpm) -> None:
+        value = tpm.increment_counter()
+        tpm = self.restart(tpm)
+        assert tpm.counter() == value
+        assert tpm.increment_counter() == value + 1
+
+    def test_a_counter_that_was_removed_is_none_and_begins_above_what_it_had(self, tpm: Tpm) -> None:
+        for _ in range(2):
+            value = tpm.increment_counter()
+            self.remove_counter(tpm)
+            assert tpm.counter() is None
+            assert tpm.increment_counter() > value
+
+    def test_something_else_in_the_place_of_the_counter_is_refused(self, tpm: Tpm) -> None:
+        tpm.increment_counter()
+        self.remove_counter(tpm)
+        self.usurp_counter(tpm)
+        for call in (tpm.counter, tpm.increment_counter, tpm.counter):
+            with pytest.raises(BackendFailed, match="is not that counter"):
+                call()
+        self.remove_counter(tpm)
+        assert tpm.counter() is None
+
+    def test_counting_and_quoting_leave_each_other_alone(self, tpm: Tpm) -> None:
+        begin = tpm.increment_counter()
+        for number in range(1, 6):
+            verified(tpm, tpm.quote(NONCE))
+            assert tpm.increment_counter() == begin + number
+
     def test_a_tpm_out_of_reach_is_a_failed_backend(self) -> None:
         broken = self.broken()
-        for call in (broken.ak_public, broken.manufacturer, lambda: broken.quote(NONCE)):
+        calls = (broken.ak_public, broken.manufacturer, broken.counter, broken.increment_counter)
+        for call in (*calls, lambda: broken.quote(NONCE)):
             with pytest.raises(BackendFailed):
                 call()

@@ -8,12 +8,16 @@ import pytest
 
 from shamon_host.attestation.event_log import parse_event_log
 from shamon_host.attestation.ima_log import boot_aggregate, parse_ima_log, replay_until
+from shamon_host.attestation.nv_counter import COUNTER_INDEX, NvCounter
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.ports import MeasurementLogs, Tpm
 from shamon_host.testing.contracts.logs import MeasurementLogsContract
 from shamon_host.testing.contracts.tpm import NONCE, TpmContract, verified
+from tests.integration.attestation import nv_index
 
 _TCTI = "device:/dev/tpmrm0"
+_COUNTER = NvCounter(index=COUNTER_INDEX + 1)
+"""Not the daemon's own: its state would no longer match it."""
 _IMA_PCR = 10
 _PROGRAMS = Path("/usr/bin")
 
@@ -22,8 +26,9 @@ _PROGRAMS = Path("/usr/bin")
 def device_tpm() -> Iterator[Tpm]:
     from shamon_host.attestation.tpm_device import DeviceTpm
 
-    with DeviceTpm(_TCTI) as tpm:
+    with DeviceTpm(_TCTI, counter=_COUNTER) as tpm:
         yield tpm
+    nv_index.remove(_TCTI, _COUNTER.index)
 
 
 @pytest.fixture
@@ -46,8 +51,20 @@ def run_new_program(logs: MeasurementLogs) -> str:
 
 class TestTpmOfHost(TpmContract):
     @pytest.fixture
-    def tpm(self, device_tpm: Tpm) -> Tpm:
-        return device_tpm
+    def tpm(self, device_tpm: Tpm) -> Iterator[Tpm]:
+        from shamon_host.attestation.tpm_device import DeviceTpm
+
+        with DeviceTpm(_TCTI, counter=_COUNTER) as self._again:
+            yield device_tpm
+
+    def reopen(self, tpm: Tpm) -> Tpm:
+        return self._again
+
+    def remove_counter(self, tpm: Tpm) -> None:
+        assert nv_index.remove(_TCTI, _COUNTER.index)
+
+    def usurp_counter(self, tpm: Tpm) -> None:
+        nv_index.define_ordinary(_TCTI, _COUNTER.index)
 
     def change_pcr(self, tpm: Tpm) -> int:
         from shamon_host.attestation.linux_logs import LinuxMeasurementLogs

@@ -17,6 +17,17 @@ class TestMemoryTpm(TpmContract):
     def tpm(self) -> Tpm:
         return MemoryTpm()
 
+    def reopen(self, tpm: Tpm) -> Tpm:
+        return tpm
+
+    def remove_counter(self, tpm: Tpm) -> None:
+        assert isinstance(tpm, MemoryTpm)
+        tpm.nv_public = None
+
+    def usurp_counter(self, tpm: Tpm) -> None:
+        assert isinstance(tpm, MemoryTpm)
+        tpm.nv_public = bytes.fromhex("01935348000b0006000600000008")
+
     def change_pcr(self, tpm: Tpm) -> int:
         assert isinstance(tpm, MemoryTpm)
         tpm.extend(4, bytes(32))

@@ -6,7 +6,16 @@ from typing import Any, Protocol
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.desired import DesiredState
-from shamon_host.links.model import AttachPort, CloseGate, DeleteSas, KernelState, Operation, SaId
+from shamon_host.links.model import (
+    AttachPort,
+    CloseGate,
+    DeleteSas,
+    DetachPort,
+    KernelState,
+    Operation,
+    SaId,
+    SetTapFilter,
+)
 from shamon_host.links.planner import describe, plan, teardown
 from shamon_host.links.ports import LinkKernel
 
@@ -39,7 +48,12 @@ class Convergence:
         for _ in range(_MAX_PASSES):
             if not operations:
                 return state
-            self.audit("link.apply", self.host, {"operations": [describe(operation) for operation in operations]})
+            detail: dict[str, Any] = {"operations": [describe(operation) for operation in operations]}
+            if state.changed_filters:
+                detail["changed"] = [
+                    f"filter of tap {tap}: {how}" for tap, how in sorted(state.changed_filters.items())
+                ]
+            self.audit("link.apply", self.host, detail)
             self._apply(operations)
             state = self.kernel.read()
             desired = then(state)
@@ -68,14 +82,31 @@ class Convergence:
             self.kernel.apply([DeleteSas(ids=ordered)])
 
     def _apply(self, operations: Sequence[Operation]) -> None:
-        """A tap that cannot be attached (its VM may just have gone) is told and does not hold up the rest."""
+        """A tap that cannot be attached (its VM may just have gone) is told and does not hold up the rest. One whose
+        filter cannot be set comes off its bridge, at once, and the failure is raised when the rest is done."""
         taps = [item for item in operations if isinstance(item, AttachPort) and not item.isolated]
-        self.kernel.apply([item for item in operations if item not in taps])
+        unfiltered: dict[str, BackendFailed] = {}
+        for operation in operations:
+            if operation in taps:
+                continue
+            try:
+                self.kernel.apply([operation])
+            except BackendFailed as error:
+                if not isinstance(operation, SetTapFilter):
+                    raise
+                tap = operation.filter.device
+                unfiltered[tap] = error
+                self.audit("link.filter-not-set", tap, {"reason": str(error)})
+                self.kernel.apply([DetachPort(interface=tap)])
         for item in taps:
+            if item.interface in unfiltered:
+                continue
             try:
                 self.kernel.apply([item])
             except BackendFailed as error:
                 self.audit("link.port-not-attached", item.interface, {"bridge": item.bridge, "reason": str(error)})
+        if unfiltered:
+            raise next(iter(unfiltered.values()))
 
     def _try(self, operation: Operation, failures: list[str]) -> None:
         try:

@@ -25,6 +25,7 @@ from shamon_host.links.model import (
     SpdEntry,
     Tunnel,
 )
+from shamon_host.links.tap_filter import TapFilter, check_devices
 
 EXACT_PORT = 0xFFFF
 """The mask under which one port matches itself alone."""
@@ -176,6 +177,9 @@ class DesiredState:
     """Gates to set now: a handshake was confirmed. Each is in `gate` too."""
     taps: Mapping[str, str] | None = None
     """VMs' taps → bridge. None: nothing is known of VMs now, leave their ports alone."""
+    filters: Mapping[str, TapFilter] | None = None
+    """Tap → its filter, for taps to come too. A tap that is not in it exchanges everything with its bridge. None:
+    nothing is known of filters now, leave them alone."""
 
     def __post_init__(self) -> None:
         """Raises BadInput for a state that no kernel could hold, or that would join what must stay apart."""
@@ -194,6 +198,7 @@ class DesiredState:
         for tap, bridge in (self.taps or {}).items():
             if bridge not in self.bridges:
                 raise BadInput("a tap belongs in a bridge that is not wanted", where=tap, found=bridge)
+        check_devices(self.filters or {})
         for address, seconds in (*self.gate.items(), *self.opening.items()):
             if not (math.isfinite(seconds) and seconds > 0) or seconds > self.gate.get(address, 0):
                 raise BadInput("a gate cannot be open so long", where=address, found=str(seconds))

@@ -8,6 +8,7 @@ from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.desired import DesiredLink, DesiredState, bridge_name
 from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, PortBook, load_peers, save_peers
 from shamon_host.links.model import KernelState, SaId
+from shamon_host.links.tap_filter import TapFilter
 
 
 def unchanged(link: DesiredLink) -> DesiredLink:
@@ -113,12 +114,14 @@ class LinkBook:
         *,
         carried_by_vms: Collection[TypeName],
         taps: Mapping[str, TypeName] | None,
+        filters: Mapping[str, TapFilter] | None = None,
         with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
         opening: Mapping[str, float] | None = None,
     ) -> DesiredState:
         """What is wanted of the kernel. Without SELinux enforcing that is the guard and the bridges, no link.
 
-        `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now."""
+        `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now. Of `taps` and
+        `filters`, None is what is not known."""
         label_map = self.label_map()
         records = self.records if state.selinux_enforcing else ()
         links = tuple(
@@ -140,6 +143,7 @@ class LinkBook:
             taps=None
             if taps is None
             else {tap: bridge_name(label_map.types[name]) for tap, name in taps.items() if name in label_map.types},
+            filters=filters,
         )
 
     def _desired_link(self, record: PeerRecord, link: LinkRecord, label_map: LabelMap) -> DesiredLink:

@@ -1,8 +1,9 @@
 """`LinuxLinkKernel`: the real kernel behind `links.ports.LinkKernel`.
 
 It joins what the modules beside it do each for one part of the kernel: `linux_xfrm` (SAs and SPD entries), `linux_l2tp`
-(tunnels over labelled sockets), `linux_bridges`, `linux_nft` (guard and gate), `linux_events`. Only the composition
-root imports it. Needs CAP_NET_ADMIN, the nft program, and SELinux enforcing with Shamon's module for what is labelled.
+(tunnels over labelled sockets), `linux_bridges`, `linux_nft` (guard and gate), `linux_filters` (of taps),
+`linux_events`. Only the composition root imports it. Needs CAP_NET_ADMIN, the nft program, and SELinux enforcing with
+Shamon's module for what is labelled.
 """
 
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import assert_never
 
 from shamon_host import pyxfrm
-from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.links.linux_bridges import (
     attach_port,
     create_bridge,
@@ -22,6 +23,8 @@ from shamon_host.links.linux_bridges import (
 from shamon_host.links.linux_devices import Devices, read_sysctls
 from shamon_host.links.linux_events import KernelEvents, OwnChanges
 from shamon_host.links.linux_fd_store import FdStore
+from shamon_host.links.linux_filter_rules import filters_of
+from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_l2tp import Tunnels
 from shamon_host.links.linux_labelled_socket import selinux_enforcing
 from shamon_host.links.linux_nft import Nft, counters_of, gates_of, is_expected
@@ -30,6 +33,7 @@ from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
     AttachPort,
+    ClearTapFilter,
     CloseGate,
     CreateBridge,
     CreateTunnel,
@@ -42,6 +46,7 @@ from shamon_host.links.model import (
     KernelState,
     OpenGate,
     Operation,
+    SetTapFilter,
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import describe
@@ -54,6 +59,7 @@ class LinuxLinkKernel:
     def __init__(self, *, environment: MutableMapping[str, str] = os.environ) -> None:
         own = OwnChanges()
         self._nft = Nft()
+        self._filters = TapFilters(nft=self._nft)
         self._events = KernelEvents(own, self._nft.own_pids)
         self._xfrm = LinkXfrm(own.expect)
         self._devices = Devices(own.expect)
@@ -64,6 +70,7 @@ class LinuxLinkKernel:
         spd, socket_policies = self._xfrm.read_spd()
         tunnels, foreign_tunnels = self._tunnels.read()
         rules = self._nft.read()
+        filters, changed_filters = filters_of(rules)
         return KernelState(
             sas=sas,
             spd=spd,
@@ -71,6 +78,8 @@ class LinuxLinkKernel:
             bridges=read_bridges(self._devices),
             gate=gates_of(rules),
             guard=is_expected(rules),
+            filters=filters,
+            changed_filters=changed_filters,
             selinux_enforcing=selinux_enforcing(),
             sysctls={name: read_sysctls(name) for name in SYSCTLS},
             foreign=(*foreign_sas, *socket_policies, *foreign_tunnels, *stray_devices(self._devices, tunnels)),
@@ -84,13 +93,13 @@ class LinuxLinkKernel:
                 raise BackendFailed(
                     "a kernel operation failed", where=describe(operation)[:300], found=str(error)
                 ) from error
-            except (pyxfrm.XfrmError, ValueError) as error:
-                # A value that no kernel object has room for; neither names a key.
+            except (pyxfrm.XfrmError, ValueError, BadInput) as error:
+                # A value that no kernel object has room for; none names a key.
                 raise BackendFailed(
                     "a kernel operation is malformed", where=describe(operation)[:300], found=str(error)[:300]
                 ) from None
 
-    def _apply(self, operation: Operation) -> None:
+    def _apply(self, operation: Operation) -> None:  # noqa: PLR0912 one case for each operation
         match operation:
             case InstallGuard():
                 self._nft.install()
@@ -118,6 +127,10 @@ class LinuxLinkKernel:
                 self._nft.open_gate(address, seconds)
             case CloseGate(address=address):
                 self._nft.close_gate(address)
+            case SetTapFilter(filter=limits):
+                self._filters.set(limits)
+            case ClearTapFilter(device=device):
+                self._filters.clear(device)
             case _:
                 assert_never(operation)
 

@@ -20,6 +20,8 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
 
 TABLE = "shamon"
+FILTER_TABLE = "shamon-"
+"""Start of the names of further tables, one for each tap's filter: see `linux_filter_rules`."""
 COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in")
 _GATES = {4: "gate4", 6: "gate6"}
 _PRIORITY = -300
@@ -53,14 +55,14 @@ def expected_ruleset() -> tuple[Object, ...]:
 
 
 def is_expected(listed: Iterable[Object]) -> bool:
-    """What nft lists of the tables is what this program installs. Handles, counts and elements do not matter."""
-    return _comparable(listed) == _comparable(expected_ruleset())
+    """What nft lists of the guard's tables is what this program installs. Handles, counts, elements do not matter."""
+    return comparable(_of_guard(listed)) == comparable(expected_ruleset())
 
 
 def gates_of(listed: Iterable[Object]) -> dict[str, float]:
     """Address → seconds left (whole ones, rounded down); infinite for an element without a timeout."""
     gates: dict[str, float] = {}
-    for item in listed:
+    for item in _of_guard(listed):
         found = item.get("set", {})
         if found.get("name") not in _GATES.values():
             continue
@@ -73,7 +75,9 @@ def gates_of(listed: Iterable[Object]) -> dict[str, float]:
 
 def counters_of(listed: Iterable[Object]) -> dict[str, int]:
     """Packets that each rule dropped; 0 for a counter that is not there."""
-    found = {item["counter"]["name"]: int(item["counter"]["packets"]) for item in listed if "counter" in item}
+    found = {
+        item["counter"]["name"]: int(item["counter"]["packets"]) for item in _of_guard(listed) if "counter" in item
+    }
     return {name: found.get(name, 0) for name in COUNTERS}
 
 
@@ -86,11 +90,11 @@ class Nft:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def read(self) -> tuple[Object, ...]:
-        """All objects of the tables, () when they are not there. Raises BackendFailed."""
+        """All objects of the guard's tables and of filters', () when none is there. Raises BackendFailed."""
         text = self._run(("--json", "list", "ruleset"), "read the nft rules")
         try:
             listed = json.loads(text)["nftables"]
-            return tuple(item for item in listed if any(_is_of_table(kind, item[kind]) for kind in item))
+            return tuple(item for item in listed if table_of(item).partition("-")[0] == TABLE)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
 
@@ -102,9 +106,13 @@ class Nft:
             # Added so that it is there to be deleted.
             commands += [{"add": table}, {"delete": table}]
         commands += [{"add": item} for item in expected_ruleset()]
-        self._run(("--json", "--file", "-"), "install the guard", script=json.dumps({"nftables": commands}))
+        self.transact(commands, "install the guard")
         if not is_expected(self.read()):
             raise BackendFailed("the guard that was read back is not the one that was installed", where="nft")
+
+    def transact(self, commands: Sequence[Object], operation: str) -> None:
+        """Carry out nft's commands, all or none of them. Raises BackendFailed naming `operation`."""
+        self._run(("--json", "--file", "-"), operation, script=json.dumps({"nftables": commands}))
 
     def open_gate(self, address: str, seconds: float) -> None:
         """Set what is left of a gate to `seconds`, rounded down to milliseconds. Raises BackendFailed."""
@@ -160,8 +168,36 @@ class Nft:
         raise BackendFailed("nft refused", where=operation, found=" ".join(words.split())[:300])
 
 
-def _is_of_table(kind: str, value: Object) -> bool:
-    return value.get("name" if kind == "table" else "table") == TABLE
+def table_of(item: Object) -> str:
+    """The name of the table that a listed object is, or belongs to; "" for what belongs to none."""
+    return next((str(value.get("name" if kind == "table" else "table", "")) for kind, value in item.items()), "")
+
+
+def comparable(listed: Iterable[Object]) -> tuple[list[str], list[str]]:
+    """Rules in their order within each chain, everything else in any order, without what changes by itself."""
+    others: list[str] = []
+    rules: dict[tuple[str, ...], list[Object]] = {}
+    for item in listed:
+        for kind, value in item.items():
+            bare = {key: inner for key, inner in value.items() if key not in _IGNORED.get(kind, ("handle",))}
+            if kind == "rule":
+                chain = tuple(str(bare.get(key)) for key in ("family", "table", "chain"))
+                rules.setdefault(chain, []).append(bare)
+            else:
+                others.append(json.dumps({kind: bare}, sort_keys=True))
+    return sorted(others), [json.dumps(rules[chain], sort_keys=True) for chain in sorted(rules)]
+
+
+def match(operator: str, left: Object, right: object) -> Object:
+    return {"match": {"op": operator, "left": left, "right": right}}
+
+
+def payload(protocol: str, field_name: str) -> Object:
+    return {"payload": {"protocol": protocol, "field": field_name}}
+
+
+def _of_guard(listed: Iterable[Object]) -> list[Object]:
+    return [item for item in listed if table_of(item) == TABLE]
 
 
 def _chain(family: str, hook: str, rules: Iterable[list[Object]]) -> list[Object]:
@@ -175,11 +211,11 @@ def _guard(way: str) -> list[list[Object]]:
     ipsec, far_end = ({"meta": {"key": "ipsec"}}, "saddr") if way == "in" else ({"rt": {"key": "ipsec"}}, "daddr")
     rules = []
     for port in ("sport", "dport"):
-        of_block = _match("==", _payload("udp", port), {"range": [PORT_BLOCK.start, PORT_BLOCK.stop - 1]})
-        rules.append([of_block, _match("==", ipsec, False), {"counter": f"guard_{way}"}, _DROP])
+        of_block = match("==", payload("udp", port), {"range": [PORT_BLOCK.start, PORT_BLOCK.stop - 1]})
+        rules.append([of_block, match("==", ipsec, False), {"counter": f"guard_{way}"}, DROP])
         for version, gate in _GATES.items():
-            closed = _match("!=", _payload("ip6" if version == 6 else "ip", far_end), f"@{gate}")
-            rules.append([of_block, closed, {"counter": f"gate_{way}"}, _DROP])
+            closed = match("!=", payload("ip6" if version == 6 else "ip", far_end), f"@{gate}")
+            rules.append([of_block, closed, {"counter": f"gate_{way}"}, DROP])
     return rules
 
 
@@ -188,38 +224,15 @@ def _devices(key: str) -> list[list[Object]]:
 
 
 def _is_from(key: str, prefix: str) -> list[Object]:
-    return [_match("==", {"meta": {"key": key}}, f"{prefix}*"), _DROP]
+    return [match("==", {"meta": {"key": key}}, f"{prefix}*"), DROP]
 
 
-_DROP: Object = {"drop": None}
-
-
-def _match(operator: str, left: Object, right: object) -> Object:
-    return {"match": {"op": operator, "left": left, "right": right}}
-
-
-def _payload(protocol: str, field_name: str) -> Object:
-    return {"payload": {"protocol": protocol, "field": field_name}}
+DROP: Object = {"drop": None}
 
 
 def _element(address: str) -> str:
     parsed = ip_address(address)
     return f"inet {TABLE} {_GATES[parsed.version]} {{ {parsed}"
-
-
-def _comparable(listed: Iterable[Object]) -> tuple[list[str], list[str]]:
-    """Rules in their order within each chain, everything else in any order."""
-    others: list[str] = []
-    rules: dict[tuple[str, ...], list[Object]] = {}
-    for item in listed:
-        for kind, value in item.items():
-            bare = {key: inner for key, inner in value.items() if key not in _IGNORED.get(kind, ("handle",))}
-            if kind == "rule":
-                chain = tuple(str(bare.get(key)) for key in ("family", "table", "chain"))
-                rules.setdefault(chain, []).append(bare)
-            else:
-                others.append(json.dumps({kind: bare}, sort_keys=True))
-    return sorted(others), [json.dumps(rules[chain], sort_keys=True) for chain in sorted(rules)]
 
 
 _IGNORED: Mapping[str, tuple[str, ...]] = {

@@ -16,7 +16,7 @@ from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import ClaimStatus
 from shamon_host.links.agreed import AgreedLink, Installation, Offer, agreed_detail, check_agreed
 from shamon_host.links.convergence import Audit, Convergence
-from shamon_host.links.desired import DesiredLink, bridge_name, canonical_address
+from shamon_host.links.desired import DesiredLink, DesiredState, bridge_name, canonical_address
 from shamon_host.links.link_book import LinkBook, unchanged
 from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, SaRecord
 from shamon_host.links.link_status import status_rows
@@ -24,6 +24,8 @@ from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.planner import missing_sas
 from shamon_host.links.ports import LinkKernel
+from shamon_host.links.tap_filter import TapFilter
+from shamon_host.links.told_filters import ToldFilters
 
 GRACE_S = 10.0
 """How long a superseded receiving SA stays at least: packets under way, and a peer that has not switched yet."""
@@ -46,6 +48,7 @@ class LinkManager:
     _book: LinkBook = field(init=False, repr=False)
     _convergence: Convergence = field(init=False, repr=False)
     _taps: dict[str, TypeName] = field(init=False, default_factory=dict, repr=False)
+    _filters: ToldFilters = field(init=False, default_factory=ToldFilters, repr=False)
     _ensured: set[TypeName] = field(init=False, default_factory=set, repr=False)
     """Types whose bridge was asked for by a VM that is not yet seen running."""
     _needs_rekey: frozenset[HostName] = field(init=False, default=frozenset(), repr=False)
@@ -213,6 +216,16 @@ class LinkManager:
                 self._convergence.tear_down(peer, {address, record.address} if record else {address})
                 self._give_back(peer)
 
+    def close_types(self, peer: HostName, types: Collection[TypeName], reason: str) -> None:
+        """Remove the peer's links of these types; those of other types go on. Raises BackendFailed."""
+        with self._lock:
+            record = self._book.get(peer)
+            if record is None or not set(record.links) & set(types):
+                return
+            self.audit("link.close", peer, {"types": sorted(set(record.links) & set(types)), "reason": reason})
+            self._book.remember(record.only(set(record.links) - set(types)))
+            self._converge(self._read())
+
     def close_all(self) -> None:
         """The end of the unit: every link to every peer, known here or not. The guard stays."""
         with self._lock:
@@ -246,10 +259,19 @@ class LinkManager:
             self._converge(self._read())
         return bridge
 
-    def reconcile(self, taps: Mapping[str, TypeName] | None = None) -> None:
+    def reconcile(
+        self, taps: Mapping[str, TypeName] | None = None, filters: Mapping[str, TapFilter] | None = None
+    ) -> None:
         """Make the kernel hold what is wanted, and nothing else of ours. `taps`: VMs' taps and their types; None
-        leaves VMs' ports alone. Links whose gate or SAs are gone are not repaired: see `needs_rekey`."""
+        leaves VMs' ports alone. Links whose gate or SAs are gone are not repaired: see `needs_rekey`.
+
+        `filters`: tap → what it may exchange, for every tap that has a limit, also one that is yet to come: the VM is
+        started after this. Windows count from the call. What was told here is kept up until it is told anew; None
+        tells nothing. A tap whose filter cannot be set is taken off its bridge, and BackendFailed raised."""
+        told_s = self.boottime_s()
         with self._lock:
+            if filters is not None:
+                self._filters.tell(filters, told_s)
             if taps is not None:
                 self._taps = dict(taps)
                 self._ensured -= set(taps.values())
@@ -325,14 +347,19 @@ class LinkManager:
         opening: Mapping[str, float] | None = None,
     ) -> KernelState:
         types = {*self._taps.values(), *self._ensured}
-        first = self._book.desired(
-            state, self.boottime_s(), carried_by_vms=types, taps=taps, with_keys=with_keys, opening=opening
-        )
-        return self._convergence.converge(
-            first,
-            state,
-            lambda found: self._book.desired(found, self.boottime_s(), carried_by_vms=types, taps=taps),
-        )
+
+        def desired(
+            found: KernelState,
+            with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
+            opening: Mapping[str, float] | None = None,
+        ) -> DesiredState:
+            now = self.boottime_s()
+            return self._book.desired(
+                found, now, carried_by_vms=types, taps=taps, filters=self._filters.at(now), with_keys=with_keys,
+                opening=opening,
+            )  # fmt: skip
+
+        return self._convergence.converge(desired(state, with_keys, opening), state, desired)
 
     def _give_back(self, *peers: HostName) -> None:
         """Free the SPIs that are reserved for these peers; those that cannot be expire in the kernel."""

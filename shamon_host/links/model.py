@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shamon_host.domain.labels import SelinuxContext
+from shamon_host.links.tap_filter import TapFilter
 
 PORT_BLOCK_FIRST = 0x6000
 PORT_BLOCK_MASK = 0xFC00
@@ -126,6 +127,10 @@ class KernelState:
     """Peer's underlay address → seconds until the gate closes."""
     guard: bool = False
     """The nft guard is there, in both hooks and for both families, as this program installs it."""
+    filters: Mapping[str, TapFilter] = field(default_factory=dict)
+    """Tap → its filter, there as this program writes it; `open_s` is what is left of its window, in whole seconds."""
+    changed_filters: Mapping[str, str] = field(default_factory=dict)
+    """Tap → how its filter, not in `filters`, differs from any that this program writes; what passes is not known."""
     selinux_enforcing: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict)
     """Those of `network_state.SYSCTLS`."""
@@ -210,6 +215,21 @@ class CloseGate:
     address: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTapFilter:
+    """Put a tap's filter in the place of what is there for it, changed or not; in between, one of the two holds. The
+    tap need not exist yet. A window counts from now, rounded down to seconds."""
+
+    filter: TapFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearTapFilter:
+    """The tap exchanges everything with its bridge. Its filter goes, whatever became of it."""
+
+    device: str
+
+
 Operation = (
     InstallGuard
     | AddSa
@@ -224,4 +244,6 @@ Operation = (
     | DetachPort
     | OpenGate
     | CloseGate
+    | SetTapFilter
+    | ClearTapFilter
 )

@@ -1,7 +1,8 @@
 """The network security state of a host: what its quote vouches for, and what a Verifier demands of it.
 
 The host writes it down canonically (its digest is in the leaf that the TPM signs); the Verifier reads the same bytes,
-which come from a peer and may hold anything. SAs and gates are not in it: they change by themselves.
+which come from a peer and may hold anything. SAs, gates and what is left of taps' windows are not in it: they change
+by themselves.
 """
 
 import json
@@ -14,6 +15,7 @@ from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
 from shamon_host.links.desired import BLOCK_ENTRIES, EXACT_PORT
+from shamon_host.links.filter_report import filters_document, filters_from_document
 from shamon_host.links.model import (
     BRIDGE_PREFIX,
     LINK_PRIORITY,
@@ -25,8 +27,8 @@ from shamon_host.links.model import (
 )
 
 MAX_STATE_BYTES = 1 << 20
-_SHAPE = {"block": list, "labelled": list, "bridges": dict, "sysctls": dict, "foreign": list}
-_VERSION = 1
+_SHAPE = {"block": list, "labelled": list, "bridges": dict, "filters": dict, "sysctls": dict, "foreign": list}
+_VERSION = 2
 
 SYSCTLS = {
     "net.ipv4.conf.*.disable_policy": ("0",),
@@ -76,8 +78,9 @@ def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
             "bridges": {
                 bridge.name: {"sealed": bridge.sealed, "ports": dict(bridge.ports)} for bridge in state.bridges.values()
             },
+            "filters": filters_document(state.filters),
             "sysctls": dict(state.sysctls),
-            "foreign": sorted(state.foreign),
+            "foreign": sorted([*state.foreign, *_changed(state)]),
         }
     )
     if len(data) > MAX_STATE_BYTES:
@@ -177,6 +180,15 @@ def _bridges(state: Any) -> Claim | None:
     return None
 
 
+def _filters(state: Any) -> Claim | None:
+    """Their shape: which ones there must be is the policy's to say."""
+    try:
+        filters_from_document(state["filters"])
+    except BadInput as error:
+        return _fail("a filter is none that this program sets", where=error.where, found=str(error)[:200])
+    return None
+
+
 def _sysctls(state: Any) -> Claim | None:
     for name, right in SYSCTLS.items():
         found = state["sysctls"].get(name)
@@ -199,9 +211,14 @@ _CHECKS: tuple[Callable[[Any], Claim | None], ...] = (
     _block_entries,
     _labelled,
     _bridges,
+    _filters,
     _sysctls,
     _foreign,
 )
+
+
+def _changed(state: KernelState) -> list[str]:
+    return [f"filter of tap {tap}: {how}" for tap, how in state.changed_filters.items()]
 
 
 def _is_block(item: SpdEntry) -> bool:

@@ -1,18 +1,21 @@
 """From what is wanted and what is there to what to do: pure, in an order that is safe to stop at any point.
 
-Guard first. Then what must go, from the outside in: gate, port off the bridge, SAs, tunnel, SPD entries. Then what
-must come, from the inside out: bridge, SPD entries, receiving SAs, tunnel, sending SAs, port in the bridge, gate. So
-wherever a plan breaks off, nothing is open that was not open before, and a plan for the state it left finishes it.
+Guard first. Then what must go, from the outside in: gate, filters that let too much through, port off the bridge, SAs,
+tunnel, SPD entries. Then what must come, from the inside out: bridge, SPD entries, receiving SAs, tunnel, sending SAs,
+filters of taps, port in the bridge, gate. So wherever a plan breaks off, nothing is open that was not open before, and
+a plan for the state it left finishes it.
 """
 
 from collections.abc import Iterable, Mapping
 
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState
+from shamon_host.links.filter_plan import narrow, settle
 from shamon_host.links.model import (
     TAP_PREFIX,
     AddSa,
     AddSpdEntry,
     AttachPort,
+    ClearTapFilter,
     CloseGate,
     CreateBridge,
     CreateTunnel,
@@ -27,6 +30,7 @@ from shamon_host.links.model import (
     Operation,
     SaId,
     SecurityAssociation,
+    SetTapFilter,
     Tunnel,
 )
 
@@ -116,6 +120,10 @@ def describe(operation: Operation) -> str:
             return f"open the gate of {address} for {seconds:.1f} s"
         case CloseGate(address=address):
             return f"close the gate of {address}"
+        case SetTapFilter(filter=limits):
+            return f"set the filter of tap {limits}"
+        case ClearTapFilter(device=device):
+            return f"clear the filter of tap {device}"
 
 
 def _guard(desired: DesiredState, actual: KernelState) -> list[Operation]:
@@ -139,6 +147,7 @@ def _remove(desired: DesiredState, actual: KernelState) -> list[Operation]:
             operations.append(CloseGate(address=address))
         elif left > allowed + GATE_TOLERANCE_S and address not in desired.opening and actual.guard:
             operations.append(OpenGate(address=address, seconds=allowed))
+    operations += narrow(desired, actual)
     operations += [
         DetachPort(interface=port)
         for bridge in sorted(actual.bridges)
@@ -171,6 +180,7 @@ def _build(desired: DesiredState, actual: KernelState) -> list[Operation]:
     operations += [AddSa(sa=sa) for link, sa in new if sa.destination == link.local]
     operations += [CreateTunnel(tunnel=link.tunnel) for link in links if link.tunnel not in actual.tunnels]
     operations += [AddSa(sa=sa) for link, sa in new if sa.destination != link.local]
+    operations += settle(desired, actual)
     operations += [
         AttachPort(bridge=link.bridge, interface=link.device, isolated=True)
         for link in links

@@ -18,6 +18,7 @@ from shamon_host.links.model import (
     AddSpdEntry,
     AttachPort,
     Bridge,
+    ClearTapFilter,
     CloseGate,
     CreateBridge,
     CreateTunnel,
@@ -31,11 +32,13 @@ from shamon_host.links.model import (
     OpenGate,
     Operation,
     SecurityAssociation,
+    SetTapFilter,
     SpdEntry,
     Tunnel,
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.ports import ChangedEvent, KernelEvent
+from shamon_host.links.tap_filter import is_device
 from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge
 from shamon_host.testing.kernel_packets import KernelClock, PacketPath
 from shamon_host.testing.kernel_selinux import LINK_TYPE, MemorySelinux, SelinuxMode
@@ -113,6 +116,8 @@ class MemoryKernel:
             },
             gate=self._path.guard.gate(),
             guard=self._path.guard.whole,
+            filters=self._path.filters.read(),
+            changed_filters=self._path.filters.changed(),
             selinux_enforcing=self.selinux.mode is SelinuxMode.ENFORCING,
             sysctls=dict(self._sysctls),
         )
@@ -145,10 +150,16 @@ class MemoryKernel:
 
     def plug_tap(self, interface: str, bridge: str, receive: Callable[[bytes], None]) -> None:
         """A VM starts: make its tap a port of the bridge. Raises BackendFailed, as libvirt would, when it cannot."""
-        if interface in self._path.taps or bridge not in self._path.bridges:
+        if bridge not in self._path.bridges:
             raise BackendFailed("no tap for the VM", where=interface, found=f"bridge {bridge}")
-        self._path.taps[interface] = receive
+        self.add_tap(interface, receive)
         self._path.bridges[bridge].ports[interface] = False
+
+    def add_tap(self, interface: str, receive: Callable[[bytes], None]) -> None:
+        """A tap with a VM behind it, in no bridge. Raises BackendFailed when there is one of its name."""
+        if interface in self._devices():
+            raise BackendFailed("no tap for the VM", where=interface, found="a device of this name")
+        self._path.taps[interface] = receive
 
     def unplug_tap(self, interface: str) -> None:
         """The VM is gone, and its tap with it. No error if there is none."""
@@ -203,11 +214,17 @@ class MemoryKernel:
     def flush_nft(self) -> None:
         """`nft flush ruleset`."""
         self._path.guard.flush()
+        self._path.filters.flush()
         self._tell(ChangedEvent(what="nft ruleset flushed"))
 
     def damage_guard(self) -> None:
         """`nft delete rule`: one rule of the guard is gone."""
         self._path.guard.damaged = self._path.guard.present
+        self._tell(ChangedEvent(what="nft rule deleted"))
+
+    def damage_filter(self, device: str) -> None:
+        """`nft delete rule`: one rule of the tap's filter is gone. Raises ValueError when it has none."""
+        self._path.filters.damage(device)
         self._tell(ChangedEvent(what="nft rule deleted"))
 
     def put_policy(self, entry: SpdEntry) -> None:
@@ -275,6 +292,12 @@ class MemoryKernel:
                 self._path.guard.open_gate(address, seconds)
             case CloseGate(address=address):
                 self._path.guard.close_gate(address)
+            case SetTapFilter(filter=limits):
+                self._path.filters.set(limits)
+            case ClearTapFilter(device=device):
+                if not is_device(device):
+                    raise BackendFailed("this is no name of a VM's tap", where=device[:40])
+                self._path.filters.clear(device)
             case _:
                 assert_never(operation)
 

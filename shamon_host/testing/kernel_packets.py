@@ -13,6 +13,7 @@ from typing import Protocol
 from shamon_host.links.model import Direction, SaId
 from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent
 from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge, host_answer
+from shamon_host.testing.kernel_filters import MemoryFilters
 from shamon_host.testing.kernel_nft import MemoryGuard
 from shamon_host.testing.kernel_sad import LARVAL_S, MemorySad, seal, unseal
 from shamon_host.testing.kernel_selinux import MemorySelinux, SelinuxMode
@@ -49,6 +50,7 @@ class PacketPath:
         self.sad = MemorySad(self.selinux, clock.wall_s, clock.boottime_s)
         self.sad.on_expired = lambda sa: tell(ExpireEvent(destination=sa.destination, spi=sa.spi, hard=True))
         self.guard = MemoryGuard(clock.boottime_s)
+        self.filters = MemoryFilters(clock.boottime_s)
         self.bridges: dict[str, MemoryBridge] = {}
         self.taps: dict[str, Callable[[bytes], None]] = {}
         """Tap → the VM behind it."""
@@ -59,7 +61,9 @@ class PacketPath:
 
     def into_bridge(self, ingress: str, frame: bytes) -> None:
         bridge = next((bridge for bridge in self.bridges.values() if ingress in bridge.ports), None)
-        if bridge is None or not bridge.forward(frame, ingress) or self.guard.whole:
+        if bridge is None or not self.filters.passes(ingress, frame, from_tap=True):
+            return  # dropped before the bridge learns its sender
+        if not bridge.forward(frame, ingress) or self.guard.whole:
             return
         answer = host_answer(bridge, self._addresses, frame)
         if answer is not None:
@@ -67,7 +71,8 @@ class PacketPath:
 
     def to_port(self, interface: str, frame: bytes) -> None:
         if interface in self.taps:
-            self.taps[interface](frame)
+            if self.filters.passes(interface, frame, from_tap=False):
+                self.taps[interface](frame)
             return
         for device, socket in tuple(self.tunnels.values()):
             if device == interface:

@@ -1,6 +1,7 @@
 """What every `links.ports.LinkKernel` must do: subclass `LinkKernelContract`, give it a `bench`.
 
-Runs on the kernel in memory in the unit tests, and on Linux in a lab host that enforces SELinux.
+Runs on the kernel in memory in the unit tests, and on Linux in a lab host that enforces SELinux. What filters of taps
+let pass is in `contracts.kernel_filters`.
 """
 
 import secrets
@@ -18,6 +19,7 @@ from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
     AttachPort,
+    ClearTapFilter,
     CloseGate,
     CreateBridge,
     CreateTunnel,
@@ -31,14 +33,35 @@ from shamon_host.links.model import (
     OpenGate,
     Operation,
     SaId,
+    SetTapFilter,
     SpdEntry,
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import missing_sas, plan
 from shamon_host.links.ports import ChangedEvent, KernelEvent, LinkKernel
+from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
 
 CATEGORY = 7
 LIFETIME_S = 60
+TAP = "shvm99-9"
+"""Of no VM: a filter does not need one."""
+WHOLE = TapFilter(
+    device=TAP,
+    sends=False,
+    peers=frozenset({"02:00:00:00:00:01", "02:00:00:00:00:02"}),
+    ports=(PortRule(protocol=PortProtocol.TCP, port=443), PortRule(protocol=PortProtocol.UDP, port=53)),
+    rate_bytes_s=1_250_000,
+)
+FILTERS = (
+    TapFilter(device=TAP),
+    shut(TAP),
+    WHOLE,
+    TapFilter(device=TAP, receives=False),
+    TapFilter(device=TAP, peers=frozenset()),
+    TapFilter(device=TAP, ports=()),
+    TapFilter(device=TAP, rate_bytes_s=3 << 20),
+    TapFilter(device=TAP, open_s=0.0),
+)
 DROPS = ("guard_out", "guard_in", "gate_out", "gate_in")
 
 
@@ -59,6 +82,10 @@ class Bench(Protocol):
 
     def unseal(self, bridge: str) -> None:
         """Give the bridge an address by hand."""
+        ...
+
+    def damage_filter(self, device: str) -> None:
+        """Take a rule out of a tap's filter by hand."""
         ...
 
     def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
@@ -272,6 +299,61 @@ class LinkKernelContract:
         ]
         bench.kernel.apply(gone)
 
+    # Filters of taps
+
+    def test_a_filter_reads_back_and_takes_the_place_of_the_one_before(self, bench: Bench) -> None:
+        for limits in FILTERS:
+            bench.kernel.apply([SetTapFilter(filter=limits)])
+            state = bench.kernel.read()
+            assert (state.filters, state.changed_filters) == ({TAP: limits}, {})
+        for _ in range(2):
+            bench.kernel.apply([ClearTapFilter(device=TAP)])
+            assert bench.kernel.read().filters == {}
+
+    def test_filters_of_two_taps_are_two(self, bench: Bench) -> None:
+        other = replace(WHOLE, device="shvm99-8", receives=False)
+        bench.kernel.apply([SetTapFilter(filter=WHOLE), SetTapFilter(filter=other)])
+        assert bench.kernel.read().filters == {TAP: WHOLE, other.device: other}
+        bench.kernel.apply([ClearTapFilter(device=TAP)])
+        assert bench.kernel.read().filters == {other.device: other}
+
+    def test_a_window_is_set_anew_and_closes_by_itself(self, bench: Bench) -> None:
+        for seconds in (60.7, 90.0, 20.0):
+            bench.kernel.apply([SetTapFilter(filter=replace(WHOLE, open_s=seconds))])
+            found = bench.kernel.read().filters[TAP]
+            assert seconds - 6 < (found.open_s or 0) <= seconds
+            assert found.without_window() == WHOLE
+        bench.kernel.apply([SetTapFilter(filter=replace(WHOLE, open_s=2.0))])
+        bench.pass_time(3.5)
+        assert bench.kernel.read().filters == {TAP: replace(WHOLE, open_s=0.0)}
+
+    def test_a_new_guard_leaves_filters_alone(self, bench: Bench) -> None:
+        bench.kernel.apply([SetTapFilter(filter=WHOLE), InstallGuard()])
+        state = bench.kernel.read()
+        assert state.guard
+        assert state.filters == {TAP: WHOLE}
+
+    def test_a_changed_filter_is_told_and_can_be_set_and_cleared(self, bench: Bench) -> None:
+        repairs: tuple[tuple[Operation, set[str]], ...] = (
+            (SetTapFilter(filter=WHOLE), {TAP}),
+            (ClearTapFilter(device=TAP), set()),
+        )
+        for repair, left in repairs:
+            bench.kernel.apply([SetTapFilter(filter=WHOLE)])
+            events = bench.events_of(lambda: bench.damage_filter(TAP))
+            assert any(isinstance(event, ChangedEvent) for event in events)
+            state = bench.kernel.read()
+            assert state.filters == {}
+            assert set(state.changed_filters) == {TAP}
+            bench.kernel.apply([repair])
+            state = bench.kernel.read()
+            assert (set(state.filters), state.changed_filters) == (left, {})
+
+    @pytest.mark.parametrize("name", ["eth0", "", "shvm0 ", "shvm0-0;", "shvm*", "shvm0-0\n", "shvm" + "0" * 12])
+    def test_only_taps_have_filters(self, bench: Bench, name: str) -> None:
+        with pytest.raises(BackendFailed):
+            bench.kernel.apply([ClearTapFilter(device=name)])
+
     # The whole
 
     def test_operations_stop_at_the_first_that_fails_and_it_is_named(self, bench: Bench) -> None:
@@ -294,8 +376,10 @@ class LinkKernelContract:
         assert missing_sas(installed, state) == ()
         assert state.selinux_enforcing
         assert set(state.sysctls) == set(SYSCTLS)
-        bench.kernel.apply(plan(DesiredState(), state))
+        assert set(state.filters) == {TAP}
+        bench.kernel.apply(plan(DesiredState(filters={}), state))
         state = bench.kernel.read()
+        assert state.filters == {}
         assert (state.tunnels, state.sas, state.bridges, state.gate) == (frozenset(), frozenset(), {}, {})
         assert state.spd == set(BLOCK_ENTRIES)
         assert state.guard
@@ -379,13 +463,14 @@ def whole(bench: Bench) -> tuple[DesiredState, DesiredState]:
         links.append(replace(ours, new_sas=sas))
     bridges, gate = frozenset(item.bridge for item in links), {bench.peer: float(LIFETIME_S)}
     installed = tuple(replace(item, new_sas=()) for item in links)
+    filters = {TAP: WHOLE}
     return (
-        DesiredState(links=tuple(links), bridges=bridges, gate=gate, opening=gate),
-        DesiredState(links=installed, bridges=bridges, gate=gate),
+        DesiredState(links=tuple(links), bridges=bridges, gate=gate, opening=gate, filters=filters),
+        DesiredState(links=installed, bridges=bridges, gate=gate, filters=filters),
     )
 
 
 def empty(kernel: LinkKernel) -> None:
     """Remove everything of ours from a kernel but the nft guard; for a bench's set-up and end."""
-    kernel.apply(plan(DesiredState(taps={}), kernel.read()))
+    kernel.apply(plan(DesiredState(taps={}, filters={}), kernel.read()))
     kernel.apply([DeleteSpdEntry(entry=entry) for entry in kernel.read().spd])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -36,6 +37,9 @@ class LinuxBench:
         with IPRoute() as route:
             (index,) = route.link_lookup(ifname=bridge)
             route.addr("add", index=index, address="198.51.100.9", prefixlen=24)
+
+    def damage_filter(self, device: str) -> None:
+        subprocess.run(["nft", "flush", "chain", "bridge", f"shamon-{device}", "to"], check=True, timeout=60)
 
     def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
         events: list[KernelEvent] = []

@@ -13,7 +13,8 @@ def outcomes(lab: Lab) -> RemoteOutcomes:
     """The suite's run on alpha, where nothing else uses links meanwhile."""
     (alpha,) = lab.boot("alpha")
     alpha.run("systemctl stop shamon", check=False)
-    return run_suite(alpha, SUITE, confined=True, environment={"SHAMON_OWN_ADDRESS": alpha.ipv4})
+    environment = {"SHAMON_OWN_ADDRESS": alpha.ipv4}
+    return run_suite(alpha, SUITE, confined=True, environment=environment, timeout_s=600)
 
 
 @pytest.mark.parametrize("test", suite_tests(SUITE))

@@ -10,6 +10,7 @@ import pytest
 from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.kernel_sockets import MemoryFdStore
@@ -77,6 +78,8 @@ class Host:
         self.audited: list[tuple[str, str, Mapping[str, Any]]] = []
         self.received: dict[str, list[bytes]] = {}
         self.taps: dict[str, TypeName] = {}
+        self.filters: dict[str, TapFilter] = {}
+        """What its daemon asks for, each time that it looks (`look`)."""
         self.restart()
 
     def restart(self) -> None:
@@ -97,6 +100,9 @@ class Host:
         self.boot_id += "x"
         self.taps.clear()
         self.restart()
+
+    def look(self) -> None:
+        self.links.reconcile(self.taps, self.filters)
 
     def start_vm(self, tap: str, name: TypeName) -> None:
         self.received[tap] = []

@@ -1,7 +1,7 @@
 """Invariants 1, 3, 5 and 7 over any life: hosts join and leave, daemons are killed, operations fail, hands interfere.
 
 The model keeps, for each pair of hosts, until when each of them holds a lease for the other. A packet may cross only
-while both do, only under its own type, and never in clear.
+while both do, only under its own type, never in clear, and never against a filter of one of the two taps.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from shamon_host.domain.label_map import EMPTY, allocate
 from shamon_host.domain.labels import TypeName
 from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.model import Direction, SpdEntry
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.wire import MemoryWire
 from tests.unit.links.conftest import BLUE, LEASE_S, RED, Agreed, Host, agree, frame
 
@@ -23,6 +24,9 @@ TAPS = {RED: "shvm0-0", BLUE: "shvm0-1"}
 PAIRS = st.sampled_from([(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
 TYPES = st.sampled_from([(RED,), (BLUE,), (RED, BLUE), ()])
 HOSTS = st.integers(0, 2)
+FILTERS = st.dictionaries(st.sampled_from(sorted(TAPS.values())), st.tuples(st.booleans(), st.booleans())).map(
+    lambda limits: {tap: TapFilter(device=tap, sends=ways[0], receives=ways[1]) for tap, ways in limits.items()}
+)
 ANYTHING_OUT = SpdEntry(
     direction=Direction.OUT, family=4, source="", destination="", source_port=0, source_port_mask=0,
     destination_port=0, destination_port_mask=0, priority=1, block=False,
@@ -76,11 +80,12 @@ class Coalition(RuleBasedStateMachine):
         if not done:
             a.links.abandon(b.name, b.address, [link.in_spi for link in of_a], of_a)
             b.links.abandon(a.name, a.address, [link.in_spi for link in of_b], of_b)
+            a.look()  # a tap whose filter could not be set is off its bridge
         self.touched -= {i, j}
         if done and fail is None and len(types) > 0 and self._enforcing(i, j):
             for name in types:
-                assert self._arrives(i, j, name)
-                assert self._arrives(j, i, name)
+                assert self._arrives(i, j, name) is self._may(i, j, name)
+                assert self._arrives(j, i, name) is self._may(j, i, name)
 
     @rule(pair=PAIRS, fail=st.none() | st.integers(0, 12))
     def suspend(self, pair: tuple[int, int], fail: int | None) -> None:
@@ -101,7 +106,7 @@ class Coalition(RuleBasedStateMachine):
     def kill_and_restart(self, i: int) -> None:
         host = self.hosts[i]
         host.restart()
-        host.links.reconcile(host.taps)
+        host.look()
         self._settled(i)
 
     @rule(i=HOSTS, fail=st.integers(0, 6))
@@ -109,15 +114,27 @@ class Coalition(RuleBasedStateMachine):
         host = self.hosts[i]
         host.kernel.fail_after = fail
         with contextlib.suppress(BackendFailed):
-            host.links.reconcile(host.taps)
+            host.look()
         host.kernel.fail_after = None
         host.restart()
-        host.links.reconcile(host.taps)
+        host.look()
         self._settled(i)
 
     @rule(i=HOSTS)
     def look(self, i: int) -> None:
-        self.hosts[i].links.reconcile(self.hosts[i].taps)
+        self.hosts[i].look()
+        self._settled(i)
+
+    @rule(i=HOSTS, filters=FILTERS, fail=st.none() | st.integers(0, 4))
+    def limit(self, i: int, filters: dict[str, TapFilter], fail: int | None) -> None:
+        """The daemon asks for other filters; one operation may fail, and it asks again."""
+        host = self.hosts[i]
+        host.filters = filters
+        host.kernel.fail_after = fail
+        with contextlib.suppress(BackendFailed):
+            host.look()
+        host.kernel.fail_after = None
+        host.look()
         self._settled(i)
 
     @rule(i=HOSTS)
@@ -137,7 +154,7 @@ class Coalition(RuleBasedStateMachine):
         if i not in self.touched:  # without its guard a host has SA lifetimes alone, which a step moves
             self.hosts[i].clock.wall += seconds
 
-    @rule(i=HOSTS, what=st.sampled_from(["policies", "nft", "sas", "rule"]))
+    @rule(i=HOSTS, what=st.sampled_from(["policies", "nft", "sas", "rule", "filter"]))
     def flush(self, i: int, what: str) -> None:
         """One of the two layers of the guard, never both before the daemon looked."""
         kernel = self.hosts[i].kernel
@@ -151,6 +168,9 @@ class Coalition(RuleBasedStateMachine):
                 kernel.flush_nft()
             case "rule":
                 kernel.damage_guard()
+            case "filter":
+                for tap in kernel.read().filters:
+                    kernel.damage_filter(tap)
             case _:
                 kernel.flush_sas()
 
@@ -172,7 +192,7 @@ class Coalition(RuleBasedStateMachine):
         self.touched.discard(i)
         for pair in [pair for pair in self.lease if pair[0] == i]:
             del self.lease[pair]
-        host.links.reconcile({})
+        host.links.reconcile({}, host.filters)
         for name, tap in TAPS.items():
             host.start_vm(tap, name)
 
@@ -196,6 +216,8 @@ class Coalition(RuleBasedStateMachine):
                     arrived = self._arrives(i, j, name) if i != j else False
                     held = all(self.lease.get(pair, 0.0) > self.now for pair in ((i, j), (j, i)))
                     assert held or not arrived, f"{name} from {NAMES[i]} to {NAMES[j]} without a lease"
+                    if not self.touched & {i, j}:
+                        assert not arrived or self._may(i, j, name), f"{name} against a filter"
 
     @invariant()
     def the_guard_stays(self) -> None:
@@ -225,6 +247,11 @@ class Coalition(RuleBasedStateMachine):
                 assert copies == 0 or other == name, "types met"
         return any(text.encode() in item for item in receiver.received[TAPS[name]])
 
+    def _may(self, i: int, j: int, name: TypeName) -> bool:
+        """Filters at both ends let it pass."""
+        limits = [self.hosts[number].filters.get(TAPS[name], TapFilter(device=TAPS[name])) for number in (i, j)]
+        return limits[0].sends and limits[1].receives
+
     def _enforcing(self, *numbers: int) -> bool:
         return all(self.hosts[i].kernel.read().selinux_enforcing for i in numbers)
 
@@ -233,7 +260,7 @@ class Coalition(RuleBasedStateMachine):
         self.touched.discard(i)
         host = self.hosts[i]
         count = len([kind for kind, _, _ in host.audited if kind == "link.apply"])
-        host.links.reconcile(host.taps)
+        host.look()
         assert len([kind for kind, _, _ in host.audited if kind == "link.apply"]) == count
 
 

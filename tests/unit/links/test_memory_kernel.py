@@ -33,6 +33,9 @@ class MemoryBench:
     def unseal(self, bridge: str) -> None:
         self.memory.unseal(bridge)
 
+    def damage_filter(self, device: str) -> None:
+        self.memory.damage_filter(device)
+
     def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
         events: list[KernelEvent] = []
         self.kernel.subscribe(events.append)
@@ -91,6 +94,8 @@ def test_impossible_worlds_are_refused() -> None:
         bench.memory.send_from_tap("shvm0-0", frame("x"))
     with pytest.raises(ValueError, match="modelled"):
         bench.memory.set_sysctl("net.core.somaxconn", "1")
+    with pytest.raises(ValueError, match="no filter"):
+        bench.memory.damage_filter("shvm0-0")
     with pytest.raises(BackendFailed):
         bench.memory.plug_tap("shvm0-0", "shbr1", lambda _: None)
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.domain.canonical import canonical_json
+from shamon_host.domain.label_map import EMPTY
 from shamon_host.domain.results import ClaimName, ClaimStatus
-from shamon_host.links.network_state import MAX_STATE_BYTES, check_network_state
+from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
+from shamon_host.links.model import KernelState
+from shamon_host.links.network_state import MAX_STATE_BYTES, check_network_state, encode_network_state
+from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
 from shamon_host.testing.wire import MemoryWire
 from tests.unit.links.conftest import BLUE, RED, Host, join
 
 Change = Callable[[Any], object]
+
+
+FILTERS = {
+    "shvm0-0": TapFilter(
+        device="shvm0-0",
+        receives=False,
+        peers=frozenset({"02:00:00:00:00:02", "02:00:00:00:00:01"}),
+        ports=(PortRule(protocol=PortProtocol.UDP, port=53), PortRule(protocol=PortProtocol.TCP, port=443)),
+        rate_bytes_s=1000,
+        open_s=600.0,
+    ),
+    "shvm9-0": TapFilter(device="shvm9-0"),
+}
 
 
 def a_state() -> dict[str, Any]:
@@ -24,6 +42,7 @@ def a_state() -> dict[str, Any]:
     for host in (alpha, beta):
         host.links.reconcile({})
         host.start_vm("shvm0-0", RED)
+    alpha.links.reconcile(alpha.taps, FILTERS)
     join(alpha, beta, (RED, BLUE))
     data = alpha.links.network_state()
     assert check_network_state(data).status is ClaimStatus.PASS
@@ -38,8 +57,39 @@ def test_types_are_named_and_spis_and_gates_are_not_in_it() -> None:
     assert sorted(entry["type"] for entry in STATE["labelled"]) == [RED, RED, BLUE, BLUE]
     assert "spi" not in json.dumps(STATE)
     assert set(STATE) == {
-        "version", "guard", "selinux_enforcing", "block", "labelled", "bridges", "sysctls", "foreign"
+        "version", "guard", "selinux_enforcing", "block", "labelled", "bridges", "filters", "sysctls", "foreign"
     }  # fmt: skip
+
+
+def test_filters_are_told_without_what_is_left_of_windows() -> None:
+    assert STATE["filters"] == {
+        "shvm0-0": {
+            "sends": True,
+            "receives": False,
+            "peers": ["02:00:00:00:00:01", "02:00:00:00:00:02"],
+            "ports": [["tcp", 443], ["udp", 53]],
+            "rate_bytes_s": 1000,
+            "windowed": True,
+        },
+        "shvm9-0": {
+            "sends": True, "receives": True, "peers": None, "ports": None, "rate_bytes_s": None, "windowed": False,
+        },
+    }  # fmt: skip
+    read = filters_from_document(STATE["filters"])
+    assert read == {tap: replace(item, open_s=item.open_s and ATTESTED_WINDOW_S) for tap, item in FILTERS.items()}
+
+
+def test_a_changed_filter_is_foreign() -> None:
+    state = KernelState(changed_filters={"shvm0-0": "a rule is missing"})
+    told = json.loads(encode_network_state(state, EMPTY))
+    assert told["foreign"] == ["filter of tap shvm0-0: a rule is missing"]
+    claim = check_network_state(canonical_json({**STATE, "foreign": told["foreign"]}))
+    assert claim.status is ClaimStatus.FAIL
+    assert "shvm0-0" in claim.found
+
+
+def _limit(state: Any, **changes: object) -> None:
+    state["filters"]["shvm0-0"].update(changes)
 
 
 WRONG: dict[str, tuple[Change, str]] = {
@@ -65,8 +115,26 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a link that is not isolated": (lambda s: s["bridges"]["shbr1"]["ports"].update(shl20=False), "isolated"),
     "forwarding": (lambda s: s["sysctls"].update({"net.ipv4.ip_forward": "1"}), "sysctl"),
     "a sysctl less": (lambda s: s["sysctls"].pop("net.ipv4.conf.*.disable_policy"), "sysctl"),
+    "a filter of no tap": (lambda s: s["filters"].update(eth0=s["filters"]["shvm0-0"]), "filter"),
+    "a filter that is a list": (lambda s: s["filters"].update({"shvm0-0": []}), "filter"),
+    "a filter with less": (lambda s: s["filters"]["shvm0-0"].pop("windowed"), "filter"),
+    "a filter with more": (lambda s: _limit(s, open_s=5), "filter"),
+    "a direction that is a number": (lambda s: _limit(s, sends=1), "filter"),
+    "peers in another order": (lambda s: s["filters"]["shvm0-0"]["peers"].reverse(), "filter"),
+    "a peer twice": (lambda s: _limit(s, peers=["02:00:00:00:00:01"] * 2), "filter"),
+    "a group as a peer": (lambda s: _limit(s, peers=["ff:ff:ff:ff:ff:ff"]), "filter"),
+    "a peer that is a list": (lambda s: _limit(s, peers=[[]]), "filter"),
+    "a port of no protocol": (lambda s: _limit(s, ports=[["sctp", 5]]), "filter"),
+    "a port that is text": (lambda s: _limit(s, ports=["tcp/443"]), "filter"),
+    "a port that is true": (lambda s: _limit(s, ports=[["tcp", True]]), "filter"),
+    "port 0": (lambda s: _limit(s, ports=[["tcp", 0]]), "filter"),
+    "ports in another order": (lambda s: s["filters"]["shvm0-0"]["ports"].reverse(), "filter"),
+    "a rate that is true": (lambda s: _limit(s, rate_bytes_s=True), "filter"),
+    "no rate at all": (lambda s: _limit(s, rate_bytes_s=0), "filter"),
+    "filters in a list": (lambda s: s.update(filters=[]), "malformed"),
+    "no filters": (lambda s: s.pop("filters"), "malformed"),
     "something foreign": (lambda s: s.update(foreign=["a device"]), "foreign"),
-    "another version": (lambda s: s.update(version=2), "version"),
+    "another version": (lambda s: s.update(version=1), "version"),
     "no bridges": (lambda s: s.pop("bridges"), "malformed"),
     "bridges in a list": (lambda s: s.update(bridges=[1]), "malformed"),
     "a bad context": (lambda s: s["labelled"][0].update(context="x"), "malformed"),
@@ -112,6 +180,6 @@ def test_any_value_in_any_place_is_judged(key: str, value: object) -> None:
     assert (
         claim.status is not ClaimStatus.PASS
         or STATE[key] == value
-        or (key, value) in (("labelled", []), ("bridges", {}))
+        or (key, value) in (("labelled", []), ("bridges", {}), ("filters", {}))
     )
     assert len(claim.found) < 1000

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState, bridge_name
+from shamon_host.links.filter_plan import WINDOW_TOLERANCE_S
 from shamon_host.links.model import (
     PORT_BLOCK_FIRST,
     AddSa,
     AddSpdEntry,
     AttachPort,
+    ClearTapFilter,
     CloseGate,
     CreateBridge,
     CreateTunnel,
@@ -25,11 +27,14 @@ from shamon_host.links.model import (
     DeleteTunnel,
     DetachPort,
     InstallGuard,
+    KernelState,
     OpenGate,
     Operation,
     SaId,
+    SetTapFilter,
 )
 from shamon_host.links.planner import describe, plan, teardown
+from shamon_host.links.tap_filter import FrameFacts, FrameKind, PortProtocol, PortRule, TapFilter, shut
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.wire import MemoryWire
 from tests.unit.links.conftest import ManualClock
@@ -77,6 +82,23 @@ LINKS = st.builds(
 )
 
 
+TAPS = ("shvm0-0", "shvm0-1")
+PEER_MAC = "02:00:00:00:00:02"
+HTTPS = PortRule(protocol=PortProtocol.TCP, port=443)
+
+
+@st.composite
+def tap_filters(draw: st.DrawFn, tap: str) -> TapFilter:
+    return TapFilter(
+        device=tap,
+        sends=draw(st.booleans()),
+        receives=draw(st.booleans()),
+        peers=draw(st.sampled_from([None, frozenset({PEER_MAC}), frozenset()])),
+        ports=draw(st.sampled_from([None, (HTTPS,)])),
+        open_s=draw(st.sampled_from([None, 0.0, 1.5, 30.0, 31.0, 300.0])),
+    )
+
+
 @st.composite
 def desired_states(draw: st.DrawFn) -> DesiredState:
     links = {link.local_port: link for link in draw(st.lists(LINKS, max_size=4))}
@@ -88,8 +110,25 @@ def desired_states(draw: st.DrawFn) -> DesiredState:
         bridges=frozenset(bridges),
         gate=gate,
         opening=opening,
-        taps=draw(st.sampled_from([None, {}])),
+        taps=draw(
+            st.none() | st.dictionaries(st.sampled_from(TAPS), st.sampled_from(sorted(bridges)))
+            if bridges
+            else st.sampled_from([None, {}])
+        ),
+        filters=draw(st.none() | st.sets(st.sampled_from(TAPS)).flatmap(_filters)),
     )
+
+
+def _is_about(found: TapFilter | None, wanted: TapFilter | None) -> bool:
+    """The same but for the seconds that nft's readings lose."""
+    if found is None or wanted is None or found.open_s is None or wanted.open_s is None:
+        return found == wanted
+    near = found.open_s == 0 if wanted.open_s == 0 else abs(found.open_s - wanted.open_s) <= WINDOW_TOLERANCE_S
+    return near and found.without_window() == wanted.without_window()
+
+
+def _filters(taps: set[str]) -> st.SearchStrategy[dict[str, TapFilter]]:
+    return st.fixed_dictionaries({tap: tap_filters(tap) for tap in sorted(taps)})
 
 
 @st.composite
@@ -107,12 +146,18 @@ def leftovers(draw: st.DrawFn) -> tuple[Operation, ...]:
             bridge=draw(st.sampled_from(["shbr1", "shbr2"])), interface=link.device, isolated=draw(st.booleans())
         ),
         OpenGate(address=link.remote, seconds=draw(st.floats(1, 1000))),
+        AttachPort(
+            bridge=draw(st.sampled_from(["shbr1", "shbr2"])), interface=draw(st.sampled_from(TAPS)), isolated=False
+        ),
+        SetTapFilter(filter=draw(st.sampled_from(TAPS).flatmap(tap_filters))),
     ]
     return (draw(st.sampled_from(choices)),)
 
 
 def a_kernel(operations: list[tuple[Operation, ...]]) -> MemoryKernel:
     kernel = MemoryKernel([OWN, OWN6], MemoryWire(), ManualClock())
+    for tap in TAPS:
+        kernel.add_tap(tap, lambda _: None)
     for some in operations:
         with contextlib.suppress(BackendFailed):
             kernel.apply(some)
@@ -132,10 +177,16 @@ def test_a_plan_is_carried_out_and_then_there_is_nothing_to_do(
     assert state.tunnels == {link.tunnel for link in desired.links}
     assert set(state.bridges) == desired.bridges
     for bridge in state.bridges.values():
-        assert set(bridge.ports) == {
+        taps = {tap for tap in bridge.ports if tap in TAPS}
+        if desired.taps is not None:
+            assert taps == {tap for tap, name in desired.taps.items() if name == bridge.name}
+        assert set(bridge.ports) - taps == {
             link.device for link in desired.links if link.attached and link.bridge == bridge.name
         }
-        assert all(bridge.ports.values())
+        assert all(isolated is (port not in taps) for port, isolated in bridge.ports.items())
+    for tap in TAPS:
+        if desired.filters is not None and (tap in desired.filters or desired.taps is not None):
+            assert _is_about(state.filters.get(tap), desired.filters.get(tap))
     for address, left in state.gate.items():
         assert left <= desired.gate[address] + 2
 
@@ -157,15 +208,141 @@ def test_a_plan_that_breaks_off_is_finished_by_the_next(
 def test_the_order_is_safe(desired: DesiredState, operations: list[tuple[Operation, ...]]) -> None:
     kernel = a_kernel(operations)
     wanted = plan(desired, kernel.read())
-    ranks = [_rank(operation) for operation in wanted]
+    others = [operation for operation in wanted if not isinstance(operation, SetTapFilter)]
+    ranks = [_rank(operation) for operation in others]
     guarding = [rank for rank in ranks if rank <= 1]
     assert ranks[: len(guarding)] == sorted(guarding)
     rest = [
-        rank for operation, rank in zip(wanted, ranks, strict=True) if rank > 1 and not _reopens(operation, desired)
+        rank for operation, rank in zip(others, ranks, strict=True) if rank > 1 and not _reopens(operation, desired)
     ]
     assert rest == sorted(rest)
     for operation in wanted:
         assert not (isinstance(operation, DeleteSpdEntry) and operation.entry in BLOCK_ENTRIES)
+
+
+FRAMES = [
+    FrameFacts(
+        from_tap=from_tap,
+        source="02:00:00:00:00:01" if from_tap else mac,
+        destination=mac if from_tap else "02:00:00:00:00:01",
+        kind=FrameKind.PORTS,
+        protocol=PortProtocol.TCP,
+        destination_port=port,
+    )
+    for from_tap in (True, False)
+    for mac in (PEER_MAC, "02:00:00:00:00:03")
+    for port in (443, 80)
+]
+
+
+def _permits(limits: TapFilter | None, frame: FrameFacts, after_s: float) -> bool:
+    """Whether the frame passes in so many seconds, if nothing else happens."""
+    return limits is None or (limits.permits(frame) and (limits.open_s is None or limits.open_s > after_s))
+
+
+def _open(state: KernelState) -> set[tuple[str, str, int, float]]:
+    """Tap, bridge, number of a frame, in how many seconds: what passes for certain; a changed filter lets nothing."""
+    return {
+        (tap, bridge.name, number, after_s)
+        for bridge in state.bridges.values()
+        for tap in TAPS
+        if tap in bridge.ports and tap not in state.changed_filters
+        for number, frame in enumerate(FRAMES)
+        for after_s in (0.0, 20.0, 100.0)
+        if _permits(state.filters.get(tap), frame, after_s)
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(desired_states(), st.lists(leftovers(), max_size=10), st.data())
+def test_a_tap_is_never_more_open_than_before_or_after(
+    desired: DesiredState, operations: list[tuple[Operation, ...]], data: st.DataObject
+) -> None:
+    """After each operation, in whichever bridge it is: also one that moves, and one whose filter was changed."""
+    kernel = a_kernel(operations)
+    for tap in data.draw(st.sets(st.sampled_from(sorted(kernel.read().filters)))) if kernel.read().filters else ():
+        kernel.damage_filter(tap)
+    before = kernel.read()
+    filters = before.filters if desired.filters is None else desired.filters
+    taps = desired.taps
+    if taps is None:
+        taps = {tap: bridge.name for bridge in before.bridges.values() for tap in bridge.ports if tap in TAPS}
+    permitted = _open(before) | {
+        (tap, bridge, number, after_s)
+        for tap, bridge in taps.items()
+        for number, frame in enumerate(FRAMES)
+        for after_s in (0.0, 20.0, 100.0)
+        if _permits(filters.get(tap), frame, after_s)
+    }
+    for operation in plan(desired, before):
+        kernel.apply([operation])
+        assert _open(kernel.read()) <= permitted, operation
+    assert not desired.filters or not set(desired.filters) & set(kernel.read().changed_filters)
+
+
+def test_a_filter_is_set_before_its_tap_comes_and_goes_after_it() -> None:
+    kernel, bridge = a_kernel([]), "shbr1"
+    limits = TapFilter(device=TAPS[0], sends=False)
+    wanted = DesiredState(bridges=frozenset({bridge}), taps={TAPS[0]: bridge}, filters={TAPS[0]: limits})
+    coming = [item for item in plan(wanted, kernel.read()) if isinstance(item, (SetTapFilter, AttachPort))]
+    assert coming == [
+        SetTapFilter(filter=limits), AttachPort(bridge=bridge, interface=TAPS[0], isolated=False),
+    ]  # fmt: skip
+    kernel.apply(plan(wanted, kernel.read()))
+    going = plan(replace(wanted, taps={}, filters={}), kernel.read())
+    assert going == (DetachPort(interface=TAPS[0]), ClearTapFilter(device=TAPS[0]))
+    # Nothing is known of taps: one that is in its bridge keeps its filter.
+    assert plan(replace(wanted, taps=None, filters={}), kernel.read()) == ()
+    assert plan(replace(wanted, taps=None, filters=None), kernel.read()) == ()
+
+
+def test_a_filter_is_narrowed_before_a_tap_moves_and_widened_after() -> None:
+    kernel = a_kernel([])
+    bridges = frozenset({"shbr1", "shbr2"})
+    first = TapFilter(device=TAPS[0], sends=False)
+    second = TapFilter(device=TAPS[0], receives=False)
+    kernel.apply(plan(DesiredState(bridges=bridges, taps={TAPS[0]: "shbr1"}, filters={TAPS[0]: first}), kernel.read()))
+    moved = DesiredState(bridges=bridges, taps={TAPS[0]: "shbr2"}, filters={TAPS[0]: second})
+    assert plan(moved, kernel.read()) == (
+        SetTapFilter(filter=shut(TAPS[0])),
+        DetachPort(interface=TAPS[0]),
+        SetTapFilter(filter=second),
+        AttachPort(bridge="shbr2", interface=TAPS[0], isolated=False),
+    )
+
+
+def test_a_changed_filter_lets_nothing_through_until_it_is_right() -> None:
+    kernel = a_kernel([])
+    bridges, limits = frozenset({"shbr1", "shbr2"}), TapFilter(device=TAPS[0], sends=False)
+    here = DesiredState(bridges=bridges, taps={TAPS[0]: "shbr1"}, filters={TAPS[0]: limits})
+    kernel.apply(plan(here, kernel.read()))
+    kernel.damage_filter(TAPS[0])
+    state = kernel.read()
+    assert plan(here, state) == (SetTapFilter(filter=shut(TAPS[0])), SetTapFilter(filter=limits))
+    assert plan(replace(here, taps={TAPS[0]: "shbr2"}), state) == (
+        SetTapFilter(filter=shut(TAPS[0])),
+        DetachPort(interface=TAPS[0]),
+        SetTapFilter(filter=limits),
+        AttachPort(bridge="shbr2", interface=TAPS[0], isolated=False),
+    )
+    assert plan(replace(here, filters={}), state) == (ClearTapFilter(device=TAPS[0]),)
+
+
+@pytest.mark.parametrize(
+    ("found_s", "wanted_s", "left_s"),
+    [
+        (30.0, 31.9, None), (30.0, 28.5, None), (30.0, 33.0, 33.0), (30.0, 20.0, 20.0), (30.0, 0.0, 0.0),
+        (1.0, 0.0, 0.0), (0.0, 0.0, None), (0.0, 1.9, None), (0.0, 30.0, 30.0),
+    ],
+)  # fmt: skip
+def test_windows_are_set_anew_when_they_differ_by_more_than_readings_do(
+    found_s: float, wanted_s: float, left_s: float | None
+) -> None:
+    kernel = a_kernel([(SetTapFilter(filter=TapFilter(device=TAPS[0], open_s=found_s)),)])
+    kernel.apply([InstallGuard(), *(AddSpdEntry(entry=entry) for entry in BLOCK_ENTRIES)])
+    wanted = TapFilter(device=TAPS[0], open_s=wanted_s)
+    operations = plan(DesiredState(filters={TAPS[0]: wanted}), kernel.read())
+    assert operations == (() if left_s is None else (SetTapFilter(filter=replace(wanted, open_s=left_s)),))
 
 
 @settings(max_examples=80, deadline=None)
@@ -211,12 +388,13 @@ def test_impossible_wishes_are_refused() -> None:
         {"taps": {"shvm0-0": "shbr9"}},
         {"gate": {OWN: float("inf")}},
         {"gate": {OWN: 5.0}, "opening": {OWN: 6.0}},
+        {"filters": {"shvm0-0": shut("shvm0-1")}},
     ):
         with pytest.raises(BadInput):
             DesiredState(**{"bridges": bridges, **wrong})  # type: ignore[arg-type]
 
 
-def _rank(operation: Operation) -> int:
+def _rank(operation: Operation) -> int:  # noqa: PLR0912 one case for each operation
     """The place of an operation in a safe plan."""
     match operation:
         case InstallGuard():
@@ -246,9 +424,13 @@ def _rank(operation: Operation) -> int:
         case AddSa():
             return 12
         case AttachPort():
-            return 13
-        case OpenGate():
             return 14
+        case OpenGate():
+            return 15
+        case ClearTapFilter():
+            return 13
+        case SetTapFilter():
+            raise AssertionError("in two places: see test_a_tap_is_never_more_open_than_before_or_after")
 
 
 def _reopens(operation: Operation, desired: DesiredState) -> bool:

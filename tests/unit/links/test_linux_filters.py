@@ -1,0 +1,254 @@
+"""Filters of taps as nft's objects: what is written is what is read back, and nothing else is taken for a filter."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.links.linux_filter_rules import filter_ruleset, filters_of
+from shamon_host.links.linux_filters import TapFilters
+from shamon_host.links.linux_nft import DROP, Nft, Object, expected_ruleset, gates_of, is_expected, table_of
+from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
+from tests.unit.links.test_tap_filter import FILTERS
+
+CAPTURED: list[Object] = json.loads((Path(__file__).parent / "data" / "nft-filter.json").read_text())["nftables"]
+"""`nft --json list ruleset` of nft 1.0.6 (Debian 12), the filter below having been set."""
+LIMITS = TapFilter(
+    device="shvm0-0",
+    receives=False,
+    peers=frozenset({"02:00:00:00:00:01", "02:00:00:00:00:02"}),
+    ports=(PortRule(protocol=PortProtocol.TCP, port=443), PortRule(protocol=PortProtocol.UDP, port=53)),
+    rate_bytes_s=1_250_000,
+    open_s=59.0,
+)
+
+
+def _listed(limits: TapFilter) -> list[Object]:
+    """As nft lists what was added: with handles, in another order, with what is left of the window."""
+    listed = copy.deepcopy(list(filter_ruleset(limits)))
+    for handle, item in enumerate(listed):
+        for value in item.values():
+            value["handle"] = handle
+            for element in value.get("elem", []):
+                if isinstance(element, dict) and "elem" in element:
+                    element["elem"]["expires"] = element["elem"]["timeout"]
+    return sorted(listed, key=lambda item: "rule" in item)
+
+
+def test_what_nft_lists_is_the_filter_that_was_set() -> None:
+    assert filters_of(CAPTURED) == ({"shvm0-0": LIMITS}, {})
+
+
+@given(FILTERS)
+def test_every_filter_reads_back(limits: TapFilter) -> None:
+    found, changed = filters_of(_listed(limits))
+    assert changed == {}
+    assert found == {limits.device: replace(limits, open_s=limits.open_s and float(int(limits.open_s)))}
+
+
+@pytest.mark.parametrize(
+    "rate", [1, 1023, 1024, 1025, 3 << 10, (3 << 10) + 1, 1 << 20, 5 << 20, (5 << 20) + 1024, 1 << 30, 10**10]
+)
+def test_rates_read_back_in_whatever_unit(rate: int) -> None:
+    limits = TapFilter(device="shvm0-0", rate_bytes_s=rate)
+    assert filters_of(_listed(limits)) == ({"shvm0-0": limits}, {})
+
+
+def test_filters_and_guard_do_not_mix() -> None:
+    """A set in a filter's table that is named as the gate opens none, and the guard is the guard beside filters."""
+    gate = {"set": {"family": "bridge", "table": "shamon-shvm0-0", "name": "gate4", "elem": ["192.0.2.2"]}}
+    listed = [*expected_ruleset(), *CAPTURED, gate]
+    assert is_expected(listed)
+    assert gates_of(listed) == {}
+    assert filters_of(listed)[0] == {}
+    assert filters_of([*expected_ruleset(), *CAPTURED])[0] == {"shvm0-0": LIMITS}
+
+
+def test_other_tables_are_no_filters() -> None:
+    for name, family in (
+        ("shamon-eth0", "bridge"),
+        ("shamon-", "bridge"),
+        ("other", "bridge"),
+        ("shamon-shvm0-0", "inet"),
+    ):
+        assert filters_of([{"table": {"family": family, "name": name}}]) == ({}, {})
+
+
+def _rules(listed: list[Object], chain: str) -> list[Any]:
+    return [item["rule"] for item in listed if "rule" in item and item["rule"]["chain"] == chain]
+
+
+def _remove(listed: list[Object], kind: str, **having: object) -> None:
+    found = next(item for item in listed if kind in item and having.items() <= item[kind].items())
+    listed.remove(found)
+
+
+def _set(listed: list[Object], name: str) -> Any:
+    return next(item["set"] for item in listed if item.get("set", {}).get("name") == name)
+
+
+def _chain(listed: list[Object], name: str) -> Any:
+    return next(item["chain"] for item in listed if item.get("chain", {}).get("name") == name)
+
+
+def _swap(rules: list[Any]) -> None:
+    rules[0]["expr"], rules[1]["expr"] = rules[1]["expr"], rules[0]["expr"]
+
+
+CHANGES: dict[str, Callable[[list[Object]], object]] = {
+    "a rule less at the hook": lambda listed: _remove(listed, "rule", chain="from"),
+    "a rule less in what it jumps to": lambda listed: _remove(listed, "rule", chain="ports"),
+    "another order": lambda listed: _swap(_rules(listed, "from")),
+    "a rule more": lambda listed: listed.append(
+        {"rule": {"family": "bridge", "table": "shamon-shvm0-0", "chain": "from", "expr": [{"accept": None}]}}
+    ),
+    "a rule twice": lambda listed: listed.append({"rule": _rules(listed, "ports")[-1]}),
+    "dropped otherwise": lambda listed: _rules(listed, "to")[-1].update(expr=[{"accept": None}]),
+    "another tap": lambda listed: _rules(listed, "from")[0]["expr"][0]["match"].update(right="shvm0-1"),
+    "no chain at all": lambda listed: listed.__setitem__(slice(None), [item for item in listed if "chain" not in item]),
+    "a chain more": lambda listed: listed.append(
+        {"chain": {"family": "bridge", "table": "shamon-shvm0-0", "name": "more"}}
+    ),
+    "a hook less": lambda listed: _chain(listed, "to").pop("hook"),
+    "another hook": lambda listed: _chain(listed, "to").update(hook="input"),
+    "another priority": lambda listed: _chain(listed, "from").update(prio=0),
+    "another policy": lambda listed: _chain(listed, "from").update(policy="drop"),
+    "a dormant table": lambda listed: listed[0]["table"].update(flags=["dormant"]),
+    "a set less": lambda listed: _remove(listed, "set", name="peers"),
+    "a set more": lambda listed: listed.append(
+        {"set": {"family": "bridge", "table": "shamon-shvm0-0", "name": "more", "type": "ifname"}}
+    ),
+    "another kind of set": lambda listed: _set(listed, "ports").update(type="inet_service"),
+    "peers that come and go": lambda listed: _set(listed, "peers").update(flags=["timeout"]),
+    "peers of all kinds": lambda listed: _set(listed, "peers").update(elem=[{"range": ["02:", "03:"]}]),
+    "peers that are a number": lambda listed: _set(listed, "peers").update(elem=7),
+    "a group of peers": lambda listed: _set(listed, "peers").update(elem=["ff:ff:ff:ff:ff:ff"]),
+    "a port without protocol": lambda listed: _set(listed, "ports").update(elem=[443]),
+    "a port of another protocol": lambda listed: _set(listed, "ports").update(elem=[{"concat": ["sctp", 443]}]),
+    "a window that never closes": lambda listed: _set(listed, "open").update(elem=["shvm0-0"]),
+    "a window without an end": lambda listed: _set(listed, "open")["elem"][0]["elem"].pop("expires"),
+    "a window too long": lambda listed: _set(listed, "open")["elem"][0]["elem"].update(expires=10**9),
+    "another tap's window": lambda listed: _set(listed, "open")["elem"][0]["elem"].update(val="shvm0-1"),
+    "another rate's unit": lambda listed: _rules(listed, "from")[-1]["expr"][0]["limit"].update(rate_unit="packets"),
+    "another burst": lambda listed: _rules(listed, "from")[-1]["expr"][0]["limit"].update(burst=65),
+    "a rate that is text": lambda listed: _rules(listed, "from")[-1]["expr"][0]["limit"].update(rate="9"),
+    "a rule that is none": lambda listed: _rules(listed, "from")[-1].update(expr=None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_not_exactly_a_filter_is_changed(name: str) -> None:
+    listed = copy.deepcopy(CAPTURED)
+    CHANGES[name](listed)
+    filters, changed = filters_of(listed)
+    assert filters == {}
+    assert set(changed) == {"shvm0-0"}
+
+
+@given(st.data())
+def test_no_rule_can_go_or_come_unseen(data: st.DataObject) -> None:
+    """Whatever is left out, or there twice: it is no filter, or another one that is just what is there."""
+    listed = copy.deepcopy(CAPTURED)
+    item = data.draw(st.sampled_from(listed))
+    (listed.remove if data.draw(st.booleans()) else listed.append)(item)
+    found = filters_of(listed)[0].get("shvm0-0")
+    assert found is None or (found != LIMITS and len(filter_ruleset(found)) == len(listed))
+
+
+@dataclass(kw_only=True)
+class TableNft(Nft):
+    """nft in memory, as far as filters use it."""
+
+    listed: list[Object] = field(default_factory=list)
+    deaf: bool = False
+
+    def read(self) -> tuple[Object, ...]:
+        return tuple(copy.deepcopy(self.listed))
+
+    def transact(self, commands: Sequence[Object], operation: str) -> None:
+        for command in [] if self.deaf else commands:
+            ((verb, item),) = command.items()
+            ((kind, value),) = item.items()
+            if verb == "add":
+                self._add(kind, copy.deepcopy(value))
+            elif verb == "flush":
+                self.listed = [item for item in self.listed if "rule" not in item or table_of(item) != value["name"]]
+            elif kind == "table":
+                self.listed = [item for item in self.listed if table_of(item) != value["name"]]
+            else:
+                assert kind in ("chain", "set")
+                (gone,) = [item for item in self.listed if kind in item and value.items() <= item[kind].items()]
+                assert not [item for item in self.listed if item.get("rule", {}).get("chain") == value["name"]]
+                self.listed.remove(gone)
+
+    def _add(self, kind: str, value: Any) -> None:
+        """A rule is added each time; of anything else there is one, which has to be as it is asked for."""
+        for element in value.get("elem", []):
+            if isinstance(element, dict) and "elem" in element:
+                element["elem"]["expires"] = element["elem"]["timeout"] - 1
+        there = [
+            {key: inner for key, inner in item[kind].items() if key != "handle"}
+            for item in self.listed
+            if kind in item and item[kind]["name"] == value.get("name")
+        ] if kind != "rule" else []  # fmt: skip
+        assert kind == "table" or there in ([], [value])
+        if not there:
+            self.listed.append({kind: value})
+
+
+@given(FILTERS, FILTERS)
+def test_a_filter_takes_the_place_of_another(first: TapFilter, second: TapFilter) -> None:
+    nft = TableNft()
+    taps = TapFilters(nft=nft)
+    for limits in (first, second):
+        taps.set(limits)
+        found = filters_of(nft.read())[0][limits.device]
+        assert found.without_window() == limits.without_window()
+        assert (found.open_s is None) is (limits.open_s is None)
+    taps.clear(second.device)
+    taps.clear(second.device)
+    assert nft.read() == ()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_changed_is_set_right_and_cleared(name: str) -> None:
+    nft = TableNft(listed=copy.deepcopy(CAPTURED))
+    CHANGES[name](nft.listed)
+    TapFilters(nft=nft).set(LIMITS)
+    assert set(filters_of(nft.read())[0]) == {"shvm0-0"}
+    CHANGES[name](nft.listed)
+    TapFilters(nft=nft).clear("shvm0-0")
+    assert nft.read() == ()
+
+
+def test_what_does_not_read_back_is_an_error() -> None:
+    nft = TableNft(deaf=True)
+    with pytest.raises(BackendFailed, match="reads back otherwise"):
+        TapFilters(nft=nft).set(LIMITS)
+    nft.listed = copy.deepcopy(CAPTURED)
+    with pytest.raises(BackendFailed, match="reads back otherwise"):
+        TapFilters(nft=nft).set(shut("shvm0-0"))
+    with pytest.raises(BackendFailed, match="reads back otherwise"):
+        TapFilters(nft=nft).set(replace(LIMITS, open_s=30.0))
+    with pytest.raises(BackendFailed, match="still there"):
+        TapFilters(nft=nft).clear("shvm0-0")
+
+
+def test_no_name_but_a_taps_comes_to_nft() -> None:
+    for name in ("eth0", "shvm0 }", "shvm0-0\nflush ruleset", ""):
+        with pytest.raises(BadInput):
+            TapFilters(nft=TableNft()).clear(name)
+
+
+def test_a_tap_that_exchanges_nothing_drops_first() -> None:
+    """Whatever else is limited: behind the rule that lets other taps' frames go."""
+    for chain in ("from", "to"):
+        rules = _rules(list(filter_ruleset(replace(LIMITS, sends=False, receives=False))), chain)
+        assert rules[1]["expr"] == [DROP]

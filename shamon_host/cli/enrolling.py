@@ -4,7 +4,7 @@ import argparse
 
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.cli.output import print_json
-from shamon_host.daemon.files import read_policy_file
+from shamon_host.daemon.files import read_policy_or_envelope
 from shamon_host.domain import monitor
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import TpmKind
@@ -15,7 +15,7 @@ from shamon_host.peer.enrolment import PeerRegistry, enrolled_peer, read_ak_file
 def enrol_host(arguments: argparse.Namespace) -> int:
     """Enrol `arguments.host`; nothing is written when the monitor refuses. Raises ShamonError."""
     host = HostName(plain_name(arguments.host, "host name"))
-    policy = read_policy_file(arguments.policy)
+    policy, _ = read_policy_or_envelope(arguments.policy)
     arguments.registry.mkdir(parents=True, exist_ok=True)
     registry = PeerRegistry.load(arguments.registry)
     public = read_ak_file(arguments.ak)

@@ -20,17 +20,17 @@ _EMPTY = {"peers": "no peers", "vms": "no VMs on this host", "links": "no links"
 
 def add_parsers(commands: Any) -> None:
     """Add these commands to the parser."""
-    _leaf(commands, "status", "this host at a glance", _status)
+    daemon_command(commands, "status", "this host at a glance", _status)
     for name, help_text in (
         ("peers", "the other hosts: admission, lease, claims"),
         ("vms", "the VMs of this host and the labels that they run under"),
         ("links", "the labelled links, by peer and type"),
     ):
-        _leaf(commands, name, help_text, _listing)
-    audit = _leaf(commands, "audit", "the audit log: every decision, before its effect", _audit)
+        daemon_command(commands, name, help_text, _listing)
+    audit = daemon_command(commands, "audit", "the audit log: every decision, before its effect", _audit)
     audit.add_argument("--after", type=int, default=0, metavar="N", help="only records after number N")
     audit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N records (default 100)")
-    _leaf(commands, "attest", "attest with every peer now", _attest)
+    daemon_command(commands, "attest", "attest with every peer now", _attest)
     vm = commands.add_parser("vm", help="start, stop, quarantine or replace a VM of this host")
     actions = vm.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, help_text in (
@@ -39,13 +39,13 @@ def add_parsers(commands: Any) -> None:
         ("quarantine", "take it off its networks and suspend it"),
         ("replace", "start a clean one from the pinned image in its place"),
     ):
-        leaf = _leaf(actions, action, help_text, _vm)
+        leaf = daemon_command(actions, action, help_text, _vm)
         leaf.add_argument("name", metavar="VM")
         if action in ("quarantine", "replace"):
             leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
 
 
-def _leaf(commands: Any, name: str, help_text: str, run: Any) -> argparse.ArgumentParser:
+def daemon_command(commands: Any, name: str, help_text: str, run: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, help=f"default {DEFAULT_SOCKET}")
@@ -53,12 +53,12 @@ def _leaf(commands: Any, name: str, help_text: str, run: Any) -> argparse.Argume
     return parser
 
 
-def _client(arguments: argparse.Namespace) -> ApiClient:
+def daemon_client(arguments: argparse.Namespace) -> ApiClient:
     return ApiClient(arguments.socket)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    status = _client(arguments).get("/v1/status")
+    status = daemon_client(arguments).get("/v1/status")
     if arguments.json:
         print_json(status)
         return 0
@@ -76,7 +76,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _listing(arguments: argparse.Namespace) -> int:
-    rows = _client(arguments).get(f"/v1/{arguments.command}")
+    rows = daemon_client(arguments).get(f"/v1/{arguments.command}")
     if arguments.json:
         print_json(rows)
     else:
@@ -85,7 +85,7 @@ def _listing(arguments: argparse.Namespace) -> int:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    records = _client(arguments).get("/v1/audit", {"after": arguments.after, "limit": arguments.limit})
+    records = daemon_client(arguments).get("/v1/audit", {"after": arguments.after, "limit": arguments.limit})
     if arguments.json:
         print_json(records)
         return 0
@@ -99,7 +99,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _attest(arguments: argparse.Namespace) -> int:
-    answer = _client(arguments).post("/v1/attest", {})
+    answer = daemon_client(arguments).post("/v1/attest", {})
     if arguments.json:
         print_json(answer)
     else:
@@ -109,7 +109,7 @@ def _attest(arguments: argparse.Namespace) -> int:
 
 def _vm(arguments: argparse.Namespace) -> int:
     fields = {"reason": arguments.reason} if hasattr(arguments, "reason") else {}
-    vm = _client(arguments).post(f"/v1/vms/{quote(arguments.name, safe='')}/{arguments.action}", fields)
+    vm = daemon_client(arguments).post(f"/v1/vms/{quote(arguments.name, safe='')}/{arguments.action}", fields)
     if arguments.json:
         print_json(vm)
     else:

@@ -1,25 +1,36 @@
-"""`shamon policy check FILE`: read a policy and say everything that is wrong with it."""
+"""`shamon policy`: check, explain, compare, adapt, sign, update, import and export policies.
+
+Most of these work on files, anywhere; `update`, and what is asked without a file, goes to the daemon of this host.
+"""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shamon_host.cli import policy_compare, policy_explain, policy_export, policy_import, policy_signing, policy_update
 from shamon_host.cli.output import print_json
-from shamon_host.daemon.files import read_policy_file
+from shamon_host.daemon.files import read_policy_or_envelope
 
 
 def add_parsers(commands: Any) -> None:
     """Add this group to the parser."""
-    policy = commands.add_parser("policy", help="check a policy file")
+    policy = commands.add_parser("policy", help="check, explain, compare, sign and update policies")
     actions = policy.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="read a policy and say everything that is wrong with it")
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="a policy (TOML), or an envelope")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_check)
+    policy_explain.add_parsers(actions)
+    policy_compare.add_parsers(actions)
+    policy_signing.add_parsers(actions)
+    policy_update.add_parsers(actions)
+    policy_import.add_parser(actions)
+    policy_export.add_parsers(actions)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    policy = read_policy_file(arguments.file)
+    policy, _ = read_policy_or_envelope(arguments.file)
     summary = {
         "coalition": policy.coalition,
         "version": policy.version,
@@ -32,8 +43,12 @@ def _check(arguments: argparse.Namespace) -> int:
         print_json(summary)
         return 0
     print(f"{arguments.file}: good. {policy.coalition}, version {policy.version}, digest {policy.digest}")
-    print(
-        f"{len(policy.types)} types, {len(policy.vm_labels)} labels, {len(policy.conflict_sets)} conflict sets, "
-        f"{len(policy.hosts)} hosts, {len(policy.vms)} VMs"
+    counts: Sequence[tuple[int, str]] = (
+        (len(policy.types), "types"),
+        (len(policy.vm_labels), "labels"),
+        (len(policy.conflict_sets), "conflict sets"),
+        (len(policy.hosts), "hosts"),
+        (len(policy.vms), "VMs"),
     )
+    print(", ".join(f"{count} {what}" for count, what in counts))
     return 0

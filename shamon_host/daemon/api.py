@@ -4,20 +4,24 @@ Every mutating request goes through the managers, hence through the reference mo
 back as they are, with the exit code that the command line ends with.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from shamon_host import __version__
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.policy_changes import policy_status
 from shamon_host.daemon.suspension import describe
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName, plain_name
+from shamon_host.domain.policy import PolicyVersion
 from shamon_host.hypervisor.vms import VmStatus
 
 MAX_AUDIT_RECORDS = 1000
 MAX_REASON = 500
+MAX_WITHHELD = 50
 VM_ACTIONS = ("start", "stop", "quarantine", "replace")
 
 
@@ -55,6 +59,14 @@ class Api:
                 return await self._blocking(lambda: list(self.daemon.host.links.status()))
             case "GET", ["v1", "audit"]:
                 return self._audit(fields)
+            case "GET", ["v1", "policy"]:
+                return policy_status(self.daemon.host)
+            case "GET", ["v1", "policy", "explain"]:
+                return _explanations(explain(self.daemon.policy, _text(fields, "one", ""), _text(fields, "other", "")))
+            case "GET", ["v1", "policy", "dry-run"]:
+                return await self._dry_run(VmName(_text(fields, "vm", "")))
+            case "POST", ["v1", "policy", "update"]:
+                return await self._update(fields)
             case "POST", ["v1", "attest"]:
                 self.daemon.schedule.wake_all()
                 return {"attesting": sorted(self.daemon.host.peers)}
@@ -71,7 +83,7 @@ class Api:
             "version": __version__,
             "host": daemon.name,
             "coalition": daemon.policy.coalition,
-            "policy": {"version": daemon.policy.version, "digest": daemon.policy.digest},
+            "policy": policy_status(daemon.host),
             "boot_id": daemon.backends.boot_id,
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
@@ -86,6 +98,8 @@ class Api:
     def _peer(self, host: HostName, now_s: float) -> dict[str, Any]:
         state = self.daemon.host.peers[host]
         admitted = state.state is AdmissionState.ADMITTED
+        policies, policy = self.daemon.host.policies, self.daemon.policy
+        shared = policies.shared(host)
         return {
             "host": host,
             "address": self.daemon.policy.hosts[host].address,
@@ -95,8 +109,41 @@ class Api:
             "claims": [describe(claim) for claim in state.result.claims] if state.result else [],
             "tpm": state.result.tpm.value if state.result else "",
             "carried": sorted(self.daemon.host.carried(host)),
+            "policy": _version(policies.says(host)),
+            "shared": sorted(shared.types),
+            "withheld": {name: shared.why_not(name) for name in sorted(policy.types - shared.types)[:MAX_WITHHELD]},
+            "audit_head": str((self.daemon.store.get("peer-audit-head", host) or {}).get("head", "")),
             "refuses_us": list(self.daemon.host.refusals.get(host, ())),
             "last_error": self.daemon.schedule.unreachable.get(host, ""),
+        }
+
+    async def _dry_run(self, vm: VmName) -> list[dict[str, Any]]:
+        """Of a start on this host, beside what runs here now."""
+        daemon = self.daemon
+        running = await self._blocking(daemon.host.vms.running)
+        labels = {name: daemon.policy.label_of(name) for name in running if name in daemon.policy.vms and name != vm}
+        return _explanations(
+            dry_run(
+                daemon.policy,
+                vm,
+                daemon.name,
+                running=labels,
+                host_tpm=daemon.registry.enrolled(daemon.name).tpm,
+                shared={peer: daemon.host.policies.shared(peer).types for peer in daemon.host.peers},
+            )
+        )
+
+    async def _update(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        envelope, without = fields.get("envelope"), fields.get("without", [])
+        if not isinstance(envelope, str) or not envelope.isascii() or not isinstance(without, list):
+            raise BadInput("bad request", expected="an envelope, and a list of hosts to leave out")
+        hosts = [HostName(plain_name(str(host)[:80], "host name")) for host in without]
+        outcome = await self.daemon.changes.update(envelope.encode("ascii"), hosts)
+        return {
+            "version": outcome.version.version,
+            "digest": outcome.version.digest,
+            "confirmed": list(outcome.confirmed),
+            "unconfirmed": dict(outcome.unconfirmed),
         }
 
     def _audit(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -131,6 +178,14 @@ class Api:
 
     async def _blocking(self, call: Callable[[], Any]) -> Any:
         return await self.daemon.backends.blocking(call)
+
+
+def _version(which: PolicyVersion | None) -> dict[str, Any] | None:
+    return None if which is None else {"version": which.version, "digest": which.digest}
+
+
+def _explanations(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
+    return [asdict(explanation) for explanation in explanations]
 
 
 def error_body(error: ShamonError) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 
 _LOG = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 1 << 16
+MAX_REQUEST_BYTES = 8 << 20
+"""An envelope around the largest policy, as a string in JSON."""
 
 
 async def serve_api(api: Api, socket: Path) -> web.AppRunner:
@@ -61,6 +62,9 @@ async def _answer(api: Api, request: web.Request) -> Answer:
         except (ValueError, RecursionError, TimeoutError, web.HTTPRequestEntityTooLarge):
             body = None
         if not isinstance(body, dict):
-            return Answer(status=400, body=error_body(BadInput("bad request", expected="a small JSON object")))
+            return Answer(
+                status=400,
+                body=error_body(BadInput("bad request", expected="a JSON object of a few megabytes at most")),
+            )
         fields |= body
     return await api.handle(request.method, request.path, fields)

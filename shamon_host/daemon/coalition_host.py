@@ -8,8 +8,9 @@ its effect; everything that narrows happens at once, everything that widens only
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.attester import Attester
@@ -17,14 +18,20 @@ from shamon_host.attestation.evidence import Evidence, Role
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.carried import CarriedTypes
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.peer_policies import PeerPolicies
+from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension, describe, is_transient
+from shamon_host.daemon.tap_filters import check_reported_filters, tap_filters
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
+from shamon_host.domain.compatibility import compatibility
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
+from shamon_host.domain.flows import flow_system
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
@@ -32,11 +39,11 @@ from shamon_host.domain.results import AttestationResult
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
-from shamon_host.links.network_state import check_network_state
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
 
 _HINTS_PER_PERIOD = 3
+_AUDIT_HEAD = "peer-audit-head"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +61,8 @@ class CoalitionHost:
     """See the module. `on_suspended` and `on_admitted` are told after the fact, in the event loop."""
 
     name: HostName
-    policy: Policy
-    label_map: LabelMap
+    enforced: EnforcedPolicy
+    policies: PeerPolicies
     registry: PeerRegistry
     references: ReferenceSource
     store: Store
@@ -69,8 +76,12 @@ class CoalitionHost:
     background: Background = field(default_factory=Background)
     on_suspended: Callable[[Suspension], None] = lambda _: None
     on_admitted: Callable[[HostName], None] = lambda _: None
+    on_first_admitted: Callable[[], None] = lambda: None
+    """Some peer has admitted this host, for the first time in this boot."""
     on_hint: Callable[[HostName], None] = lambda _: None
     peers: dict[HostName, PeerState] = field(init=False)
+    admitted_in_this_boot: bool = field(init=False, default=False)
+    """Some peer and this host have admitted each other since the boot (`HostEntry.starting`)."""
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
     _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
@@ -84,16 +95,23 @@ class CoalitionHost:
 
     def __post_init__(self) -> None:
         self._started_s = self.clock.boottime_s()
-        self.peers = {
-            host: PeerState(
-                host=host, state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED
-            )
-            for host in self.policy.hosts
-            if host != self.name
-        }
+        self.peers = {host: self._new_peer(host) for host in self.policy.hosts if host != self.name}
         self._carried = CarriedTypes(self.store, peers=self.peers, types=self.policy.types)
 
+    @property
+    def policy(self) -> Policy:
+        """The one in force now."""
+        return self.enforced.policy
+
+    @property
+    def label_map(self) -> LabelMap:
+        return self.enforced.label_map
+
     # What the handshake asks
+
+    async def meet(self, peer: HostName, terms: Terms) -> None:
+        if not self.policies.has_met(peer, terms.policy_digest):
+            await self.blocking(lambda: self.policies.meet(peer, terms))
 
     async def terms(self, peer: HostName) -> Terms:
         state = self._state(peer)
@@ -105,14 +123,19 @@ class CoalitionHost:
             with suppress(ShamonError):  # without Reference Values the appraisal says so
                 # Under changed Reference Values the log is wanted from its beginning.
                 verified = verified.under(self.references.load(peer).digest)
+        if not self.policies.same(peer):
+            await self.blocking(lambda: self.policies.shared(peer))  # once for two policies; large ones take long
+        shared, theirs = self.policies.shared(peer), self.policies.of(peer).digest
         offers = await self.blocking(lambda: self.links.offer(peer, self._address(peer), self.types_to_offer(peer)))
         return Terms(
             coalition=self.policy.coalition,
             policy_version=self.policy.version,
             policy_digest=self.policy.digest,
+            peer_policy_digest=theirs,
+            shared=None if self.policies.same(peer) else tuple(sorted(shared.names.values())),
             certificate_sha256=own.certificate_sha256,
             ak_name=own.ak_name,
-            offers=tuple(LinkOffer(type=offer.type, port=offer.port, spi=offer.spi) for offer in offers),
+            offers=tuple(LinkOffer(type=shared.names[offer.type], port=offer.port, spi=offer.spi) for offer in offers),
             ima_offset=verified.ima_offset if verified else 0,
             ima_reset_count=verified.reset_count if verified else 0,
         )
@@ -144,6 +167,7 @@ class CoalitionHost:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
         self._note_reference(peer, reference.digest)
+        theirs = self.policies.of(peer)
 
         def decide() -> tuple[AttestationResult, VerifierState]:
             return appraise(
@@ -156,8 +180,10 @@ class CoalitionHost:
                 demands=self.policy.demands,
                 reference=reference,
                 state=self._verifier_state(enrolled),
-                check_hypervisor_report=lambda data: check_hypervisor_report(data, host=peer, policy=self.policy),
-                check_network_state=check_network_state,
+                check_hypervisor_report=lambda data: check_hypervisor_report(data, host=peer, policy=theirs),
+                check_network_state=lambda data: check_reported_filters(
+                    data, evidence.hypervisor_report, host=peer, policy=theirs
+                ),
             )
 
         with self.figures.timed("appraise_ms"):
@@ -167,6 +193,8 @@ class CoalitionHost:
             words = "; ".join(describe(claim) for claim in result.failures)
             await self.suspend(peer, words, definite=not all(map(is_transient, result.failures)), received=received)
         self.store.put("verifier", result.ak_name.hex(), verified.to_document())
+        if result.trusted:
+            self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})
         return result
 
     async def lease_s(self, peer: HostName) -> float:
@@ -176,8 +204,15 @@ class CoalitionHost:
         async with self._lock(outcome.peer):
             peer, now = outcome.peer, self.clock.boottime_s()
             self._require_open(peer)
+            self._require_same_versions(outcome)
             decision = monitor.host_admit(
-                self.policy, peer, outcome.result, peer_policy_digest=self.policy.digest, state=self._state(peer)
+                self.policy,
+                peer,
+                outcome.result,
+                peer_policy=self.policies.of(peer).which,
+                newest_seen=self.policies.newest_seen(peer),
+                state=self._state(peer),
+                now_wall_s=self.clock.wall_s(),
             )
             self.audit.append(decision.check, peer, decision.as_detail())
             decision.enforce()
@@ -204,9 +239,13 @@ class CoalitionHost:
             self._carried.note(peer, types | self._carried.of(peer))
             await self.blocking(lambda: self._open_links(outcome, admitting.links))
             self._carried.note(peer, types)
+            self.policies.admitted(peer)
             self.peers[peer] = admitting.state
+            first, self.admitted_in_this_boot = not self.admitted_in_this_boot, True
             self._proved_s[peer] = outcome.started_s
             self._unclosed.discard(peer)
+        if first:
+            self.on_first_admitted()
         self.on_admitted(peer)
 
     def _open_links(self, outcome: Outcome, links: Sequence[AgreedLink]) -> None:
@@ -339,12 +378,42 @@ class CoalitionHost:
         """CLOCK_BOOTTIME at which the handshake began that admitted the peer last; -inf when none did."""
         return self._proved_s.get(peer, float("-inf"))
 
+    # What changes it
+
+    async def change_policy(self, record: PolicyRecord) -> None:
+        """Put a version that was decided on in force: first whatever it does not allow goes, then it counts.
+
+        No handshake installs anything meanwhile, and one that began before installs nothing afterwards. Links of types
+        that mean the same to both versions, and to the peer, stay. Raises BackendFailed, Refused.
+        """
+        before, after = self.policy, record.policy
+        async with AsyncExitStack() as held:
+            for peer in sorted({*self.peers, *self._locks}):
+                await held.enter_async_context(self._lock(peer))
+            self._admitting.clear()
+            kept = _unchanged(before, after, self.name)
+            for peer in tuple(self.peers):
+                closing = self._carried.of(peer) - (kept(peer) if peer in after.hosts else frozenset())
+                if closing:
+                    await self.blocking(partial(self.links.close_types, peer, closing, "the policy changes"))
+                    self._carried.note(peer, self._carried.of(peer) - closing)
+            await self.blocking(lambda: self.enforced.change(record))
+            for host in after.hosts.keys() - self.peers.keys() - {self.name}:
+                self.peers[host] = self._new_peer(host)
+            gone = [peer for peer in self.peers if peer not in after.hosts]
+            for peer in gone:
+                await self.blocking(partial(self.links.close_peer, peer, before.hosts[peer].address))
+                self._carried.forget(peer)
+                del self.peers[peer]
+            await self.blocking(lambda: self.vms.stop_forbidden(before))
+            await self.blocking(self.reconcile_links)
+
     # What it carries
 
     def types_to_offer(self, peer: HostName) -> frozenset[TypeName]:
         """Types that VMs of this host use now and that both hosts may carry."""
         both = self.policy.hosts[self.name].types & self.policy.hosts[peer].types
-        return self.vms.running_types() & both
+        return self.vms.running_types() & both & self.policies.shared(peer).types
 
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types of the links that are up to the peer."""
@@ -353,18 +422,37 @@ class CoalitionHost:
 
     def reconcile_links(self) -> None:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
-        self.links.reconcile(self.vms.taps())
+        self.links.reconcile(self.vms.taps(), tap_filters(self.policy, self.vms.devices(), self.clock.wall_s()))
 
     def _permitted(self, outcome: Outcome, state: PeerState, now_s: float) -> tuple[AgreedLink, ...]:
         """The links of the outcome that the monitor permits; the decision on each is in the audit log."""
         check = monitor.link_open if outcome.role is Role.INITIATOR else monitor.link_accept
+        shared, own_tpm = self.policies.shared(outcome.peer), self.registry.enrolled(self.name).tpm
         links = []
         for link in outcome.links:
-            decision = check(self.policy, self.name, outcome.peer, link.type, state, now_s=now_s)
+            decision = check(
+                self.policy,
+                self.name,
+                outcome.peer,
+                shared.own_name(link.type) or link.type,
+                state,
+                shared=shared.types,
+                local_tpm=own_tpm,
+                now_s=now_s,
+            )
             self.audit.append(decision.check, outcome.peer, decision.as_detail())
             if decision.permitted:
-                links.append(link)
+                links.append(replace(link, type=shared.own_name(link.type) or link.type))
         return tuple(links)
+
+    def _require_same_versions(self, outcome: Outcome) -> None:
+        """Raises Refused if the handshake was about another version of a policy than is in force by now."""
+        for what, now, then in (
+            ("this host's", self.policy.digest, outcome.terms.policy_digest),
+            (f"{outcome.peer}'s", self.policies.of(outcome.peer).digest, outcome.peer_terms.policy_digest),
+        ):
+            if now != then:
+                raise Refused(f"{what} policy changed while the handshake ran", where=outcome.peer)
 
     def _require_open(self, peer: HostName) -> None:
         if self._closing:
@@ -378,6 +466,9 @@ class CoalitionHost:
 
     def _address(self, peer: HostName) -> str:
         return self.policy.hosts[peer].address
+
+    def _new_peer(self, host: HostName) -> PeerState:
+        return PeerState(host=host, state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED)
 
     def _expelled(self, host: HostName) -> bool:
         enrolled = self.registry.get(host)
@@ -399,3 +490,16 @@ class CoalitionHost:
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())
+
+
+def _unchanged(before: Policy, after: Policy, own: HostName) -> Callable[[HostName], frozenset[TypeName]]:
+    """Types of a link that may stay: those that both versions may share with each other, and let both hosts carry."""
+    shared = compatibility(flow_system(before), flow_system(after)).shared
+    same = frozenset(name for name, other in shared.items() if name == other)
+
+    def kept(peer: HostName) -> frozenset[TypeName]:
+        if own not in after.hosts or after.hosts[peer].address != before.hosts[peer].address:
+            return frozenset()
+        return same & after.hosts[own].types & after.hosts[peer].types
+
+    return kept

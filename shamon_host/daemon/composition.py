@@ -18,7 +18,7 @@ from shamon_host.daemon.api_server import serve_api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import HostConfig, load_config
 from shamon_host.daemon.database import Database
-from shamon_host.daemon.files import read_policy_file
+from shamon_host.daemon.files import read_policy_or_envelope
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.references import References
@@ -61,7 +61,7 @@ async def _run(config: HostConfig) -> int:
     async with AsyncExitStack() as stack:
         _make_directory(config.state_dir)
         stack.enter_context(only_one(config.state_dir / "daemon.lock"))
-        policy = read_policy_file(config.policy)
+        policy, envelope = read_policy_or_envelope(config.policy)
         registry = PeerRegistry.load(config.peers)
         tls = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
         clock = SystemClock()
@@ -73,7 +73,8 @@ async def _run(config: HostConfig) -> int:
         stack.push_async_callback(transport.close)
         daemon = HostDaemon(
             name=config.name,
-            policy=policy,
+            policy_file=policy,
+            policy_envelope=envelope,
             registry=registry,
             references=References(config.reference),
             store=Store(database),
@@ -90,12 +91,13 @@ async def _run(config: HostConfig) -> int:
                 service_manager=Systemd(),
                 blocking=in_thread,
                 boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
+                record_key=tls.private_key(),
             ),
         )
 
         @asynccontextmanager
         async def listeners() -> AsyncIterator[None]:
-            own = policy.hosts[config.name]
+            own = daemon.policy.hosts[config.name]
             server = await serve_peers(
                 daemon.service, name=config.name, tls=tls, directory=registry, address=own.address, port=own.port
             )

@@ -57,9 +57,9 @@ def actions_for(
     """
     pending = []
     for name in sorted(running):
-        shared = policy.vm_labels[policy.vms[name].label].types & carried
+        shared = policy.label_of(name).types & carried
         action = max(
-            (policy.failure_actions.get(shared_type, FailureAction.KEEP) for shared_type in shared),
+            (policy.definitions[shared_type].on_failure for shared_type in shared),
             key=_STRENGTH.__getitem__,
             default=FailureAction.KEEP,
         )

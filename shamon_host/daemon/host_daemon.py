@@ -7,27 +7,29 @@ service manager says that it is half of a restart. A daemon that is killed leave
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.peer_schedule import PeerSchedule
+from shamon_host.daemon.policy_changes import PolicyChanges
+from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends, StopReason
 from shamon_host.daemon.reactions import Reactions
 from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.daemon.watchers import Watchers
-from shamon_host.domain import label_map as label_maps
-from shamon_host.domain import monitor
 from shamon_host.domain.admission import AdmissionState
-from shamon_host.domain.errors import BadInput, NotTrusted
-from shamon_host.domain.label_map import LabelMap
-from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.domain.errors import NotTrusted
+from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
@@ -40,7 +42,9 @@ class HostDaemon:
     """Everything of one host, wired. `service` is what the peer transport hands incoming messages to."""
 
     name: HostName
-    policy: Policy
+    policy_file: Policy
+    """What the host was set up with; an update may have brought another one in force since."""
+    policy_envelope: bytes = b""
     registry: PeerRegistry
     references: ReferenceSource
     store: Store
@@ -49,28 +53,35 @@ class HostDaemon:
     vm_settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures)
     background: Background = field(init=False, default_factory=Background)
+    enforced: EnforcedPolicy = field(init=False)
     host: CoalitionHost = field(init=False)
     handshaker: Handshaker = field(init=False)
+    changes: PolicyChanges = field(init=False)
     service: PeerService = field(init=False)
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
     watchers: Watchers = field(init=False)
-    _label_map: LabelMap = field(init=False, repr=False)
     _started: bool = field(init=False, default=False)
+    _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.name not in self.policy.hosts:
-            raise BadInput(
-                "this host is not in the policy", expected=", ".join(sorted(self.policy.hosts)), found=self.name
-            )
         backends = self.backends
-        self._label_map = label_map = self._allocated()
+        versions = PolicyVersions(self.store)
+        self.enforced = enforced = EnforcedPolicy(
+            host=self.name,
+            file=self.policy_file,
+            file_envelope=self.policy_envelope,
+            versions=versions,
+            audit=self.audit,
+            clock=backends.clock,
+            tpm=backends.tpm,
+        )
         links = LinkManager(
             host=self.name,
             address=self.policy.hosts[self.name].address,
             kernel=backends.kernel,
             documents=self.store,
-            label_map=lambda: label_map,
+            label_map=lambda: enforced.label_map,
             audit=self.audit.append,
             boottime_s=backends.clock.boottime_s,
             boot_id=backends.boot_id,
@@ -81,15 +92,20 @@ class HostDaemon:
             images=backends.images,
             documents=self.store,
             audit=self.audit.append,
-            policy=lambda: self.policy,
-            label_map=lambda: label_map,
+            policy=lambda: enforced.policy,
+            successor=lambda: enforced.successor,
+            label_map=lambda: enforced.label_map,
             ensure_bridge=links.ensure_bridge,
+            host_tpm=self.registry.enrolled(self.name).tpm,
+            admitted=lambda: self.host.admitted_in_this_boot,
             settings=self.vm_settings,
         )
         self.host = CoalitionHost(
             name=self.name,
-            policy=self.policy,
-            label_map=label_map,
+            enforced=enforced,
+            policies=PeerPolicies(
+                enforced=enforced, store=self.store, audit=self.audit, wanted=self._on_unknown_policy
+            ),
             registry=self.registry,
             references=self.references,
             store=self.store,
@@ -103,6 +119,7 @@ class HostDaemon:
             background=self.background,
             on_suspended=self._on_suspended,
             on_admitted=self._on_admitted,
+            on_first_admitted=self._on_first_admitted,
             on_hint=self._on_hint,
         )
         self.handshaker = handshaker = Handshaker(
@@ -114,7 +131,18 @@ class HostDaemon:
             timeout_s=self.policy.intervals.timeout_s,
         )
         self.schedule = PeerSchedule(host=self.host, handshaker=handshaker, clock=backends.clock, figures=self.figures)
-        self.service = PeerService(handshaker=handshaker, hinted=self.host.hinted)
+        self.changes = PolicyChanges(
+            host=self.host,
+            versions=versions,
+            transport=backends.transport,
+            clock=backends.clock,
+            blocking=backends.blocking,
+            key=backends.record_key,
+            background=self.background,
+            changed=self._on_policy_changed,
+            wake=self.schedule.wake,
+        )
+        self.service = PeerService(handshaker=handshaker, hinted=self.host.hinted, policies=self.changes)
         self.reactions = Reactions(
             host=self.host,
             handshaker=handshaker,
@@ -133,30 +161,40 @@ class HostDaemon:
             wake_all=self.schedule.wake_all,
         )
 
+    @property
+    def policy(self) -> Policy:
+        """The one in force now."""
+        return self.enforced.policy
+
     async def start(self) -> None:
         """Bring kernel and VMs to the desired state. Asks no peer for anything yet. Raises ShamonError."""
+        self._loop = asyncio.get_running_loop()
         self.audit.append("daemon.start", self.name, {"boot_id": self.backends.boot_id})
         blocking = self.backends.blocking
         await blocking(self._require_own_tpm)
-        self._install_policy()
-        self._install_label_map()
+        await blocking(self.enforced.install)
         await blocking(self.host.vms.enforce_labels)
         await blocking(self.host.reconcile_links)
         for peer, state in self.host.peers.items():
             if state.state is AdmissionState.EXPELLED:
                 await self.host.close_expelled(peer)
         session = self.store.get("host", "session") or {}
-        rebooted = session.get("boot_id") != self.backends.boot_id
-        if rebooted:
+        if session.get("boot_id") != self.backends.boot_id:
             refused = self.store.get("host", "refused")
-            replace = not session.get("watched_to_the_end") or refused is not None
             reason = f"refused by {refused['by']}" if refused else "this daemon did not watch the last boot to its end"
-            started = await blocking(lambda: self.host.vms.restore(replace=replace, reason=reason))
-            if replace:
-                self.reactions.forget(started)
+            session = {
+                "boot_id": self.backends.boot_id,
+                "watched_to_the_end": False,
+                "admitted": False,
+                "replace": not session.get("watched_to_the_end") or refused is not None,
+                "reason": reason,
+            }
+            await self._restore_vms(session)
             self.store.delete("host", "refused")
-        self.store.put("host", "session", {"boot_id": self.backends.boot_id, "watched_to_the_end": False})
+        self.host.admitted_in_this_boot = bool(session["admitted"])
+        self.store.put("host", "session", session)
         await self.reactions.restore()
+        await self.changes.restore()
         self._started = True
 
     async def run(self) -> None:
@@ -187,8 +225,8 @@ class HostDaemon:
                 await blocking(self.host.links.close_all)
         if not restarts and self._started:
             # Only a daemon that watched until the host went down vouches for the VMs' disks at the next boot.
-            watched = reason is StopReason.SHUTDOWN
-            self.store.put("host", "session", {"boot_id": self.backends.boot_id, "watched_to_the_end": watched})
+            session = self.store.get("host", "session") or {}
+            self.store.put("host", "session", {**session, "watched_to_the_end": reason is StopReason.SHUTDOWN})
 
     def _require_own_tpm(self) -> None:
         """Without TPM and log this host has nothing to prove itself with. Raises BackendFailed, NotTrusted."""
@@ -203,49 +241,36 @@ class HostDaemon:
             )
         self.backends.logs.measurement_count()
 
-    def _install_policy(self) -> None:
-        """Enforce the policy given, if it is the first, the one in force, or its successor. Raises Refused."""
-        document = self.store.get("host", "policy")
-        current = PolicyVersion(**document) if document else None
-        if current is None or current.digest == self.policy.digest:
-            decision = monitor.policy_install(self.policy, current)
-        else:
-            decision = monitor.policy_update(self.policy, current)
-        self.audit.append(decision.check, self.name, decision.as_detail())
-        decision.enforce()
-        self.store.put("host", "policy", asdict(self.policy.which))
+    def _on_unknown_policy(self, peer: HostName, which: PolicyVersion) -> None:
+        """Called from any thread."""
+        self._loop.call_soon_threadsafe(self.changes.learn, peer, which)
 
-    def _allocated(self) -> LabelMap:
-        """The label map for this policy, which keeps what the stored one gave. Nothing is stored yet."""
-        document = self.store.get("host", "label-map")
-        current = label_maps.EMPTY
-        if document:
-            current = LabelMap(
-                types={TypeName(name): category for name, category in document["types"].items()},
-                vms={VmName(name): (low, high) for name, (low, high) in document["vms"].items()},
-                next_category=document["next_category"],
-            )
-        return label_maps.allocate(current, self.policy.types, self.policy.vms)
-
-    def _install_label_map(self) -> None:
-        """Decide on the label map if it is another than the stored one, and store it. Raises Refused."""
-        wanted = self._label_map
-        document = {
-            "types": dict(wanted.types),
-            "vms": {name: list(pair) for name, pair in wanted.vms.items()},
-            "next_category": wanted.next_category,
-        }
-        if document != self.store.get("host", "label-map"):
-            decision = monitor.labelmap_install(self.policy, wanted)
-            self.audit.append(decision.check, self.name, decision.as_detail())
-            decision.enforce()
-            self.store.put("host", "label-map", document)
+    def _on_policy_changed(self) -> None:
+        self.schedule.peers_changed()
+        self.schedule.wake_all()
+        self.watchers.domains_changed()
 
     def _on_suspended(self, event: Suspension) -> None:
         self.reactions.suspended(event)
 
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)
+
+    async def _restore_vms(self, session: Mapping[str, Any], *, missing_only: bool = False) -> None:
+        """Start what should run, from clean images where the last boot cannot be trusted."""
+        replace, reason = bool(session["replace"]), str(session["reason"])
+        started = await self.backends.blocking(
+            lambda: self.host.vms.restore(replace=replace, reason=reason, missing_only=missing_only)
+        )
+        if replace:
+            self.reactions.forget(started)
+
+    def _on_first_admitted(self) -> None:
+        """What this host may run only as a proven member may start now (`HostEntry.starting`)."""
+        session = self.store.get("host", "session") or {}
+        self.store.put("host", "session", {**session, "admitted": True})
+        if self.policy.hosts[self.name].starting is not None:
+            self.background.spawn(self._restore_vms(session, missing_only=True), "VMs of an admitted host")
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)

@@ -44,6 +44,7 @@ class PeerSchedule:
     _leases: dict[HostName, asyncio.Event] = field(default_factory=dict)
     _done_s: dict[HostName, float] = field(default_factory=dict)
     _retry_s: dict[HostName, float] = field(default_factory=dict)
+    _peers_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self, peer: HostName) -> None:
         """Attest with this peer as soon as possible."""
@@ -66,10 +67,31 @@ class PeerSchedule:
 
     async def run(self) -> None:
         """Attest with every peer, for ever. Raises what ends the daemon: a decision that cannot be written down."""
+        tasks: dict[HostName, tuple[asyncio.Task[None], asyncio.Task[None]]] = {}
         async with asyncio.TaskGroup() as group:
-            for peer in self.host.peers:
-                group.create_task(self._attest_with(peer), name=f"attest with {peer}")
-                group.create_task(self._watch_lease(peer), name=f"lease of {peer}")
+            while True:
+                self._peers_changed.clear()
+                for peer in tasks.keys() - self.host.peers.keys():
+                    for task in tasks.pop(peer):
+                        task.cancel()
+                    self._forget(peer)
+                for peer in sorted(self.host.peers.keys() - tasks.keys()):
+                    tasks[peer] = (
+                        group.create_task(self._attest_with(peer), name=f"attest with {peer}"),
+                        group.create_task(self._watch_lease(peer), name=f"lease of {peer}"),
+                    )
+                await self._peers_changed.wait()
+
+    def peers_changed(self) -> None:
+        """The policy has another set of hosts: begin with the new ones, forget those that are gone."""
+        self._peers_changed.set()
+
+    def _forget(self, peer: HostName) -> None:
+        self.unreachable.pop(peer, None)
+        for events in (self._wake, self._leases):
+            events.pop(peer, None)
+        for times_s in (self._woken_s, self._done_s, self._retry_s):
+            times_s.pop(peer, None)
 
     async def _attest_with(self, peer: HostName) -> None:
         event, first = self._event(peer), True

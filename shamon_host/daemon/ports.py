@@ -1,7 +1,7 @@
 """What the daemon needs beside the ports of the layers below it: time, threads, and who watches it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ from shamon_host.domain.labels import HostName
 from shamon_host.hypervisor.ports import Hypervisor, Images
 from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.ports import PeerTransport
+from shamon_host.peer.signed_record import PrivateKey
 
 T = TypeVar("T")
 
@@ -46,11 +47,19 @@ class StopReason(StrEnum):
 
 
 class ServiceManager(Protocol):
-    """Who started this daemon. Real: systemd, over `$NOTIFY_SOCKET`."""
+    """Who started this daemon. Real: systemd, over `$NOTIFY_SOCKET`. In memory: `shamon_host.testing.severable`.
 
-    def ready(self) -> None: ...
+    Contract suite: `shamon_host.testing.contracts.service_manager`.
+    """
 
-    def status(self, text: str) -> None: ...
+    def ready(self) -> None:
+        """The daemon is up: who waits for it goes on. Raises BackendFailed."""
+        ...
+
+    def status(self, text: str) -> None:
+        """Show people this line in place of the one before. What is not printable is left out, and a long one cut.
+        Raises BackendFailed."""
+        ...
 
     def stop_reason(self) -> StopReason:
         """Why the daemon was asked to stop. Whatever cannot be told is STOP."""
@@ -71,6 +80,8 @@ class Backends:
     service_manager: ServiceManager
     blocking: Blocking
     boot_id: str
+    record_key: PrivateKey = field(repr=False)
+    """Of this host's certificate: signs its votes on policies."""
 
 
 class Waker(Protocol):

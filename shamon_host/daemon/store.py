@@ -15,6 +15,7 @@ from shamon_host.domain.errors import BadInput
 
 MAX_NAME = 512
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+_PUT = "INSERT OR REPLACE INTO document (kind, key, json) VALUES (?, ?, ?)"
 
 
 class Store:
@@ -34,24 +35,22 @@ class Store:
 
     def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None:
         """Put the document in place of the one that is there. Raises BadInput for what is not JSON."""
-        data = canonical_json(dict(document))
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise BadInput(
-                "a document is too large for the store",
-                where=f"{kind} {key}",
-                expected=f"at most {MAX_DOCUMENT_BYTES} bytes",
-                found=str(len(data)),
-            )
+        self.change({(kind, key): document})
+
+    def change(self, documents: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> None:
+        """Put or, where the document is None, remove several documents in one transaction: all of them or none.
+        Raises as `put` does."""
+        rows = [(kind, key, self._encoded(kind, key, value)) for (kind, key), value in documents.items()]
         with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO document (kind, key, json) VALUES (?, ?, ?)",
-                (_name(kind), _name(key), data.decode("ascii")),
-            )
+            for kind, key, text in rows:
+                if text is None:
+                    connection.execute("DELETE FROM document WHERE kind = ? AND key = ?", (_name(kind), _name(key)))
+                else:
+                    connection.execute(_PUT, (_name(kind), _name(key), text))
 
     def delete(self, kind: str, key: str) -> None:
         """Remove the document, if it is there."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM document WHERE kind = ? AND key = ?", (_name(kind), _name(key)))
+        self.change({(kind, key): None})
 
     def items(self, kind: str) -> tuple[tuple[str, dict[str, Any]], ...]:
         """Key and document of every document of the kind, by key, as of one moment."""
@@ -62,6 +61,19 @@ class Store:
             ).fetchall()
 
         return tuple((str(key), self._parse(kind, str(key), text)) for key, text in self._database.read(query))
+
+    def _encoded(self, kind: str, key: str, document: Mapping[str, Any] | None) -> str | None:
+        if document is None:
+            return None
+        data = canonical_json(dict(document))
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise BadInput(
+                "a document is too large for the store",
+                where=f"{kind} {key}",
+                expected=f"at most {MAX_DOCUMENT_BYTES} bytes",
+                found=str(len(data)),
+            )
+        return data.decode("ascii")
 
     def _parse(self, kind: str, key: str, text: object) -> dict[str, Any]:
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from shamon_host.attestation.ports import MeasurementLogs
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.ports import Blocking, Clock, T
+from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
@@ -54,6 +55,7 @@ class Watchers:
             group.create_task(self._domains(), name="domains")
             group.create_task(self._kernel(), name="kernel objects")
             group.create_task(self._tidy(), name="superseded SAs")
+            group.create_task(self._windows(), name="windows of overlays")
 
     def domains_changed(self) -> None:
         """This program itself started or stopped a domain."""
@@ -110,6 +112,13 @@ class Watchers:
             await self.clock.sleep(_TIDY_S)
             await self._tried("links.not-tidied", self.host.links.tidy)
             await self.host.close_unfinished()
+
+    async def _windows(self) -> None:
+        """A window closes by itself, and the kernel sees to that; somebody has to open it."""
+        while True:
+            await self.clock.sleep(until_change_s(self.host.policy, self.clock.wall_s()))
+            if any(overlay.times is not None for overlay in self.host.policy.overlays.values()):
+                self._kernel_changed.set()
 
     async def _tried(self, kind: str, call: Callable[[], T]) -> T | None:
         """What `call` returned; None if it failed, which the audit log is told once for each reason."""

@@ -1,44 +1,56 @@
-"""Chinese Wall (Brewer and Nash 1989, as sHype has it): types in conflict never run at the same time on one host.
+"""Chinese Wall (Brewer and Nash 1989, as sHype has it): what is in conflict never runs at the same time on one host.
 
-A conflict set names types of which a host may run at most one at a time. What runs is given by the caller, who asked
-the hypervisor: nothing is remembered here, so nothing can be out of step.
+A conflict set names Chinese Wall types of which a host may run at most one at a time. A label has several: its types,
+their owners up to the organisation, and those that it names itself (`Policy.walls_of`). What runs is given by the
+caller, who asked the hypervisor: nothing is remembered here, so nothing can be out of step, whatever starts, stops,
+is saved, resumed, migrates or crashes.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from shamon_host.domain.labels import TypeName
+from shamon_host.domain.labels import VmLabel
 from shamon_host.domain.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """Types of one conflict set that would run together."""
+    """Chinese Wall types of one conflict set that would run together."""
 
     conflict_set: str
-    types: frozenset[TypeName]
+    types: frozenset[str]
     """At least two."""
 
     def __str__(self) -> str:
         return f"{', '.join(sorted(self.types))} (conflict set {self.conflict_set})"
 
 
-def conflicts(policy: Policy, types: Collection[TypeName], running: Iterable[TypeName]) -> Conflict | None:
-    """What starting something with `types` beside the `running` types would bring together, or None.
+def conflicts(policy: Policy, label: VmLabel, running: Iterable[VmLabel]) -> Conflict | None:
+    """What starting something with `label` beside what runs would bring together, or None.
 
-    Only sets that `types` touches count: what runs already is not blamed on a newcomer that has no part in it.
+    Only sets that `label` touches count: what runs already is not blamed on a newcomer that has no part in it.
     """
-    return first_conflict(policy.conflict_sets, types, running)
+    own = policy.walls_of(label)
+    sets = policy.wall_sets_by_member
+    touched = dict(pair for wall in own for pair in sets.get(wall, ()))
+    if not touched:
+        return None
+    together = own.union(*(policy.walls_of(other) for other in running))
+    return _first(touched, together)
 
 
 def first_conflict(
-    conflict_sets: Mapping[str, frozenset[TypeName]], types: Collection[TypeName], running: Iterable[TypeName] = ()
+    conflict_sets: Mapping[str, frozenset[str]], walls: Collection[str], running: Iterable[str] = ()
 ) -> Conflict | None:
-    """As `conflicts`, with the sets alone, in the order of their names."""
-    own = frozenset(types)
-    together = own.union(running)
-    for name, members in sorted(conflict_sets.items()):
+    """As `conflicts`, with Chinese Wall types and the sets alone."""
+    own = frozenset(walls)
+    return _first({name: members for name, members in conflict_sets.items() if own & members}, own.union(running))
+
+
+def _first(sets: Mapping[str, frozenset[str]], together: frozenset[str]) -> Conflict | None:
+    """The first set by name of which more than one member is in `together`."""
+    for name, members in sorted(sets.items()):
         meeting = members & together
-        if own & members and len(meeting) > 1:
+        if len(meeting) > 1:
             return Conflict(conflict_set=name, types=meeting)
     return None

@@ -4,77 +4,49 @@
 installed, so that no other way in avoids these rules.
 """
 
-import difflib
 import ipaddress
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
-from shamon_host.domain.chinese_wall import first_conflict
+from shamon_host.domain.chinese_wall import conflicts
+from shamon_host.domain.findings import Finding, quoted, unknown
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
-from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
-from shamon_host.domain.policy import HostEntry, Intervals, Policy, VmEntry
+from shamon_host.domain.overlay import Overlay
+from shamon_host.domain.ownership import owner_mistakes, signing_mistakes
+from shamon_host.domain.policy import LEVELS, HostEntry, Intervals, Policy, TypeDefinition, VmEntry
 from shamon_host.domain.ste import lacking_types, listed, shared_types
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One mistake. `key` is its path in the file (`vms.web.label`); `nearest` is the right name nearest to `found`."""
-
-    key: str
-    what: str
-    expected: str = ""
-    found: str = ""
-    nearest: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.key}: {self.what}" if self.key else self.what
-        for word, value in (("expected", self.expected), ("found", self.found)):
-            text += f"; {word} {value}" if value else ""
-        return text + (f" (did you mean {self.nearest}?)" if self.nearest else "")
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """The candidate that looks most like `name`, or an empty string."""
-    close = difflib.get_close_matches(name[:200], islice(candidates, 1000), n=1, cutoff=0.6)
-    return close[0] if close else ""
 
 
 def inconsistencies(policy: Policy) -> Iterator[Finding]:
     """Every mistake of the policy, in the order of the file's sections."""
     yield from _version(policy)
-    labelled = [(f"labels.{name}.types", label.types) for name, label in sorted(policy.vm_labels.items())]
-    labelled += [(f"resources.{name}.types", label.types) for name, label in sorted(policy.resource_labels.items())]
-    for key, types in labelled:
-        if not types:
-            yield Finding(key=key, what="a label without types", expected="at least one type")
-        yield from _unknown_types(policy, key, types)
-    for name, vm_label in sorted(policy.vm_labels.items()):
-        conflict = first_conflict(policy.conflict_sets, vm_label.types)
-        if conflict is not None:
-            yield Finding(
-                key=f"labels.{name}.types",
-                what="the label is in conflict with itself",
-                expected=f"at most one type of the conflict set {conflict.conflict_set}",
-                found=listed(conflict.types),
-            )
+    yield from signing_mistakes(policy)
+    yield from owner_mistakes(policy)
+    yield from _definitions(policy)
+    yield from _labels(policy)
+    for name, resource in sorted(policy.resource_labels.items()):
+        yield from _resource(policy, name, resource)
+    known = sorted(policy.wall_names)
     for name, members in sorted(policy.conflict_sets.items()):
-        key = f"conflicts.{name}.types"
+        key = f"conflicts.{quoted(name)}.types"
         if len(members) < 2:
             yield Finding(
                 key=key,
                 what="a conflict set with nothing to keep apart",
                 expected="at least two types",
-                found=listed(members),
+                found=", ".join(members) or "none",
             )
-        yield from _unknown_types(policy, key, members)
+        for wall in sorted(members - policy.wall_names):
+            yield unknown(key, "Chinese Wall type", wall, known)
     yield from _hosts(policy)
     for vm, entry in sorted(policy.vms.items()):
         yield from _vm(policy, vm, entry)
-    for name in sorted(set(policy.failure_actions) - policy.types):
-        yield _unknown(f'types."{name}"', "type", name, sorted(policy.types))
+    for name, overlay in sorted(policy.overlays.items()):
+        yield from _overlay(policy, name, overlay)
+    yield from _renames(policy)
     yield from _intervals(policy.intervals)
     for pcr in policy.demands.empty_pcrs:
         if pcr not in range(24):
@@ -90,37 +62,148 @@ def _version(policy: Policy) -> Iterator[Finding]:
         yield Finding(key="coalition.parent", what="no parent", expected="the digest of the version before")
     if not policy.types:
         yield Finding(key="types", what="no types", expected="at least one type")
-    if len(policy.types) > len(TYPE_CATEGORIES):
-        yield Finding(
-            key="types", what="too many types", expected=f"at most {len(TYPE_CATEGORIES)}", found=str(len(policy.types))
-        )
-    if len(policy.vms) > len(VM_CATEGORIES) // 2:
-        yield Finding(
-            key="vms", what="too many VMs", expected=f"at most {len(VM_CATEGORIES) // 2}", found=str(len(policy.vms))
-        )
     if not policy.hosts:
         yield Finding(key="hosts", what="no hosts", expected="at least one host")
 
 
+def _definitions(policy: Policy) -> Iterator[Finding]:
+    known = sorted(policy.wall_names)
+    for name, definition in sorted(policy.definitions.items()):
+        key = f'types."{name}"'
+        for wall in sorted(definition.apart - policy.wall_names):
+            yield unknown(f"{key}.apart", "Chinese Wall type", wall, known)
+        for wall in sorted(definition.apart & {name, *policy.owners_of(name)}):
+            yield Finding(key=f"{key}.apart", what="a type cannot be apart from itself or its owner", found=wall)
+        if name in definition.equivalent:
+            yield Finding(key=f"{key}.equivalent", what="a type means the same as itself anyway", found=name)
+        for level, value in (("confidentiality", definition.confidentiality), ("integrity", definition.integrity)):
+            if value not in LEVELS:
+                yield Finding(key=f"{key}.{level}", what="no such level", expected="0 to 15", found=str(value))
+
+
+def _labels(policy: Policy) -> Iterator[Finding]:
+    for name, label in sorted(policy.vm_labels.items()):
+        key = f"labels.{quoted(name)}.types"
+        if name == UNLABELLED.name:
+            yield Finding(key=f"labels.{quoted(name)}", what="a reserved name", expected="another name")
+        if not label.types:
+            yield Finding(key=key, what="a label without types", expected="at least one type")
+        if not label.read_only | label.write_only <= label.types or label.read_only & label.write_only:
+            yield Finding(key=key, what="types that are one way only must be types of the label, one way each")
+        yield from _unknown_types(policy, key, label.types)
+        for wall in sorted(label.walls - policy.wall_names):
+            yield unknown(f"labels.{quoted(name)}.walls", "Chinese Wall type", wall, sorted(policy.wall_names))
+        conflict = conflicts(policy, label, ())
+        if conflict is not None:
+            yield Finding(
+                key=key,
+                what="the label is in conflict with itself",
+                expected=f"at most one type of the conflict set {conflict.conflict_set}",
+                found=", ".join(sorted(conflict.types)),
+            )
+        yield from _flows(policy, label)
+
+
+_HEIGHTS: tuple[tuple[str, Callable[[TypeDefinition], int]], ...] = (
+    ("confidentiality", lambda definition: definition.confidentiality),
+    ("integrity", lambda definition: -definition.integrity),
+)
+"""Down which levels nothing flows: information must not get to less confidential, nor to more trusted types."""
+
+
+def _flows(policy: Policy, label: VmLabel) -> Iterator[Finding]:
+    """No label lets information go to a lower confidentiality or a higher integrity (Bell and LaPadula 1973, Biba
+    1977), unless both owners name it a downgrader. Told once for each type that it comes from."""
+    if len(label.types) < 2:
+        return
+    known = policy.definitions
+    targets = [known[name] for name in sorted(label.writes & known.keys())]
+    strict = [target for target in targets if label.name not in target.downgraders]
+    for level, height in _HEIGHTS:
+        lowest, lowest_strict = (min(some, key=height, default=None) for some in (targets, strict))
+        for name in sorted(label.reads & known.keys()):
+            source = known[name]
+            target = lowest_strict if label.name in source.downgraders else lowest
+            if target is not None and height(source) > height(target):
+                yield Finding(
+                    key=f"labels.{quoted(label.name)}",
+                    what=f"it lets {name} flow to {target.name}, against their {level}",
+                    expected="a label that both types name in their downgraders, or one that only reads or writes",
+                    found=f"{level} {abs(height(source))} and {abs(height(target))}",
+                )
+
+
+def _resource(policy: Policy, name: str, resource: ResourceLabel) -> Iterator[Finding]:
+    key = f"resources.{quoted(name)}.types"
+    if resource.inaccessible and resource.types:
+        yield Finding(key=key, what="an inaccessible resource has no types", found=listed(resource.types))
+    if not resource.inaccessible and not resource.types:
+        yield Finding(key=key, what="a label without types", expected="at least one type")
+    yield from _unknown_types(policy, key, resource.types)
+
+
+def _overlay(policy: Policy, name: str, overlay: Overlay) -> Iterator[Finding]:
+    if overlay.label not in policy.vm_labels:
+        yield unknown(f"overlays.{quoted(name)}.label", "label", overlay.label, sorted(policy.vm_labels))
+    for vm in sorted((overlay.peers or frozenset()) - policy.vms.keys()):
+        yield unknown(f"overlays.{quoted(name)}.peers", "VM", vm, sorted(policy.vms))
+
+
+def _renames(policy: Policy) -> Iterator[Finding]:
+    """What can be said without the version before; `monitor.policy_update` says the rest."""
+    for kind, renames, names in (
+        ("types", policy.renames.types, frozenset[str](policy.types)),
+        ("labels", policy.renames.labels, frozenset(policy.vm_labels)),
+    ):
+        given: dict[str, str] = {}
+        for old, new in sorted(renames.items()):
+            key = f"renames.{kind}.{quoted(old)}"
+            if policy.version == 1:
+                yield Finding(key=key, what="the first version renames nothing")
+            if old in names:
+                yield Finding(key=key, what="the old name is still there", expected="a name that is gone", found=old)
+            if new not in names:
+                yield unknown(key, kind.removesuffix("s"), new, sorted(names))
+            if new in given:
+                yield Finding(key=key, what=f"{given[new]} is renamed to it too", expected="one each", found=new)
+            given[new] = old
+
+
 def _hosts(policy: Policy) -> Iterator[Finding]:
     by_address: dict[str, HostName] = {}
+    vms = Counter(entry.host for entry in policy.vms.values())
     for name, host in sorted(policy.hosts.items()):
         if not host.types:
-            yield Finding(key=f"hosts.{name}.types", what="a host without types", expected="at least one type")
-        yield from _unknown_types(policy, f"hosts.{name}.types", host.types)
+            yield Finding(key=f"hosts.{quoted(name)}.types", what="a host without types", expected="at least one type")
+        yield from _unknown_types(policy, f"hosts.{quoted(name)}.types", host.types)
+        yield from _too_many(f"hosts.{quoted(name)}.types", "types", len(host.types), len(TYPE_CATEGORIES))
+        yield from _too_many(f"hosts.{quoted(name)}", "VMs", vms[name], len(VM_CATEGORIES) // 2)
+        for lacking in sorted((host.starting or frozenset()) - host.types):
+            yield Finding(
+                key=f"hosts.{quoted(name)}.starting",
+                what="it may start with what it may never run",
+                expected="types of its own",
+                found=lacking,
+            )
         yield from _address(host)
         first = by_address.setdefault(host.address, name)
         if first != name:
             yield Finding(
-                key=f"hosts.{name}.address",
+                key=f"hosts.{quoted(name)}.address",
                 what=f"the address of {first} too",
                 expected="an address of its own for every host",
                 found=host.address,
             )
 
 
+def _too_many(key: str, kind: str, count: int, most: int) -> Iterator[Finding]:
+    """SELinux has no categories for more on one host."""
+    if count > most:
+        yield Finding(key=key, what=f"too many {kind} for one host", expected=f"at most {most}", found=str(count))
+
+
 def _address(host: HostEntry) -> Iterator[Finding]:
-    key = f"hosts.{host.name}.address"
+    key = f"hosts.{quoted(host.name)}.address"
     try:
         address = ipaddress.ip_address(host.address)
     except ValueError:
@@ -139,23 +222,26 @@ def _address(host: HostEntry) -> Iterator[Finding]:
             found=host.address,
         )
     if host.port not in range(1, 65536):
-        yield Finding(key=f"hosts.{host.name}.port", what="no such port", expected="1 to 65535", found=str(host.port))
+        yield Finding(
+            key=f"hosts.{quoted(host.name)}.port", what="no such port", expected="1 to 65535", found=str(host.port)
+        )
 
 
 def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
-    for kind, name, known in (
-        ("label", entry.label, sorted(policy.vm_labels)),
-        ("image", entry.image, sorted(policy.images)),
-        ("host", entry.host, sorted(policy.hosts)),
-    ):
-        if name not in known:
-            yield _unknown(f"vms.{vm}.{kind}", kind, name, known)
-    label, host = policy.vm_labels.get(entry.label), policy.hosts.get(entry.host)
+    labelled = entry.label in policy.vm_labels or entry.label == UNLABELLED.name
+    if not labelled:
+        yield unknown(f"vms.{quoted(vm)}.label", "label", entry.label, [UNLABELLED.name, *sorted(policy.vm_labels)])
+    if entry.image not in policy.images:
+        yield unknown(f"vms.{quoted(vm)}.image", "image", entry.image, sorted(policy.images))
+    if entry.host not in policy.hosts:
+        yield unknown(f"vms.{quoted(vm)}.host", "host", entry.host, sorted(policy.hosts))
+    label = policy.label_of(vm) if labelled else None
+    host = policy.hosts.get(entry.host)
     if label and host:
         lacking = lacking_types(label.types, host.types) & policy.types  # an unknown type is told of its own accord
         if lacking:
             yield Finding(
-                key=f"vms.{vm}.host",
+                key=f"vms.{quoted(vm)}.host",
                 what=f"{entry.host} cannot run it",
                 expected=f"a host with all types of the label {entry.label}",
                 found=f"{entry.host} lacks {listed(lacking)}",
@@ -163,14 +249,21 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
     for name in entry.resources:
         resource = policy.resource_labels.get(name)
         if resource is None:
-            yield _unknown(f"vms.{vm}.resources", "resource", name, sorted(policy.resource_labels))
-        elif label and not shared_types(label.types, resource.types):
+            yield unknown(f"vms.{quoted(vm)}.resources", "resource", name, sorted(policy.resource_labels))
+        elif label and (resource.inaccessible or not shared_types(label.types, resource.types)):
             yield Finding(
-                key=f"vms.{vm}.resources",
+                key=f"vms.{quoted(vm)}.resources",
                 what=f"it may not use {name}",
                 expected=f"a resource with a type of {listed(label.types)}",
-                found=listed(resource.types),
+                found="it is inaccessible" if resource.inaccessible else listed(resource.types),
             )
+    for name in sorted(set(entry.interfaces or ()) - (label.types if label else set(entry.interfaces or ()))):
+        yield Finding(
+            key=f"vms.{quoted(vm)}.interfaces",
+            what=f"its label has no such type: {name}",
+            expected=f"types of the label {entry.label}, one for each interface",
+            found=name,
+        )
 
 
 def _intervals(intervals: Intervals) -> Iterator[Finding]:
@@ -204,15 +297,4 @@ def _intervals(intervals: Intervals) -> Iterator[Finding]:
 
 def _unknown_types(policy: Policy, key: str, types: Iterable[TypeName]) -> Iterator[Finding]:
     for name in sorted(set(types) - policy.types):
-        yield _unknown(key, "type", name, sorted(policy.types))
-
-
-def _unknown(key: str, kind: str, name: str, known: Sequence[str]) -> Finding:
-    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    return Finding(
-        key=key,
-        what=f"unknown {kind}",
-        expected=f"one of: {shown or 'none is there'}",
-        found=name[:80],
-        nearest=nearest(name, known),
-    )
+        yield unknown(key, "type", name, sorted(policy.types))

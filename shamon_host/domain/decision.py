@@ -48,7 +48,16 @@ class Rule(StrEnum):
     EXPELLED = "expelled"
     ATTESTATION = "attestation"
     TPM_KIND = "tpm-kind"
-    SAME_POLICY = "same-policy"
+    EXPIRED = "expired"
+    """The policy's time is over."""
+    SIGNATURE = "signature"
+    """Whoever must sign has signed."""
+    ROLLBACK = "rollback"
+    """No older version than one that was seen before."""
+    RUNNING = "running"
+    """What runs is permitted by the new version too."""
+    COMPATIBLE = "compatible"
+    """Both hosts' policies permit every flow that comes of sharing a type."""
     ADMISSION = "admission"
     LEASE = "lease"
 
@@ -63,6 +72,8 @@ class Decision:
     reason: str
     subject: str
     object: str
+    key: str = ""
+    """Path of the key of the policy that denies, where there is one."""
 
     def enforce(self) -> Self:
         """Return the decision if it permits; raise Refused, with rule and reason, if it denies."""

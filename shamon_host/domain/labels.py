@@ -5,6 +5,7 @@ A type's name is universal (`acme/red`) and travels between hosts; an SELinux co
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NewType, Self
 
 from shamon_host.domain.errors import BadInput
@@ -42,20 +43,50 @@ def plain_name(text: str, kind: str = "name") -> str:
     return text
 
 
+class ResourceKind(StrEnum):
+    """What kind of thing a resource is."""
+
+    DISK = "disk"
+    NETWORK = "network"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmLabel:
-    """The label of a VM: the types it may use; each of them also counts for the Chinese Wall."""
+    """The label of a VM: the types it may use, which way, and its Chinese Wall types beside those that follow."""
 
     name: str
     types: frozenset[TypeName]
+    """All of them, whichever way information goes."""
+    read_only: frozenset[TypeName] = frozenset()
+    """Those of `types` from which it only receives."""
+    write_only: frozenset[TypeName] = frozenset()
+    """Those of `types` to which it only sends."""
+    walls: frozenset[str] = frozenset()
+    """Further Chinese Wall types; its types and their owners count anyway (`Policy.walls_of`)."""
+
+    @property
+    def reads(self) -> frozenset[TypeName]:
+        """The types that it may receive from."""
+        return self.types - self.write_only
+
+    @property
+    def writes(self) -> frozenset[TypeName]:
+        """The types that it may send to."""
+        return self.types - self.read_only
+
+
+UNLABELLED = VmLabel(name="unlabelled", types=frozenset())
+"""The label of VMs that run beside the others and share nothing with anybody. Its name is reserved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceLabel:
-    """The label of a disk or a network: the types that may use it."""
+    """The label of a disk or a network: the types that may use it; none may use an inaccessible one."""
 
     name: str
     types: frozenset[TypeName]
+    kind: ResourceKind = ResourceKind.DISK
+    inaccessible: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,18 +8,28 @@ State comes in as arguments: what runs, as the hypervisor reports it; what a pee
 time on CLOCK_BOOTTIME.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 from shamon_host.domain.admission import AdmissionState, PeerState
-from shamon_host.domain.chinese_wall import conflicts
-from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.decision import Check, Decision, Rule
+from shamon_host.domain.findings import quoted
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
-from shamon_host.domain.policy_form import policy_digest
 from shamon_host.domain.results import AttestationResult, TpmKind
-from shamon_host.domain.ste import lacking_types, listed, shared_types
+from shamon_host.domain.rules import (
+    Denials,
+    Deny,
+    expired,
+    label_of,
+    malformed,
+    mislabelled,
+    not_admitted,
+    not_runnable,
+    unassigned,
+    weak_tpm,
+)
+from shamon_host.domain.ste import listed
 
 __all__ = [
     "Check",
@@ -40,14 +50,11 @@ __all__ = [
     "vm_start",
 ]
 
-Denials = Iterator[tuple[Rule, str]]
-"""Reasons to deny, most basic first; a check stops at the first, so later ones may rely on what came before."""
-
 
 def _decide(check: Check, subject: str, target: str, denials: Denials) -> Decision:
     """The first denial, or permission if there is none."""
-    for rule, reason in denials:
-        return Decision(check=check, permitted=False, rule=rule, reason=reason, subject=subject, object=target)
+    for rule, reason, key in denials:
+        return Decision(check=check, permitted=False, rule=rule, reason=reason, subject=subject, object=target, key=key)
     return Decision(
         check=check, permitted=True, rule=Rule.ALL, reason="every rule holds", subject=subject, object=target
     )
@@ -56,34 +63,55 @@ def _decide(check: Check, subject: str, target: str, denials: Denials) -> Decisi
 # Setup
 
 
-def policy_install(policy: Policy, current: PolicyVersion | None) -> Decision:
+def policy_install(policy: Policy, current: PolicyVersion | None, *, now_wall_s: float) -> Decision:
     """May `policy` be the first one on this host? The one in force may be installed again (a restart)."""
 
     def denials() -> Denials:
-        yield from _malformed(policy)
+        yield from malformed(policy)
+        yield from expired(policy, now_wall_s)
         if current is not None and current.digest != policy.digest:
-            yield (
+            yield Deny(
                 Rule.LINEAGE,
-                (
-                    f"version {current.version} of {current.coalition} is in force: another one replaces it only "
-                    "as its update"
-                ),
+                f"version {current.version} of {current.coalition} is in force: another one replaces it only as its "
+                "update",
             )
 
     return _decide(Check.POLICY_INSTALL, policy.coalition, _version(policy), denials())
 
 
-def policy_update(policy: Policy, current: PolicyVersion) -> Decision:
-    """May `policy` replace `current`? Only as its direct successor."""
+def policy_update(
+    policy: Policy, current: Policy, *, now_wall_s: float, unsigned: Sequence[str], violations: Sequence[str] = ()
+) -> Decision:
+    """May `policy` replace `current`? Only as its direct successor.
+
+    `unsigned`: the signatures that it lacks, in words. `violations`: what runs on this host that it would forbid.
+    """
 
     def denials() -> Denials:
-        yield from _malformed(policy)
+        yield from malformed(policy)
+        yield from expired(policy, now_wall_s)
         if policy.coalition != current.coalition:
-            yield Rule.LINEAGE, f"it is the policy of {policy.coalition}, not of {current.coalition}"
+            yield Deny(Rule.LINEAGE, f"it is the policy of {policy.coalition}, not of {current.coalition}")
+        if policy.version <= current.version:
+            yield Deny(Rule.ROLLBACK, f"it is version {policy.version}; version {current.version} is in force")
         if policy.version != current.version + 1:
-            yield Rule.LINEAGE, f"it is version {policy.version}; the next one is {current.version + 1}"
+            yield Deny(Rule.LINEAGE, f"it is version {policy.version}; the next one is {current.version + 1}")
         if policy.parent != current.digest:
-            yield Rule.LINEAGE, f"its parent is {policy.parent or 'none'}; the one in force is {current.digest}"
+            yield Deny(Rule.LINEAGE, f"its parent is {policy.parent or 'none'}; the one in force is {current.digest}")
+        for kind, renames, before in (
+            ("type", policy.renames.types, frozenset[str](current.types)),
+            ("label", policy.renames.labels, frozenset(current.vm_labels)),
+        ):
+            for old, new in sorted(renames.items()):
+                key = f"renames.{kind}s.{quoted(old)}"
+                if old not in before:
+                    yield Deny(Rule.KNOWN, f"there is no {kind} {old} to rename", key)
+                if new in before:
+                    yield Deny(Rule.WELL_FORMED, f"{old} cannot be renamed to {new}: there is such a {kind}", key)
+        for lacking in unsigned:
+            yield Deny(Rule.SIGNATURE, lacking)
+        for violation in violations:
+            yield Deny(Rule.RUNNING, violation)
 
     return _decide(Check.POLICY_UPDATE, policy.coalition, _version(policy), denials())
 
@@ -100,42 +128,58 @@ def host_enrol(
 
     def denials() -> Denials:
         if host not in policy.hosts:
-            yield Rule.KNOWN, f"the policy knows no host {host}"
+            yield Deny(Rule.KNOWN, f"the policy knows no host {host}")
         if host in expelled:
-            yield Rule.EXPELLED, f"{host} was expelled"
+            yield Deny(Rule.EXPELLED, f"{host} was expelled")
         if not ak_name:
-            yield Rule.IDENTITY, "it has no AK"
+            yield Deny(Rule.IDENTITY, "it has no AK")
         if enrolled.get(host, ak_name) != ak_name:
-            yield Rule.IDENTITY, f"{host} is enrolled with another AK"
+            yield Deny(Rule.IDENTITY, f"{host} is enrolled with another AK")
         for other, other_ak in sorted(enrolled.items()):
             if other != host and other_ak == ak_name:
-                yield Rule.IDENTITY, f"{other} is enrolled with the same AK"
+                yield Deny(Rule.IDENTITY, f"{other} is enrolled with the same AK")
 
     return _decide(Check.HOST_ENROL, host, ak_name.hex(), denials())
 
 
 def host_admit(
-    policy: Policy, peer: HostName, result: AttestationResult, *, peer_policy_digest: str, state: PeerState
+    policy: Policy,
+    peer: HostName,
+    result: AttestationResult,
+    *,
+    peer_policy: PolicyVersion,
+    newest_seen: int,
+    state: PeerState,
+    now_wall_s: float,
 ) -> Decision:
     """May `peer` be admitted, admitted again or have its lease renewed on the strength of `result`?
 
-    `peer_policy_digest` is the digest of the policy that the peer says it enforces.
+    `peer_policy` is the policy that the peer says it enforces, `newest_seen` the highest version that it ever said.
+    That its policy may be another one decides which types are carried (`link.open`), not whether it is a member.
     """
 
     def denials() -> Denials:
         if peer not in policy.hosts:
-            yield Rule.KNOWN, f"the policy knows no host {peer}"
+            yield Deny(Rule.KNOWN, f"the policy knows no host {peer}")
         if result.host != peer or state.host != peer:
-            yield Rule.IDENTITY, f"the result is about {result.host}, the state about {state.host}"
+            yield Deny(Rule.IDENTITY, f"the result is about {result.host}, the state about {state.host}")
         if state.state is AdmissionState.EXPELLED:
-            yield Rule.EXPELLED, f"{peer} was expelled: {state.reason or 'no reason was given'}"
-        if peer_policy_digest != policy.digest:
-            yield Rule.SAME_POLICY, f"it enforces the policy {peer_policy_digest[:64]}, not {policy.digest}"
+            yield Deny(Rule.EXPELLED, f"{peer} was expelled: {state.reason or 'no reason was given'}")
+        yield from expired(policy, now_wall_s)
+        if peer_policy.coalition != policy.coalition:
+            yield Deny(Rule.LINEAGE, f"it is of the coalition {peer_policy.coalition}, not of {policy.coalition}")
+        if peer_policy.version < newest_seen:
+            yield Deny(
+                Rule.ROLLBACK,
+                f"it enforces version {peer_policy.version} of the policy, and has enforced version {newest_seen}",
+            )
         if not result.trusted:
             failed = "; ".join(f"{claim.name} {claim.status}: {claim.reason}" for claim in result.failures)
-            yield Rule.ATTESTATION, (failed or "a claim was made twice")[:2000]
+            yield Deny(Rule.ATTESTATION, (failed or "a claim was made twice")[:2000])
         if result.tpm is not TpmKind.HARDWARE and not policy.demands.allow_software_tpm:
-            yield Rule.TPM_KIND, "its TPM is software, which the policy does not allow"
+            yield Deny(
+                Rule.TPM_KIND, "its TPM is software, which the policy does not allow", "demands.allow_software_tpm"
+            )
 
     return _decide(Check.HOST_ADMIT, peer, result.ak_name.hex(), denials())
 
@@ -150,38 +194,41 @@ def reference_update(
 
     def denials() -> Denials:
         if host not in policy.hosts:
-            yield Rule.KNOWN, f"the policy knows no host {host}"
+            yield Deny(Rule.KNOWN, f"the policy knows no host {host}")
         if made_for != host:
-            yield Rule.IDENTITY, f"they were made for {made_for}"
+            yield Deny(Rule.IDENTITY, f"they were made for {made_for}")
         if not new:
-            yield Rule.WELL_FORMED, "they have no digest"
+            yield Deny(Rule.WELL_FORMED, "they have no digest")
         if replaces != current:
-            yield Rule.LINEAGE, f"they replace {replaces or 'none'}; in force is {current or 'none'}"
+            yield Deny(Rule.LINEAGE, f"they replace {replaces or 'none'}; in force is {current or 'none'}")
 
     return _decide(Check.REFERENCE_UPDATE, host, new, denials())
 
 
-def labelmap_install(policy: Policy, label_map: LabelMap) -> Decision:
-    """May this host work under `label_map`? Every type and VM has categories of its own, and nothing else has any."""
+def labelmap_install(policy: Policy, host: HostName, label_map: LabelMap) -> Decision:
+    """May `host` work under `label_map`? Each of its types and VMs has categories of its own, and nothing else has
+    any."""
 
     def denials() -> Denials:
+        if host not in policy.hosts:
+            yield Deny(Rule.KNOWN, f"the policy knows no host {host}")
         for kind, wanted, given in (
-            ("type", set(policy.types), set(label_map.types)),
-            ("VM", set(policy.vms), set(label_map.vms)),
+            ("type", set(policy.hosts[host].types), set(label_map.types)),
+            ("VM", set(policy.vms_of(host)), set(label_map.vms)),
         ):
             if wanted - given:
-                yield Rule.KNOWN, f"no category for {kind} {', '.join(sorted(wanted - given))}"
+                yield Deny(Rule.KNOWN, f"no category for {kind} {', '.join(sorted(wanted - given))}")
             if given - wanted:
-                yield Rule.KNOWN, f"categories for {kind} {', '.join(sorted(given - wanted))}, not in the policy"
+                yield Deny(Rule.KNOWN, f"categories for {kind} {', '.join(sorted(given - wanted))}, not in the policy")
         pairs = [category for pair in label_map.vms.values() for category in pair]
         for kind, categories, allowed in (
             ("types", list(label_map.types.values()), TYPE_CATEGORIES),
             ("VMs", pairs, VM_CATEGORIES),
         ):
             if len(set(categories)) != len(categories):
-                yield Rule.WELL_FORMED, f"two of the {kind} have the same category"
+                yield Deny(Rule.WELL_FORMED, f"two of the {kind} have the same category")
             if not set(categories) <= set(allowed):
-                yield Rule.WELL_FORMED, f"a category of the {kind} is not in c{allowed.start}-c{allowed.stop - 1}"
+                yield Deny(Rule.WELL_FORMED, f"a category of the {kind} is not in c{allowed.start}-c{allowed.stop - 1}")
 
     return _decide(Check.LABELMAP_INSTALL, policy.coalition, f"{len(label_map.types)} types", denials())
 
@@ -191,8 +238,8 @@ def label_vm(policy: Policy, vm: VmName, *, wanted: SelinuxContext, found: Selin
 
     def denials() -> Denials:
         if vm not in policy.vms:
-            yield Rule.KNOWN, f"the policy knows no VM {vm}"
-        yield from _mislabelled(wanted, found)
+            yield Deny(Rule.KNOWN, f"the policy knows no VM {vm}")
+        yield from mislabelled(wanted, found)
 
     return _decide(Check.LABEL_VM, vm, str(wanted), denials())
 
@@ -202,8 +249,8 @@ def label_resource(policy: Policy, resource: str, *, wanted: SelinuxContext, fou
 
     def denials() -> Denials:
         if resource not in policy.resource_labels:
-            yield Rule.KNOWN, f"the policy knows no resource {resource}"
-        yield from _mislabelled(wanted, found)
+            yield Deny(Rule.KNOWN, f"the policy knows no resource {resource}")
+        yield from mislabelled(wanted, found)
 
     return _decide(Check.LABEL_RESOURCE, resource, str(wanted), denials())
 
@@ -211,12 +258,23 @@ def label_resource(policy: Policy, resource: str, *, wanted: SelinuxContext, fou
 # Normal operation
 
 
-def vm_start(policy: Policy, vm: VmName, *, host: HostName, running: Mapping[VmName, VmLabel]) -> Decision:
-    """May the VM start (or resume) on `host`? `running`: the other VMs that run or are suspended there."""
+def vm_start(
+    policy: Policy,
+    vm: VmName,
+    *,
+    host: HostName,
+    running: Mapping[VmName, VmLabel],
+    host_tpm: TpmKind,
+    admitted: bool = True,
+) -> Decision:
+    """May the VM start (or resume) on `host`? `running`: the other VMs that run or are suspended there.
+
+    `host_tpm` is what the host is enrolled with; `admitted`: some peer has admitted it in this boot.
+    """
 
     def denials() -> Denials:
-        yield from _unassigned(policy, vm, host)
-        yield from _not_runnable(policy, vm, host, running)
+        yield from unassigned(policy, vm, host)
+        yield from not_runnable(policy, vm, host, running, host_tpm=host_tpm, admitted=admitted)
 
     return _decide(Check.VM_START, vm, host, denials())
 
@@ -226,12 +284,18 @@ def vm_attach(policy: Policy, vm: VmName, type_name: TypeName) -> Decision:
 
     def denials() -> Denials:
         if vm not in policy.vms:
-            yield Rule.KNOWN, f"the policy knows no VM {vm}"
+            yield Deny(Rule.KNOWN, f"the policy knows no VM {vm}")
         if type_name not in policy.types:
-            yield Rule.KNOWN, f"the policy knows no type {type_name}"
-        types = _types(policy, vm)
-        if type_name not in types:
-            yield Rule.STE, f"the label of {vm} has {listed(types)}, not {type_name}"
+            yield Deny(Rule.KNOWN, f"the policy knows no type {type_name}")
+        label = label_of(policy, vm)
+        if type_name not in label.types:
+            yield Deny(
+                Rule.STE,
+                f"the label of {vm} has {listed(label.types)}, not {type_name}",
+                f"labels.{quoted(label.name)}.types",
+            )
+        if type_name not in policy.interfaces_of(vm):
+            yield Deny(Rule.STE, f"no interface of {vm} is for {type_name}", f"vms.{quoted(vm)}.interfaces")
 
     return _decide(Check.VM_ATTACH, vm, type_name, denials())
 
@@ -252,122 +316,79 @@ def vm_migrate(
     """
 
     def denials() -> Denials:
-        yield from _unassigned(policy, vm, source)
+        yield from unassigned(policy, vm, source)
         if destination == source:
-            yield Rule.ASSIGNMENT, f"it is on {source} already"
+            yield Deny(Rule.ASSIGNMENT, f"it is on {source} already")
         if peer_state.host not in (source, destination):
-            yield Rule.IDENTITY, f"the state is about {peer_state.host}"
-        yield from _not_admitted(policy, peer_state.host, peer_state, now_s)
-        yield from _not_runnable(policy, vm, destination, running_there)
+            yield Deny(Rule.IDENTITY, f"the state is about {peer_state.host}")
+        yield from not_admitted(policy, peer_state.host, peer_state, now_s)
+        yield from not_runnable(policy, vm, destination, running_there)
 
     return _decide(Check.VM_MIGRATE, vm, destination, denials())
 
 
 def link_open(
-    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, *, now_s: float
+    policy: Policy,
+    local: HostName,
+    peer: HostName,
+    type_name: TypeName,
+    peer_state: PeerState,
+    *,
+    shared: Set[TypeName],
+    local_tpm: TpmKind,
+    now_s: float,
 ) -> Decision:
-    """May `local`, which asked for it, carry a type to and from `peer`? `now_s` is CLOCK_BOOTTIME."""
-    return _decide(
-        Check.LINK_OPEN,
-        local,
-        f"{peer} {type_name}",
-        _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s),
-    )
+    """May `local`, which asked for it, carry a type to and from `peer`?
+
+    `shared`: what the policies of both hosts may share (`compatibility`). `local_tpm`: what this host is enrolled with.
+    `now_s` is CLOCK_BOOTTIME.
+    """
+    denials = _link_denials(policy, local, peer, type_name, peer_state, shared=shared, local_tpm=local_tpm, now_s=now_s)
+    return _decide(Check.LINK_OPEN, local, f"{peer} {type_name}", denials)
 
 
 def link_accept(
-    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, peer_state: PeerState, *, now_s: float
+    policy: Policy,
+    local: HostName,
+    peer: HostName,
+    type_name: TypeName,
+    peer_state: PeerState,
+    *,
+    shared: Set[TypeName],
+    local_tpm: TpmKind,
+    now_s: float,
 ) -> Decision:
     """May `local`, which was asked for it, carry a type to and from `peer`? The rules are those of `link_open`."""
-    return _decide(
-        Check.LINK_ACCEPT,
-        local,
-        f"{peer} {type_name}",
-        _link_denials(policy, local, peer, type_name, peer_state, now_s=now_s),
-    )
-
-
-# Rules that several checks share
-
-
-def _malformed(policy: Policy) -> Denials:
-    for finding in inconsistencies(policy):
-        yield Rule.WELL_FORMED, str(finding)
-    digest = policy_digest(policy)
-    if policy.digest != digest:
-        yield Rule.WELL_FORMED, f"its digest is {digest}, not {policy.digest}"
-
-
-def _mislabelled(wanted: SelinuxContext, found: SelinuxContext | None) -> Denials:
-    if found is None:
-        yield Rule.LABEL, f"it has no label; {wanted} is expected"
-    if found != wanted:
-        yield Rule.LABEL, f"its label is {found}; {wanted} is expected"
-
-
-def _unassigned(policy: Policy, vm: VmName, host: HostName) -> Denials:
-    entry = policy.vms.get(vm)
-    if entry is None:
-        yield Rule.KNOWN, f"the policy knows no VM {vm}"
-    elif entry.host != host:
-        yield Rule.ASSIGNMENT, f"the policy gives {vm} to {entry.host}, not to {host}"
-
-
-def _not_runnable(policy: Policy, vm: VmName, host: HostName, running: Mapping[VmName, VmLabel]) -> Denials:
-    """Management label, Chinese Wall, simple type enforcement of the VM's resources. The VM is known."""
-    if host not in policy.hosts:
-        yield Rule.KNOWN, f"the policy knows no host {host}"
-    types = _types(policy, vm)
-    if not types:
-        yield Rule.WELL_FORMED, f"the label of {vm} has no type"
-    lacking = lacking_types(types, policy.hosts[host].types)
-    if lacking:
-        yield Rule.MANAGEMENT_LABEL, f"the label of {host} lacks {listed(lacking)}"
-    others = {name: label for name, label in running.items() if name != vm}
-    conflict = conflicts(policy, types, (name for label in others.values() for name in label.types))
-    if conflict is not None:
-        blamed = sorted(name for name, label in others.items() if label.types & conflict.types)
-        yield Rule.CHINESE_WALL, f"{conflict} would run together on {host}; running: {', '.join(blamed) or 'none'}"
-    for resource in policy.vms[vm].resources:
-        label = policy.resource_labels.get(resource)
-        if label is None:
-            yield Rule.KNOWN, f"the policy knows no resource {resource}"
-        elif not shared_types(types, label.types):
-            yield Rule.STE, f"{vm} ({listed(types)}) and its resource {resource} ({listed(label.types)}) share no type"
-
-
-def _not_admitted(policy: Policy, peer: HostName, state: PeerState, now_s: float) -> Denials:
-    if peer not in policy.hosts:
-        yield Rule.KNOWN, f"the policy knows no host {peer}"
-    if state.host != peer:
-        yield Rule.IDENTITY, f"the state is about {state.host}"
-    if state.state is AdmissionState.EXPELLED:
-        yield Rule.EXPELLED, f"{peer} was expelled: {state.reason or 'no reason was given'}"
-    if state.state is not AdmissionState.ADMITTED:
-        yield Rule.ADMISSION, f"{peer} is {state.state}" + (f": {state.reason}" if state.reason else "")
-    if not state.counts_at(now_s):
-        yield Rule.LEASE, f"the lease of {peer} has ended"
+    denials = _link_denials(policy, local, peer, type_name, peer_state, shared=shared, local_tpm=local_tpm, now_s=now_s)
+    return _decide(Check.LINK_ACCEPT, local, f"{peer} {type_name}", denials)
 
 
 def _link_denials(
-    policy: Policy, local: HostName, peer: HostName, type_name: TypeName, state: PeerState, *, now_s: float
+    policy: Policy,
+    local: HostName,
+    peer: HostName,
+    type_name: TypeName,
+    state: PeerState,
+    *,
+    shared: Set[TypeName],
+    local_tpm: TpmKind,
+    now_s: float,
 ) -> Denials:
     if type_name not in policy.types:
-        yield Rule.KNOWN, f"the policy knows no type {type_name}"
+        yield Deny(Rule.KNOWN, f"the policy knows no type {type_name}")
     if local == peer:
-        yield Rule.IDENTITY, "a link to this host itself"
+        yield Deny(Rule.IDENTITY, "a link to this host itself")
     if local not in policy.hosts:
-        yield Rule.KNOWN, f"the policy knows no host {local}"
-    yield from _not_admitted(policy, peer, state, now_s)
+        yield Deny(Rule.KNOWN, f"the policy knows no host {local}")
+    yield from not_admitted(policy, peer, state, now_s)
     for host in (local, peer):
         if type_name not in policy.hosts[host].types:
-            yield Rule.MANAGEMENT_LABEL, f"the label of {host} lacks {type_name}"
-
-
-def _types(policy: Policy, vm: VmName) -> frozenset[TypeName]:
-    """The types of a VM that is known; none where its label is not, so that the caller denies."""
-    label = policy.vm_labels.get(policy.vms[vm].label)
-    return label.types if label else frozenset()
+            yield Deny(Rule.MANAGEMENT_LABEL, f"the label of {host} lacks {type_name}", f"hosts.{quoted(host)}.types")
+    if type_name not in shared:
+        yield Deny(Rule.COMPATIBLE, f"the policy of {peer} and this one may not share {type_name}")
+    yield from weak_tpm(policy, local, local_tpm, {type_name})
+    if state.result is not None:
+        yield from weak_tpm(policy, peer, state.result.tpm, {type_name})
 
 
 def _version(policy: Policy) -> str:

@@ -1,10 +1,15 @@
-"""The coalition's policy as a value. `policy_file` reads it from TOML; `monitor` decides with it."""
+"""The coalition's policy as a value. `policy_file` reads it, `consistency` says whether it hangs together, `monitor`
+decides with it, and `policy_form` has its canonical form.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
-from shamon_host.domain.labels import HostName, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.decision_cache import DecisionCache
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.overlay import Overlay
 
 
 class FailureAction(StrEnum):
@@ -18,6 +23,71 @@ class FailureAction(StrEnum):
     """They are replaced by clean ones at once."""
 
 
+class TpmDemand(StrEnum):
+    """Which hosts may carry a type."""
+
+    ANY = "any"
+    """Every host that is admitted."""
+    HARDWARE = "hardware"
+    """Only hosts with a hardware TPM."""
+
+
+class Primary(StrEnum):
+    """Which of sHype's two rules is named when both deny (ACM: the primary policy component)."""
+
+    CHINESE_WALL = "chinese-wall"
+    STE = "ste"
+
+
+MAX_DEPTH = 32
+"""How many owners, one above the other, a type may have; more are not looked at, and make the policy inconsistent."""
+LEVELS = range(16)
+"""Confidentiality and integrity levels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organisation:
+    """Who owns types. `key` names its own signing key, which must sign what changes about them."""
+
+    name: str
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Department:
+    """A part of an organisation or of another department, whose Chinese Wall types it inherits."""
+
+    name: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """Who must sign a version: `threshold` of the keys with these names."""
+
+    threshold: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeDefinition:
+    """What a type means. Hosts with different policies compare it (`flows.meaning`)."""
+
+    name: TypeName
+    owner: str | None = None
+    """Organisation or department; None where the policy declares no organisation for it."""
+    on_failure: FailureAction = FailureAction.KEEP
+    tpm: TpmDemand = TpmDemand.ANY
+    confidentiality: int = 0
+    integrity: int = 0
+    apart: frozenset[str] = frozenset()
+    """Chinese Wall types beside which it never runs."""
+    downgraders: frozenset[str] = frozenset()
+    """Labels through which the owner lets information leave or enter the type without a chain going on."""
+    equivalent: frozenset[TypeName] = frozenset()
+    """Types that mean the same, if they say so too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostEntry:
     """A host of the coalition. `types` is its management label: it runs only VMs whose types are a subset."""
@@ -28,6 +98,8 @@ class HostEntry:
     port: int
     """TCP port of the peer service."""
     types: frozenset[TypeName]
+    starting: frozenset[TypeName] | None = None
+    """What it may run before any peer has admitted it in this boot; None: all of `types`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +120,8 @@ class VmEntry:
     host: HostName
     resources: tuple[str, ...] = ()
     """Names of resource labels that it uses beside its own disk."""
+    interfaces: tuple[TypeName, ...] | None = None
+    """The type of each of its network interfaces; None: one for each type of its label, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,30 +146,51 @@ class Demands:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Renames:
+    """Old name → new name, from the version before to this one."""
+
+    types: Mapping[TypeName, TypeName] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
-    """Which policy a host enforces, without what it says: enough to decide whether another may take its place."""
+    """Which policy a host enforces, without what it says."""
 
     coalition: str
     version: int
     digest: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One version of the coalition's policy. All references inside resolve (policy_file sees to it)."""
+    """One version of the coalition's policy. All references inside resolve (`consistency` sees to it)."""
 
     coalition: str
     version: int
     parent: str | None
     """SHA-256 digest, hexadecimal, of the version before, or None for the first."""
-    types: frozenset[TypeName]
+    expires_s: int | None = None
+    """Seconds since the epoch from when on it counts no more; None: never."""
+    primary: Primary = Primary.CHINESE_WALL
+    signing: Signing | None = None
+    """Who signs; None: the policy is unsigned, and changed by hand on each host."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Name → public key, base64 of a DER SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7)."""
+    organisations: Mapping[str, Organisation] = field(default_factory=dict)
+    departments: Mapping[str, Department] = field(default_factory=dict)
+    walls: frozenset[str] = frozenset()
+    """Chinese Wall types that are neither types nor owners of types."""
+    definitions: Mapping[TypeName, TypeDefinition]
     vm_labels: Mapping[str, VmLabel]
     resource_labels: Mapping[str, ResourceLabel]
-    conflict_sets: Mapping[str, frozenset[TypeName]]
+    conflict_sets: Mapping[str, frozenset[str]]
+    """Chinese Wall types of which a host runs at most one at a time."""
     hosts: Mapping[HostName, HostEntry]
     images: Mapping[str, PinnedImage]
     vms: Mapping[VmName, VmEntry]
-    failure_actions: Mapping[TypeName, FailureAction]
+    overlays: Mapping[str, Overlay] = field(default_factory=dict)
+    renames: Renames = field(default_factory=Renames)
     intervals: Intervals
     demands: Demands
     digest: str
@@ -104,3 +199,76 @@ class Policy:
     @property
     def which(self) -> PolicyVersion:
         return PolicyVersion(coalition=self.coalition, version=self.version, digest=self.digest)
+
+    @cached_property
+    def types(self) -> frozenset[TypeName]:
+        """The names of all types."""
+        return frozenset(self.definitions)
+
+    def label_of(self, vm: VmName) -> VmLabel:
+        """The label of a VM. Raises KeyError for a VM or a label that is not there."""
+        name = self.vms[vm].label
+        return UNLABELLED if name == UNLABELLED.name else self.vm_labels[name]
+
+    def interfaces_of(self, vm: VmName) -> tuple[TypeName, ...]:
+        """The type of each network interface of a VM, in order."""
+        chosen = self.vms[vm].interfaces
+        return tuple(sorted(self.label_of(vm).types)) if chosen is None else chosen
+
+    def vms_of(self, host: HostName) -> tuple[VmName, ...]:
+        """The VMs that belong to a host, by name."""
+        return tuple(name for name, entry in sorted(self.vms.items()) if entry.host == host)
+
+    @cached_property
+    def decisions(self) -> DecisionCache:
+        """What was asked of this version already; see `decisions`."""
+        return DecisionCache()
+
+    # Chinese Wall types
+
+    @cached_property
+    def wall_names(self) -> frozenset[str]:
+        """Everything that a conflict set may name."""
+        return frozenset[str](self.types).union(self.organisations, self.departments, self.walls)
+
+    def owners_of(self, name: TypeName) -> tuple[str, ...]:
+        """The owner of a type, the department above it, and so on to the organisation: at most MAX_DEPTH."""
+        owners: list[str] = []
+        above = self.definitions[name].owner if name in self.definitions else None
+        while above is not None and above not in owners and len(owners) < MAX_DEPTH:
+            owners.append(above)
+            department = self.departments.get(above)
+            above = department.of if department else None
+        return tuple(owners)
+
+    def organisation_of(self, name: TypeName) -> Organisation | None:
+        """The organisation that a type belongs to in the end."""
+        owners = self.owners_of(name)
+        return self.organisations.get(owners[-1]) if owners else None
+
+    @cached_property
+    def _type_walls(self) -> Mapping[TypeName, frozenset[str]]:
+        return {name: frozenset({name, *self.owners_of(name)}) for name in self.definitions}
+
+    def walls_of(self, label: VmLabel) -> frozenset[str]:
+        """All Chinese Wall types of a label: its own, its types, and who owns these, up to the organisation."""
+        own = self._type_walls
+        return label.walls.union(*(own.get(name, frozenset({name})) for name in label.types))
+
+    @cached_property
+    def wall_sets(self) -> Mapping[str, frozenset[str]]:
+        """Every conflict set by name, those that follow from `apart` in definitions of types too."""
+        sets = dict(self.conflict_sets)
+        for name, definition in sorted(self.definitions.items()):
+            for wall in sorted(definition.apart):
+                sets[f"{name} apart {wall}"] = frozenset({name, wall})
+        return sets
+
+    @cached_property
+    def wall_sets_by_member(self) -> Mapping[str, tuple[tuple[str, frozenset[str]], ...]]:
+        """Chinese Wall type → name and members of each conflict set that it is in, by name."""
+        found: dict[str, list[tuple[str, frozenset[str]]]] = {}
+        for name, members in sorted(self.wall_sets.items()):
+            for member in members:
+                found.setdefault(member, []).append((name, members))
+        return {member: tuple(sets) for member, sets in found.items()}

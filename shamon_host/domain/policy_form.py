@@ -1,35 +1,84 @@
-"""The canonical form of a policy, and its digest: what hosts compare in the handshake, and what a successor names.
+"""The canonical form of a policy, and its digest: what hosts compare in the handshake, what is signed, and what a
+successor names.
 
-Comments, order and defaults of the file that it came from make no difference.
+The form has the structure of the policy file, with every default written out, as canonical JSON; `policy_file` reads
+both. Comments, order and defaults of the file that it came from make no difference.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from shamon_host.domain.canonical import canonical_digest
+from shamon_host.domain.canonical import canonical_digest, canonical_json
+from shamon_host.domain.overlay import Overlay
 from shamon_host.domain.policy import Policy
 
-FORMAT = "shamon-policy-1"
+FORMAT = "shamon-policy-2"
 
 
 def policy_document(policy: Policy) -> dict[str, Any]:
     """Everything that the policy says, but its digest, in JSON's types."""
-    return {
+    document: dict[str, Any] = {
         "format": FORMAT,
-        "coalition": {"name": policy.coalition, "version": policy.version, "parent": policy.parent},
-        "types": {name: policy.failure_actions.get(name, "keep") for name in policy.types},
-        "labels": {name: sorted(label.types) for name, label in policy.vm_labels.items()},
-        "resources": {name: sorted(label.types) for name, label in policy.resource_labels.items()},
-        "conflicts": {name: sorted(members) for name, members in policy.conflict_sets.items()},
+        "coalition": _given(
+            name=policy.coalition,
+            version=policy.version,
+            parent=policy.parent,
+            expires=policy.expires_s,
+            primary=policy.primary.value,
+        ),
+        "keys": {name: {"public": public} for name, public in policy.keys.items()},
+        "organisations": {name: _given(key=each.key) for name, each in policy.organisations.items()},
+        "departments": {name: {"of": each.of} for name, each in policy.departments.items()},
+        "walls": sorted(policy.walls),
+        "types": {
+            name: _given(
+                owner=each.owner,
+                on_failure=each.on_failure.value,
+                tpm=each.tpm.value,
+                confidentiality=each.confidentiality,
+                integrity=each.integrity,
+                apart=sorted(each.apart),
+                downgraders=sorted(each.downgraders),
+                equivalent=sorted(each.equivalent),
+            )
+            for name, each in policy.definitions.items()
+        },
+        "labels": {
+            name: {
+                "types": sorted(label.types - label.read_only - label.write_only),
+                "reads": sorted(label.read_only),
+                "writes": sorted(label.write_only),
+                "walls": sorted(label.walls),
+            }
+            for name, label in policy.vm_labels.items()
+        },
+        "resources": {
+            name: {"inaccessible": True, "kind": label.kind.value}
+            if label.inaccessible
+            else {"types": sorted(label.types), "kind": label.kind.value}
+            for name, label in policy.resource_labels.items()
+        },
+        "conflicts": {name: {"types": sorted(members)} for name, members in policy.conflict_sets.items()},
         "hosts": {
-            name: {"address": host.address, "port": host.port, "types": sorted(host.types)}
+            name: _given(
+                address=host.address, port=host.port, types=sorted(host.types), starting=_listed(host.starting)
+            )
             for name, host in policy.hosts.items()
         },
-        "images": {name: image.sha256 for name, image in policy.images.items()},
+        "images": {name: {"sha256": image.sha256} for name, image in policy.images.items()},
         "vms": {
-            name: {"label": vm.label, "image": vm.image, "host": vm.host, "resources": sorted(vm.resources)}
+            name: _given(
+                label=vm.label,
+                image=vm.image,
+                host=vm.host,
+                resources=sorted(vm.resources),
+                interfaces=None if vm.interfaces is None else list(vm.interfaces),
+            )
             for name, vm in policy.vms.items()
         },
+        "overlays": {name: _overlay(overlay) for name, overlay in policy.overlays.items()},
+        "renames": {"types": dict(policy.renames.types), "labels": dict(policy.renames.labels)},
         "intervals": {
             "period_s": float(policy.intervals.period_s),
             "lease_s": float(policy.intervals.lease_s),
@@ -42,6 +91,33 @@ def policy_document(policy: Policy) -> dict[str, Any]:
             "empty_pcrs": sorted(policy.demands.empty_pcrs),
         },
     }
+    if policy.signing is not None:
+        document["signing"] = {"threshold": policy.signing.threshold, "keys": sorted(policy.signing.keys)}
+    return document
+
+
+def _overlay(overlay: Overlay) -> dict[str, Any]:
+    return _given(
+        label=overlay.label,
+        peers=_listed(overlay.peers),
+        ports=None if overlay.ports is None else [str(port) for port in sorted(overlay.ports)],
+        times=None if overlay.times is None else sorted(str(window) for window in overlay.times),
+        rate_bytes_s=overlay.rate_bytes_s,
+    )
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """The fields that are there: a file has no word for None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _listed(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
+
+
+def policy_bytes(policy: Policy) -> bytes:
+    """The canonical form. Raises BadInput for a policy without one (a NaN)."""
+    return canonical_json(policy_document(policy))
 
 
 def policy_digest(policy: Policy) -> str:

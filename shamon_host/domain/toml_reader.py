@@ -3,19 +3,22 @@
 What cannot be read is replaced by something harmless, and the finding sees to it that nothing comes of the result.
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
 
-from shamon_host.domain.consistency import Finding, nearest
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.findings import Finding, nearest, quoted
 from shamon_host.domain.labels import TypeName, plain_name, type_name
 
 MAX_FINDINGS = 100
 _BAD_VALUE = "bad value"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_MOMENTS = range(1 << 40)
+Value = TypeVar("Value")
 
 
 class Reader:
@@ -38,6 +41,14 @@ class Reader:
             return value
         if value is not None or required:
             self._wrong("", self.root, key, "a table")
+        return {}
+
+    def inner_table(self, path: str, table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        """A table in a table; empty where there is none."""
+        value = table.get(key, {})
+        if isinstance(value, dict):
+            return value
+        self._wrong(path, table, key, "a table")
         return {}
 
     def tables(self, section: str, *, type_names: bool = False) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -114,6 +125,36 @@ class Reader:
         self._wrong(path, table, key, f"a list of integers from {allowed.start} to {allowed.stop - 1}")
         return default
 
+    def optional_integer(self, path: str, table: Mapping[str, Any], key: str, *, allowed: range) -> int | None:
+        return self.integer(path, table, key, allowed=allowed) if key in table else None
+
+    def moment(self, path: str, table: Mapping[str, Any], key: str) -> int | None:
+        """A date and time with its offset, or seconds since the epoch: the latter, UTC. None where there is none."""
+        value = table.get(key)
+        if value is None and key not in table:
+            return None
+        seconds = value
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            seconds = math.floor(value.timestamp())
+        if type(seconds) is int and seconds in _MOMENTS:
+            return seconds
+        self._wrong(path, table, key, "a date and time with its offset, such as 2027-06-30T00:00:00Z")
+        return None
+
+    def parsed(
+        self, path: str, table: Mapping[str, Any], key: str, *, what: str, parse: Callable[[str], Value]
+    ) -> frozenset[Value] | None:
+        """A set of values, each from a string by `parse`, which raises BadInput. None where there is none."""
+        if key not in table:
+            return None
+        values = set()
+        for text in self.strings(path, table, key, what=what):
+            try:
+                values.add(parse(text))
+            except BadInput as error:
+                self._found(path, key, error.what, expected=error.expected, found=error.found)
+        return frozenset(values)
+
     def strings(self, path: str, table: Mapping[str, Any], key: str, *, what: str) -> list[str]:
         """A list of different strings; empty where there is none."""
         value = table.get(key, [])
@@ -124,21 +165,48 @@ class Reader:
             self._found(path, key, "given twice", found=_shown(item))
         return value
 
-    def types(self, path: str, table: Mapping[str, Any], key: str) -> frozenset[TypeName]:
-        """A list of types' names that must be there."""
-        if key not in table:
+    def types(self, path: str, table: Mapping[str, Any], key: str, *, required: bool = True) -> frozenset[TypeName]:
+        """A list of types' names."""
+        return frozenset(self.type_list(path, table, key, required=required))
+
+    def type_list(self, path: str, table: Mapping[str, Any], key: str, *, required: bool = True) -> list[TypeName]:
+        """A list of different types' names, in its order."""
+        if required and key not in table:
             self._wrong(path, table, key, "a list of strings, types")
-            return frozenset()
+            return []
         names = self.strings(path, table, key, what="types")
         for name in names:
             self._name(path, key, name, is_type=True)
-        return frozenset(TypeName(name) for name in names)
+        return [TypeName(name) for name in names]
+
+    def names(self, path: str, table: Mapping[str, Any], key: str, *, what: str) -> frozenset[str]:
+        """A list of plain names; empty where there is none."""
+        names = self.strings(path, table, key, what=what)
+        for name in names:
+            self._name(path, key, name, is_type=False)
+        return frozenset(names)
+
+    def pairs(self, path: str, table: Mapping[str, Any], key: str, *, are_types: bool) -> dict[str, str]:
+        """A table of old name → new name; empty where there is none."""
+        inner, pairs = self.inner_table(path, table, key), {}
+        where = self.join(path, key)
+        for old, new in inner.items():
+            self._name(where, old, old, is_type=are_types)
+            if isinstance(new, str):
+                self._name(where, old, new, is_type=are_types)
+                pairs[old] = new
+            else:
+                self._wrong(where, inner, old, "a string, the new name")
+        return pairs
+
+    def complain(self, path: str, key: str, what: str, *, expected: str = "", found: str = "") -> None:
+        """Note a mistake that the caller found."""
+        self._found(path, key, what, expected=expected, found=found)
 
     @staticmethod
     def join(path: str, key: str) -> str:
         """The path of a key, quoted where TOML would have it quoted."""
-        part = key if _BARE_KEY.fullmatch(key) else f'"{key[:80]}"'
-        return f"{path}.{part}" if path else part
+        return f"{path}.{quoted(key)}" if path else quoted(key)
 
     def _name(self, path: str, key: str, name: str, *, is_type: bool) -> None:
         try:

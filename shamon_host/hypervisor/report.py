@@ -13,7 +13,7 @@ from typing import Any
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName, plain_name, type_name
+from shamon_host.domain.labels import HostName, SelinuxContext, VmLabel, VmName, plain_name, type_name
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
 from shamon_host.hypervisor.ports import DomainReport, DomainState
@@ -84,11 +84,11 @@ def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> C
         domains, label_map = parse_hypervisor_report(data)
     except BadInput as error:
         return _claim(ClaimStatus.FAIL, str(error))
-    if not policy.types <= set(label_map.types):
-        missing = ", ".join(sorted(policy.types - set(label_map.types)))
-        return _claim(ClaimStatus.ABSENT, "the label map lacks types of the policy", expected=missing)
+    lacking = policy.hosts[host].types - set(label_map.types) if host in policy.hosts else policy.types
+    if lacking:
+        return _claim(ClaimStatus.ABSENT, "the label map lacks types of the host", expected=", ".join(sorted(lacking)))
     seen: set[VmName] = set()
-    running: dict[str, frozenset[TypeName]] = {}
+    running: dict[str, VmLabel] = {}
     for domain in domains:
         claim = _check_domain(domain, host=host, policy=policy, label_map=label_map)
         if claim is not None:
@@ -96,10 +96,9 @@ def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> C
         if domain.name in seen:
             return _claim(ClaimStatus.FAIL, "a domain is reported twice", where=domain.name)
         seen.add(domain.name)
-        running[domain.name] = policy.vm_labels[policy.vms[domain.name].label].types
-    for name, types in running.items():
-        others = frozenset[TypeName]().union(*(other for peer, other in running.items() if peer != name))
-        found = conflicts(policy, types, others)
+        running[domain.name] = policy.label_of(domain.name)
+    for name, label in running.items():
+        found = conflicts(policy, label, (other for peer, other in running.items() if peer != name))
         if found:
             return _claim(ClaimStatus.FAIL, f"types in conflict run together: {found}", where=name)
     return _claim(ClaimStatus.PASS, f"{len(domains)} domains run under their labels")
@@ -119,7 +118,7 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
         )
     if domain.name not in label_map.vms:
         return _claim(ClaimStatus.ABSENT, "the label map lacks a VM that runs", where=domain.name)
-    expected = label_map.vm_context(domain.name, policy.vm_labels[entry.label].types)
+    expected = label_map.vm_context(domain.name, policy.label_of(domain.name).types)
     if not domain.context:
         return _claim(ClaimStatus.ABSENT, "a domain runs without a label", where=domain.name, expected=str(expected))
     try:

@@ -8,17 +8,21 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shamon_host.domain import monitor
+from shamon_host.domain.decision import Decision
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy, VmEntry
+from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images, VmInterface, VmSpec
 
+TAP_PREFIX = "shvm"
 RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
 
 
@@ -56,6 +60,8 @@ class VmStatus:
     name: VmName
     label: str
     types: tuple[TypeName, ...]
+    interfaces: tuple[TypeName, ...]
+    """The type of each of its network interfaces."""
     wanted: bool
     """It should run: it was started and neither stopped nor quarantined since."""
     quarantined: str
@@ -76,8 +82,13 @@ class VmManager:
     label_map: Callable[[], LabelMap]
     ensure_bridge: Callable[[TypeName], str]
     """Make the bridge of a type and return its name."""
+    host_tpm: TpmKind
+    """What this host is enrolled with."""
+    successor: Callable[[], Policy | None]
+    """A version of the policy that this host has agreed to and that is not in force yet."""
+    admitted: Callable[[], bool]
+    """Whether some peer has admitted this host in this boot."""
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
-    tap_prefix: str = "shvm"
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def start(self, name: VmName) -> DomainReport:
@@ -145,14 +156,15 @@ class VmManager:
             self._permit(entry)
             return self._start_new(entry, fresh=True)
 
-    def restore(self, *, replace: bool, reason: str) -> tuple[VmName, ...]:
-        """After a boot: start every VM that should run, from the clean image if `replace`. One that cannot be started
-        (the policy no longer allows it, its image is not the pinned one) does not hold up the others, and the audit log
-        says why. Returns what was started."""
+    def restore(self, *, replace: bool, reason: str, missing_only: bool = False) -> tuple[VmName, ...]:
+        """After a boot: start every VM that should run, from the clean image if `replace`. With `missing_only` those
+        that run already are left alone. One that cannot be started (the policy no longer allows it, its image is not
+        the pinned one) does not hold up the others, and the audit log says why. Returns what was started."""
         started = []
         with self._lock:
             for status in self.statuses():
-                if not status.wanted:
+                runs = status.domain is not None and status.domain.state in RUNNING_STATES
+                if not status.wanted or (missing_only and runs):
                     continue
                 try:
                     if replace:
@@ -177,7 +189,8 @@ class VmManager:
                     VmStatus(
                         name=name,
                         label=entry.label,
-                        types=tuple(sorted(policy.vm_labels[entry.label].types)),
+                        types=tuple(sorted(policy.label_of(name).types)),
+                        interfaces=policy.interfaces_of(name),
                         wanted=bool(document.get("wanted")),
                         quarantined=str(document.get("quarantined", "")),
                         domain=reports.get(name),
@@ -203,8 +216,15 @@ class VmManager:
             interface.device: name
             for status in self._connectable()
             if status.domain is not None
-            for interface, name in zip(status.domain.interfaces, status.types, strict=False)
+            for interface, name in zip(status.domain.interfaces, status.interfaces, strict=False)
         }
+
+    def devices(self) -> dict[VmName, tuple[str, ...]]:
+        """Every VM of this host, running or not → the taps that its interfaces have, in order."""
+        return {name: self._devices(name) for name in self.policy().vms_of(self.host)}
+
+    def _devices(self, name: VmName) -> tuple[str, ...]:
+        return tap_devices(self.policy(), self.label_map(), name)
 
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, or on another host than its own (it may have
@@ -227,6 +247,35 @@ class VmManager:
                 elif report.state is DomainState.RUNNING and self._document(report.name).get("quarantined"):
                     self.suspend(report.name, "it ran in spite of its quarantine")
         return tuple(destroyed)
+
+    def stop_forbidden(self, before: Policy) -> tuple[VmName, ...]:
+        """Destroy every VM of the policy `before` that the one in force now does not permit. Returns their names."""
+        stopped = []
+        with self._lock:
+            policy = self.policy()
+            for report in self.hypervisor.domains():
+                if report.state not in RUNNING_STATES or report.name not in before.vms:
+                    continue
+                decision = self._decide(policy, report.name)
+                if not decision.permitted:
+                    self.audit("vm.forbidden", report.name, decision.as_detail())
+                    self.hypervisor.destroy(report.name)
+                    stopped.append(report.name)
+        return tuple(stopped)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing starts or stops meanwhile, but by this thread."""
+        with self._lock:
+            yield
+
+    def running(self) -> dict[VmName, tuple[TypeName, ...]]:
+        """VMs of this host that run or are suspended → the type of each of their interfaces."""
+        return {
+            status.name: status.interfaces
+            for status in self.statuses()
+            if status.domain is not None and status.domain.state in RUNNING_STATES
+        }
 
     def _connectable(self) -> tuple[VmStatus, ...]:
         return tuple(
@@ -258,16 +307,26 @@ class VmManager:
 
     def _permit(self, entry: VmEntry) -> None:
         policy = self.policy()
-        running = {
-            report.name: policy.vm_labels[policy.vms[report.name].label]
-            for report in self.hypervisor.domains()
-            if report.state in RUNNING_STATES and report.name in policy.vms and report.name != entry.name
-        }
-        decisions = [monitor.vm_start(policy, entry.name, host=self.host, running=running)]
-        decisions += [monitor.vm_attach(policy, entry.name, name) for name in sorted(self._label(entry).types)]
+        decisions = [self._decide(policy, entry.name)]
+        decisions += [monitor.vm_attach(policy, entry.name, name) for name in policy.interfaces_of(entry.name)]
+        successor = self.successor()
+        if successor is not None:
+            # This host has agreed to a version in which what runs is permitted: it stays so until that one counts.
+            decisions.append(self._decide(successor, entry.name))
         for decision in decisions:
             self.audit(decision.check, entry.name, decision.as_detail())
             decision.enforce()
+
+    def _decide(self, policy: Policy, name: VmName) -> Decision:
+        """The monitor's answer on `vm.start` under a policy, beside what else runs. Not yet in the audit log."""
+        running = {
+            report.name: policy.label_of(report.name)
+            for report in self.hypervisor.domains()
+            if report.state in RUNNING_STATES and report.name in policy.vms and report.name != name
+        }
+        return monitor.vm_start(
+            policy, name, host=self.host, running=running, host_tpm=self.host_tpm, admitted=self.admitted()
+        )
 
     def _verify(self, report: DomainReport) -> None:
         """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.
@@ -297,8 +356,7 @@ class VmManager:
 
     def _spec(self, entry: VmEntry, disk: str) -> VmSpec:
         settings = self.settings.get(entry.name, VmSettings())
-        types = sorted(self._label(entry).types)
-        serial = (self.label_map().vms[entry.name][0] - VM_CATEGORIES.start) // 2
+        types, devices = self.policy().interfaces_of(entry.name), self._devices(entry.name)
         return VmSpec(
             name=entry.name,
             uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{entry.name}.{self.policy().coalition}")),
@@ -306,9 +364,9 @@ class VmManager:
             disk=disk,
             interfaces=tuple(
                 VmInterface(
-                    device=f"{self.tap_prefix}{serial}-{index}",
+                    device=devices[index],
                     bridge=self.ensure_bridge(name),
-                    mac=_mac(f"{self.policy().coalition}/{entry.name}/{name}"),
+                    mac=interface_mac(self.policy().coalition, entry.name, index),
                 )
                 for index, name in enumerate(types)
             ),
@@ -323,7 +381,7 @@ class VmManager:
         return self.label_map().vm_context(entry.name, self._label(entry).types)
 
     def _label(self, entry: VmEntry) -> VmLabel:
-        return self.policy().vm_labels[entry.label]
+        return self.policy().label_of(entry.name)
 
     def _entry(self, name: VmName) -> VmEntry:
         entry = self.policy().vms.get(name)
@@ -353,7 +411,14 @@ class VmManager:
         self.documents.put("vm", name, {"wanted": wanted})
 
 
-def _mac(seed: str) -> str:
-    """A stable, locally administered address for an interface."""
-    digest = hashlib.sha256(seed.encode()).digest()
+def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:
+    """The taps that a VM's interfaces have on the host with this label map, in order. Raises KeyError."""
+    serial = (label_map.vms[vm][0] - VM_CATEGORIES.start) // 2
+    return tuple(f"{TAP_PREFIX}{serial}-{index}" for index in range(len(policy.interfaces_of(vm))))
+
+
+def interface_mac(coalition: str, vm: VmName, index: int) -> str:
+    """The stable, locally administered address of a VM's interface: the same on every host, whatever its type is
+    called."""
+    digest = hashlib.sha256(f"{coalition}/{vm}/{index}".encode()).digest()
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *digest[:4]))

@@ -33,6 +33,7 @@ from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.coalition_ca import certificate_names, parse_certificate, write_atomically
 from shamon_host.peer.ports import EnrolledPeer
+from shamon_host.peer.signed_record import public_text
 
 MAX_ENTRY_BYTES = 64 * 1024
 _FIELDS: Mapping[str, type] = {
@@ -168,7 +169,16 @@ def enrolled_peer(host: HostName, certificate: x509.Certificate, ak_public: byte
         ak_public=ak_public,
         ak_name=key.name,
         tpm=tpm,
+        record_key=_record_key(certificate),
     )
+
+
+def _record_key(certificate: x509.Certificate) -> str:
+    """The key that signs the host's votes; none where it is of a kind that does not sign them."""
+    try:
+        return public_text(certificate.public_key())
+    except BadInput:
+        return ""
 
 
 def read_ak_file(path: Path) -> bytes:

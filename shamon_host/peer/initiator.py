@@ -34,7 +34,7 @@ from shamon_host.peer.party import (
     digest,
     proceedings,
     require_about,
-    require_same_policy,
+    require_agreement,
     unused_spis,
 )
 from shamon_host.peer.ports import EnrolledPeer, HandshakeHost, Outcome, PeerDirectory, PeerTransport, Terms
@@ -147,6 +147,8 @@ class _Attempt:
             started_s=started_s,
             links=agreed_links(Role.INITIATOR, own, hello.terms, keys),
             unused_spis=unused_spis(own, hello.terms),
+            terms=own,
+            peer_terms=hello.terms,
             transcript=keys.transcript,
         )
         await self._install(outcome, confirm, keys, covered)
@@ -165,7 +167,8 @@ class _Attempt:
         theirs = await self._call(HELLO, ours)
         hello = Hello.decode(theirs, Role.RESPONDER)
         self._party.check_hello(hello, enrolled)
-        require_same_policy(own, hello.terms, self._peer)
+        await self._host.meet(self._peer, hello.terms)
+        require_agreement(own, hello.terms, self._peer)
         return hello, share.agree(hello.share, transcript(ours, theirs))
 
     async def _exchange_evidence(self, own: Terms, hello: Hello, keys: HandshakeKeys) -> tuple[EvidenceAnswer, bytes]:

@@ -20,7 +20,7 @@ from typing import Self
 
 from shamon_host.attestation.evidence import Role
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.labels import HostName, plain_name, type_name
+from shamon_host.domain.labels import HostName, TypeName, plain_name, type_name
 from shamon_host.domain.results import AttestationResult, Claim
 from shamon_host.peer.ports import LinkOffer, Terms
 from shamon_host.peer.wire import MAX_HEADER_BYTES, PROTOCOL_VERSION, Fields, encode_object, join, printable, split
@@ -31,6 +31,7 @@ SESSION_BYTES = 16
 DIGEST_BYTES = 32
 MAC_BYTES = 32
 MAX_OFFERS = 512
+MAX_SHARED = 1024
 MAX_FAILURES = 16
 MAX_FAILURE_WORDS = 500
 """In characters. All failures, escaped twice, fit into one header."""
@@ -51,6 +52,8 @@ _HELLO = frozenset(
         "coalition",
         "policy_version",
         "policy_digest",
+        "peer_policy_digest",
+        "shared",
         "certificate",
         "ak_name",
         "offers",
@@ -89,6 +92,8 @@ class Hello:
                 "coalition": terms.coalition,
                 "policy_version": terms.policy_version,
                 "policy_digest": terms.policy_digest,
+                "peer_policy_digest": terms.peer_policy_digest,
+                "shared": None if terms.shared is None else list(terms.shared),
                 "certificate": terms.certificate_sha256.hex(),
                 "ak_name": terms.ak_name.hex(),
                 "offers": [{"type": offer.type, "port": offer.port, "spi": offer.spi} for offer in terms.offers],
@@ -110,9 +115,6 @@ class Hello:
         session = fields.octets("session", least=SESSION_BYTES)
         if (session == _NO_SESSION) is (role is Role.RESPONDER):
             raise BadInput("malformed message", where="hello.session", expected="the responder's id of the session")
-        digest = fields.text("policy_digest", most=64)
-        if not _HEX_DIGEST.fullmatch(digest):
-            raise BadInput("malformed message", where="hello.policy_digest", expected="SHA-256 in hexadecimal")
         return cls(
             role=role,
             session=session,
@@ -121,7 +123,9 @@ class Hello:
             terms=Terms(
                 coalition=fields.text("coalition"),
                 policy_version=fields.number("policy_version", least=0, most=1 << 53),
-                policy_digest=digest,
+                policy_digest=_hex_digest(fields, "policy_digest"),
+                peer_policy_digest=_hex_digest(fields, "peer_policy_digest"),
+                shared=_shared(fields),
                 certificate_sha256=fields.octets("certificate", least=DIGEST_BYTES),
                 ak_name=fields.octets("ak_name", least=2 + 20, most=2 + 64),
                 offers=_offers(fields),
@@ -131,6 +135,22 @@ class Hello:
             nonce=fields.octets("nonce", least=NONCE_BYTES),
             share=fields.octets("share", least=SHARE_BYTES),
         )
+
+
+def _hex_digest(fields: Fields, name: str) -> str:
+    digest = fields.text(name, most=64)
+    if not _HEX_DIGEST.fullmatch(digest):
+        raise BadInput("malformed message", where=f"hello.{name}", expected="SHA-256 in hexadecimal")
+    return digest
+
+
+def _shared(fields: Fields) -> tuple[TypeName, ...] | None:
+    if fields.is_null("shared"):
+        return None
+    names = [type_name(name) for name in fields.texts("shared", most=MAX_SHARED, longest=512)]
+    if names != sorted(set(names)):
+        raise BadInput("malformed message", where="hello.shared", expected="every type once, by name")
+    return tuple(names)
 
 
 def _offers(fields: Fields) -> tuple[LinkOffer, ...]:

@@ -1,7 +1,7 @@
 """What both ends of a handshake share: who this host is, whom it knows, and the checks on the other side's hello.
 
 A hello is held against what was written down at enrolment and against what TLS showed, so nobody can speak under
-another name, certificate or AK; and against this host's own policy, so links exist only under one policy.
+another name, certificate or AK; and against this host's own terms, so links exist only for types that both share.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from shamon_host.attestation.evidence import Evidence, Role, decode
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import AttestationResult
+from shamon_host.peer.errors import Busy
 from shamon_host.peer.key_schedule import HandshakeKeys, Proceedings
 from shamon_host.peer.messages import MAX_LEASE_MS, Hello
 from shamon_host.peer.ports import AgreedLink, EnrolledPeer, HandshakeHost, Outcome, PeerDirectory, Terms
@@ -91,19 +92,30 @@ class Party:
         return evidence
 
 
-def require_same_policy(own: Terms, peer: Terms, peer_name: HostName) -> None:
-    """Raises Refused, in words for both operators, unless both hosts run one policy of one coalition."""
+def require_same_coalition(own: Terms, peer: Terms, peer_name: HostName) -> None:
+    """Raises Refused, in words for both operators, unless both hosts are of one coalition."""
     if own.coalition != peer.coalition:
         raise Refused(
             "the hosts are of different coalitions", where=peer_name, expected=own.coalition, found=peer.coalition
         )
-    if (own.policy_version, own.policy_digest) != (peer.policy_version, peer.policy_digest):
+
+
+def require_agreement(own: Terms, peer: Terms, peer_name: HostName) -> None:
+    """Raises Refused, in words for both operators, unless both hosts are of one coalition and mean the same types to
+    share; Busy when the terms were made before a side's policy changed, and new ones will do.
+
+    What may be shared under two policies each side computes for itself; only what both named is carried
+    (`agreed_links`), and the transcript binds both sides' words.
+    """
+    require_same_coalition(own, peer, peer_name)
+    if (own.peer_policy_digest, own.policy_digest) != (peer.policy_digest, peer.peer_policy_digest):
+        raise Busy("the terms are for another version of the policy than is in force", where=peer_name)
+    same = own.policy_digest == peer.policy_digest
+    if (own.shared is None, peer.shared is None) != (same, same):
         raise Refused(
-            "the hosts run different policies",
+            "the terms do not say what is shared",
             where=peer_name,
-            expected=f"version {own.policy_version}, digest {own.policy_digest}",
-            found=f"version {peer.policy_version}, digest {peer.policy_digest}",
-            remedy="Install the same policy file on both hosts.",
+            expected="every type under one policy, a list of types under two",
         )
 
 
@@ -115,7 +127,7 @@ def require_about(result: AttestationResult, enrolled: EnrolledPeer) -> None:
 
 def agreed_links(role: Role, own: Terms, peer: Terms, keys: HandshakeKeys) -> tuple[AgreedLink, ...]:
     """The links of the types that both sides offered, as the side with `role` sees them, by name."""
-    theirs = {offer.type: offer for offer in peer.offers}
+    theirs = {offer.type: offer for offer in peer.offers if _shared(offer.type, own, peer)}
     links = []
     for ours in sorted(own.offers, key=lambda offer: offer.type):
         other = theirs.get(ours.type)
@@ -142,8 +154,12 @@ def agreed_links(role: Role, own: Terms, peer: Terms, keys: HandshakeKeys) -> tu
 
 def unused_spis(own: Terms, peer: Terms) -> tuple[int, ...]:
     """The SPIs of what only this side offered."""
-    theirs = {offer.type for offer in peer.offers}
+    theirs = {offer.type for offer in peer.offers if _shared(offer.type, own, peer)}
     return tuple(offer.spi for offer in own.offers if offer.type not in theirs)
+
+
+def _shared(name: TypeName, own: Terms, peer: Terms) -> bool:
+    return all(terms.shared is None or name in terms.shared for terms in (own, peer))
 
 
 def other_role(role: Role) -> Role:

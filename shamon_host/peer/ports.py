@@ -34,6 +34,8 @@ class EnrolledPeer:
     """Name of that key: nameAlg, then the digest of `ak_public` (TPM 2.0 Part 1, section 16)."""
     tpm: TpmKind
     expelled: bool = False
+    record_key: str = ""
+    """Public key of its certificate, base64 of a DER SubjectPublicKeyInfo: signs its votes on policies."""
 
 
 class PeerDirectory(Protocol):
@@ -82,6 +84,11 @@ class Terms:
     coalition: str
     policy_version: int
     policy_digest: str
+    peer_policy_digest: str
+    """What this side takes the other's policy to be: `shared` and the offers are for that one."""
+    shared: tuple[TypeName, ...] | None
+    """The types that this side would share under the two policies, by the names that both use. What is in both sides'
+    terms may be carried, and nothing else. None: the two policies are the same, so it would share all types."""
     certificate_sha256: bytes
     ak_name: bytes
     offers: tuple[LinkOffer, ...]
@@ -120,11 +127,29 @@ class Outcome:
     links: tuple[AgreedLink, ...]
     unused_spis: tuple[int, ...] = ()
     """SPIs that this side offered for types that the peer did not: to be given back."""
+    terms: Terms
+    """Of this side."""
+    peer_terms: Terms
     transcript: bytes
+
+
+class PolicyHandler(Protocol):
+    """What peers ask about policies (`policy_messages`). The daemon implements it."""
+
+    async def handle_policy(self, peer: HostName, path: str, body: bytes) -> bytes:
+        """Answer one request of an enrolled peer. Raises ShamonError."""
+        ...
 
 
 class HandshakeHost(Protocol):
     """The host that a handshake speaks for. The daemon implements it."""
+
+    async def meet(self, peer: HostName, terms: Terms) -> None:
+        """The peer says which policy it enforces, before this side relies on it.
+
+        Raises `errors.Busy` while that policy is not known here yet, Refused when nothing can be shared under it.
+        """
+        ...
 
     async def terms(self, peer: HostName) -> Terms:
         """What to offer to this peer now. Raises Refused (host expelled, no guard, SELinux permissive).

@@ -25,10 +25,18 @@ from shamon_host.peer.messages import (
     Hint,
     Verdict,
 )
-from shamon_host.peer.party import agreed_links, digest, proceedings, require_about, require_same_policy, unused_spis
-from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity
+from shamon_host.peer.party import (
+    agreed_links,
+    digest,
+    proceedings,
+    require_about,
+    require_agreement,
+    require_same_coalition,
+    unused_spis,
+)
+from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler
 from shamon_host.peer.sessions import Appraised, Session, Stage
-from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, body_limit
+from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, body_limit
 
 _HINT_INTERVAL_S = 1.0
 _HELLOS = 16
@@ -39,7 +47,14 @@ records that nobody can take out of the audit log again."""
 class PeerService:
     """`PeerHandler` of one host. `hinted` is called with (peer, host to look at); it ignores peers not admitted."""
 
-    def __init__(self, *, handshaker: Handshaker, hinted: Callable[[HostName, HostName], None]) -> None:
+    def __init__(
+        self,
+        *,
+        handshaker: Handshaker,
+        hinted: Callable[[HostName, HostName], None],
+        policies: PolicyHandler | None = None,
+    ) -> None:
+        self._policies = policies
         self._party = handshaker.party
         self._host = handshaker.party.host
         self._sessions = handshaker.sessions
@@ -55,6 +70,10 @@ class PeerService:
         enrolled = self._caller(caller)
         if path == HINT:
             return self._hint(enrolled, body)
+        if path in POLICY_PATHS:
+            if self._policies is None:
+                raise Refused("this host changes no policies", where=self._party.name)
+            return await self._policies.handle_policy(enrolled.host, path, body)
         try:
             with self._sessions.answering(enrolled.host, start=path == HELLO):
                 async with asyncio.timeout(self._party.timeout_s):
@@ -101,9 +120,11 @@ class PeerService:
         self._count_hello(enrolled.host)
         await self._sessions.give_up(enrolled.host)
         started_s = self._party.boottime_s()
+        await self._host.meet(enrolled.host, hello.terms)
         own = await self._host.terms(enrolled.host)
         try:
-            require_same_policy(own, hello.terms, self._party.name)
+            # Terms made for an earlier policy of this host are answered too: the answer says which one it has now.
+            require_same_coalition(own, hello.terms, self._party.name)
             share = Share()
             session_id = secrets.token_bytes(SESSION_BYTES)
             answer = Hello(
@@ -125,6 +146,7 @@ class PeerService:
         return answer
 
     async def _answer_evidence(self, session: Session, request: EvidenceRequest) -> bytes:
+        require_agreement(session.terms, session.hello.terms, self._party.name)
         evidence = await self._party.decode_evidence(request.evidence, session.terms)
         transcript_ = session.keys.transcript
         result = await self._host.appraise(session.peer, Role.INITIATOR, transcript_, session.hello.terms, evidence)
@@ -185,6 +207,8 @@ class PeerService:
             started_s=session.started_s,
             links=agreed_links(Role.RESPONDER, session.terms, session.hello.terms, session.keys),
             unused_spis=unused_spis(session.terms, session.hello.terms),
+            terms=session.terms,
+            peer_terms=session.hello.terms,
             transcript=session.keys.transcript,
         )
         self._party.require_lease(outcome)

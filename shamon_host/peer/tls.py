@@ -10,10 +10,14 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.peer.coalition_ca import parse_certificate
+from shamon_host.peer.signed_record import PrivateKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,21 @@ class TlsFiles:
             raise BadInput("cannot be read", where=str(self.certificate), found=error.strerror or "") from error
         certificate = parse_certificate(pem, where=str(self.certificate))
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+
+    def private_key(self) -> PrivateKey:
+        """The key of the certificate, which also signs this host's votes on policies. Raises BadInput."""
+        try:
+            key = load_pem_private_key(self.key.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise BadInput(
+                "the key cannot be read",
+                where=str(self.key),
+                expected="PEM, without a password",
+                found=type(error).__name__,
+            ) from None
+        if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey):
+            raise BadInput("a key of another kind", where=str(self.key), expected="ECDSA P-256 or Ed25519")
+        return key
 
 
 class _PinnedConnection(ssl.SSLObject):

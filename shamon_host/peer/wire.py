@@ -14,16 +14,23 @@ from shamon_host.attestation.evidence import MAX_EVIDENCE_BYTES
 from shamon_host.domain.errors import BadInput, Refused, ShamonError
 from shamon_host.peer.errors import Busy
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 HELLO = "/v1/hello"
 EVIDENCE = "/v1/evidence"
 CONFIRM = "/v1/confirm"
 HINT = "/v1/hint"
+POLICY_PREPARE = "/v1/policy/prepare"
+POLICY_COMMIT = "/v1/policy/commit"
+POLICY_ABORT = "/v1/policy/abort"
+POLICY_FETCH = "/v1/policy/fetch"
+POLICY_PATHS = frozenset({POLICY_PREPARE, POLICY_COMMIT, POLICY_ABORT, POLICY_FETCH})
 
 MAX_HEADER_BYTES = 128 * 1024
 """Longest JSON object: a hello with its offers, or a verdict with its reasons."""
 MAX_REFUSAL_BYTES = 8 * 1024
+MAX_POLICY_MESSAGE = 9 << 20
+"""An envelope has the policy in base64, and the record of the update is beside it."""
 MAX_WORDS = 1000
 """Longest sentence taken from or told to a peer, in characters."""
 
@@ -32,6 +39,10 @@ _LIMITS = {
     EVIDENCE: MAX_HEADER_BYTES + 1 + MAX_EVIDENCE_BYTES,
     CONFIRM: MAX_HEADER_BYTES,
     HINT: 1024,
+    POLICY_PREPARE: MAX_POLICY_MESSAGE,
+    POLICY_COMMIT: MAX_POLICY_MESSAGE,
+    POLICY_ABORT: 1024,
+    POLICY_FETCH: MAX_POLICY_MESSAGE,
 }
 _MAX_INTEGER_DIGITS = 20
 _SEPARATOR = b"\n"
@@ -125,6 +136,9 @@ class Fields:
         if type(value) is not bool:
             raise self._bad(name, "true or false")
         return value
+
+    def is_null(self, name: str) -> bool:
+        return self._values[name] is None
 
     def octets(self, name: str, *, least: int, most: int | None = None) -> bytes:
         """`least` to `most` bytes (exactly `least` where `most` is not given) in lower-case hexadecimal."""

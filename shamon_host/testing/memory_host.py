@@ -28,14 +28,15 @@ from shamon_host.domain.results import TpmKind
 from shamon_host.links.model import SecurityAssociation
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
+from shamon_host.peer.signed_record import public_text
 from shamon_host.testing.clock import VirtualClock
 from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.machine import BootImage, MeasuredMachine
-from shamon_host.testing.network import MemoryNetwork, memory_identity
-from shamon_host.testing.severable import MemoryServiceManager, SeverableDatabase, SeverableKernel
+from shamon_host.testing.network import MemoryNetwork, memory_identity, memory_key
+from shamon_host.testing.severable import MemoryServiceManager, SeverableDatabase, SeverableKernel, SeverableTpm
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
 from shamon_host.testing.world import BootVariant, CommandResult, Fault, FaultTrace, PeerObjects
@@ -51,6 +52,10 @@ class Enrolment:
     """What the operator carried to every host: policy, registry, Reference Values."""
 
     policy: Policy
+    policies: dict[HostName, Policy] = field(default_factory=dict)
+    """Hosts that were set up with another policy than `policy`."""
+    envelopes: dict[HostName, bytes] = field(default_factory=dict)
+    """Host → envelope around its policy, where that is signed."""
     registry: PeerRegistry = field(default_factory=PeerRegistry)
     reference: ReferenceValues | None = None
     hosts: "dict[str, MemoryHost]" = field(default_factory=dict)
@@ -139,6 +144,7 @@ class MemoryHost:
         self._database = Database(":memory:")
         self.service_manager = MemoryServiceManager()
         self._severable: SeverableKernel | None = None
+        self._tpm: SeverableTpm | None = None
         self._task: asyncio.Task[None] | None = None
         self._repeating = False
         self._faults = 0
@@ -199,6 +205,8 @@ class MemoryHost:
     async def kill_daemon(self) -> None:
         if self._severable is not None:
             self._severable.severed = True
+        if self._tpm is not None:
+            self._tpm.severed = True
         if self.database is not None:
             self.database.severed = True
         self._network.stop(self.host)
@@ -209,18 +217,20 @@ class MemoryHost:
     async def start_daemon(self) -> None:
         identity = self._identity
         self._severable = SeverableKernel(self.kernel)
+        self._tpm = SeverableTpm(self.machine.tpm)
         self.database = database = SeverableDatabase(self._database)
         registry = self._enrolment.registry
         daemon = HostDaemon(
             name=self.host,
-            policy=self._enrolment.policy,
+            policy_file=self._enrolment.policies.get(self.host, self._enrolment.policy),
+            policy_envelope=self._enrolment.envelopes.get(self.host, b""),
             registry=registry,
             references=self._enrolment,
             store=Store(database),
             audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
             backends=Backends(
                 clock=self.clock,
-                tpm=self.machine.tpm,
+                tpm=self._tpm,
                 logs=self.machine.logs,
                 kernel=self._severable,
                 hypervisor=self.hypervisor,
@@ -229,6 +239,7 @@ class MemoryHost:
                 service_manager=self.service_manager,
                 blocking=self.blocking,
                 boot_id=self.machine.boot_id,
+                record_key=memory_key(self.host),
             ),
         )
         if self._repeating:
@@ -308,6 +319,7 @@ class MemoryHost:
             ak_public=public,
             ak_name=TpmPublic.parse(public).name,
             tpm=TpmKind.SOFTWARE,
+            record_key=public_text(memory_key(self.host)),
         )
 
     def record_reference(self) -> ReferenceValues:
@@ -327,6 +339,11 @@ class MemoryHost:
             (sa for sa in self.kernel.read().sas if sa.destination == to and sa.context == context),
             key=lambda sa: sa.hard_lifetime_s,
         )
+
+    def forget_everything(self) -> None:
+        """The disk of the daemon's state is lost or put back; to be called while no daemon runs."""
+        self._database.close()
+        self._database = Database(":memory:")
 
     async def power_off(self) -> None:
         """The world ends."""

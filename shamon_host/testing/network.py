@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
@@ -47,6 +49,11 @@ or none (raise Unreachable), and may wait."""
 def memory_identity(host: HostName) -> PeerIdentity:
     """A certificate for `host` that only the memory network takes for one."""
     return PeerIdentity(host=host, certificate_sha256=hashlib.sha256(f"certificate of {host}".encode()).digest())
+
+
+def memory_key(host: HostName) -> Ed25519PrivateKey:
+    """The key of that certificate: the same in every run, and no secret."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"key of {host}".encode()).digest())
 
 
 @dataclass(slots=True, kw_only=True)

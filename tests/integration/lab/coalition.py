@@ -44,11 +44,20 @@ cmdline = "console=ttyS0 quiet app.name={vm} app.ip4={ip4}/24 app.ip6={ip6}/64"
 class Coalition:
     """The coalition of one lab. `found` boots its hosts and configures them; the daemons are not started."""
 
-    def __init__(self, lab: Lab, *, timing: Timing, hosts: tuple[str, ...] = tuple(HOST_ADDRESSES)) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        timing: Timing,
+        hosts: tuple[str, ...] = tuple(HOST_ADDRESSES),
+        policies: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """`policies`: what hosts are set up with that have another policy than the story's, TOML or an envelope."""
         self._lab = lab
         self._names = hosts
         self._directory = lab.directory / "coalition"
         self._images: dict[str, BootImage] = {}
+        self._policies = dict(policies or {})
         self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
         self.policy = story_policy(image_sha256=self.image_sha256, timing=timing)
 
@@ -104,7 +113,7 @@ class Coalition:
 
     def _configure(self, host: LabHost) -> None:
         host.put("/etc/shamon/host.toml", host_config(host.name))
-        host.put("/etc/shamon/policy.toml", self.policy)
+        host.put("/etc/shamon/policy.toml", self._policies.get(host.name, self.policy.encode()))
         host.put("/etc/shamon/ca.pem", self._directory / "ca" / "ca.pem")
         host.put("/etc/shamon/host.pem", self._directory / "tls" / f"{host.name}.pem")
         host.put("/etc/shamon/host.key", self._directory / "tls" / f"{host.name}.key", mode="0600")

@@ -26,7 +26,10 @@ def test_status() -> None:
         status = await value(world, "/v1/status")
         assert status["host"] == "alpha"
         assert status["coalition"] == "lab"
-        assert status["policy"] == {"version": 1, "digest": world.policy.digest}
+        policy = status["policy"]
+        assert (policy["version"], policy["digest"], policy["signed"]) == (1, world.policy.digest, False)
+        assert policy["tpm_counter"] == world.alpha.machine.tpm.counter()
+        assert policy == await value(world, "/v1/policy")
         assert status["peers"] == {"enrolled": 1, "admitted": 1, "suspended": 0, "expelled": 0}
         assert status["refused_by"] == {}
         assert status["audit_head"] == daemon(world.alpha).audit.head().hex()

@@ -165,7 +165,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert json.loads(run("status", "--json")[1])["host"] == "alpha"
         assert "HOST" in run("peers")[1]
         assert run("links")[1] == "no links\n"
-        assert run("vm", "start", "web")[:2] == (0, "web: running as system_u:system_r:svirt_t:s0:c1,c520,c521\n")
+        assert run("vm", "start", "web")[:2] == (0, "web: running as system_u:system_r:svirt_t:s0:c1,c516,c517\n")
         assert "running" in run("vms")[1]
         code, _, err = run("vm", "start", "probe")
         assert code == 1

@@ -1,5 +1,7 @@
 """Admission: links only while admitted and within the lease, expelled is final, and only `admit` leads back."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.errors import NotTrusted, Refused
-from shamon_host.domain.results import ClaimName, ClaimStatus
+from shamon_host.domain.results import ClaimName, ClaimStatus, TpmKind
 from tests.unit.domain.values import ALPHA, BETA, GAMMA, POLICY, RED, result
 
 FAILED = {ClaimName.SOFTWARE: ClaimStatus.FAIL}
@@ -24,21 +26,29 @@ class OnePeer(RuleBasedStateMachine):
         self.was_expelled = False
         self.proved_until_s = 0.0
         """By the test's own books: until when the last passing result counts, 0 after anything that narrows."""
+        self.newest_seen = 0
 
     @rule(seconds=st.floats(0, 200))
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
 
-    @rule(lease_s=st.floats(1, 120), passes=st.booleans(), tell=st.booleans())
-    def attest(self, lease_s: float, passes: bool, tell: bool) -> None:
+    @rule(lease_s=st.floats(1, 120), passes=st.booleans(), version=st.integers(1, 4))
+    def attest(self, lease_s: float, passes: bool, version: int) -> None:
         found = result(statuses={} if passes else FAILED)
         decision = monitor.host_admit(
-            POLICY, BETA, found, peer_policy_digest=POLICY.digest if tell else "0" * 64, state=self.peer
+            POLICY,
+            BETA,
+            found,
+            peer_policy=replace(POLICY.which, version=version),
+            newest_seen=self.newest_seen,
+            state=self.peer,
+            now_wall_s=self.now_s,
         )
-        assert decision.permitted == (passes and tell and not self.was_expelled)
+        assert decision.permitted == (passes and version >= self.newest_seen and not self.was_expelled)
         if decision.permitted:
             self.peer = admission.admit(self.peer, found, lease_until_s=self.now_s + lease_s)
             self.proved_until_s = self.now_s + lease_s
+            self.newest_seen = version
         elif not passes:
             with pytest.raises((NotTrusted, Refused)):
                 admission.admit(self.peer, found, lease_until_s=self.now_s + lease_s)
@@ -61,7 +71,17 @@ class OnePeer(RuleBasedStateMachine):
     def links_only_while_admitted_and_within_the_lease(self) -> None:
         allowed = self.now_s < self.proved_until_s
         for check in (monitor.link_open, monitor.link_accept):
-            assert check(POLICY, ALPHA, BETA, RED, self.peer, now_s=self.now_s).permitted == allowed
+            decision = check(
+                POLICY,
+                ALPHA,
+                BETA,
+                RED,
+                self.peer,
+                shared=POLICY.types,
+                local_tpm=TpmKind.HARDWARE,
+                now_s=self.now_s,
+            )
+            assert decision.permitted == allowed
         assert self.peer.counts_at(self.now_s) == allowed
 
     @invariant()

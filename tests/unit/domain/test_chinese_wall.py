@@ -12,6 +12,7 @@ from shamon_host.domain.chinese_wall import first_conflict
 from shamon_host.domain.decision import Rule
 from shamon_host.domain.labels import TypeName, VmLabel, VmName
 from shamon_host.domain.policy_file import parse_policy
+from shamon_host.domain.results import TpmKind
 from tests.unit.domain.values import BETA
 
 NAMES = [TypeName(f"org/t{number}") for number in range(6)]
@@ -74,7 +75,7 @@ class OneHost(RuleBasedStateMachine):
     @rule(vm=st.sampled_from(sorted(MACHINE_POLICY.vms)))
     def start(self, vm: VmName) -> None:
         label = MACHINE_POLICY.vm_labels[MACHINE_POLICY.vms[vm].label]
-        decision = monitor.vm_start(MACHINE_POLICY, vm, host=BETA, running=self.running)
+        decision = monitor.vm_start(MACHINE_POLICY, vm, host=BETA, running=self.running, host_tpm=TpmKind.SOFTWARE)
         types = [name for other, held in self.running.items() if other != vm for name in held.types]
         allowed = all(
             len(members & (label.types | set(types))) < 2 or not members & label.types

@@ -39,4 +39,4 @@ def result(
 
 def running(*names: VmName, policy: Policy = POLICY) -> dict[VmName, VmLabel]:
     """The VMs as the hypervisor's port reports them to the monitor."""
-    return {name: policy.vm_labels[policy.vms[name].label] for name in names}
+    return {name: policy.label_of(name) for name in names}

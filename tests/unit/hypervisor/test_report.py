@@ -173,8 +173,7 @@ def test_changed_byte(position: int, value: int) -> None:
         return
     domains, label_map = parse_hypervisor_report(data)
     for domain in domains:
-        types = POLICY.vm_labels[POLICY.vms[domain.name].label].types
-        assert domain.context == str(label_map.vm_context(domain.name, types))
+        assert domain.context == str(label_map.vm_context(domain.name, POLICY.label_of(domain.name).types))
 
 
 def test_parse_raises_its_own_error_alone() -> None:

@@ -9,6 +9,7 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
+from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.vms import VmManager, VmSettings, VmStatus
 from shamon_host.testing.hypervisor import MemoryHypervisor
@@ -48,7 +49,7 @@ LABEL_MAP = label_maps.allocate(label_maps.EMPTY, POLICY.types, POLICY.vms)
 
 def context_of(vm: VmName, policy: Policy = POLICY) -> SelinuxContext:
     """The context that the label map gives to a VM."""
-    return LABEL_MAP.vm_context(vm, policy.vm_labels[policy.vms[vm].label].types)
+    return LABEL_MAP.vm_context(vm, policy.label_of(vm).types)
 
 
 @dataclass(kw_only=True)
@@ -99,10 +100,13 @@ class MemoryDocuments:
 
 @dataclass(kw_only=True)
 class VmWorld:
-    """Host alpha. `selinux_enforcing` and `policy` may be changed at any time; `entries` is its audit log."""
+    """Host alpha. `selinux_enforcing`, `admitted` and `policy` may be changed at any time; `entries` is its audit log."""
 
     selinux_enforcing: bool = True
+    admitted: bool = True
+    host_tpm: TpmKind = TpmKind.HARDWARE
     policy: Policy = POLICY
+    successor: Policy | None = None
     hub: Hub = field(default_factory=Hub)
     images: MemoryImages = field(default_factory=lambda: MemoryImages(clean={"app": IMAGE}))
     documents: MemoryDocuments = field(default_factory=MemoryDocuments)
@@ -126,6 +130,9 @@ class VmWorld:
             policy=lambda: self.policy,
             label_map=lambda: LABEL_MAP,
             ensure_bridge=self._bridge,
+            host_tpm=self.host_tpm,
+            admitted=lambda: self.admitted,
+            successor=lambda: self.successor,
             settings={WEB: VmSettings(memory_mib=256, kernel="/vmlinux", initrd="/initrd", cmdline="quiet")},
         )
 

@@ -44,10 +44,16 @@ class StubHost:
     coalition: str = "example"
     policy_version: int = 1
     policy_digest: str = "ab" * 32
+    peer_policy_digest: str | None = None
+    """What it takes its peers' policies to be; None: the same as its own."""
+    shared: tuple[TypeName, ...] | None = None
     types: Sequence[TypeName] = (RED, BLUE)
     lease: float = 90.0
     good: bool = True
     """What others find of this host."""
+    meet_error: ShamonError | None = None
+    met: list[tuple[HostName, Terms]] = field(default_factory=list)
+    """Whose terms it was told before it relied on them."""
     terms_error: ShamonError | None = None
     install_error: ShamonError | None = None
     terms_changes: dict[str, object] = field(default_factory=dict)
@@ -57,6 +63,11 @@ class StubHost:
     open_terms: list[Terms] = field(default_factory=list)
     refusals: list[tuple[HostName, tuple[str, ...]]] = field(default_factory=list)
     _next_spi: int = 0x1000
+
+    async def meet(self, peer: HostName, terms: Terms) -> None:
+        self.met.append((peer, terms))
+        if self.meet_error is not None:
+            raise self.meet_error
 
     async def terms(self, peer: HostName) -> Terms:
         if self.terms_error is not None:
@@ -70,6 +81,8 @@ class StubHost:
             coalition=self.coalition,
             policy_version=self.policy_version,
             policy_digest=self.policy_digest,
+            peer_policy_digest=self.policy_digest if self.peer_policy_digest is None else self.peer_policy_digest,
+            shared=self.shared,
             certificate_sha256=own.certificate_sha256,
             ak_name=own.ak_name,
             offers=tuple(offers),

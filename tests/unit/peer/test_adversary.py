@@ -93,6 +93,9 @@ CHANGES: list[tuple[str, str, Change]] = [
             ("coalition", "rivals"),
             ("policy_version", 2),
             ("policy_digest", "00" * 32),
+            ("peer_policy_digest", "00" * 32),
+            ("shared", []),
+            ("shared", ["acme/red", "rival/blue"]),
             ("certificate", "00" * 32),
             ("ak_name", "000b" + "00" * 32),
             ("from", "gamma"),
@@ -100,7 +103,8 @@ CHANGES: list[tuple[str, str, Change]] = [
             ("ima_offset", 7),
             ("ima_reset_count", 7),
             ("v", 0),
-            ("v", 2),
+            ("v", 1),
+            ("v", 3),
         )
     ),
     (HELLO, "answer", edit(session="22" * 16)),
@@ -376,7 +380,7 @@ def test_oversize_and_garbage_are_refused(path: str) -> None:
             b'{"a":' * 50_000,
             b"1e400",
             b'{"v":NaN}',
-            b'{"v":1,"v":1}',
+            b'{"v":2,"v":2}',
             b"9" * 10_000,
             b"{}\n{}",
         ):

@@ -33,6 +33,8 @@ TERMS = Terms(
     coalition="example",
     policy_version=3,
     policy_digest="0f" * 32,
+    peer_policy_digest="f0" * 32,
+    shared=(RED, BLUE),
     certificate_sha256=bytes(32),
     ak_name=b"\x00\x0b" + bytes(32),
     ima_offset=12,
@@ -48,6 +50,9 @@ def test_messages_come_back_as_they_were() -> None:
     assert Hello.decode(HELLO.encode(), Role.INITIATOR) == HELLO
     answer = replace(HELLO, role=Role.RESPONDER, session=SESSION)
     assert Hello.decode(answer.encode(), Role.RESPONDER) == answer
+    for shared in (None, ()):
+        hello = replace(HELLO, terms=replace(TERMS, shared=shared))
+        assert Hello.decode(hello.encode(), Role.INITIATOR) == hello
     request = EvidenceRequest(session=SESSION, evidence=b"\n{}\n\x00")
     assert EvidenceRequest.decode(request.encode()) == request
     reply = EvidenceAnswer(verdict=VERDICT, lease_ms=90_000, evidence=b"")
@@ -61,9 +66,10 @@ def test_messages_come_back_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("v", 2),
+        ("v", 1),
+        ("v", 3),
         ("v", True),
-        ("v", "1"),
+        ("v", "2"),
         ("role", "responder"),
         ("session", "11" * 16),
         ("session", ""),
@@ -78,6 +84,17 @@ def test_messages_come_back_as_they_were() -> None:
         ("policy_version", 10**30),
         ("policy_digest", "AB" * 32),
         ("policy_digest", "ab"),
+        ("peer_policy_digest", "AB" * 32),
+        ("peer_policy_digest", ""),
+        ("peer_policy_digest", None),
+        ("shared", "acme/red"),
+        ("shared", {}),
+        ("shared", [None]),
+        ("shared", ["red"]),
+        ("shared", ["acme/red\n"]),
+        ("shared", ["rival/blue", "acme/red"]),
+        ("shared", ["acme/red", "acme/red"]),
+        ("shared", [f"acme/t{number:04}" for number in range(1025)]),
         ("certificate", "AB" * 32),
         ("certificate", "00"),
         ("ak_name", ""),
@@ -112,7 +129,7 @@ def test_missing_extra_or_repeated_fields_are_refused() -> None:
     for bad in (
         encode_object(fields),
         encode_object({**json.loads(HELLO.encode()), "x": 1}),
-        HELLO.encode()[:-1] + b',"v":1}',
+        HELLO.encode()[:-1] + b',"v":2}',
         HELLO.encode() + b" ",
         b"\xef\xbb\xbf" + HELLO.encode(),
     ):

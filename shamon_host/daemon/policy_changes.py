@@ -1,0 +1,402 @@
+"""Updates of the policy: two phases over all hosts, and catching up with what was decided while this host was away.
+
+Any host can coordinate. First every host replays what runs against the new version and answers with its signature, or
+with every violation. With a signature of each, the statement that they signed is the commit record; the coordinator
+puts the version in force and tells the others, each of which checks the record for itself. Without, everybody forgets
+it. Who misses the record gets it at the next handshake, from any host that has it; until then the two hosts share only
+what both versions permit. A host that agreed keeps what runs within both versions until it hears, for a while.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shamon_host.daemon.background import Background
+from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
+from shamon_host.daemon.ports import Blocking, Clock
+from shamon_host.domain.decision import Rule
+from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
+from shamon_host.domain.labels import HostName
+from shamon_host.domain.policy import HostEntry, PolicyVersion
+from shamon_host.domain.policy_file import parse_canonical
+from shamon_host.domain.replay import Running, violations
+from shamon_host.peer.policy_authority import require_signers
+from shamon_host.peer.policy_commit import (
+    UPDATE_BYTES,
+    Statement,
+    asked_of,
+    combined,
+    require_signed,
+    signed_vote,
+    statement_of,
+)
+from shamon_host.peer.policy_envelope import payload_of
+from shamon_host.peer.policy_messages import Abort, Fetch, Fetched, Prepare, Vote
+from shamon_host.peer.ports import PeerTransport
+from shamon_host.peer.signed_record import PrivateKey
+from shamon_host.peer.wire import POLICY_ABORT, POLICY_COMMIT, POLICY_FETCH, POLICY_PREPARE
+
+_HOLDS = 3
+"""For so many handshake timeouts a host keeps to what it agreed to, without hearing of it."""
+MAX_BEHIND = 8
+"""Versions that a host can be behind and still catch up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of an update on the coordinator. `confirmed`: the hosts that said the new version is in force there."""
+
+    version: PolicyVersion
+    confirmed: tuple[HostName, ...]
+    unconfirmed: Mapping[HostName, str]
+    """The others that agreed → why they have not confirmed; they catch up at the next handshake."""
+
+
+@dataclass(kw_only=True)
+class PolicyChanges:
+    """`PolicyHandler` of one host, and what its operator asks for. Called in the event loop."""
+
+    host: CoalitionHost
+    versions: PolicyVersions
+    transport: PeerTransport
+    clock: Clock
+    blocking: Blocking
+    key: PrivateKey = field(repr=False)
+    """Of this host's certificate."""
+    background: Background
+    changed: Callable[[], None] = lambda: None
+    """Another version is in force: attest with everybody."""
+    wake: Callable[[HostName], None] = lambda peer: None
+    _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _learning: set[HostName] = field(init=False, default_factory=set)
+    _not_learnt: dict[HostName, tuple[str, str]] = field(init=False, default_factory=dict)
+    """Peer → digest and reason that the audit log was told last."""
+
+    # At the start
+
+    async def restore(self) -> None:
+        """Take up what an earlier run of this daemon agreed to. What it coordinated itself came to nothing."""
+        document = self.versions.prepared()
+        if document is None:
+            return
+        statement = Statement.decode(str(document["statement"]).encode())
+        policy = parse_canonical(payload_of(document["envelope"].encode()), source="the version agreed to")
+        if statement.before != self.host.policy.digest or statement.coordinator == self.host.name:
+            await self._forget(statement)
+            if statement.coordinator == self.host.name and statement.before == self.host.policy.digest:
+                self._tell_abort(statement)
+            return
+        self.host.enforced.successor = policy
+        self.background.spawn(self._let_go_in_time(statement), f"hold for the update to version {policy.version}")
+
+    # What peers ask
+
+    async def handle_policy(self, peer: HostName, path: str, body: bytes) -> bytes:
+        if path == POLICY_FETCH:
+            return await self._answer_fetch(Fetch.decode(body))
+        if path == POLICY_PREPARE:
+            return (await self._answer_prepare(peer, Prepare.decode(body))).encode()
+        if path == POLICY_COMMIT:
+            await self._take_commit(peer, body)
+        else:
+            await self._answer_abort(peer, Abort.decode(body))
+        return b"{}"
+
+    async def _answer_fetch(self, request: Fetch) -> bytes:
+        record = await self.blocking(lambda: self.versions.enforced(request.digest))
+        if record is None or not record.envelope:
+            raise Refused("this host has no signed policy with this digest", where=self.host.name, found=request.digest)
+        return Fetched(envelope=record.envelope, record=record.commit).encode()
+
+    async def _answer_prepare(self, peer: HostName, request: Prepare) -> Vote:
+        self._require_admitted(peer)
+        if request.statement.coordinator != peer:
+            raise NotTrusted("a host may only ask for its own updates", where=peer)
+        async with self._busy:
+            return await self._prepare(request.statement, request.envelope)
+
+    async def _answer_abort(self, peer: HostName, request: Abort) -> None:
+        async with self._busy:
+            statement = self._prepared_statement()
+            if statement is not None and statement.update == request.update and statement.coordinator == peer:
+                self.host.audit.append("policy.aborted", peer, {"version": statement.version})
+                await self._forget(statement)
+
+    async def _take_commit(self, peer: HostName, record: bytes) -> None:
+        statement = statement_of(record)
+        if statement.after == self.host.policy.digest:
+            return
+        document = self.versions.prepared()
+        if document is not None and self._prepared_statement() == statement:
+            envelope = str(document["envelope"]).encode()
+        else:  # before the lock is taken: a peer may take its time
+            envelope = (await self._fetch(peer, statement.after)).envelope
+        async with self._busy:
+            if statement.after == self.host.policy.digest:
+                return
+            await self._commit(envelope, record)
+        self.changed()
+
+    # What the operator asks
+
+    async def update(self, envelope: bytes, without: Collection[HostName] = ()) -> Outcome:
+        """Ask every host but those in `without` to agree to the policy in the envelope, and put it in force.
+
+        Raises Refused with every violation, or who did not answer, and then nothing is changed anywhere; BadInput,
+        NotTrusted for the envelope.
+        """
+        policy, current = parse_canonical(payload_of(envelope), source="the envelope"), self.host.policy
+        asked = asked_of(policy, current)
+        unknown = set(without) - (asked - {self.host.name})
+        if unknown:
+            raise BadInput("no other host that is asked", expected=_names(asked), found=_names(unknown))
+        left_out = {*without, *(host for host in asked if self._is_expelled(host))}
+        statement = Statement(
+            coalition=current.coalition,
+            update=secrets.token_bytes(UPDATE_BYTES),
+            before=current.digest,
+            after=policy.digest,
+            version=policy.version,
+            coordinator=self.host.name,
+            participants=tuple(sorted(asked - left_out)),
+            without=tuple(sorted(left_out)),
+        )
+        others = [current.hosts[name] for name in statement.participants if name != self.host.name]
+        async with self._busy:
+            record = await self._agreed(statement, envelope, others)
+            await self._commit(envelope, record)
+        self.changed()
+        answers = await asyncio.gather(*(self._ask(host, POLICY_COMMIT, record) for host in others))
+        failed = {
+            host.name: str(answer)
+            for host, answer in zip(others, answers, strict=True)
+            if isinstance(answer, ShamonError)
+        }
+        confirmed = tuple(host.name for host in others if host.name not in failed)
+        self.host.audit.append(
+            "policy.committed", self.host.name, {"version": policy.version, "confirmed": list(confirmed)}
+        )
+        return Outcome(version=policy.which, confirmed=confirmed, unconfirmed=failed)
+
+    async def _agreed(self, statement: Statement, envelope: bytes, others: Sequence[HostEntry]) -> bytes:
+        """The commit record. Raises Refused, with everybody told to forget it, when anybody does not agree."""
+        own = await self._prepare(statement, envelope)
+        against = {self.host.name: own.violations} if own.violations else {}
+        votes = [own.signed]
+        if not against:
+            body = Prepare(statement=statement, envelope=envelope).encode()
+            answers = await asyncio.gather(*(self._ask(host, POLICY_PREPARE, body) for host in others))
+            for host, answer in zip(others, answers, strict=True):
+                vote = answer if isinstance(answer, ShamonError) else _decoded_vote(answer)
+                if isinstance(vote, ShamonError):
+                    against[host.name] = (f"it did not answer: {vote}",)
+                elif vote.violations:
+                    against[host.name] = vote.violations
+                else:
+                    votes.append(vote.signed)
+        try:
+            if not against:
+                record = combined(statement, votes)
+                require_signed(record, statement.participants, self._keys())
+                return record
+        except ShamonError as error:
+            against[self.host.name] = (str(error),)
+        await self._forget(statement)
+        self._tell_abort(statement)
+        words = [f"{host}: {word}" for host, all_words in sorted(against.items()) for word in all_words]
+        self.host.audit.append("policy.not-agreed", self.host.name, {"version": statement.version, "against": words})
+        raise Refused(
+            f"version {statement.version} is not agreed to, and nothing was changed",
+            expected=f"the agreement of {_names(statement.participants)}",
+            found="; ".join(words),
+            remedy="Stop or change what it names, or leave out hosts that do not answer with --without.",
+        )
+
+    # The two phases on this host
+
+    async def _prepare(self, statement: Statement, envelope: bytes) -> Vote:
+        """This host's vote. A yes is written down first, and binds."""
+        current = self.host.policy
+        if current.signing is None:
+            raise Refused(
+                "the policy in force is unsigned, and changed by hand on each host",
+                where=self.host.name,
+                remedy="Install a version with [signing] on every host, and restart the daemons.",
+            )
+        require_signers(envelope, current)
+        policy = parse_canonical(payload_of(envelope), source="the version to come")
+        statement.require_about(policy, current)
+        if self.host.name not in statement.participants:
+            raise NotTrusted("the update does not ask this host", where=self.host.name)
+        held = self._prepared_statement()
+        if held is not None and held != statement:
+            return Vote(violations=(f"an update that {held.coordinator} coordinates is under way",))
+        record = PolicyRecord(policy=policy, envelope=envelope)
+
+        def vote() -> Vote:
+            with self.host.vms.held():
+                found = violations(policy, current, self._running())
+                decision = self.host.enforced.decide(record, found)
+                self.host.audit.append(decision.check, self.host.name, decision.as_detail())
+                if not decision.permitted:
+                    return Vote(violations=found if decision.rule is Rule.RUNNING else (decision.reason,))
+                self.versions.prepare({"statement": statement.encode().decode(), "envelope": envelope.decode("ascii")})
+                self.host.enforced.successor = policy
+                return Vote(signed=signed_vote(statement, self.key))
+
+        answer = await self.blocking(vote)
+        if answer.signed and held is None:
+            self.background.spawn(self._let_go_in_time(statement), f"hold for the update to version {policy.version}")
+        return answer
+
+    async def _commit(self, envelope: bytes, commit: bytes) -> None:
+        """Put a version in force on the strength of its record. Raises NotTrusted, Refused."""
+        require_signers(envelope, self.host.policy)
+        policy, statement = parse_canonical(payload_of(envelope), source="the version decided on"), statement_of(commit)
+        statement.require_about(policy, self.host.policy)
+        require_signed(commit, statement.participants, self._keys())
+        record = PolicyRecord(policy=policy, envelope=envelope, commit=commit)
+        decision = self.host.enforced.decide(record)
+        self.host.audit.append(decision.check, self.host.name, decision.as_detail())
+        decision.enforce()
+        work = self.host.change_policy(record)
+        await asyncio.shield(self.background.spawn(work, f"version {policy.version} of the policy", finish=True))
+
+    async def _let_go_in_time(self, statement: Statement) -> None:
+        """Give the coordinator a while; then this host does as it likes, and a late record still counts."""
+        await self.clock.sleep(_HOLDS * self.host.policy.intervals.timeout_s)
+        async with self._busy:
+            if self._prepared_statement() == statement:
+                self.host.audit.append("policy.not-heard-of", statement.coordinator, {"version": statement.version})
+                await self._forget(statement)
+
+    async def _forget(self, statement: Statement) -> None:
+        if self._prepared_statement() == statement:
+            await self.blocking(lambda: self.versions.prepare(None))
+            self.host.enforced.successor = None
+
+    # Learning what peers enforce
+
+    def learn(self, peer: HostName, which: PolicyVersion) -> None:
+        """A peer enforces a version that is not known here: fetch it, and those between, and catch up if it is ahead
+        of this host on the same way."""
+        if peer not in self._learning:
+            self._learning.add(peer)
+            self.background.spawn(self._learn(peer, which), f"the policy of {peer}")
+
+    async def _learn(self, peer: HostName, which: PolicyVersion) -> None:
+        try:
+            chain = [await self._fetched(peer, which.digest)]
+            self.host.policies.learn(peer, which, Fetched(envelope=chain[0].envelope, record=chain[0].commit))
+            while chain[-1].policy.parent != self.host.policy.digest and self._is_behind(chain):
+                chain.append(await self._fetched(peer, str(chain[-1].policy.parent)))
+            if chain[-1].policy.parent == self.host.policy.digest and all(record.commit for record in chain):
+                async with self._busy:
+                    for record in reversed(chain):
+                        await self._commit(record.envelope, record.commit)
+                self.changed()
+            self.wake(peer)
+        except ShamonError as error:
+            if self._not_learnt.get(peer) != (which.digest, str(error)):
+                self._not_learnt[peer] = (which.digest, str(error))
+                self.host.audit.append("policy.not-learnt", peer, {"digest": which.digest, "reason": str(error)})
+            self.host.policies.not_learnt(peer, which, str(error))
+        finally:
+            self._learning.discard(peer)
+
+    def _is_behind(self, chain: Sequence[PolicyRecord]) -> bool:
+        oldest = chain[-1].policy
+        return (
+            len(chain) < MAX_BEHIND
+            and oldest.parent is not None
+            and oldest.coalition == self.host.policy.coalition
+            and oldest.version > self.host.policy.version + 1
+        )
+
+    async def _fetched(self, peer: HostName, digest: str) -> PolicyRecord:
+        fetched = await self._fetch(peer, digest)
+        policy = parse_canonical(payload_of(fetched.envelope), source=f"policy of {peer}")
+        if policy.digest != digest:
+            raise NotTrusted("the peer sent another policy", where=peer, expected=digest, found=policy.digest)
+        return PolicyRecord(policy=policy, envelope=fetched.envelope, commit=fetched.record)
+
+    async def _fetch(self, peer: HostName, digest: str) -> Fetched:
+        host = self.host.policy.hosts.get(peer)
+        if host is None:
+            raise Refused("the policy knows no such host", where=peer)
+        answer = await self._call(host, POLICY_FETCH, Fetch(digest=digest).encode())
+        return Fetched.decode(answer)
+
+    # Parts
+
+    def _running(self) -> Running:
+        """What is there on this host. Synchronous."""
+        return Running(
+            host=self.host.name,
+            tpm=self.host.registry.enrolled(self.host.name).tpm,
+            vms=self.host.vms.running(),
+            links={peer: self.host.carried(peer) for peer in self.host.peers},
+        )
+
+    def _prepared_statement(self) -> Statement | None:
+        document = self.versions.prepared()
+        return Statement.decode(str(document["statement"]).encode()) if document else None
+
+    def _keys(self) -> dict[HostName, str]:
+        return {entry.host: entry.record_key for entry in self.host.registry.hosts()}
+
+    def _is_expelled(self, host: HostName) -> bool:
+        entry = self.host.registry.get(host)
+        return entry is not None and entry.expelled
+
+    def _require_admitted(self, peer: HostName) -> None:
+        state = self.host.peers.get(peer)
+        if state is None or not state.counts_at(self.clock.boottime_s()):
+            raise Refused("only a host that is admitted may ask for an update", where=peer)
+
+    def _tell_abort(self, statement: Statement) -> None:
+        hosts = self.host.policy.hosts
+        body = Abort(update=statement.update).encode()
+        for name in statement.participants:
+            if name != self.host.name and name in hosts:
+                self.background.spawn(self._tell(hosts[name], POLICY_ABORT, body), f"abort to {name}")
+
+    async def _tell(self, host: HostEntry, path: str, body: bytes) -> None:
+        await self._ask(host, path, body)
+
+    async def _ask(self, host: HostEntry, path: str, body: bytes) -> bytes | ShamonError:
+        try:
+            return await self._call(host, path, body)
+        except ShamonError as error:
+            return error
+
+    async def _call(self, host: HostEntry, path: str, body: bytes) -> bytes:
+        return await self.transport.call(host, path, body, timeout_s=self.host.policy.intervals.timeout_s)
+
+
+def _decoded_vote(answer: bytes) -> Vote | ShamonError:
+    try:
+        return Vote.decode(answer)
+    except BadInput as error:
+        return error
+
+
+def _names(hosts: Collection[HostName]) -> str:
+    return ", ".join(sorted(hosts)) or "none"
+
+
+def policy_status(host: CoalitionHost) -> dict[str, Any]:
+    """The policy in force, and what is under way, for people."""
+    record, successor = host.enforced.record, host.enforced.successor
+    return {
+        "version": record.policy.version,
+        "digest": record.policy.digest,
+        "signed": bool(record.envelope),
+        "expires": record.policy.expires_s,
+        "tpm_counter": record.counter,
+        "agreed_to": successor.version if successor else None,
+        "decisions": record.policy.decisions.figures().as_detail(),
+    }

@@ -1,0 +1,37 @@
+"""Run on a lab host by root: the product's daemon, which dies with one of the messages of an update that it coordinates.
+
+    dying_coordinator.py NUMBER before|after
+
+The process ends as by `kill -9`, before message NUMBER of the update is sent, or after its answer has come.
+"""
+
+import os
+import sys
+
+from shamon_host.cli.main import main
+from shamon_host.links.manager import LinkManager
+from shamon_host.peer.http_transport import HttpTransport
+from shamon_host.peer.wire import POLICY_COMMIT, POLICY_PREPARE
+
+_number, _when = int(sys.argv[1]), sys.argv[2]
+_call = HttpTransport.call
+_seen: list[str] = []
+
+
+async def _counted(self, host, path, body, *, timeout_s):  # type: ignore[no-untyped-def]
+    if path not in (POLICY_PREPARE, POLICY_COMMIT):
+        return await _call(self, host, path, body, timeout_s=timeout_s)
+    _seen.append(path)
+    dies = len(_seen) == _number
+    if dies and _when == "before":
+        os._exit(137)
+    answer = await _call(self, host, path, body, timeout_s=timeout_s)
+    if dies:
+        os._exit(137)
+    return answer
+
+
+HttpTransport.call = _counted  # type: ignore[method-assign]
+# Root is not in the daemon's SELinux domain, so it may not use the labels of links.
+LinkManager.offer = lambda *_: ()  # type: ignore[method-assign]
+sys.exit(main(["daemon", "--config", "/etc/shamon/host.toml"]))

@@ -7,10 +7,9 @@ its effect; everything that narrows happens at once, everything that widens only
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.attester import Attester
@@ -21,7 +20,7 @@ from shamon_host.daemon.carried import CarriedTypes
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_policies import PeerPolicies
-from shamon_host.daemon.policy_versions import PolicyRecord
+from shamon_host.daemon.permitted_links import permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
@@ -29,9 +28,7 @@ from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.daemon.tap_filters import check_reported_filters, tap_filters
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
-from shamon_host.domain.compatibility import compatibility
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
-from shamon_host.domain.flows import flow_system
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
@@ -204,7 +201,7 @@ class CoalitionHost:
         async with self._lock(outcome.peer):
             peer, now = outcome.peer, self.clock.boottime_s()
             self._require_open(peer)
-            self._require_same_versions(outcome)
+            self.policies.require_still_so(outcome)
             decision = monitor.host_admit(
                 self.policy,
                 peer,
@@ -221,7 +218,15 @@ class CoalitionHost:
                 raise Refused("the lease was over before the handshake was", where=peer)
             self.refusals.pop(peer, None)
             state = admission.admit(self._state(peer), outcome.result, until)
-            links = self._permitted(outcome, state, now)
+            links = permitted_links(
+                outcome,
+                state,
+                name=self.name,
+                own_tpm=self.registry.enrolled(self.name).tpm,
+                policies=self.policies,
+                audit=self.audit,
+                now_s=now,
+            )
             self._admitting[peer] = _Admitting(state=state, links=links)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             await self.blocking(
@@ -380,33 +385,30 @@ class CoalitionHost:
 
     # What changes it
 
-    async def change_policy(self, record: PolicyRecord) -> None:
-        """Put a version that was decided on in force: first whatever it does not allow goes, then it counts.
-
-        No handshake installs anything meanwhile, and one that began before installs nothing afterwards. Links of types
-        that mean the same to both versions, and to the peer, stay. Raises BackendFailed, Refused.
-        """
-        before, after = self.policy, record.policy
+    @asynccontextmanager
+    async def exclusively(self) -> AsyncIterator[None]:
+        """No handshake installs anything meanwhile, and one that began before installs nothing afterwards."""
         async with AsyncExitStack() as held:
             for peer in sorted({*self.peers, *self._locks}):
                 await held.enter_async_context(self._lock(peer))
             self._admitting.clear()
-            kept = _unchanged(before, after, self.name)
-            for peer in tuple(self.peers):
-                closing = self._carried.of(peer) - (kept(peer) if peer in after.hosts else frozenset())
-                if closing:
-                    await self.blocking(partial(self.links.close_types, peer, closing, "the policy changes"))
-                    self._carried.note(peer, self._carried.of(peer) - closing)
-            await self.blocking(lambda: self.enforced.change(record))
-            for host in after.hosts.keys() - self.peers.keys() - {self.name}:
-                self.peers[host] = self._new_peer(host)
-            gone = [peer for peer in self.peers if peer not in after.hosts]
-            for peer in gone:
-                await self.blocking(partial(self.links.close_peer, peer, before.hosts[peer].address))
-                self._carried.forget(peer)
-                del self.peers[peer]
-            await self.blocking(lambda: self.vms.stop_forbidden(before))
-            await self.blocking(self.reconcile_links)
+            yield
+
+    async def close_types(self, peer: HostName, types: frozenset[TypeName], reason: str) -> None:
+        """Remove the links of these types to the peer; the others go on."""
+        if types:
+            await self.blocking(lambda: self.links.close_types(peer, types, reason))
+            self._carried.note(peer, self._carried.of(peer) - types)
+
+    def meet_host(self, host: HostName) -> None:
+        """The policy has a new host."""
+        self.peers.setdefault(host, self._new_peer(host))
+
+    async def drop_host(self, host: HostName, address: str) -> None:
+        """The policy has this host no more."""
+        await self.blocking(lambda: self.links.close_peer(host, address))
+        self._carried.forget(host)
+        del self.peers[host]
 
     # What it carries
 
@@ -420,39 +422,13 @@ class CoalitionHost:
         admitted = self._state(peer).state is AdmissionState.ADMITTED
         return self._carried.of(peer) if admitted else frozenset()
 
+    def carried_ever(self, peer: HostName) -> frozenset[TypeName]:
+        """Types of the links to the peer that are up, or that nobody has looked after yet."""
+        return self._carried.of(peer)
+
     def reconcile_links(self) -> None:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
         self.links.reconcile(self.vms.taps(), tap_filters(self.policy, self.vms.devices(), self.clock.wall_s()))
-
-    def _permitted(self, outcome: Outcome, state: PeerState, now_s: float) -> tuple[AgreedLink, ...]:
-        """The links of the outcome that the monitor permits; the decision on each is in the audit log."""
-        check = monitor.link_open if outcome.role is Role.INITIATOR else monitor.link_accept
-        shared, own_tpm = self.policies.shared(outcome.peer), self.registry.enrolled(self.name).tpm
-        links = []
-        for link in outcome.links:
-            decision = check(
-                self.policy,
-                self.name,
-                outcome.peer,
-                shared.own_name(link.type) or link.type,
-                state,
-                shared=shared.types,
-                local_tpm=own_tpm,
-                now_s=now_s,
-            )
-            self.audit.append(decision.check, outcome.peer, decision.as_detail())
-            if decision.permitted:
-                links.append(replace(link, type=shared.own_name(link.type) or link.type))
-        return tuple(links)
-
-    def _require_same_versions(self, outcome: Outcome) -> None:
-        """Raises Refused if the handshake was about another version of a policy than is in force by now."""
-        for what, now, then in (
-            ("this host's", self.policy.digest, outcome.terms.policy_digest),
-            (f"{outcome.peer}'s", self.policies.of(outcome.peer).digest, outcome.peer_terms.policy_digest),
-        ):
-            if now != then:
-                raise Refused(f"{what} policy changed while the handshake ran", where=outcome.peer)
 
     def _require_open(self, peer: HostName) -> None:
         if self._closing:
@@ -490,16 +466,3 @@ class CoalitionHost:
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())
-
-
-def _unchanged(before: Policy, after: Policy, own: HostName) -> Callable[[HostName], frozenset[TypeName]]:
-    """Types of a link that may stay: those that both versions may share with each other, and let both hosts carry."""
-    shared = compatibility(flow_system(before), flow_system(after)).shared
-    same = frozenset(name for name, other in shared.items() if name == other)
-
-    def kept(peer: HostName) -> frozenset[TypeName]:
-        if own not in after.hosts or after.hosts[peer].address != before.hosts[peer].address:
-            return frozenset()
-        return same & after.hosts[own].types & after.hosts[peer].types
-
-    return kept

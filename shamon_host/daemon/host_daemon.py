@@ -243,7 +243,7 @@ class HostDaemon:
 
     def _on_unknown_policy(self, peer: HostName, which: PolicyVersion) -> None:
         """Called from any thread."""
-        self._loop.call_soon_threadsafe(self.changes.learn, peer, which)
+        self._loop.call_soon_threadsafe(self.changes.learning.learn, peer, which)
 
     def _on_policy_changed(self) -> None:
         self.schedule.peers_changed()

@@ -17,12 +17,9 @@ from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
 from shamon_host.domain.flows import flow_system
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy, PolicyVersion
-from shamon_host.domain.policy_file import parse_canonical
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.policy_authority import authorised_types
-from shamon_host.peer.policy_envelope import payload_of
-from shamon_host.peer.policy_messages import Fetched
-from shamon_host.peer.ports import Terms
+from shamon_host.peer.ports import Outcome, Terms
 
 _KIND = "peer-policy"
 
@@ -129,27 +126,32 @@ class PeerPolicies:
         one after that has it tried again."""
         self._unlearnt[peer, which.digest] = reason
 
-    def learn(self, peer: HostName, which: PolicyVersion, fetched: Fetched) -> PolicyRecord:
-        """Take what the peer sent for the digest. Raises BadInput, NotTrusted."""
-        payload = payload_of(fetched.envelope, source=f"policy of {peer}")
-        policy = parse_canonical(payload, source=f"policy of {peer}")
-        if policy.digest != which.digest:
+    def learn(self, peer: HostName, which: PolicyVersion, record: PolicyRecord) -> None:
+        """Take what the peer sent for the digest that it named. Raises NotTrusted for anything else."""
+        if record.policy.which != which:
             raise NotTrusted(
                 "the peer sent another policy than it names",
                 where=peer,
-                expected=which.digest,
-                found=policy.digest,
+                expected=f"version {which.version}, digest {which.digest}",
+                found=f"version {record.policy.version}, digest {record.policy.digest}",
             )
-        record = PolicyRecord(policy=policy, envelope=fetched.envelope, commit=fetched.record)
         self._known[peer] = record
-        self._remember(peer, policy.which)
-        return record
+        self._remember(peer, which)
 
     def admitted(self, peer: HostName) -> None:
         """The peer was admitted under the policy that it named: it may not go back behind that version."""
         says = self._says.get(peer) or self.enforced.policy.which
         if says.version > self.newest_seen(peer):
             self._remember(peer, says, newest=says.version)
+
+    def require_still_so(self, outcome: Outcome) -> None:
+        """Raises Refused if the handshake was about other versions of the two policies than are in force by now."""
+        for whose, now, then in (
+            ("this host's", self.enforced.policy.digest, outcome.terms.policy_digest),
+            (f"{outcome.peer}'s", self.of(outcome.peer).digest, outcome.peer_terms.policy_digest),
+        ):
+            if now != then:
+                raise Refused(f"{whose} policy changed while the handshake ran", where=outcome.peer)
 
     def shared(self, peer: HostName) -> Shared:
         """What this host and the peer may share, under the policies that both enforce now."""

@@ -15,6 +15,8 @@ from typing import Any
 
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.policy_learning import PolicyLearning
+from shamon_host.daemon.policy_switch import switch
 from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.domain.decision import Rule
@@ -41,8 +43,6 @@ from shamon_host.peer.wire import POLICY_ABORT, POLICY_COMMIT, POLICY_FETCH, POL
 
 _HOLDS = 3
 """For so many handshake timeouts a host keeps to what it agreed to, without hearing of it."""
-MAX_BEHIND = 8
-"""Versions that a host can be behind and still catch up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +71,16 @@ class PolicyChanges:
     """Another version is in force: attest with everybody."""
     wake: Callable[[HostName], None] = lambda peer: None
     _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
-    _learning: set[HostName] = field(init=False, default_factory=set)
-    _not_learnt: dict[HostName, tuple[str, str]] = field(init=False, default_factory=dict)
-    """Peer → digest and reason that the audit log was told last."""
+    learning: PolicyLearning = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.learning = PolicyLearning(
+            host=self.host,
+            transport=self.transport,
+            background=self.background,
+            catch_up=self._catch_up,
+            wake=self.wake,
+        )
 
     # At the start
 
@@ -133,7 +140,7 @@ class PolicyChanges:
         if document is not None and self._prepared_statement() == statement:
             envelope = str(document["envelope"]).encode()
         else:  # before the lock is taken: a peer may take its time
-            envelope = (await self._fetch(peer, statement.after)).envelope
+            envelope = (await self.learning.fetch(peer, statement.after)).envelope
         async with self._busy:
             if statement.after == self.host.policy.digest:
                 return
@@ -262,8 +269,15 @@ class PolicyChanges:
         decision = self.host.enforced.decide(record)
         self.host.audit.append(decision.check, self.host.name, decision.as_detail())
         decision.enforce()
-        work = self.host.change_policy(record)
+        work = switch(self.host, record)
         await asyncio.shield(self.background.spawn(work, f"version {policy.version} of the policy", finish=True))
+
+    async def _catch_up(self, chain: Sequence[PolicyRecord]) -> None:
+        """Put versions in force that were decided on while this host was away, each on the strength of its record."""
+        async with self._busy:
+            for record in chain:
+                await self._commit(record.envelope, record.commit)
+        self.changed()
 
     async def _let_go_in_time(self, statement: Statement) -> None:
         """Give the coordinator a while; then this host does as it likes, and a late record still counts."""
@@ -277,58 +291,6 @@ class PolicyChanges:
         if self._prepared_statement() == statement:
             await self.blocking(lambda: self.versions.prepare(None))
             self.host.enforced.successor = None
-
-    # Learning what peers enforce
-
-    def learn(self, peer: HostName, which: PolicyVersion) -> None:
-        """A peer enforces a version that is not known here: fetch it, and those between, and catch up if it is ahead
-        of this host on the same way."""
-        if peer not in self._learning:
-            self._learning.add(peer)
-            self.background.spawn(self._learn(peer, which), f"the policy of {peer}")
-
-    async def _learn(self, peer: HostName, which: PolicyVersion) -> None:
-        try:
-            chain = [await self._fetched(peer, which.digest)]
-            self.host.policies.learn(peer, which, Fetched(envelope=chain[0].envelope, record=chain[0].commit))
-            while chain[-1].policy.parent != self.host.policy.digest and self._is_behind(chain):
-                chain.append(await self._fetched(peer, str(chain[-1].policy.parent)))
-            if chain[-1].policy.parent == self.host.policy.digest and all(record.commit for record in chain):
-                async with self._busy:
-                    for record in reversed(chain):
-                        await self._commit(record.envelope, record.commit)
-                self.changed()
-            self.wake(peer)
-        except ShamonError as error:
-            if self._not_learnt.get(peer) != (which.digest, str(error)):
-                self._not_learnt[peer] = (which.digest, str(error))
-                self.host.audit.append("policy.not-learnt", peer, {"digest": which.digest, "reason": str(error)})
-            self.host.policies.not_learnt(peer, which, str(error))
-        finally:
-            self._learning.discard(peer)
-
-    def _is_behind(self, chain: Sequence[PolicyRecord]) -> bool:
-        oldest = chain[-1].policy
-        return (
-            len(chain) < MAX_BEHIND
-            and oldest.parent is not None
-            and oldest.coalition == self.host.policy.coalition
-            and oldest.version > self.host.policy.version + 1
-        )
-
-    async def _fetched(self, peer: HostName, digest: str) -> PolicyRecord:
-        fetched = await self._fetch(peer, digest)
-        policy = parse_canonical(payload_of(fetched.envelope), source=f"policy of {peer}")
-        if policy.digest != digest:
-            raise NotTrusted("the peer sent another policy", where=peer, expected=digest, found=policy.digest)
-        return PolicyRecord(policy=policy, envelope=fetched.envelope, commit=fetched.record)
-
-    async def _fetch(self, peer: HostName, digest: str) -> Fetched:
-        host = self.host.policy.hosts.get(peer)
-        if host is None:
-            raise Refused("the policy knows no such host", where=peer)
-        answer = await self._call(host, POLICY_FETCH, Fetch(digest=digest).encode())
-        return Fetched.decode(answer)
 
     # Parts
 

@@ -30,27 +30,25 @@ def conflicts(policy: Policy, label: VmLabel, running: Iterable[VmLabel]) -> Con
 
     Only sets that `label` touches count: what runs already is not blamed on a newcomer that has no part in it.
     """
-    own = policy.walls_of(label)
-    sets = policy.wall_sets_by_member
-    touched = dict(pair for wall in own for pair in sets.get(wall, ()))
-    if not touched:
-        return None
+    own, bits = policy.walls_of(label), policy.wall_bits
+    touched = meeting = 0
+    for wall in own:
+        meeting |= touched & bits.get(wall, 0)
+        touched |= bits.get(wall, 0)
     together = own.union(*(policy.walls_of(other) for other in running))
-    return _first(touched, together)
+    for wall in together - own:
+        meeting |= touched & bits.get(wall, 0)
+    return first_conflict(policy.wall_sets, own, together) if meeting else None
 
 
 def first_conflict(
     conflict_sets: Mapping[str, frozenset[str]], walls: Collection[str], running: Iterable[str] = ()
 ) -> Conflict | None:
-    """As `conflicts`, with Chinese Wall types and the sets alone."""
+    """As `conflicts`, with Chinese Wall types and the sets alone; the first by name."""
     own = frozenset(walls)
-    return _first({name: members for name, members in conflict_sets.items() if own & members}, own.union(running))
-
-
-def _first(sets: Mapping[str, frozenset[str]], together: frozenset[str]) -> Conflict | None:
-    """The first set by name of which more than one member is in `together`."""
-    for name, members in sorted(sets.items()):
+    together = own.union(running)
+    for name, members in sorted(conflict_sets.items()):
         meeting = members & together
-        if len(meeting) > 1:
+        if len(meeting) > 1 and not own.isdisjoint(members):
             return Conflict(conflict_set=name, types=meeting)
     return None

@@ -16,7 +16,7 @@ from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeN
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
 from shamon_host.domain.overlay import Overlay
 from shamon_host.domain.ownership import owner_mistakes, signing_mistakes
-from shamon_host.domain.policy import LEVELS, HostEntry, Intervals, Policy, TypeDefinition, VmEntry
+from shamon_host.domain.policy import LEVELS, MAX_CONFLICT_SETS, HostEntry, Intervals, Policy, TypeDefinition, VmEntry
 from shamon_host.domain.ste import lacking_types, listed, shared_types
 
 
@@ -26,6 +26,14 @@ def inconsistencies(policy: Policy) -> Iterator[Finding]:
     yield from signing_mistakes(policy)
     yield from owner_mistakes(policy)
     yield from _definitions(policy)
+    if len(policy.wall_sets) > MAX_CONFLICT_SETS:
+        yield Finding(
+            key="conflicts",
+            what="too many conflict sets, those of `apart` included",
+            expected=f"at most {MAX_CONFLICT_SETS}",
+            found=str(len(policy.wall_sets)),
+        )
+        return  # to look at every label would take long
     yield from _labels(policy)
     for name, resource in sorted(policy.resource_labels.items()):
         yield from _resource(policy, name, resource)

@@ -308,11 +308,12 @@ def vm_migrate(
     destination: HostName,
     running_there: Mapping[VmName, VmLabel],
     peer_state: PeerState,
+    local_tpm: TpmKind,
     now_s: float,
 ) -> Decision:
     """May the VM move from `source` to `destination`, where `running_there` runs?
 
-    Either side asks; `peer_state` is what it holds of the other one.
+    Either side asks; `peer_state` is what it holds of the other one, `local_tpm` what it is enrolled with itself.
     """
 
     def denials() -> Denials:
@@ -322,7 +323,8 @@ def vm_migrate(
         if peer_state.host not in (source, destination):
             yield Deny(Rule.IDENTITY, f"the state is about {peer_state.host}")
         yield from not_admitted(policy, peer_state.host, peer_state, now_s)
-        yield from not_runnable(policy, vm, destination, running_there)
+        there = peer_state.result.tpm if peer_state.result and peer_state.host == destination else local_tpm
+        yield from not_runnable(policy, vm, destination, running_there, host_tpm=there)
 
     return _decide(Check.VM_MIGRATE, vm, destination, denials())
 

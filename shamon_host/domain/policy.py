@@ -41,6 +41,7 @@ class Primary(StrEnum):
 
 MAX_DEPTH = 32
 """How many owners, one above the other, a type may have; more are not looked at, and make the policy inconsistent."""
+MAX_CONFLICT_SETS = 1 << 14
 LEVELS = range(16)
 """Confidentiality and integrity levels."""
 
@@ -265,10 +266,10 @@ class Policy:
         return sets
 
     @cached_property
-    def wall_sets_by_member(self) -> Mapping[str, tuple[tuple[str, frozenset[str]], ...]]:
-        """Chinese Wall type → name and members of each conflict set that it is in, by name."""
-        found: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        for name, members in sorted(self.wall_sets.items()):
+    def wall_bits(self) -> Mapping[str, int]:
+        """Chinese Wall type → a bit for each conflict set that it is in: a bit that two have is a set they meet in."""
+        bits: dict[str, int] = {}
+        for number, members in enumerate(self.wall_sets.values()):
             for member in members:
-                found.setdefault(member, []).append((name, members))
-        return {member: tuple(sets) for member, sets in found.items()}
+                bits[member] = bits.get(member, 0) | 1 << number
+        return bits

@@ -116,8 +116,8 @@ def _checked(root: Mapping[str, Any], source: str, text: str | None) -> Policy:
     reader = Reader(root)
     policy = read_sections(reader)
     told = {finding.key for finding in reader.findings}
-    # All mistakes of a file are told at once; of what a peer sent the first one is enough. Those that follow from others
-    # count too, so that nobody can have many of them looked for.
+    # All mistakes of a file are told at once; of what a peer sent the first one is enough. Those that follow from
+    # others count too, so that nobody can have many of them looked for.
     most = (MAX_FINDINGS if text is not None else 1) - len(reader.findings)
     new = [finding for finding in islice(inconsistencies(policy), max(0, most)) if not _follows(finding, told)]
     findings = [*reader.findings, *new]

@@ -1,14 +1,25 @@
-"""The documents keep pace: their links lead somewhere, and every command that they show exists."""
+"""The documents keep pace: their links lead somewhere, every command that they show exists, and where one is shown with
+what it prints, it prints that.
+"""
 
 import argparse
+import hashlib
 import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from shamon_host.cli.main import build_parser
+from shamon_host.cli.main import build_parser, main
 from shamon_host.domain.decision import Check
+from shamon_host.domain.policy_file import parse_policy
+from shamon_host.peer.signed_record import public_text
 from shamon_host.testing.memory_world import MemoryWorld
 from shamon_host.testing.story import Story
 
@@ -16,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 MAX_LINE = 120
+STORY_EXAMPLES = ROOT / "examples/three-organisations"
+CONSOLES = [path for path in DOCUMENTS if "```console\n" in path.read_text()]
 
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -101,6 +114,62 @@ def test_every_shamon_command_exists(path: Path) -> None:
     for code in _code(path):
         for words in re.findall(r"(?:^|[\s/])shamon ([a-z][^\n#<]*)", code):
             _check_command(words.split())
+
+
+def test_the_story_of_the_policies_is_shown_with_what_its_commands_print() -> None:
+    assert ROOT / "docs/three-organisations.md" in CONSOLES
+
+
+@pytest.mark.parametrize("path", CONSOLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_on_a_console_prints_what_the_page_says(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One page is one session, in a directory with the examples of the story and the private keys that they name."""
+    for policy in STORY_EXAMPLES.glob("*.toml"):
+        shutil.copy(policy, tmp_path)
+        for name, public in parse_policy(policy.read_bytes(), source=policy.name).keys.items():
+            (tmp_path / f"{name}.key").write_bytes(_private_key(name, public))
+    monkeypatch.chdir(tmp_path)
+    for command, shown in _console(path):
+        words = shlex.split(command)
+        if words[0] == "sed":
+            *words, redirection, target = words
+            assert redirection == ">", command
+            (tmp_path / target).write_bytes(subprocess.run(words, check=True, capture_output=True).stdout)
+        else:
+            assert words[0] == "shamon", command
+            main(words[1:])
+        printed = "".join(capsys.readouterr())
+        assert re.fullmatch(_pattern(shown), _in_one_line(printed)), f"{command}\n{printed}"
+
+
+def _private_key(name: str, public: str) -> bytes:
+    """The private half of a key of the story, in PEM. They are derived from their names: nobody should use them."""
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"three-organisations/{name}".encode()).digest())
+    assert public_text(key) == public, name
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _console(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each command of the page's consoles, in order, with the lines that are shown under it."""
+    for block in re.findall(r"^```console\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        lines = block.splitlines()
+        assert lines[0].startswith("$ "), lines[0]
+        for number, line in enumerate(lines):
+            if line.startswith("$ "):
+                yield line[2:], list(takewhile(lambda each: not each.startswith("$ "), lines[number + 1 :]))
+
+
+def _pattern(shown: list[str]) -> str:
+    """A regular expression for the output of which these lines are shown: a line `...` stands for any lines. Blanks and
+    the ends of lines do not count, since long lines are broken."""
+    parts = re.split(r"^\.\.\.$", "\n".join(shown), flags=re.MULTILINE)
+    return "(?:.* )?".join(re.escape(_in_one_line(part)) for part in parts)
+
+
+def _in_one_line(text: str) -> str:
+    """The words of a text, each with one blank behind it."""
+    return "".join(f"{word} " for word in text.split())
 
 
 def _steps() -> set[str]:

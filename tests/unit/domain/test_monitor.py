@@ -140,6 +140,7 @@ def migrate(
         destination=destination,
         running_there=running(*there),
         peer_state=peer_state,
+        local_tpm=TpmKind.HARDWARE,
         now_s=now_s,
     )
 

@@ -4,6 +4,8 @@ import base64
 
 import pytest
 
+from shamon_host.domain.labels import TypeName
+from shamon_host.domain.policy import MAX_DEPTH
 from tests.unit.domain.policy_text import FINANCE_TEXT, assert_one_mistake, changed_finance, errors, line_of, parse
 
 OPS_1 = FINANCE_TEXT[FINANCE_TEXT.index("[keys.ops-1]") : FINANCE_TEXT.index("[keys.ops-2]")].split('"')[1]
@@ -141,15 +143,38 @@ def test_departments_in_a_circle_are_refused_each_with_the_way_round() -> None:
     assert found['departments."bank/markets".of'].found == "bank/markets of bank/trading of bank/markets"
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 50])
-def test_a_circle_of_any_length_is_told_by_everybody_in_it_and_nobody_else(length: int) -> None:
-    circle = "".join(
-        f'[departments."bank/d{number}"]\nof = "bank/d{(number + 1) % length}"\n' for number in range(length)
+def circle(length: int) -> str:
+    """Departments in a circle, and one that is part of one of them."""
+    departments = [f'[departments."bank/d{number}"]\nof = "bank/d{(number + 1) % length}"' for number in range(length)]
+    return "\n".join([FINANCE_TEXT, *departments, '[departments."bank/outside"]\nof = "bank/d0"'])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, MAX_DEPTH - 1])
+def test_a_circle_is_told_by_everybody_in_it_and_nobody_else(length: int) -> None:
+    findings = errors(circle(length)).findings
+    assert {finding.key for finding in findings} == {f'departments."bank/d{number}".of' for number in range(length)}
+    assert {finding.what for finding in findings} == {"a department is part of itself"}
+
+
+def test_a_circle_that_is_longer_than_departments_may_be_deep_is_refused_as_that() -> None:
+    assert {finding.what for finding in errors(circle(50)).findings} == {"too many departments above it"}
+
+
+def deep(departments: int) -> str:
+    """A type whose owner is the lowest of departments above one another."""
+    text = "".join(
+        f'[departments."rival/d{number}"]\nof = "rival{f"/d{number - 1}" if number else ""}"\n'
+        for number in range(departments)
     )
-    error = errors(FINANCE_TEXT + circle + '[departments."bank/outside"]\nof = "bank/d0"\n')
-    assert {finding.key for finding in error.findings} == {
-        f'departments."bank/d{number}".of' for number in range(length)
-    }
+    return f'{FINANCE_TEXT}{text}[types."rival/deep"]\nowner = "rival/d{departments - 1}"\n'
+
+
+def test_departments_have_an_end() -> None:
+    policy = parse(deep(MAX_DEPTH - 1))
+    owners = policy.owners_of(TypeName("rival/deep"))
+    assert owners == (*(f"rival/d{number}" for number in reversed(range(MAX_DEPTH - 1))), "rival")
+    lowest = f'departments."rival/d{MAX_DEPTH - 1}".of'
+    assert_one_mistake(deep(MAX_DEPTH), lowest, "too many departments above it", "an organisation after at most 31")
 
 
 def test_a_policy_without_organisations_says_nothing_of_owners() -> None:

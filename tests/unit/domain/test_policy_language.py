@@ -233,7 +233,7 @@ def test_a_moment_is_in_seconds_since_the_epoch(text: str, seconds: int) -> None
         ('primary = "ste"', 'primary = "chinese-wall"'),
         ("threshold = 2", "threshold = 3"),
         ('keys = ["ops-3", "ops-1", "ops-2"]', 'keys = ["ops-1", "ops-2"]'),
-        (FILE["keys"]["ops-1"]["public"], "A" * 64),
+        ("MCowBQYDK2VwAyEAgd+D", "MCowBQYDK2VwAyEAgd+E"),
         ('key = "bank-2026"', ""),
         ('key = "bank-2026"', 'key = "ops-1"'),
         ("[organisations.audit]", '[organisations.audit]\nkey = "ops-1"'),

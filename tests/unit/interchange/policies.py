@@ -67,7 +67,7 @@ def documents(draw: st.DrawFn) -> Document:
         document["departments"] = departments
         for name, definition in document["types"].items():
             mine = [each for each in departments if each.startswith(f"{name.partition('/')[0]}/")]
-            if mine and draw(st.booleans()):
+            if draw(st.booleans()) and mine:
                 definition["owner"] = draw(st.sampled_from(mine))
     return without_contradictions(document)
 
@@ -157,7 +157,7 @@ def _labels(draw: st.DrawFn, types: Sequence[str], walls: Sequence[str]) -> Docu
             label.setdefault(way, []).append(name)
     if not label:
         label["types"] = [types[0]]
-    if walls and draw(st.booleans()):
+    if draw(st.booleans()) and walls:
         label["walls"] = list(walls[:1])
     return label
 

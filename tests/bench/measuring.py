@@ -1,0 +1,109 @@
+"""Measures work against a baseline in the same rounds, by the CPU time of this process.
+
+A machine that does other things as well slows both down alike: wall-clock time would tell about them, CPU time tells
+about the work, and the ratio hardly depends on the machine at all.
+"""
+
+import gc
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from time import get_clock_info, process_time
+from typing import Any, Generic, TypeVar
+
+Prepared = TypeVar("Prepared")
+_TICK_S = get_clock_info("process_time").resolution
+
+
+class Unit(StrEnum):
+    """What a figure counts."""
+
+    SECONDS = "s"
+    """CPU seconds: less is better."""
+    RATE = "1/s"
+    """Operations in a CPU second: more is better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(Generic[Prepared]):
+    """Something to measure: `run` gets what `prepare`, which is not measured, made for this round."""
+
+    name: str
+    prepare: Callable[[], Prepared]
+    run: Callable[[Prepared], object]
+    operations: int = 1
+    """How many one run does."""
+
+    def cost_s(self) -> float:
+        """CPU seconds of one operation."""
+        prepared = self.prepare()
+        gc.collect()
+        start = process_time()
+        self.run(prepared)
+        return max(process_time() - start, _TICK_S) / self.operations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Costs are CPU seconds of one operation, one for each round; those of the baseline are of the same rounds."""
+
+    name: str
+    unit: Unit
+    costs_s: tuple[float, ...]
+    baseline: str
+    baseline_costs_s: tuple[float, ...]
+    goal: float | None = None
+    """At most so many seconds, or at least such a rate."""
+
+    @property
+    def figures(self) -> tuple[float, ...]:
+        """In the unit, ascending."""
+        return tuple(sorted(cost if self.unit is Unit.SECONDS else 1 / cost for cost in self.costs_s))
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+    @property
+    def ratio(self) -> float:
+        """How many times the baseline's cost one operation costs: the median over the rounds."""
+        return statistics.median(map(_divided, self.costs_s, self.baseline_costs_s))
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median is as good as the goal; None without a goal."""
+        if self.goal is None:
+            return None
+        return self.median <= self.goal if self.unit is Unit.SECONDS else self.median >= self.goal
+
+    def as_json(self) -> Mapping[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit.value,
+            "median": self.median,
+            "lowest": self.figures[0],
+            "highest": self.figures[-1],
+            "goal": self.goal,
+            "met": self.met,
+            "baseline": {"name": self.baseline, "ratio": self.ratio},
+        }
+
+
+def measured(
+    work: Work[Any], baseline: Work[Any], *, unit: Unit, rounds: int, goal: float | None = None
+) -> Measurement:
+    """Run both in turn, once more than `rounds`: the first time warms up."""
+    costs = [(baseline.cost_s(), work.cost_s()) for _ in range(rounds + 1)][1:]
+    return Measurement(
+        name=work.name,
+        unit=unit,
+        costs_s=tuple(cost for _, cost in costs),
+        baseline=baseline.name,
+        baseline_costs_s=tuple(cost for cost, _ in costs),
+        goal=goal,
+    )
+
+
+def _divided(cost_s: float, baseline_s: float) -> float:
+    return cost_s / baseline_s

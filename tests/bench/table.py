@@ -1,0 +1,58 @@
+"""Prints a report of the policy bench: a rich table on a terminal, aligned columns elsewhere."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shamon_host.cli.output import print_table
+
+COLUMNS = ("figure", "median", "spread", "goal", "met", "against")
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """What was measured, with what, and the table. `report` is in the form of the JSON file."""
+    policy, load = report["policy"], ", ".join(f"{each:.1f}" for each in report["load_average"])
+    print(
+        f"{policy['types']:,} types, {policy['labels']:,} labels, {policy['conflict_sets']:,} conflict sets,"
+        f" {policy['file_bytes']:,} bytes of TOML; {policy['shared_types']:,} types shared with the peer's policy.\n"
+        f"Medians of {report['rounds']} rounds, in {report['clock']}: other work on this machine slows it down and does"
+        f" not count as time.\nRatios are to a baseline of the same rounds. Python {report['python']},"
+        f" {report['cpus']} CPUs, load average {load}.\n"
+    )
+    rows = [_row(each) for each in report["measurements"]]
+    if sys.stdout.isatty():
+        _print_rich(rows)
+    else:
+        print_table(rows, COLUMNS, empty="nothing was measured")
+    print("\nmemory: " + "; ".join(f"{name} {_bytes(count)}" for name, count in report["memory_bytes"].items()))
+
+
+def _print_rich(rows: list[dict[str, str]]) -> None:
+    table = Table(*COLUMNS)
+    for row in rows:
+        style = {"yes": "green", "no": "red"}.get(row["met"])
+        table.add_row(*row.values(), style=style)
+    Console().print(table)
+
+
+def _row(measurement: Mapping[str, Any]) -> dict[str, str]:
+    unit, goal, baseline = measurement["unit"], measurement["goal"], measurement["baseline"]
+    return {
+        "figure": measurement["name"],
+        "median": _figure(measurement["median"], unit),
+        "spread": f"{_figure(measurement['lowest'], unit)} to {_figure(measurement['highest'], unit)}",
+        "goal": "" if goal is None else f"{'at most' if unit == 's' else 'at least'} {_figure(goal, unit)}",
+        "met": {None: "", True: "yes", False: "no"}[measurement["met"]],
+        "against": f"{baseline['ratio']:.1f} × {baseline['name']}",
+    }
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{value:.3f} s" if unit == "s" else f"{value:,.0f}/s"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count:,} bytes"

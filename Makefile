@@ -25,6 +25,11 @@ test: ## Run the unit suite (no root, no compiler, no hardware)
 	@tools/set-up dev
 	$(BIN)/python -m pytest tests/unit --timeout=60 $(ARGS)
 
+.PHONY: bench-policy
+bench-policy: ## Measure how fast big policies are checked, asked and compared (ARGS="--json FILE --rounds N")
+	@tools/set-up dev
+	$(BIN)/python -m tests.bench.policy $(ARGS)
+
 .PHONY: lint
 lint: ## Check style, types and import layers
 	@tools/set-up dev

@@ -4,7 +4,7 @@ import argparse
 
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.cli.output import print_json
-from shamon_host.daemon.files import read_policy_or_envelope
+from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.domain import monitor
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import TpmKind

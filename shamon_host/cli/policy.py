@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shamon_host.cli import policy_compare, policy_explain, policy_export, policy_import, policy_signing, policy_update
-from shamon_host.cli.output import print_json
-from shamon_host.daemon.files import read_policy_or_envelope
+from shamon_host.cli.output import print_json, printable
 
 
 def add_parsers(commands: Any) -> None:
@@ -30,6 +29,8 @@ def add_parsers(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from shamon_host.daemon.policy_source import read_policy_or_envelope
+
     policy, _ = read_policy_or_envelope(arguments.file)
     summary = {
         "coalition": policy.coalition,
@@ -42,7 +43,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(summary)
         return 0
-    print(f"{arguments.file}: good. {policy.coalition}, version {policy.version}, digest {policy.digest}")
+    print(f"{printable(arguments.file)}: good. {policy.coalition}, version {policy.version}, digest {policy.digest}")
     counts: Sequence[tuple[int, str]] = (
         (len(policy.types), "types"),
         (len(policy.vm_labels), "labels"),

@@ -5,13 +5,14 @@ All of it works on files and asks no daemon, so contexts of SELinux are those of
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shamon_host.cli.output import print_json
-from shamon_host.daemon.files import read_policy_or_envelope
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName
-from shamon_host.domain.policy import Policy
+
+if TYPE_CHECKING:
+    from shamon_host.domain.policy import Policy
 
 _FORMS = {
     "flask": "a module of Xen's FLASK policy",
@@ -38,6 +39,8 @@ def add_parsers(actions: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from shamon_host.daemon.policy_source import read_policy_or_envelope
+
     _require_fitting(arguments)
     policy, _ = read_policy_or_envelope(arguments.file)
     text = _exported(policy, arguments)
@@ -71,7 +74,7 @@ def _require_fitting(arguments: argparse.Namespace) -> None:
         raise BadInput("nothing to overwrite", where="--force", expected="--out FILE")
 
 
-def _exported(policy: Policy, arguments: argparse.Namespace) -> str:
+def _exported(policy: "Policy", arguments: argparse.Namespace) -> str:
     """The text in the form that is wanted; each form is imported when it is."""
     if arguments.form == "flask":
         from shamon_host.interchange.flask import flask_source

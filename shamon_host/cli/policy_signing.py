@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shamon_host.cli.output import print_json, print_table, printable
-from shamon_host.daemon.files import read_limited, read_policy_or_envelope
+from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.labels import plain_name
-from shamon_host.domain.policy import Policy
 
 if TYPE_CHECKING:
+    from shamon_host.domain.policy import Policy
     from shamon_host.peer.policy_envelope import Assessment
     from shamon_host.peer.signed_record import Envelope
 
@@ -139,7 +139,7 @@ def _row(assessment: "Assessment") -> dict[str, Any]:
     }
 
 
-def _require_successor(policy: Policy, current: Policy | None, arguments: argparse.Namespace) -> None:
+def _require_successor(policy: "Policy", current: "Policy | None", arguments: argparse.Namespace) -> None:
     """Who must sign follows from the version before: any other one would give a wrong answer. Raises BadInput."""
     if current is None:
         if policy.version > 1:
@@ -161,8 +161,9 @@ def _require_successor(policy: Policy, current: Policy | None, arguments: argpar
 # Files
 
 
-def _read(path: Path) -> tuple[Policy, bytes, "Envelope | None"]:
+def _read(path: Path) -> "tuple[Policy, bytes, Envelope | None]":
     """A policy from TOML, or from an envelope; its canonical form; and the envelope. Raises BadInput."""
+    from shamon_host.daemon.policy_source import read_policy_or_envelope
     from shamon_host.domain.policy_form import policy_bytes
     from shamon_host.peer.policy_envelope import read_envelope
 
@@ -176,13 +177,13 @@ def _read_envelope(path: Path) -> "Envelope":
     return read_envelope(read_limited(path, MAX_ENVELOPE_BYTES, "envelope"), source=str(path))
 
 
-def _policy_of(envelope: "Envelope", path: Path) -> Policy:
+def _policy_of(envelope: "Envelope", path: Path) -> "Policy":
     from shamon_host.domain.policy_file import parse_canonical
 
     return parse_canonical(envelope.payload, source=str(path))
 
 
-def _which(policy: Policy) -> str:
+def _which(policy: "Policy") -> str:
     return f"{policy.coalition}, version {policy.version}, digest {policy.digest}"
 
 

@@ -8,7 +8,8 @@ from shamon_host.cli.operate import daemon_client, daemon_command
 from shamon_host.cli.output import print_json, printable
 from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.policy_file import MAX_POLICY_BYTES
+
+_MAX_ENVELOPE_BYTES = 8 << 20
 
 
 def add_parsers(actions: Any) -> None:
@@ -28,7 +29,7 @@ def add_parsers(actions: Any) -> None:
 
 
 def _update(arguments: argparse.Namespace) -> int:
-    data = read_limited(arguments.envelope, 2 * MAX_POLICY_BYTES, "envelope")
+    data = read_limited(arguments.envelope, _MAX_ENVELOPE_BYTES, "envelope")
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ Every mutating request goes through the managers, hence through the reference mo
 back as they are, with the exit code that the command line ends with.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +62,9 @@ class Api:
             case "GET", ["v1", "policy"]:
                 return policy_status(self.daemon.host)
             case "GET", ["v1", "policy", "explain"]:
-                return _explanations(explain(self.daemon.policy, _text(fields, "one", ""), _text(fields, "other", "")))
+                one, other = _text(fields, "one", ""), _text(fields, "other", "")
+                explanations = explain(self.daemon.policy, one, other)
+                return _explanations([*explanations, *self._carried(VmName(one), VmName(other))])
             case "GET", ["v1", "policy", "dry-run"]:
                 return await self._dry_run(VmName(_text(fields, "vm", "")))
             case "POST", ["v1", "policy", "update"]:
@@ -116,6 +118,25 @@ class Api:
             "refuses_us": list(self.daemon.host.refusals.get(host, ())),
             "last_error": self.daemon.schedule.unreachable.get(host, ""),
         }
+
+    def _carried(self, one: VmName, other: VmName) -> Iterator[Explanation]:
+        """Whether the types that a VM of this host and one of a peer share are carried between the two hosts."""
+        policy, host = self.daemon.policy, self.daemon.host
+        if not {one, other} <= policy.vms.keys():
+            return
+        for peer in sorted({policy.vms[one].host, policy.vms[other].host} & host.peers.keys()):
+            shared = host.policies.shared(peer)
+            for name in sorted(policy.label_of(one).types & policy.label_of(other).types):
+                reason = shared.why_not(name) or f"the policies of both hosts permit what follows from sharing {name}"
+                yield Explanation(
+                    check="carry",
+                    subject=self.daemon.name,
+                    object=f"{peer} {name}",
+                    permitted=name in shared.types,
+                    rule="compatible",
+                    reason=reason,
+                    keys=(f'types."{name}"',),
+                )
 
     async def _dry_run(self, vm: VmName) -> list[dict[str, Any]]:
         """Of a start on this host, beside what runs here now."""

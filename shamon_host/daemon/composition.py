@@ -18,8 +18,8 @@ from shamon_host.daemon.api_server import serve_api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import HostConfig, load_config
 from shamon_host.daemon.database import Database
-from shamon_host.daemon.files import read_policy_or_envelope
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.references import References
 from shamon_host.daemon.service import live, only_one

@@ -30,7 +30,9 @@ class Shared:
 
     names: Mapping[TypeName, TypeName]
     answers: Compatibility | None = None
-    """What the policies themselves permit; None where they are one and the same."""
+    """What the policies themselves permit; None where they are one and the same, or where nobody asked."""
+    unsigned: bool = False
+    """Nobody who is responsible for any type signed the peer's policy."""
 
     @property
     def types(self) -> frozenset[TypeName]:
@@ -40,11 +42,9 @@ class Shared:
         """Why an own type is not shared, in words; empty where it is."""
         if name in self.names:
             return ""
-        if self.answers is None:
-            return f"{name} is unknown"
-        if name in self.answers.shared:
+        if self.unsigned or (self.answers is not None and name in self.answers.shared):
             return f"{name}: nobody who is responsible for it signed the peer's policy"
-        return str(self.answers.answer(name))
+        return f"{name} is unknown" if self.answers is None else str(self.answers.answer(name))
 
     def own_name(self, common: TypeName) -> TypeName | None:
         """The own name of what both call `common`."""
@@ -68,7 +68,8 @@ class PeerPolicies:
     """Versions that this host enforced itself, by digest."""
     _shared: dict[tuple[str, str, bytes], Shared] = field(init=False, default_factory=dict)
     """By the digests of both policies, and the envelope around the peer's."""
-    _unlearnt: dict[tuple[HostName, str], str] = field(init=False, default_factory=dict)
+    _unlearnt: dict[HostName, tuple[str, str]] = field(init=False, default_factory=dict)
+    """Peer → the last digest of which it did not send what it stands for, and the reason."""
 
     def __post_init__(self) -> None:
         for peer, document in self.store.items(_KIND):
@@ -107,8 +108,8 @@ class PeerPolicies:
         which = PolicyVersion(coalition=terms.coalition, version=terms.policy_version, digest=terms.policy_digest)
         policy = self._policy(peer, which.digest)
         if policy is None:
-            reason = self._unlearnt.pop((peer, which.digest), "")
-            if reason:
+            digest, reason = self._unlearnt.pop(peer, ("", ""))
+            if digest == which.digest:
                 raise self._refusal(peer, which, reason)
             self.wanted(peer, which)
             raise Busy(f"version {which.version} of the policy is new to this host", where=peer)
@@ -124,7 +125,7 @@ class PeerPolicies:
     def not_learnt(self, peer: HostName, which: PolicyVersion, reason: str) -> None:
         """What the peer's digest stands for could not be had: its next handshake is refused with the reason, and the
         one after that has it tried again."""
-        self._unlearnt[peer, which.digest] = reason
+        self._unlearnt[peer] = (which.digest, reason)
 
     def learn(self, peer: HostName, which: PolicyVersion, record: PolicyRecord) -> None:
         """Take what the peer sent for the digest that it named. Raises NotTrusted for anything else."""
@@ -169,6 +170,8 @@ class PeerPolicies:
         if own.digest == theirs.digest:
             return Shared(names={name: name for name in own.types})
         authorised = self._authorised(own, theirs, envelope)
+        if not authorised:  # else whoever makes up a policy has it compared, however long that takes
+            return Shared(names={}, unsigned=True)
         answer = compatibility(flow_system(own), flow_system(theirs))
         names = {name: answer.common[name] for name in answer.shared if name in authorised}
         return Shared(names=names, answers=answer)

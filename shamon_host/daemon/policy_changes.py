@@ -71,6 +71,7 @@ class PolicyChanges:
     """Another version is in force: attest with everybody."""
     wake: Callable[[HostName], None] = lambda peer: None
     _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _coordinates: bool = field(init=False, default=False)
     learning: PolicyLearning = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,15 +114,17 @@ class PolicyChanges:
         return b"{}"
 
     async def _answer_fetch(self, request: Fetch) -> bytes:
-        record = await self.blocking(lambda: self.versions.enforced(request.digest))
-        if record is None or not record.envelope:
+        sent = await self.blocking(lambda: self.versions.sent(request.digest))
+        if sent is None or not sent[0]:
             raise Refused("this host has no signed policy with this digest", where=self.host.name, found=request.digest)
-        return Fetched(envelope=record.envelope, record=record.commit).encode()
+        return Fetched(envelope=sent[0], record=sent[1]).encode()
 
     async def _answer_prepare(self, peer: HostName, request: Prepare) -> Vote:
         self._require_admitted(peer)
         if request.statement.coordinator != peer:
             raise NotTrusted("a host may only ask for its own updates", where=peer)
+        if self._coordinates:
+            return Vote(violations=(f"an update that {self.host.name} coordinates is under way",))
         async with self._busy:
             return await self._prepare(request.statement, request.envelope)
 
@@ -173,7 +176,11 @@ class PolicyChanges:
         )
         others = [current.hosts[name] for name in statement.participants if name != self.host.name]
         async with self._busy:
-            record = await self._agreed(statement, envelope, others)
+            self._coordinates = True  # of two coordinators that ask each other neither waits for the other
+            try:
+                record = await self._agreed(statement, envelope, others)
+            finally:
+                self._coordinates = False
             await self._commit(envelope, record)
         self.changed()
         answers = await asyncio.gather(*(self._ask(host, POLICY_COMMIT, record) for host in others))

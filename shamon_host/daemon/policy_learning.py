@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.policy_versions import PolicyRecord
-from shamon_host.domain.errors import NotTrusted, ShamonError
+from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import PolicyVersion
 from shamon_host.domain.policy_file import parse_canonical
@@ -46,6 +46,8 @@ class PolicyLearning:
     async def fetch(self, peer: HostName, digest: str) -> Fetched:
         """What the peer sends for a digest; nothing is checked. Raises what `PeerTransport.call` raises, BadInput."""
         policy = self.host.policy
+        if peer not in policy.hosts:  # it was, when somebody began to ask
+            raise Refused("the policy knows no such host", where=peer)
         answer = await self.transport.call(
             policy.hosts[peer], POLICY_FETCH, Fetch(digest=digest).encode(), timeout_s=policy.intervals.timeout_s
         )
@@ -53,20 +55,33 @@ class PolicyLearning:
 
     async def _learn(self, peer: HostName, which: PolicyVersion) -> None:
         try:
-            chain = [await self._fetched(peer, which.digest)]
-            self.host.policies.learn(peer, which, chain[0])
+            newest = await self._fetched(peer, which.digest)
+            self.host.policies.learn(peer, which, newest)
+        except ShamonError as error:
+            self._tell("policy.not-learnt", peer, which, error)
+            self.host.policies.not_learnt(peer, which, str(error))
+        else:
+            await self._follow(peer, which, newest)
+            self.wake(peer)
+        finally:
+            self._under_way.discard(peer)
+
+    async def _follow(self, peer: HostName, which: PolicyVersion, newest: PolicyRecord) -> None:
+        """Catch up with the peer where it is ahead. What hinders that is no reason not to compare the policies: a host
+        on a way of its own has no versions between, whatever its number is."""
+        chain = [newest]
+        try:
             while self._is_behind(chain):
                 chain.append(await self._fetched(peer, str(chain[-1].policy.parent)))
             if chain[-1].policy.parent == self.host.policy.digest and all(record.commit for record in chain):
                 await self.catch_up(chain[::-1])
-            self.wake(peer)
         except ShamonError as error:
-            if self._told.get(peer) != (which.digest, str(error)):
-                self._told[peer] = (which.digest, str(error))
-                self.host.audit.append("policy.not-learnt", peer, {"digest": which.digest, "reason": str(error)})
-            self.host.policies.not_learnt(peer, which, str(error))
-        finally:
-            self._under_way.discard(peer)
+            self._tell("policy.not-followed", peer, which, error)
+
+    def _tell(self, kind: str, peer: HostName, which: PolicyVersion, error: ShamonError) -> None:
+        if self._told.get(peer) != (which.digest, str(error)):
+            self._told[peer] = (which.digest, str(error))
+            self.host.audit.append(kind, peer, {"digest": which.digest, "reason": str(error)})
 
     def _is_behind(self, chain: Sequence[PolicyRecord]) -> bool:
         """There may be a version between the oldest one in the chain and the one in force here."""

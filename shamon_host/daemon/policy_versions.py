@@ -104,6 +104,11 @@ class PolicyVersions:
         document = self._store.get(_HISTORY, digest)
         return PolicyRecord.from_document(document) if document else None
 
+    def sent(self, digest: str) -> tuple[bytes, bytes] | None:
+        """Envelope and commit record of such a version, for hosts that ask: nothing is parsed for them."""
+        document = self._store.get(_HISTORY, digest)
+        return None if document is None else (str(document["envelope"]).encode(), str(document["commit"]).encode())
+
     def label_map(self) -> LabelMap | None:
         """The label map that is in force with the current version."""
         document = self._store.get(*_LABEL_MAP)

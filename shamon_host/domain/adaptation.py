@@ -13,10 +13,10 @@ stays as it is. docs/information-flow.md proves what this module rests on:
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import chain, count, islice
+from itertools import accumulate, chain, count, islice
 
 from shamon_host.domain.compatibility import Answer, Joined, compatibility
 from shamon_host.domain.errors import BadInput, Refused
@@ -26,8 +26,8 @@ from shamon_host.domain.policy import TypeDefinition
 
 MOST_CHOSEN = 12
 """Up to so many labels, beside those without which it cannot be, the smallest choice is searched for."""
-MOST_NODES = 1_500
-"""Nodes of the search; then the choice is only minimal."""
+MOST_WORK = 1_000_000
+"""Of the search, in types and labels looked at, some microseconds each; beyond it the choice is only minimal."""
 _MOST_DEMANDS = 2_000
 """Demands that are looked at before the search, for labels without which it cannot be and for how few may do."""
 
@@ -252,7 +252,7 @@ def _candidates(joined: Joined, needed: _Needed) -> list[_Candidate]:
     for label in joined.peer.system.labels.values():
         if label.joins:
             each = _candidate(joined, label, taken(label.name))
-            if _useful(joined, needed, each):
+            if _gains(joined, needed, each) and not _spoils(joined, needed, each):
                 sources, targets = each.releases
                 effect = tuple((s & needed.down, t & needed.down, s & needed.up, t & needed.up) for s, t in each.chains)
                 released = (each.label.name, sources & needed.down, targets) if sources & needed.down else ()
@@ -301,15 +301,9 @@ def _candidate(joined: Joined, label: FlowLabel, name: str) -> _Candidate:
     return _Candidate(label=taken, taken_from=label.name, chains=chains, releases=masks(split.releases))
 
 
-def _useful(joined: Joined, needed: _Needed, each: _Candidate) -> bool:
-    """Whether it adds something about the wanted types, and nothing about them that the peer denies."""
-    own, wanted = joined.own, bits(needed.wanted)
-    if each.label.name != each.taken_from:  # what is a release there may be a flow here
-        for number in wanted:
-            after = joined.peer.reach.successors[number] | 1 << number
-            before = joined.peer.reach.predecessors[number] | 1 << number
-            if each.leads_out_of(after) or each.leads_into(before):
-                return False
+def _gains(joined: Joined, needed: _Needed, each: _Candidate) -> bool:
+    """Whether it adds something about the wanted types."""
+    own = joined.own
     for sources, targets in each.chains:
         for number in bits(sources & needed.down):
             if targets & ~(own.reach.successors[number] | 1 << number):
@@ -321,6 +315,18 @@ def _useful(joined: Joined, needed: _Needed, each: _Candidate) -> bool:
     return any(
         targets & ~(own.releases.get(number, {}).get(each.label.name, 0) | 1 << number)
         for number in bits(sources & needed.down)
+    )
+
+
+def _spoils(joined: Joined, needed: _Needed, each: _Candidate) -> bool:
+    """Whether it adds a flow from or to a wanted type that the peer denies."""
+    if each.label.name == each.taken_from:
+        return False  # under its own name its edges are those of the peer; under another, a release becomes a flow
+    reach = joined.peer.reach
+    return any(
+        each.leads_out_of(reach.successors[number] | 1 << number)
+        or each.leads_into(reach.predecessors[number] | 1 << number)
+        for number in bits(needed.wanted)
     )
 
 
@@ -362,7 +368,8 @@ class _Search:
             for target in bits(to & ~joined.own.releases.get(source, {}).get(name, 0))
         ]
         """What own has yet to release, or to permit: from, to, and the candidates that release it."""
-        self.nodes = MOST_NODES
+        self.work = MOST_WORK
+        self.node_work = 1 + len(joined.index.names) // 10 + len(self.wanted) + len(candidates)
 
     def least(self) -> tuple[list[_Candidate], Minimality]:
         """The choice, and whether it is known that none is smaller. All candidates together must suffice."""
@@ -375,7 +382,7 @@ class _Search:
             if smaller is not None:
                 found = smaller
                 break
-            if self.nodes < 0:
+            if self.work < 0:
                 return self._labels(found), Minimality.MINIMAL
             size += 1
         else:
@@ -475,21 +482,24 @@ class _Search:
         return second | self._thinned(self._with(second, reach), chosen | second, picked[:half])
 
     @staticmethod
-    def _bound(demands: Iterable[int]) -> int:
-        """How many more there must be at least: demands that have no candidate in common."""
-        count = taken = 0
+    def _bound(demands: Collection[int]) -> int:
+        """How many more there must be at least: as many as demands without a common candidate, and so many that even
+        those in most demands are in as many as there are."""
+        disjoint = taken = 0
         for demand in sorted(demands, key=int.bit_count):
             if not demand & taken:
-                count, taken = count + 1, taken | demand
-        return count
+                disjoint, taken = disjoint + 1, taken | demand
+        votes = Counter(number for demand in demands for number in bits(demand))
+        met = accumulate((count for _, count in votes.most_common()), initial=0)
+        return max(disjoint, sum(1 for each in met if each < len(demands)))
 
     def _within(self, size: int, reach: Reachability, chosen: int, banned: int) -> int | None:
-        """A choice with at most `size` more, none of them banned, or None. Proves nothing if `nodes` fell below 0."""
-        self.nodes -= 1
+        """A choice with at most `size` more, none of them banned, or None. Proves nothing if `work` fell below 0."""
+        self.work -= self.node_work
         demands = [demand & ~banned for demand in self._some(reach, chosen)]
         if not demands:
             return chosen
-        if self.nodes < 0 or 0 in demands or self._bound(demands) > size:
+        if self.work < 0 or 0 in demands or self._bound(demands) > size:
             return None
         for number in bits(min(demands, key=int.bit_count)):
             found = self._within(size - 1, self._with(1 << number, reach), chosen | 1 << number, banned)

@@ -33,9 +33,12 @@ def conflicts(policy: Policy, label: VmLabel, running: Iterable[VmLabel]) -> Con
     own, bits = policy.walls_of(label), policy.wall_bits
     touched = meeting = 0
     for wall in own:
-        meeting |= touched & bits.get(wall, 0)
-        touched |= bits.get(wall, 0)
-    together = own.union(*(policy.walls_of(other) for other in running))
+        sets = bits.get(wall, 0)
+        meeting |= touched & sets
+        touched |= sets
+    if not touched:
+        return None
+    together = own.union(*map(policy.walls_of, running))
     for wall in together - own:
         meeting |= touched & bits.get(wall, 0)
     return first_conflict(policy.wall_sets, own, together) if meeting else None

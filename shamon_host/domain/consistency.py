@@ -153,7 +153,7 @@ def _resource(policy: Policy, name: str, resource: ResourceLabel) -> Iterator[Fi
 def _overlay(policy: Policy, name: str, overlay: Overlay) -> Iterator[Finding]:
     if overlay.label not in policy.vm_labels:
         yield unknown(f"overlays.{quoted(name)}.label", "label", overlay.label, sorted(policy.vm_labels))
-    for vm in sorted((overlay.peers or frozenset()) - policy.vms.keys()):
+    for vm in sorted((overlay.peers or frozenset()).difference(policy.vms)):
         yield unknown(f"overlays.{quoted(name)}.peers", "VM", vm, sorted(policy.vms))
 
 

@@ -30,7 +30,12 @@ class Finding:
             text = f"line {self.line}: {text}"
         for word, value in (("expected", self.expected), ("found", self.found)):
             text += f"; {word} {value}" if value else ""
-        return text + (f" (did you mean {self.nearest}?)" if self.nearest else "")
+        return printable(text + (f" (did you mean {self.nearest}?)" if self.nearest else ""))
+
+
+def printable(text: str) -> str:
+    """`text` fit for a log or a terminal: names in a file or from a peer may hold anything before they are checked."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def quoted(name: str) -> str:

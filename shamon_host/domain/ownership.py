@@ -11,8 +11,8 @@ _SPKI_FORMS = {
     44: bytes.fromhex("302a300506032b6570032100"),
     91: bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
 }
-"""Length of a DER SubjectPublicKeyInfo → how it begins: Ed25519 (RFC 8410), P-256 with an uncompressed point (RFC 5480).
-Each key has one form, so that none counts twice."""
+"""Length of a DER SubjectPublicKeyInfo → how it begins: Ed25519 (RFC 8410), P-256 with an uncompressed point
+(RFC 5480). Each key has one form, so that none counts twice."""
 
 
 def owner_mistakes(policy: Policy) -> Iterator[Finding]:

@@ -234,8 +234,18 @@ class Policy:
 
     def owners_of(self, name: TypeName) -> tuple[str, ...]:
         """The owner of a type, the department above it, and so on to the organisation: at most MAX_DEPTH."""
+        definition = self.definitions.get(name)
+        return () if definition is None or definition.owner is None else self._owners_from[definition.owner]
+
+    @cached_property
+    def _owners_from(self) -> Mapping[str, tuple[str, ...]]:
+        """Owner of a type → itself and those above it: many types have the same ones."""
+        firsts = {each.owner for each in self.definitions.values() if each.owner is not None}
+        return {first: self._chain(first) for first in firsts}
+
+    def _chain(self, first: str) -> tuple[str, ...]:
         owners: list[str] = []
-        above = self.definitions[name].owner if name in self.definitions else None
+        above: str | None = first
         while above is not None and above not in owners and len(owners) < MAX_DEPTH:
             owners.append(above)
             department = self.departments.get(above)
@@ -254,7 +264,7 @@ class Policy:
     def walls_of(self, label: VmLabel) -> frozenset[str]:
         """All Chinese Wall types of a label: its own, its types, and who owns these, up to the organisation."""
         own = self._type_walls
-        return label.walls.union(*(own.get(name, frozenset({name})) for name in label.types))
+        return label.walls.union(*[own.get(name) or (name,) for name in label.types])
 
     @cached_property
     def wall_sets(self) -> Mapping[str, frozenset[str]]:

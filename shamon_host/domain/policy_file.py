@@ -34,7 +34,7 @@ from typing import Any
 
 from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.findings import Finding
+from shamon_host.domain.findings import Finding, printable
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_form import FORMAT, policy_bytes, with_digest
 from shamon_host.domain.policy_sections import read_sections
@@ -72,10 +72,10 @@ class PolicyErrors(BadInput):
             super().__init__(
                 first.what,
                 where=": ".join(
-                    part for part in (source, f"line {first.line}" if first.line else "", first.key) if part
+                    part for part in (source, f"line {first.line}" if first.line else "", printable(first.key)) if part
                 ),
-                expected=first.expected,
-                found=first.found,
+                expected=printable(first.expected),
+                found=printable(first.found),
                 remedy=f"Did you mean {first.nearest}?" if first.nearest else "",
             )
         else:
@@ -171,17 +171,17 @@ def _syntax_error(message: str, text: str, source: str) -> BadInput:
         return BadInput("the policy is not TOML", where=source, found=message[:200])
     number, what = int(match["line"]), match["what"]
     lines = text.replace("\r\n", "\n").split("\n")
-    line = lines[number - 1] if number <= len(lines) else ""
+    line = printable(lines[number - 1].strip()[:120]) if number <= len(lines) else ""
     where = f"{source}: line {number}, column {match['column']}"
     if "twice" in what or "overwrite" in what:
         return BadInput(
-            f"the key {_key_at(lines, number)} is there twice",
+            f"the key {printable(_key_at(lines, number))} is there twice",
             where=where,
             expected="each key once",
-            found=line.strip()[:120],
+            found=line,
             remedy="Remove one of them.",
         )
-    return BadInput("the policy is not TOML", where=where, expected="TOML 1.0", found=f"{what}: {line.strip()[:120]}")
+    return BadInput("the policy is not TOML", where=where, expected="TOML 1.0", found=f"{what}: {line}")
 
 
 def _key_at(lines: Sequence[str], number: int) -> str:

@@ -157,12 +157,15 @@ class Reader:
 
     def strings(self, path: str, table: Mapping[str, Any], key: str, *, what: str) -> list[str]:
         """A list of different strings; empty where there is none."""
-        value = table.get(key, [])
+        if key not in table:
+            return []
+        value = table[key]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self._wrong(path, table, key, f"a list of strings, {what}")
             return []
-        for item in sorted(item for item, count in Counter(value).items() if count > 1):
-            self._found(path, key, "given twice", found=_shown(item))
+        if len(set(value)) < len(value):
+            for item in sorted(item for item, count in Counter(value).items() if count > 1):
+                self._found(path, key, "given twice", found=_shown(item))
         return value
 
     def types(self, path: str, table: Mapping[str, Any], key: str, *, required: bool = True) -> frozenset[TypeName]:

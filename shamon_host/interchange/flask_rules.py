@@ -137,6 +137,8 @@ def assertions(guests: Sequence[Guest], unlabelled: Guest, base: Base) -> Iterat
         yield f"neverallow {name}_channel {_all_but('domain_type', [own, *reached, *partners])}:event bind;"
         yield f"neverallow {name} {_all_but('event_type', [f'{name}_channel'])}:event *;"
         yield f"neverallow {name} {_all_but('shamon_self', [own])}:{_CONTROL} *;"
+    yield "# even there, nothing but the use of pages that were offered"
+    yield f"neverallow shamon_guest ~shamon_self:grant ~{_SHARE};"
     yield "# the same with domains that are not of the coalition"
     outside = _all_but("domain_type", ["shamon_domain", *base.trusted])
     outside_channels = _all_but("event_type", ["shamon_channel", *channels])

@@ -5,6 +5,7 @@ or `ps -Z` needs that host's own map.
 """
 
 import json
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def selinux_label_map(policy: Policy, host: HostName, label_map: LabelMap, *, no
     lines = [
         f"# SELinux contexts on the host {host}. Coalition {policy.coalition}, version {policy.version}",
         f"# Policy digest {policy.digest}",
-        *([f"# {note}"] if note else []),
+        *textwrap.wrap(note, 100, initial_indent="# ", subsequent_indent="# "),
         "",
         *_table(("type", "category", "link_context", "spd_context"), document["types"], empty="# no types"),
         "",

@@ -13,12 +13,19 @@ from shamon_host.interchange.svg_legend import WIDTH as LEGEND_WIDTH
 from shamon_host.interchange.svg_legend import legend
 from shamon_host.interchange.svg_shapes import fitted
 
+_HEADING_PX, _SUMMARY_PX = 19, 12
+_PLAIN_EM, _BOLD_EM = 0.6, 0.7
+"""The mean width of a character in the widest of common proportional fonts, at most."""
+_LONGEST_HEADING = 60
+
 
 def svg_text(graph: FlowGraph) -> str:
     """An SVG document, ASCII, with everything of the graph in it."""
     picture = layout(graph)
     heading, summary = f"Coalition {graph.coalition}, version {graph.version}", _summary(graph)
-    width = max(picture.width, 2 * MARGIN + LEGEND_WIDTH, 2 * MARGIN + 8 * len(summary))
+    shown = fitted(heading, _LONGEST_HEADING)
+    texts = (LEGEND_WIDTH, _HEADING_PX * _BOLD_EM * len(shown), _SUMMARY_PX * _PLAIN_EM * len(summary))
+    width = max(picture.width, 2 * MARGIN + max(texts))
     explained = legend(graph, left=MARGIN, top=picture.height, width=width - 2 * MARGIN)
     height = picture.height + explained.height + MARGIN
     lines = [
@@ -28,8 +35,8 @@ def svg_text(graph: FlowGraph) -> str:
         f'<desc id="description">{escaped(summary)}</desc>',
         f"<style>\n{STYLE}\n</style>",
         '<rect width="100%" height="100%" fill="#ffffff"/>',
-        drawn_text(MARGIN, 38, fitted(heading, 60), size=19, bold=True, plain=True),
-        drawn_text(MARGIN, 60, summary, size=12, plain=True),
+        drawn_text(MARGIN, 38, shown, size=_HEADING_PX, bold=True, plain=True),
+        drawn_text(MARGIN, 60, summary, size=_SUMMARY_PX, plain=True),
         *chain.from_iterable(map(drawn_frame, picture.frames)),
         *chain.from_iterable(map(drawn_line, picture.lines)),
         *chain.from_iterable(map(drawn_box, picture.boxes)),

@@ -41,11 +41,11 @@ def rows_of(graph: FlowGraph) -> Mapping[str, list[Row]]:
         rows: list[Row] = []
         waiting = [(organisation, 0)]
         while waiting:
-            owner, level = waiting.pop()
+            whose, level = waiting.pop()
             if level:
-                rows.append(Row(name=owner, level=level, is_owner=True))
-            rows += [Row(name=name, level=level, is_owner=False) for name in types.get(owner, ())]
-            waiting += [(name, level + 1) for name in reversed(below.get(owner, []))]
+                rows.append(Row(name=whose, level=level, is_owner=True))
+            rows += [Row(name=name, level=level, is_owner=False) for name in types.get(whose, ())]
+            waiting += [(name, level + 1) for name in reversed(below.get(whose, []))]
         found[organisation] = rows
     return found
 

@@ -41,9 +41,9 @@ _TIP_LENGTH, _TIP_HALF = 8, 3.5
 
 
 def escaped(text: str) -> str:
-    """Text for an element or a quoted attribute. Control characters, which XML has not, become `?`."""
+    """Text for an element; no attribute holds any. Control characters, which XML has not, become `?`."""
     visible = "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
-    return escape(visible, {'"': "&quot;", "'": "&#39;"})
+    return escape(visible)
 
 
 def drawn_text(x: float, y: float, text: str, *, size: float, bold: bool = False, plain: bool = False) -> str:
@@ -70,7 +70,8 @@ def drawn_box(box: Box) -> Iterator[str]:
     yield _rectangle(box, radius=_ROUND.get(box.style, 4))
     sizes = [NAME_PX, *(SMALL_PX for _ in box.small)]
     for y, line, size in zip(box.baselines(), (box.name, *box.small), sizes, strict=True):
-        yield drawn_text(box.text_left, y, line, size=size)
+        if line:
+            yield drawn_text(box.text_left, y, line, size=size)
     yield "</g>"
 
 

@@ -7,7 +7,7 @@ from shamon_host.interchange.flow_graph import Direction, FlowGraph, LabelKind, 
 from shamon_host.interchange.svg_draw import drawn_box, drawn_line, drawn_text
 from shamon_host.interchange.svg_shapes import Box, BoxStyle, Line, LineStyle, Point
 
-WIDTH = 400
+WIDTH = 410
 """Pixels of one column of the legend."""
 _ROW, _SAMPLE, _GAP = 24, 44, 10
 _HEADING = 34
@@ -39,7 +39,7 @@ def legend(graph: FlowGraph, *, left: float, top: float, width: float) -> Legend
         x = left + number // rows * WIDTH
         y = top + _HEADING + number % rows * _ROW + _ROW / 2
         lines += _sample(entry, x, y)
-        lines.append(drawn_text(x + _SAMPLE + _GAP, y + 4, entry.caption, size=11.5, plain=True))
+        lines.append(drawn_text(x + _SAMPLE + _GAP, y + 4, entry.caption, size=11, plain=True))
     return Legend(lines=tuple(lines), height=_HEADING + rows * _ROW)
 
 
@@ -82,7 +82,7 @@ def _entries(graph: FlowGraph) -> Iterator[_Entry]:
     if Direction.OUT in directions:
         yield _Entry(caption="the label only sends to the type", sample=LineStyle.ONE_WAY, tip_start=True)
     if graph.conflicts:
-        yield _Entry(caption="conflict set: at most one of these on a host at a time", sample=BoxStyle.CONFLICT)
+        yield _Entry(caption="conflict set: a host runs at most one of these", sample=BoxStyle.CONFLICT)
         yield _Entry(caption="type or owner in a conflict set", sample=LineStyle.CONFLICT)
     if graph.walls:
         yield _Entry(caption="further Chinese Wall type, which labels may name", sample=BoxStyle.WALL)

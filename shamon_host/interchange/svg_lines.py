@@ -16,14 +16,17 @@ _WAYS = {
 
 
 def conflict_lines(parts: Parts, columns: Columns, rows: Rows) -> Iterator[Line]:
-    """From each conflict set to its members, level once they are in the lane."""
+    """From each conflict set to the lanes of its members, and from there to each member once, level."""
+    reached: dict[str, Point] = {}
     for each in parts.graph.conflicts:
         box = parts.conflicts[each.name]
         start = Point(box.right, box.y + box.height / 2)
         for member in each.members:
-            end = rows.marks[member]
-            points = [start, Point(columns.lane_left, end.y), end]
-            yield Line(style=LineStyle.CONFLICT, points=points, title=f"{each.name}: {member}")
+            edge = reached[member] = Point(columns.lane_left, rows.marks[member].y)
+            yield Line(style=LineStyle.CONFLICT, points=[start, edge], title=f"{each.name}: {member}")
+    for member, edge in reached.items():
+        if rows.marks[member] != edge:
+            yield Line(style=LineStyle.CONFLICT, points=[edge, rows.marks[member]], title=f"in conflict sets: {member}")
 
 
 def flow_lines(parts: Parts, columns: Columns, rows: Rows) -> Iterator[Line]:

@@ -33,7 +33,7 @@ def lacking_signatures(envelope: bytes, policy: Policy, current: Policy | None) 
 
 
 def require_signers(envelope: bytes, current: Policy) -> None:
-    """Raises NotTrusted unless enough signers of the version in force signed the envelope; BadInput for a malformed one.
+    """Raises NotTrusted unless enough signers of the version in force signed the envelope, BadInput if it is malformed.
 
     Asked before anything in the envelope is read: nothing else can make it count, and what is in it comes from a peer.
     """

@@ -118,9 +118,9 @@ def _lines(
         yield from _table(f"organisations.{organisation}")
     for department, organisation in owners:
         yield from _table(f'departments."{department}"', of=organisation)
-    for name, each in system.definitions.items():
+    for type_name, each in system.definitions.items():
         yield from _table(
-            f'types."{name}"',
+            f'types."{type_name}"',
             owner=each.owner,
             confidentiality=each.confidentiality or None,
             downgraders=each.downgraders or None,

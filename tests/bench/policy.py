@@ -11,7 +11,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,15 @@ def bench(size: Size, rounds: int) -> Report:
     )
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Measure and report."""
     parser = argparse.ArgumentParser(prog="make bench-policy", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="measure everything N times (default: 7)")
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measure everything N times (default: 5)")
+    arguments = parser.parse_args(given)
     if arguments.rounds < 1:
         parser.error("--rounds: at least 1")
+    print("checking the answers, then measuring: about a minute, more on a busy machine", file=sys.stderr)
     try:
         report = bench(Size(), arguments.rounds)
     except WrongAnswer as wrong:

@@ -94,14 +94,14 @@ def deciding(policy: Policy, questions: Questions, rounds: int) -> Iterator[Meas
     lookup, sets = _lookups(pairs), _intersections(pairs)
     for work, baseline, goal in (
         (_work("may_send, cached", again, ask_may_send, pairs), lookup, CACHED_PER_S),
-        (_work("conflict_with 1 running, cached", again, _conflict_with, one), lookup, CACHED_PER_S),
-        (_work("conflict_with 10 running, cached", again, _conflict_with, many), lookup, None),
+        (_work("conflict_with, 1 running, cached", again, _conflict_with, one), lookup, CACHED_PER_S),
+        (_work("conflict_with, 10 running, cached", again, _conflict_with, many), lookup, None),
         (_work("may_send, new", anew, ask_may_send, pairs), sets, UNCACHED_PER_S),
-        (_work("conflict_with 1 running, new", anew, _conflict_with, one), sets, UNCACHED_PER_S),
-        (_work("conflict_with 10 running, new", anew, _conflict_with, many), sets, None),
+        (_work("conflict_with, 1 running, new", anew, _conflict_with, one), sets, UNCACHED_PER_S),
+        (_work("conflict_with, 10 running, new", anew, _conflict_with, many), sets, None),
         (_work("ste.may_send", again, _ste_may_send, pairs), sets, UNCACHED_PER_S),
-        (_work("chinese_wall.conflicts 1 running", again, _conflicts, one), sets, UNCACHED_PER_S),
-        (_work("chinese_wall.conflicts 10 running", again, _conflicts, many), sets, None),
+        (_work("chinese_wall.conflicts, 1 running", again, _conflicts, one), sets, UNCACHED_PER_S),
+        (_work("chinese_wall.conflicts, 10 running", again, _conflicts, many), sets, None),
         (_work("monitor.vm_start, cached", again, _vm_start, starts), sets, None),
         (_work("monitor.vm_start, new", anew, _vm_start, starts), sets, None),
         (_work("monitor.vm_attach", again, _vm_attach, starts), sets, None),
@@ -167,4 +167,4 @@ def _intersections(pairs: Pairs) -> Work[None]:
             one & other
             other & one
 
-    return Work(name="two intersections of sets", prepare=lambda: None, run=intersect, operations=len(types))
+    return Work(name="two intersections", prepare=lambda: None, run=intersect, operations=len(types))

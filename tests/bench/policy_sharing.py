@@ -33,10 +33,10 @@ def check_sharing(written: BigPolicy, written_peer: BigPolicy, own: FlowSystem, 
 def sharing(own: Policy, peer: Policy, rounds: int) -> Iterator[Measurement]:
     """Compatibility and adaptation, from policies that are loaded."""
     systems = flow_system(own), flow_system(peer)
-    pass_ = Work(name="one plain search of all flows", prepare=lambda: systems[0], run=_search)
+    pass_ = Work(name="one plain search", prepare=lambda: systems[0], run=_search)
     for work, goal in (
         (Work(name="compatibility of two policies", prepare=lambda: (own, peer), run=_compatibility), COMPATIBILITY_S),
-        (Work(name="the same, with a witness for each type", prepare=lambda: (own, peer), run=_answers), None),
+        (Work(name="compatibility, with all witnesses", prepare=lambda: (own, peer), run=_answers), None),
         (Work(name="adaptation that shares everything", prepare=lambda: systems, run=_adapt), ADAPTATION_S),
     ):
         yield measured(work, pass_, unit=Unit.SECONDS, rounds=rounds, goal=goal)

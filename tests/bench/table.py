@@ -31,7 +31,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def _print_rich(rows: list[dict[str, str]]) -> None:
-    table = Table(*COLUMNS)
+    table = Table(*COLUMNS, box=None, pad_edge=False)
     for row in rows:
         style = {"yes": "green", "no": "red"}.get(row["met"])
         table.add_row(*row.values(), style=style)
@@ -43,15 +43,20 @@ def _row(measurement: Mapping[str, Any]) -> dict[str, str]:
     return {
         "figure": measurement["name"],
         "median": _figure(measurement["median"], unit),
-        "spread": f"{_figure(measurement['lowest'], unit)} to {_figure(measurement['highest'], unit)}",
-        "goal": "" if goal is None else f"{'at most' if unit == 's' else 'at least'} {_figure(goal, unit)}",
+        "spread": f"{_number(measurement['lowest'], unit)}–{_number(measurement['highest'], unit)}",
+        "goal": "" if goal is None else f"{'≤' if unit == 's' else '≥'} {_figure(goal, unit)}",
         "met": {None: "", True: "yes", False: "no"}[measurement["met"]],
         "against": f"{baseline['ratio']:.1f} × {baseline['name']}",
     }
 
 
 def _figure(value: float, unit: str) -> str:
-    return f"{value:.3f} s" if unit == "s" else f"{value:,.0f}/s"
+    return f"{_number(value, unit)} {'s' if unit == 's' else 'k/s'}"
+
+
+def _number(value: float, unit: str) -> str:
+    """Seconds, or thousands a second."""
+    return f"{value:.3f}" if unit == "s" else f"{value / 1000:,.0f}"
 
 
 def _bytes(count: int) -> str:

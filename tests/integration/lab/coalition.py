@@ -51,13 +51,15 @@ class Coalition:
         timing: Timing,
         hosts: tuple[str, ...] = tuple(HOST_ADDRESSES),
         policies: Mapping[str, bytes] | None = None,
+        programs: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`policies`: what hosts are set up with that have another policy than the story's, TOML or an envelope."""
+        """`policies`: what hosts are set up with that have another policy than the story's, TOML or an envelope.
+        `programs`: path → content of what tests will run in the daemon's domain, good by the Reference Values."""
         self._lab = lab
         self._names = hosts
         self._directory = lab.directory / "coalition"
         self._images: dict[str, BootImage] = {}
-        self._policies = dict(policies or {})
+        self._policies, self._programs = dict(policies or {}), dict(programs or {})
         self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
         self.policy = story_policy(image_sha256=self.image_sha256, timing=timing)
 
@@ -128,6 +130,9 @@ class Coalition:
         for name in self._names:
             host.put(f"/run/{name}.toml", host_config(name))
         files = " ".join(f"--file /etc/shamon/host.toml=/run/{name}.toml" for name in self._names)
+        for number, (path, content) in enumerate(self._programs.items()):
+            host.put(f"/run/program-{number}", content)
+            files += f" --file {path}=/run/program-{number}"
         host.run(
             f"{SHAMON} reference record {files} --host {host.name} --manifest /run/manifest.json --uki /run/host.efi "
             "--out /run/reference.json",

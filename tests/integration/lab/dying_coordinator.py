@@ -1,4 +1,4 @@
-"""Run on a lab host by root: the product's daemon, which dies with one of the messages of an update that it coordinates.
+"""Run on a lab host in the daemon's domain: the product's daemon, which dies with a message of an update that it coordinates.
 
     dying_coordinator.py NUMBER before|after
 
@@ -9,7 +9,6 @@ import os
 import sys
 
 from shamon_host.cli.main import main
-from shamon_host.links.manager import LinkManager
 from shamon_host.peer.http_transport import HttpTransport
 from shamon_host.peer.wire import POLICY_COMMIT, POLICY_PREPARE
 
@@ -32,6 +31,4 @@ async def _counted(self, host, path, body, *, timeout_s):  # type: ignore[no-unt
 
 
 HttpTransport.call = _counted  # type: ignore[method-assign]
-# Root is not in the daemon's SELinux domain, so it may not use the labels of links.
-LinkManager.offer = lambda *_: ()  # type: ignore[method-assign]
 sys.exit(main(["daemon", "--config", "/etc/shamon/host.toml"]))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shamon_host.daemon.api import Api
 from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, TypeName
@@ -43,6 +44,17 @@ def test_the_type_that_both_permit_flows_and_the_other_does_not() -> None:
             assert row["shared"] == [RED, "audit/black"] or row["shared"] == ["acme/red", "audit/black"]
             assert "rival/own" in row["withheld"][BLUE]
         assert not await world.alpha.guest("shop").reaches(world.vm_addresses["spy"][0])
+        carried = {}
+        for one, other in (("web", "db"), ("shop", "spy")):
+            answer = await Api(daemon=daemon(world.alpha)).handle(
+                "GET", "/v1/policy/explain", {"one": one, "other": other}
+            )
+            carried |= {row["object"]: row for row in answer.body if row["check"] == "carry"}
+        assert carried["beta acme/red"]["permitted"]
+        assert not carried["beta rival/blue"]["permitted"]
+        assert (
+            "own does not permit the flow rival/blue -(both@peer)-> rival/own" in carried["beta rival/blue"]["reason"]
+        )
 
     play_signed(test, own={"beta": OWN})
 

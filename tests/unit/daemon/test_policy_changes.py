@@ -1,5 +1,7 @@
 """Updates of a signed policy over three hosts: agreed or not, interrupted anywhere, caught up with."""
 
+import asyncio
+
 import pytest
 
 from shamon_host.domain.errors import NotTrusted, Refused
@@ -321,5 +323,23 @@ def test_a_vm_that_is_forbidden_by_a_version_decided_on_without_its_host_is_stop
         assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 2}
         assert VmName("db") not in daemon(world.beta).host.vms.running()
         assert records(world.beta, "vm.forbidden", "db")
+
+    play_signed(test, first=FIRST)
+
+
+def test_of_two_coordinators_at_once_neither_waits_for_the_other() -> None:
+    async def test(world: SignedWorld) -> None:
+        await all_up(world)
+        started = asyncio.get_running_loop().time()
+        outcomes = await asyncio.gather(
+            daemon(world.alpha).changes.update(envelope(GREEN)),
+            daemon(world.beta).changes.update(envelope(RENAMED)),
+            return_exceptions=True,
+        )
+        assert asyncio.get_running_loop().time() - started < world.timing.timeout_s
+        assert any("is under way" in str(outcome) for outcome in outcomes)
+        await world.wait(2)
+        assert len(set(world.versions().values())) == 1
+        assert len({daemon(host).policy.digest for host in world.hosts.values()}) == 1
 
     play_signed(test, first=FIRST)

@@ -45,9 +45,15 @@ def line(length: int, first: Policy = POLICY) -> list[Policy]:
     return policies
 
 
+def nothing_but(versions: PolicyVersions, *there: str) -> bool:
+    names = ("current", "pending", "label_map", "prepared")
+    return {name for name in names if getattr(versions, name)() is not None} == set(there)
+
+
 def test_at_first_nothing_is_there(versions: PolicyVersions) -> None:
-    assert versions.current() is versions.pending() is versions.label_map() is versions.prepared() is None
+    assert nothing_but(versions)
     assert versions.enforced(POLICY.digest) is None
+    assert versions.sent(POLICY.digest) is None
 
 
 def test_a_version_that_comes_into_force(versions: PolicyVersions) -> None:
@@ -60,7 +66,8 @@ def test_a_version_that_comes_into_force(versions: PolicyVersions) -> None:
     versions.finish(record, LABELS)
     assert versions.current() == versions.enforced(POLICY.digest) == record
     assert versions.label_map() == LABELS
-    assert versions.pending() is versions.prepared() is None
+    assert versions.sent(POLICY.digest) == (b"{envelope}", b"{commit}")
+    assert nothing_but(versions, "current", "label_map")
 
 
 def test_finishing_is_all_or_nothing(store: DyingStore, versions: PolicyVersions) -> None:

@@ -22,8 +22,8 @@ from shamon_host.links.tap_filter import (
     PortRule,
     TapFilter,
 )
+from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, parse
-from tests.unit.domain.random_policies import random_policy
 
 FINANCE = parse(FINANCE_TEXT)
 READER, DESK, REVIEWER, ARCHIVER = map(VmName, ("reader", "desk", "reviewer", "archiver"))
@@ -65,12 +65,10 @@ def random_frame(random: Random, policy: Policy) -> FrameFacts:
     )
 
 
-@given(st.integers(0, 1 << 64), INTO_THE_WEEK_S)
+@given(policies(least_vms=1), INTO_THE_WEEK_S, st.integers(0, 1 << 64))
 @settings(max_examples=200, deadline=None)
-def test_overlays_only_take_away(seed: int, into_the_week_s: float) -> None:
-    policy, random = random_policy(seed), Random(seed)
-    if not policy.overlays or not policy.vms:
-        return
+def test_overlays_only_take_away(policy: Policy, into_the_week_s: float, seed: int) -> None:
+    random = Random(seed)
     wall_s = MONDAY_S + into_the_week_s
     some = random.sample(sorted(policy.overlays), random.randint(0, len(policy.overlays)))
     all_of_them, subset, none = (
@@ -94,10 +92,9 @@ def assert_rates_fall(more: TapFilter | None, less: TapFilter | None) -> None:
         assert more.rate_bytes_s <= less.rate_bytes_s
 
 
-@given(st.integers(0, 1 << 64))
+@given(policies(least_vms=1))
 @settings(max_examples=100, deadline=None)
-def test_directions_are_those_of_the_label(seed: int) -> None:
-    policy = random_policy(seed)
+def test_directions_are_those_of_the_label(policy: Policy) -> None:
     found = tap_filters(limited_to(policy, ()), taps(policy), NOON_S)
     for vm, devices in taps(policy).items():
         label = policy.label_of(vm)
@@ -211,10 +208,10 @@ def test_without_windows_there_is_still_a_look_now_and_then() -> None:
     assert until_change_s(limited_to(FINANCE, ["quiet"]), NOON_S) == LONGEST_PAUSE_S
 
 
-@given(st.integers(0, 1 << 64), INTO_THE_WEEK_S)
+@given(policies(), INTO_THE_WEEK_S)
 @settings(max_examples=100, deadline=None)
-def test_nothing_changes_before_the_next_look(seed: int, into_the_week_s: float) -> None:
-    policy, wall_s = random_policy(seed), MONDAY_S + into_the_week_s
+def test_nothing_changes_before_the_next_look(policy: Policy, into_the_week_s: float) -> None:
+    wall_s = MONDAY_S + into_the_week_s
     pause_s = until_change_s(policy, wall_s)
     assert 0 < pause_s <= LONGEST_PAUSE_S
 

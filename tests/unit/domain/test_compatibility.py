@@ -20,6 +20,8 @@ from tests.unit.domain.test_flows import (
     A,
     B,
     C,
+    D,
+    E,
     both,
     edges,
     few,
@@ -29,6 +31,7 @@ from tests.unit.domain.test_flows import (
     system,
     systems,
 )
+
 
 X, Y, Z = (TypeName(f"rival/{letter}") for letter in "xyz")
 
@@ -106,7 +109,7 @@ class World:
         return node[1] if node[0] == side else self.same.get((node, side))
 
     def forbidden(self, joins: Collection[Join]) -> set[tuple[Node, ...]]:
-        """Every flow (start, end) and release (start, end, to) that a side denies over which it goes, if these are shared."""
+        """Every flow (start, end) and release (start, end, to) that a side on its way denies, if these are shared."""
         flows = {side: permitted(of) for side, of in self.systems.items()}
         releases = {side: edges(of, released=True) for side, of in self.systems.items()}
         found: set[tuple[Node, ...]] = set()
@@ -409,8 +412,29 @@ def test_a_downgrader_releases_nothing_to_where_the_other_side_does_not() -> Non
     found = compatibility(own, rogue)
     assert found.shared == {B: B}
     assert str(found.answer(A)) == "org/a: peer does not permit the release org/a -(review@own)-> org/b"
-    fed = compatibility(system(label("zz", [B], [A]), types=[A, B], a=["x"]), relabelled(rogue, label("zz", [B], [A])))
-    assert not fed.shared
+
+
+def test_a_release_counts_for_what_came_through_other_types() -> None:
+    review, feed = ["review"], label("feed", [D], [A])
+    own = system(label("review", [A], [B]), feed, a=review, b=review, c=review)
+    rogue = system(label("review", [A], [B, C]), feed, a=review, b=review, c=review)
+    found = compatibility(own, rogue)
+    assert found.shared.keys() == {B, C, E}
+    chain = "org/d -(feed@peer)-> org/a -(review@peer)-> org/c"
+    assert str(found.answer(D)) == f"org/d: own does not permit the release {chain}"
+
+
+def test_a_release_to_a_type_that_differs_is_one_to_another_type() -> None:
+    own = system(label("review", [A], [B]), types=[A, B], a=["review"], b=["review"])
+    found = compatibility(own, redefined(own, B, integrity=1))
+    assert not found.shared
+    assert (found.answer(A).reason, found.answer(A).fields) == (Reason.RELEASE, ("integrity",))
+
+
+def test_a_release_is_permitted_where_the_flow_is() -> None:
+    own = system(label("review", [A], [B]), label("ab", [A], [B]), types=[A, B], a=["review"], b=["review"])
+    peer = system(label("ab", [A], [B]), types=[A, B], a=["review"], b=["review"])
+    assert set(compatibility(own, peer).shared) == set(compatibility(peer, own).shared) == {A, B}
 
 
 def test_an_equivalent_type_is_shared_under_the_first_of_both_names() -> None:
@@ -442,7 +466,9 @@ def test_of_several_equivalent_types_none_is_taken() -> None:
 def test_the_same_name_counts_for_more_than_an_equivalence() -> None:
     own = redefined(system(types=[A, X]), A, equivalent=frozenset({X}))
     peer = redefined(system(types=[X]), X, equivalent=frozenset({A}))
-    assert compatibility(own, peer).shared == {X: X}
+    for found in (compatibility(own, peer), compatibility(peer, own)):
+        assert found.shared == found.common == {X: X}
+        assert found.answer(A).reason is Reason.UNKNOWN
 
 
 def test_a_type_that_neither_knows_is_not_answered_for() -> None:

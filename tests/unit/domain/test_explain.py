@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shamon_host.domain.decisions import conflict_with, may_send
 from shamon_host.domain.errors import BadInput
@@ -18,8 +17,8 @@ from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.toml_positions import positions, split_path
 from shamon_host.interchange.policy_toml import policy_toml
+from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, TEXT, changed, changed_finance, parse
-from tests.unit.domain.random_policies import random_policy
 from tests.unit.domain.values import ALPHA, BETA, BROKER, DB, GAMMA, ORDERS, POLICY, SPY, WEB, running
 
 FINANCE = parse(FINANCE_TEXT)
@@ -126,10 +125,9 @@ def test_keys_of_names_with_dots_are_quoted() -> None:
     assert beside.keys == ('vms."spy.1".label', 'labels."blue.v2"', "vms.web.label", "labels.red", 'conflicts."a.b"')
 
 
-@given(st.integers(0, 1 << 64))
+@given(policies())
 @settings(max_examples=100, deadline=None)
-def test_an_explanation_is_what_is_decided(seed: int) -> None:
-    policy = random_policy(seed)
+def test_an_explanation_is_what_is_decided(policy: Policy) -> None:
     for one, other in product(policy.vms, repeat=2):
         there, back, beside = explain(policy, one, other)
         labels = policy.label_of(one), policy.label_of(other)
@@ -289,10 +287,9 @@ def test_every_key_is_in_the_file(text: str) -> None:
     assert_keys_are_there(text)
 
 
-@given(st.integers(0, 1 << 64))
+@given(policies())
 @settings(max_examples=60, deadline=None)
-def test_every_key_is_in_any_file(seed: int) -> None:
-    policy = random_policy(seed)
+def test_every_key_is_in_any_file(policy: Policy) -> None:
     if policy.vms or policy.vm_labels:
         assert_keys_are_there(policy_toml(policy))
 

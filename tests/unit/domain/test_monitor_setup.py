@@ -1,6 +1,6 @@
 """The eight checks of setting up: what each permits, and every rule by which it denies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,6 +14,7 @@ from shamon_host.domain.policy import Demands, Intervals, Policy, PolicyVersion,
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.results import AttestationResult, ClaimName, ClaimStatus, TpmKind
 from tests.unit.domain.decisions import ADMITTED, WALL_S, assert_denied, assert_permitted
+from tests.unit.domain.successors import renaming
 from tests.unit.domain.values import ALPHA, BETA, BLUE, DB, GAMMA, NOBODY, ORDERS, POLICY, RED, SPY, WEB, result
 
 SUCCESSOR = with_digest(replace(POLICY, version=2, parent=POLICY.digest))
@@ -101,55 +102,24 @@ def test_policy_update_denies_what_lacks_a_signature_or_forbids_what_runs() -> N
     assert_denied(update(SUCCESSOR, unsigned=unsigned, violations=violations), Rule.SIGNATURE)
 
 
-def renaming(types: Mapping[TypeName, TypeName], labels: Mapping[str, str]) -> Policy:
-    """Version 2: everything as it is, but that types and labels have other names."""
-
-    def follow(names: frozenset[TypeName]) -> frozenset[TypeName]:
-        return frozenset(types.get(name, name) for name in names)
-
-    return with_digest(
-        replace(
-            SUCCESSOR,
-            definitions={
-                types.get(name, name): replace(definition, name=types.get(name, name))
-                for name, definition in POLICY.definitions.items()
-            },
-            vm_labels={
-                labels.get(name, name): replace(label, name=labels.get(name, name), types=follow(label.types))
-                for name, label in POLICY.vm_labels.items()
-            },
-            resource_labels={
-                name: replace(label, types=follow(label.types)) for name, label in POLICY.resource_labels.items()
-            },
-            conflict_sets={
-                name: frozenset(types.get(TypeName(wall), wall) for wall in members)
-                for name, members in POLICY.conflict_sets.items()
-            },
-            hosts={name: replace(host, types=follow(host.types)) for name, host in POLICY.hosts.items()},
-            vms={name: replace(vm, label=labels.get(vm.label, vm.label)) for name, vm in POLICY.vms.items()},
-            renames=Renames(types=types, labels=labels),
-        )
-    )
-
-
 CRIMSON = TypeName("acme/crimson")
 
 
 def test_policy_update_follows_renames() -> None:
-    assert_permitted(update(renaming({RED: CRIMSON}, {"red": "crimson"})))
-    assert_permitted(update(renaming({RED: CRIMSON, BLUE: TypeName("rival/azure")}, {})))
+    assert_permitted(update(renaming(POLICY, {RED: CRIMSON}, {"red": "crimson"})))
+    assert_permitted(update(renaming(POLICY, {RED: CRIMSON, BLUE: TypeName("rival/azure")}, {})))
 
 
 @pytest.mark.parametrize(
     ("renames", "rule", "words", "key"),
     [
         (Renames(types={UNKNOWN_TYPE: CRIMSON}), Rule.KNOWN, "no type no/such", 'renames.types."no/such"'),
-        (Renames(labels={"scarlet": "crimson"}), Rule.KNOWN, "no label scarlet", 'renames.labels.scarlet'),
+        (Renames(labels={"scarlet": "crimson"}), Rule.KNOWN, "no label scarlet", "renames.labels.scarlet"),
         (Renames(types={UNKNOWN_TYPE: ORDERS}), Rule.KNOWN, "no/such", 'renames.types."no/such"'),
     ],
 )
 def test_policy_update_denies_renames_of_what_was_not_there(renames: Renames, rule: Rule, words: str, key: str) -> None:
-    renamed = renaming({RED: CRIMSON}, {"red": "crimson"})
+    renamed = renaming(POLICY, {RED: CRIMSON}, {"red": "crimson"})
     decision = update(with_digest(replace(renamed, renames=renames)))
     assert_denied(decision, rule, words, key=key)
 
@@ -157,7 +127,7 @@ def test_policy_update_denies_renames_of_what_was_not_there(renames: Renames, ru
 def test_policy_update_denies_renames_onto_what_was_there() -> None:
     """The old name is gone and the new one is there, so that only the version before shows what is wrong."""
     orders_were = with_digest(
-        replace(renaming({RED: CRIMSON}, {"red": "crimson"}), renames=Renames(types={RED: ORDERS}))
+        replace(renaming(POLICY, {RED: CRIMSON}, {"red": "crimson"}), renames=Renames(types={RED: ORDERS}))
     )
     assert_denied(
         update(orders_were),
@@ -166,9 +136,9 @@ def test_policy_update_denies_renames_onto_what_was_there() -> None:
         key='renames.types."acme/red"',
     )
     label_was = with_digest(
-        replace(renaming({RED: CRIMSON}, {"red": "crimson"}), renames=Renames(labels={"red": "blue"}))
+        replace(renaming(POLICY, {RED: CRIMSON}, {"red": "crimson"}), renames=Renames(labels={"red": "blue"}))
     )
-    assert_denied(update(label_was), Rule.WELL_FORMED, "red cannot be renamed to blue", key='renames.labels.red')
+    assert_denied(update(label_was), Rule.WELL_FORMED, "red cannot be renamed to blue", key="renames.labels.red")
 
 
 # host.enrol, host.admit, reference.update

@@ -80,9 +80,13 @@ def test_labels_and_which_way_information_goes() -> None:
     assert review == VmLabel(
         name="review", types=frozenset({REPORT, LEDGER}), read_only=frozenset({LEDGER}), walls=frozenset({"board"})
     )
-    assert (review.reads, review.writes) == ({REPORT, LEDGER}, {REPORT})
-    assert (trader.reads, trader.writes) == ({LEDGER, MAIL}, {LEDGER})
-    assert (archive.types, archive.reads, archive.writes) == ({LEDGER, VAULT}, {LEDGER}, {VAULT})
+    assert review.reads == {REPORT, LEDGER}
+    assert review.writes == {REPORT}
+    assert trader.reads == {LEDGER, MAIL}
+    assert trader.writes == {LEDGER}
+    assert archive.types == {LEDGER, VAULT}
+    assert archive.reads == {LEDGER}
+    assert archive.writes == {VAULT}
     auditor = POLICY.vm_labels["auditor"]
     assert auditor.types == auditor.reads == auditor.writes == {REPORT}
 
@@ -98,7 +102,8 @@ def test_resources() -> None:
 def test_chinese_wall_types() -> None:
     assert POLICY.walls == {"board", "lobby"}
     assert POLICY.conflict_sets == {"competitors": {"bank/markets", "rival"}, "rooms": {"board", "lobby"}}
-    assert POLICY.wall_sets == POLICY.conflict_sets | {
+    assert POLICY.wall_sets == {
+        **POLICY.conflict_sets,
         "bank/ledger apart rival": {LEDGER, "rival"},
         "bank/ledger apart lobby": {LEDGER, "lobby"},
     }

@@ -1,0 +1,290 @@
+"""Valid policies of all kinds for property tests, their successors, and any policy as the text of a file.
+
+`policies` gives small ones in which every part of the language comes up: organisations and departments, walls, conflict
+sets, labels that go one way, levels with downgraders, resources, unlabelled VMs, interfaces, overlays, renames. They
+are valid because of how they are made, not by trying: where parts could contradict each other, one of them gives way.
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.overlay import Overlay, PortLimit, Transport
+from shamon_host.domain.policy import (
+    Demands,
+    Department,
+    FailureAction,
+    HostEntry,
+    Intervals,
+    Organisation,
+    PinnedImage,
+    Policy,
+    Primary,
+    Renames,
+    Signing,
+    TpmDemand,
+    TypeDefinition,
+    VmEntry,
+)
+from shamon_host.domain.policy_form import with_digest
+from shamon_host.domain.time_windows import TimeWindow
+
+Item = TypeVar("Item")
+ORGANISATIONS, WALLS, KEYS = ["acme", "bank", "rival.inc"], ["board", "lobby"], ["key-1", "key-2", "key-3"]
+ED25519 = bytes.fromhex("302a300506032b6570032100")
+"""How the DER SubjectPublicKeyInfo of an Ed25519 key begins (RFC 8410)."""
+PORTS = [PortLimit(transport=transport, port=port) for transport in Transport for port in (1, 443, 65535)]
+TIMES = [
+    TimeWindow(days=frozenset({0, 1, 4}), start_minute=0, end_minute=1440),
+    TimeWindow(days=frozenset(range(7)), start_minute=61, end_minute=62),
+]
+ADDRESSES = ["192.0.2.1", "2001:db8::2", "192.0.2.3", "2001:db8:0:1::4"]
+
+
+def public_key(name: str) -> str:
+    """A public key that nobody has the private part of."""
+    return base64.b64encode(ED25519 + name.encode().ljust(32, b"\0")).decode()
+
+
+@cache
+def _below(end: int) -> st.SearchStrategy[int]:
+    return st.integers(0, end - 1)
+
+
+class Choices:
+    """Choices of one example, each by one small number, which is fast; they shrink to little and to the first."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+
+    def number(self, least: int, most: int) -> int:
+        return least + self._draw(_below(most - least + 1))
+
+    def yes(self) -> bool:
+        return self.number(0, 1) == 1
+
+    def one(self, items: Iterable[Item]) -> Item:
+        choices = list(items)
+        return choices[self.number(0, len(choices) - 1)]
+
+    def some(self, items: Iterable[Item], *, least: int = 0, most: int = 100) -> list[Item]:
+        """Some of them, each once, in their order."""
+        choices = list(items)
+        chosen = self.number(0, (1 << len(choices)) - 1)
+        found = [item for place, item in enumerate(choices) if chosen >> place & 1][:most]
+        return found if len(found) >= least else choices[:least]
+
+    def few(self, items: Iterable[Item]) -> list[Item]:
+        """One of them or two, rarely more."""
+        choices = list(items)
+        start = self.number(0, len(choices) - 1)
+        return (choices[start:] + choices[:start])[: self.one([1, 1, 2, 2, 4])]
+
+
+@st.composite
+def policies(draw: st.DrawFn, *, least_hosts: int = 1, least_vms: int = 0) -> Policy:
+    """A policy that hangs together, of up to four hosts and eight VMs."""
+    choose = Choices(draw)
+    policy = _owned(choose)
+    policy = _labelled(choose, policy)
+    policy = _walled(choose, policy)
+    policy = _deployed(choose, policy, least_hosts, least_vms)
+    return with_digest(_limited(choose, policy))
+
+
+def _owned(choose: Choices) -> Policy:
+    """Who signs and who owns which types."""
+    version = choose.one([1, 1, 2, 7])
+    keys = {name: public_key(name) for name in choose.some(KEYS)}
+    organisations = {
+        name: Organisation(name=name, key=choose.one([None, *keys])) for name in choose.some(ORGANISATIONS)
+    }
+    departments: dict[str, Department] = {}
+    for number in range(choose.number(0, 3) if organisations else 0):
+        above = choose.one([*organisations, *departments])
+        name = f"{above.partition('/')[0]}/d{number}"
+        departments[name] = Department(name=name, of=above)
+    return Policy(
+        coalition=choose.one(["one", "coalition-2", "co.ops"]),
+        version=version,
+        parent=None if version == 1 else choose.one(["0" * 64, "5e" * 32]),
+        expires_s=choose.one([None, 0, 1814313600, (1 << 40) - 1]),
+        primary=choose.one(Primary),
+        signing=choose.one([None, Signing(threshold=choose.number(1, len(keys)), keys=tuple(keys))]) if keys else None,
+        keys=keys,
+        organisations=organisations,
+        departments=departments,
+        walls=frozenset(choose.some(WALLS)),
+        definitions=_definitions(choose, [*organisations, *departments]),
+        vm_labels={},
+        resource_labels={},
+        conflict_sets={},
+        hosts={},
+        images={name: PinnedImage(name=name, sha256=digit * 64) for name, digit in (("app", "a"), ("db.v2", "0"))},
+        vms={},
+        intervals=_intervals(choose),
+        demands=Demands(allow_software_tpm=choose.yes(), empty_pcrs=tuple(choose.some(range(24), most=3))),
+        digest="",
+    )
+
+
+def _definitions(choose: Choices, owners: Sequence[str]) -> dict[TypeName, TypeDefinition]:
+    definitions: dict[TypeName, TypeDefinition] = {}
+    for number in range(choose.number(1, 5)):
+        owner = choose.one(owners) if owners else None
+        name = TypeName(f"{owner.partition('/')[0] if owner else 'free'}/t{number}")
+        definitions[name] = TypeDefinition(
+            name=name,
+            owner=owner,
+            on_failure=choose.one(FailureAction),
+            tpm=choose.one([TpmDemand.ANY, TpmDemand.ANY, TpmDemand.HARDWARE]),
+            confidentiality=choose.one([0, 0, 0, 1, 15]),
+            integrity=choose.one([0, 0, 0, 2]),
+            equivalent=frozenset(choose.some(definitions, most=1)),
+        )
+    return definitions
+
+
+def _intervals(choose: Choices) -> Intervals:
+    lease_s = choose.one([90.0, 1.0, 2.5, 86400.0])
+    margin_s = choose.one([0.0, 0.25, 0.5]) * lease_s
+    return Intervals(
+        lease_s=lease_s,
+        margin_s=margin_s,
+        period_s=(lease_s - margin_s) * choose.one([0.5, 0.1, 0.99]),
+        timeout_s=choose.one([20.0, 1e-3]),
+        action_delay_s=choose.one([0.0, 7.5]),
+    )
+
+
+def _labelled(choose: Choices, policy: Policy) -> Policy:
+    """Labels; where one lets information go against the levels, both types name it their downgrader."""
+    definitions, labels = dict(policy.definitions), {}
+    for number in range(choose.number(1, 5)):
+        name = f"l{number}" if number % 2 else f"label.{number}"
+        ways = {each: choose.one(["both", "both", "read", "write"]) for each in choose.few(definitions)}
+        label = labels[name] = VmLabel(
+            name=name,
+            types=frozenset(ways),
+            read_only=frozenset(each for each, way in ways.items() if way == "read"),
+            write_only=frozenset(each for each, way in ways.items() if way == "write"),
+            walls=frozenset(choose.some(sorted(policy.wall_names), most=1)),
+        )
+        for source, target in ((one, other) for one in label.reads for other in label.writes):
+            if _against_levels(definitions[source], definitions[target]) or choose.number(0, 3) == 3:
+                for each in (source, target):
+                    released = definitions[each].downgraders | {name}
+                    definitions[each] = replace(definitions[each], downgraders=released)
+    resources = {
+        name: ResourceLabel(
+            name=name,
+            types=frozenset() if inaccessible else frozenset(choose.few(definitions)),
+            kind=choose.one(ResourceKind),
+            inaccessible=inaccessible,
+        )
+        for name, inaccessible in ((each, choose.number(0, 3) == 3) for each in choose.some(["disk", "net.1", "old"]))
+    }
+    return replace(policy, definitions=definitions, vm_labels=labels, resource_labels=resources)
+
+
+def _against_levels(source: TypeDefinition, target: TypeDefinition) -> bool:
+    return source.confidentiality > target.confidentiality or source.integrity < target.integrity
+
+
+def _walled(choose: Choices, policy: Policy) -> Policy:
+    """Conflict sets and types apart, but for those that a label would be in conflict with itself for."""
+    chains = {name: {name, *_owners(policy, name)} for name in policy.definitions}
+    held = [label.walls.union(*(chains[name] for name in label.types)) for label in policy.vm_labels.values()]
+
+    def harmless(members: Iterable[str]) -> bool:
+        return all(len(walls & set(members)) < 2 for walls in held)
+
+    walls = sorted(policy.wall_names)
+    sets = {
+        name: frozenset(choose.some(walls[choose.number(0, len(walls) - 2) :], least=2, most=3))
+        for name in (choose.some(["c1", "c2", "c.3"]) if walls[1:] else [])
+    }
+    definitions = {
+        name: replace(
+            definition,
+            apart=frozenset(
+                wall for wall in choose.some(walls, most=2) if wall not in chains[name] and harmless({name, wall})
+            ),
+        )
+        for name, definition in policy.definitions.items()
+    }
+    return replace(
+        policy,
+        definitions=definitions,
+        conflict_sets={name: members for name, members in sets.items() if harmless(members)},
+    )
+
+
+def _owners(policy: Policy, name: TypeName) -> list[str]:
+    owners: list[str] = []
+    above = policy.definitions[name].owner
+    while above is not None:
+        owners.append(above)
+        above = policy.departments[above].of if above in policy.departments else None
+    return owners
+
+
+def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int) -> Policy:
+    """Hosts with most of the types, and VMs on hosts that may run them."""
+    hosts = {}
+    for number in range(choose.number(least_hosts, 4)):
+        name = HostName(f"h{number}" if number % 2 else f"host.{number}")
+        types = choose.some(sorted(policy.definitions), least=1) if choose.yes() else sorted(policy.definitions)
+        hosts[name] = HostEntry(
+            name=name,
+            address=ADDRESSES[number],
+            port=choose.one([7443, 1, 65535]),
+            types=frozenset(types),
+            starting=frozenset(choose.some(types)) if choose.yes() else None,
+        )
+    vms: dict[VmName, VmEntry] = {}
+    for number in range(choose.number(least_vms, 8)):
+        vm, host = VmName(f"v{number}" if number % 2 else f"vm.{number}"), choose.one(sorted(hosts))
+        fitting = [label for label in policy.vm_labels.values() if label.types <= hosts[host].types]
+        label = choose.one([*fitting, *fitting, UNLABELLED])
+        usable = [each.name for each in policy.resource_labels.values() if each.types & label.types]
+        vms[vm] = VmEntry(
+            name=vm,
+            label=label.name,
+            image=choose.one(sorted(policy.images)),
+            host=host,
+            resources=tuple(sorted(choose.some(usable))),
+            interfaces=tuple(choose.some(sorted(label.types, reverse=choose.yes()))) if choose.yes() else None,
+        )
+    return replace(policy, hosts=hosts, vms=vms)
+
+
+def _limited(choose: Choices, policy: Policy) -> Policy:
+    """Overlays and renames."""
+    overlays = {
+        name: Overlay(
+            name=name,
+            label=choose.one(sorted(policy.vm_labels)),
+            peers=frozenset(choose.some(sorted(policy.vms))) if choose.yes() else None,
+            ports=frozenset(choose.some(PORTS)) if choose.yes() else None,
+            times=frozenset(choose.some(TIMES)) if choose.yes() else None,
+            rate_bytes_s=choose.one([None, 1000, (1 << 40) - 1]),
+        )
+        for name in choose.some(["office", "night.2"])
+    }
+    if policy.version == 1:
+        return replace(policy, overlays=overlays)
+    new_types, new_labels = (
+        choose.some(sorted(policy.definitions), most=2),
+        choose.some(sorted(policy.vm_labels), most=2),
+    )
+    renames = Renames(
+        types={TypeName(f"was/{number}"): name for number, name in enumerate(new_types)},
+        labels={f"was.{number}": name for number, name in enumerate(new_labels)},
+    )
+    return replace(policy, overlays=overlays, renames=renames)

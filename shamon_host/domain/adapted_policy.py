@@ -7,7 +7,7 @@ from shamon_host.domain.adaptation import Adaptation, WallAddition
 from shamon_host.domain.compatibility import compatibility
 from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.errors import BadInput, Refused
-from shamon_host.domain.flows import FlowLabel, flow_system
+from shamon_host.domain.flows import RESOURCE, FlowLabel, flow_system
 from shamon_host.domain.labels import HostName, TypeName, VmLabel
 from shamon_host.domain.policy import Organisation, Policy, Renames, TypeDefinition
 from shamon_host.domain.policy_form import with_digest
@@ -35,7 +35,7 @@ def adapted_policy(own: Policy, peer: Policy, adaptation: Adaptation, hosts: Col
             case WallAddition():
                 policy = _with_wall(policy, peer, addition.what)
             case FlowLabel():
-                policy = _with_label(policy, addition.what)
+                policy = _with_label(policy, peer, addition.what, addition.taken_from)
     carried = _wanted(_consistent(policy), peer, adaptation)
     entries = {
         name: replace(entry, types=entry.types | carried) if name in hosts else entry
@@ -106,8 +106,14 @@ def _with_wall(policy: Policy, peer: Policy, wall: WallAddition) -> Policy:
     return replace(policy, conflict_sets={**policy.conflict_sets, name: wall.members})
 
 
-def _with_label(policy: Policy, flow: FlowLabel) -> Policy:
+def _with_label(policy: Policy, peer: Policy, flow: FlowLabel, taken_from: str) -> Policy:
+    """What a resource of the peer's lets flow comes as a resource: a label of VMs would have to keep to the levels and
+    the conflict sets."""
     types: frozenset[TypeName] = flow.reads | flow.writes
+    if taken_from.startswith(RESOURCE):
+        theirs = peer.resource_labels[taken_from.removeprefix(RESOURCE)]
+        resource = replace(theirs, name=_free(flow.name, policy.resource_labels), types=types)
+        return replace(policy, resource_labels={**policy.resource_labels, resource.name: resource})
     label = VmLabel(
         name=flow.name, types=types, read_only=flow.reads - flow.writes, write_only=flow.writes - flow.reads
     )

@@ -45,6 +45,11 @@ class Report:
     """Bytes."""
 
     def as_json(self) -> Mapping[str, Any]:
+        """`format`, what it was measured with, the `policy`, `memory_bytes`, and `measurements`, each of them:
+
+        name, unit (`s`: CPU seconds; `1/s`: operations in a CPU second), median, lowest, highest, goal and met (null
+        where there is none), and baseline: its name, and how many times its cost the work costs (`ratio`).
+        """
         return {
             "format": FORMAT,
             "clock": "CPU time of the process",

@@ -9,6 +9,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -135,7 +136,7 @@ def _owned(choose: Choices) -> Policy:
 
 def _definitions(choose: Choices, owners: Sequence[str]) -> dict[TypeName, TypeDefinition]:
     definitions: dict[TypeName, TypeDefinition] = {}
-    for number in range(choose.number(1, 5)):
+    for number in range(choose.one([3, 1, 2, 4, 5])):
         owner = choose.one(owners) if owners else None
         name = TypeName(f"{owner.partition('/')[0] if owner else 'free'}/t{number}")
         definitions[name] = TypeDefinition(
@@ -165,7 +166,7 @@ def _intervals(choose: Choices) -> Intervals:
 def _labelled(choose: Choices, policy: Policy) -> Policy:
     """Labels; where one lets information go against the levels, both types name it their downgrader."""
     definitions, labels = dict(policy.definitions), {}
-    for number in range(choose.number(1, 5)):
+    for number in range(choose.number(2, 6)):
         name = f"l{number}" if number % 2 else f"label.{number}"
         ways = {each: choose.one(["both", "both", "read", "write"]) for each in choose.few(definitions)}
         label = labels[name] = VmLabel(
@@ -197,7 +198,7 @@ def _against_levels(source: TypeDefinition, target: TypeDefinition) -> bool:
 
 
 def _walled(choose: Choices, policy: Policy) -> Policy:
-    """Conflict sets and types apart, but for those that a label would be in conflict with itself for."""
+    """Conflict sets and types apart, most of which keep labels apart; none with which a label contradicts itself."""
     chains = {name: {name, *_owners(policy, name)} for name in policy.definitions}
     held = [label.walls.union(*(chains[name] for name in label.types)) for label in policy.vm_labels.values()]
 
@@ -205,10 +206,10 @@ def _walled(choose: Choices, policy: Policy) -> Policy:
         return all(len(walls & set(members)) < 2 for walls in held)
 
     walls = sorted(policy.wall_names)
-    sets = {
-        name: frozenset(choose.some(walls[choose.number(0, len(walls) - 2) :], least=2, most=3))
-        for name in (choose.some(["c1", "c2", "c.3"]) if walls[1:] else [])
-    }
+    useful = [pair for pair in combinations(sorted(set[str]().union(*held)), 2) if harmless(pair)]
+    sets = {name: frozenset(choose.one(useful)) for name in choose.some(["c1", "c2"], least=1) if useful}
+    if walls[1:] and choose.yes():
+        sets["c.3"] = frozenset(choose.some(walls, least=2, most=3))
     definitions = {
         name: replace(
             definition,

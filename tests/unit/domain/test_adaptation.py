@@ -306,6 +306,13 @@ def test_additions_use_the_names_of_own() -> None:
         assert told(adapt(own, peer, [wanted])) == ["conflict set org/a, wall", "label xb: reads org/a; writes org/b"]
 
 
+def test_a_definition_is_taken_with_the_names_of_own() -> None:
+    own = redefined(system(types=[A]), A, equivalent=frozenset({X}))
+    peer = redefined(system(types=[X, B]), X, equivalent=frozenset({A}))
+    found = adapt(own, redefined(peer, B, apart=frozenset({X})), [B])
+    assert [each.what for each in found.additions] == [TypeDefinition(name=B, apart=frozenset({A}))]
+
+
 def test_an_ambiguous_type_is_not_taken() -> None:
     own = redefined(redefined(system(types=[A, B]), A, equivalent=frozenset({X})), B, equivalent=frozenset({X}))
     peer = redefined(system(types=[X]), X, equivalent=frozenset({A, B}))
@@ -319,6 +326,10 @@ def test_an_ambiguous_type_is_not_taken() -> None:
 COVER = {"l0": "bdef", "l1": "bcf", "l2": "bc", "l3": "abde", "l4": "abd"}
 """Two labels do; who takes first what does most ends with three, of which none can be left out."""
 
+TRAP = {"l1": "bcd", "l2": "efg", "best": "cdef", "l4": "b", "l5": "g"}
+"""The one that does most is taken first, and is not needed any more once the others are there."""
+TRAPPED = [TypeName(f"org/{letter}") for letter in "abcdefg"]
+
 
 def cover() -> tuple[FlowSystem, FlowSystem, TypeName]:
     start, ends = TypeName("org/s"), {letter: TypeName(f"org/{letter}") for letter in "abcdef"}
@@ -331,6 +342,21 @@ def test_few_labels_are_found_where_taking_the_best_first_does_not() -> None:
     found = adapt(own, peer, [start])
     assert [each.taken_from for each in found.additions] == ["l1", "l3"]
     assert found.minimality is Minimality.SMALLEST
+
+
+def test_a_flow_may_do_for_a_release_that_the_peer_has_beside_it() -> None:
+    peer = system(label("da", [D], [A]), label("l", [A], [B]), label("m", [A], [B]), a=["l"], b=["l"])
+    found = adapt(system(a=["l"], b=["l"]), peer, [D])
+    assert [each.taken_from for each in found.additions] == ["da", "m"]
+
+
+def test_what_turns_out_to_be_needless_is_left_out_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "MOST_WORK", 0)
+    peer = system(
+        *(label(name, [A], [TypeName(f"org/{each}") for each in to]) for name, to in TRAP.items()), types=TRAPPED
+    )
+    found = adapt(system(types=TRAPPED), peer, [A])
+    assert [each.taken_from for each in found.additions] == ["l1", "l2"]
 
 
 @pytest.mark.parametrize("limit", ["MOST_WORK", "MOST_CHOSEN"])

@@ -27,7 +27,8 @@ KEY_NAMES = ("ops-1", "ops-2", "ops-3", "bank-1", "bank-2", "rival-1", "audit-1"
 
 def public(name: str) -> str:
     """As long as an Ed25519 key; the domain does not look inside."""
-    return base64.b64encode(name.encode().ljust(44, b"\0")).decode()
+    prefix = bytes.fromhex("302a300506032b6570032100")  # of an Ed25519 key (RFC 8410)
+    return base64.b64encode(prefix + name.encode().ljust(32, b"\0")).decode()
 
 
 KEYS = "".join(f'[keys.{name}]\npublic = "{public(name)}"\n' for name in KEY_NAMES)

@@ -25,6 +25,7 @@ from tests.unit.domain.decisions import NOW_S, admitted
 from tests.unit.domain.generated import policies
 from tests.unit.domain.successors import only_renamed, renaming, successors
 
+TPMS = st.sampled_from([TpmKind.HARDWARE, TpmKind.HARDWARE, TpmKind.SOFTWARE])
 BEFORE_ALL_TIME_S = -1.0
 """No policy has expired."""
 
@@ -57,19 +58,22 @@ class Coalition(RuleBasedStateMachine):
     policy: Policy
     hosts: dict[HostName, Host]
 
-    @initialize(policy=policies(least_hosts=2, least_vms=3), data=st.data())
-    def found(self, policy: Policy, data: st.DataObject) -> None:
+    @initialize(policy=policies(least_hosts=2, least_vms=5), tpms=st.lists(TPMS, min_size=4, max_size=4))
+    def found(self, policy: Policy, tpms: list[TpmKind]) -> None:
+        """Most of it runs already."""
         self.policy = policy
-        self.hosts = {name: Host(tpm=data.draw(st.sampled_from(TpmKind))) for name in sorted(policy.hosts)}
+        self.hosts = {name: Host(tpm=tpm, admitted=True) for name, tpm in zip(policy.hosts, tpms, strict=False)}
         for name in self.hosts:
             self._map(name, EMPTY)
+        for vm in sorted(policy.vms)[1:]:
+            self._start(vm)
 
     # What a host does
 
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
-        if self.policy.vms:
-            self._start(data.draw(st.sampled_from(sorted(self.policy.vms))))
+        for vm in data.draw(st.permutations(sorted(self.policy.vms))):
+            self._start(vm)
 
     @rule(data=st.data())
     def start_where_it_does_not_belong(self, data: st.DataObject) -> None:

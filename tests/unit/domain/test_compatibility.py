@@ -32,7 +32,6 @@ from tests.unit.domain.test_flows import (
     systems,
 )
 
-
 X, Y, Z = (TypeName(f"rival/{letter}") for letter in "xyz")
 
 Pair = tuple[TypeName, TypeName]

@@ -25,7 +25,7 @@ def read_back(policy: Policy, comment: str = "") -> Policy:
 
 
 @given(policies())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_was_written_reads_as_the_same_policy(policy: Policy) -> None:
     again = read_back(policy)
     assert again.digest == policy.digest

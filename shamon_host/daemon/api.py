@@ -52,7 +52,7 @@ class Api:
             case "GET", ["v1", "status"]:
                 return self._status()
             case "GET", ["v1", "peers"]:
-                return self._peers()
+                return await self._blocking(self._peers)
             case "GET", ["v1", "vms"]:
                 return await self._blocking(lambda: [_vm(status) for status in self.daemon.host.vms.statuses()])
             case "GET", ["v1", "links"]:
@@ -64,7 +64,8 @@ class Api:
             case "GET", ["v1", "policy", "explain"]:
                 one, other = _text(fields, "one", ""), _text(fields, "other", "")
                 explanations = explain(self.daemon.policy, one, other)
-                return _explanations([*explanations, *self._carried(VmName(one), VmName(other))])
+                carried = await self._blocking(lambda: list(self._carried(VmName(one), VmName(other))))
+                return _explanations([*explanations, *carried])
             case "GET", ["v1", "policy", "dry-run"]:
                 return await self._dry_run(VmName(_text(fields, "vm", "")))
             case "POST", ["v1", "policy", "update"]:
@@ -142,6 +143,8 @@ class Api:
         """Of a start on this host, beside what runs here now."""
         daemon = self.daemon
         running = await self._blocking(daemon.host.vms.running)
+        peers = tuple(daemon.host.peers)
+        shared = await self._blocking(lambda: {peer: daemon.host.policies.shared(peer).types for peer in peers})
         labels = {name: daemon.policy.label_of(name) for name in running if name in daemon.policy.vms and name != vm}
         return _explanations(
             dry_run(
@@ -150,7 +153,7 @@ class Api:
                 daemon.name,
                 running=labels,
                 host_tpm=daemon.registry.enrolled(daemon.name).tpm,
-                shared={peer: daemon.host.policies.shared(peer).types for peer in daemon.host.peers},
+                shared=shared,
             )
         )
 

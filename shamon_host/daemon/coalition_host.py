@@ -89,6 +89,8 @@ class CoalitionHost:
     _locks: dict[HostName, asyncio.Lock] = field(init=False, default_factory=dict)
     _started_s: float = field(init=False)
     _closing: bool = field(init=False, default=False)
+    _dropped: dict[HostName, str] = field(init=False, default_factory=dict)
+    """Addresses of hosts that the policy no longer has."""
 
     def __post_init__(self) -> None:
         self._started_s = self.clock.boottime_s()
@@ -308,6 +310,8 @@ class CoalitionHost:
         self, peer: HostName, reason: str, *, definite: bool, received: float | None = None, lapsed: bool = False
     ) -> None:
         async with self._lock(peer):
+            if peer not in self.peers:
+                return  # the policy has it no more, and everything of it is closed
             state, end_s = self._state(peer), self.lease_end_s(peer)
             renewed = lapsed and (end_s is None or end_s > self.clock.boottime_s())
             if state.state is AdmissionState.EXPELLED or renewed:
@@ -347,7 +351,7 @@ class CoalitionHost:
         """Try again to remove what could not be removed when a peer was cut off."""
         for peer in tuple(self._unclosed):
             async with self._lock(peer):
-                if self.peers[peer].state is not AdmissionState.ADMITTED:
+                if peer in self.peers and self.peers[peer].state is not AdmissionState.ADMITTED:
                     await self._close_links(peer)
 
     async def close(self) -> None:
@@ -405,9 +409,14 @@ class CoalitionHost:
         self.peers.setdefault(host, self._new_peer(host))
 
     async def drop_host(self, host: HostName, address: str) -> None:
-        """The policy has this host no more."""
+        """The policy has this host no more. What still goes on with it finds its address, and nothing else."""
+        self._dropped[host] = address
         await self.blocking(lambda: self.links.close_peer(host, address))
         self._carried.forget(host)
+        self._proved_s.pop(host, None)
+        self._hinted_s.pop(host, None)
+        self.refusals.pop(host, None)
+        self._unclosed.discard(host)
         del self.peers[host]
 
     # What it carries
@@ -441,7 +450,11 @@ class CoalitionHost:
             raise Refused("the policy knows no such host", where=peer) from None
 
     def _address(self, peer: HostName) -> str:
-        return self.policy.hosts[peer].address
+        """Of a host of the policy, or of one that it had until a while ago. Raises Refused."""
+        entry = self.policy.hosts.get(peer)
+        if entry is None and peer not in self._dropped:
+            raise Refused("the policy knows no such host", where=peer)
+        return entry.address if entry else self._dropped[peer]
 
     def _new_peer(self, host: HostName) -> PeerState:
         return PeerState(host=host, state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED)

@@ -75,7 +75,10 @@ class EnforcedPolicy:
             return
         if current is None or current.policy.digest == policy.digest:
             decision = monitor.policy_install(
-                policy, current.policy.which if current else None, now_wall_s=self.clock.wall_s()
+                policy,
+                current.policy.which if current else None,
+                now_wall_s=self.clock.wall_s(),
+                unsigned=() if current else lacking_signatures(self._record.envelope, policy, None),
             )
         else:
             decision = self._decided(self._record, current.policy, ())
@@ -92,9 +95,12 @@ class EnforcedPolicy:
                 {"file": f"version {self.file.version}, {self.file.digest}", "in_force": policy.version},
             )
 
-    def decide(self, record: PolicyRecord, violations: tuple[str, ...] = ()) -> Decision:
-        """The monitor's answer on `policy.update` to this version, from the one in force. Not yet in the audit log."""
-        return self._decided(record, self.policy, violations)
+    def decide(self, record: PolicyRecord, violations: tuple[str, ...] = (), *, passing: bool = False) -> Decision:
+        """The monitor's answer on `policy.update` to this version, from the one in force. Not yet in the audit log.
+
+        `passing`: on the way to a later version; it may have expired since it was agreed to.
+        """
+        return self._decided(record, self.policy, violations, passing=passing)
 
     def allocated(self, policy: Policy) -> LabelMap:
         """The label map for `policy` after the one in force: whatever is only renamed keeps its categories."""
@@ -105,17 +111,20 @@ class EnforcedPolicy:
         stays in force; after that, the next start finishes it."""
         self._begin(record, self.tpm.counter())
 
-    def _decided(self, record: PolicyRecord, current: Policy, violations: tuple[str, ...]) -> Decision:
+    def _decided(
+        self, record: PolicyRecord, current: Policy, violations: tuple[str, ...], *, passing: bool = False
+    ) -> Decision:
         return monitor.policy_update(
             record.policy,
             current,
-            now_wall_s=self.clock.wall_s(),
+            now_wall_s=0.0 if passing else self.clock.wall_s(),
             unsigned=lacking_signatures(record.envelope, record.policy, current),
             violations=violations,
         )
 
     def _begin(self, record: PolicyRecord, counter: int | None) -> None:
-        """Write down that it comes into force, count, and bring it about."""
+        """Write down that it comes into force, count, and bring it about. Whatever can be refused is, before that."""
+        self._install_label_map(record.policy, self._allocated(record.policy, self.versions.label_map() or EMPTY))
         expected = None if counter is None else counter + 1
         pending = replace(record, counter=expected)
         self.versions.begin(pending)
@@ -125,7 +134,6 @@ class EnforcedPolicy:
         if counter is None or pending.counter is None or counter < pending.counter:
             counter = self.tpm.increment_counter()
         label_map = self._allocated(pending.policy, self.versions.label_map() or EMPTY)
-        self._install_label_map(pending.policy, label_map)
         record = replace(pending, counter=counter)
         self.versions.finish(record, label_map)
         self._record, self._label_map, self.successor = record, label_map, None

@@ -173,12 +173,17 @@ class HostDaemon:
         blocking = self.backends.blocking
         await blocking(self._require_own_tpm)
         await blocking(self.enforced.install)
+        session = self.store.get("host", "session") or {}
+        if session.get("boot_id") == self.backends.boot_id:  # what it was admitted for may go on
+            self.host.admitted_in_this_boot = bool(session["admitted"])
+        # An earlier run may have ended between a change of the policy and what follows from it.
+        await blocking(lambda: self.host.vms.rename_types(self.policy.renames))
+        await blocking(self.host.vms.stop_forbidden)
         await blocking(self.host.vms.enforce_labels)
         await blocking(self.host.reconcile_links)
         for peer, state in self.host.peers.items():
             if state.state is AdmissionState.EXPELLED:
                 await self.host.close_expelled(peer)
-        session = self.store.get("host", "session") or {}
         if session.get("boot_id") != self.backends.boot_id:
             refused = self.store.get("host", "refused")
             reason = f"refused by {refused['by']}" if refused else "this daemon did not watch the last boot to its end"

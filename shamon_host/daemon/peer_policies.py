@@ -22,6 +22,8 @@ from shamon_host.peer.policy_authority import authorised_types
 from shamon_host.peer.ports import Outcome, Terms
 
 _KIND = "peer-policy"
+MAX_WORK = 4_000_000
+"""Types times labels that join some, of a policy that is compared: 1,000 types and 500 such labels are an eighth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Shared:
     answers: Compatibility | None = None
     """What the policies themselves permit; None where they are one and the same, or where nobody asked."""
     unsigned: bool = False
+    too_large: bool = False
+    """Comparing the policies would take too long."""
     """Nobody who is responsible for any type signed the peer's policy."""
 
     @property
@@ -42,6 +46,8 @@ class Shared:
         """Why an own type is not shared, in words; empty where it is."""
         if name in self.names:
             return ""
+        if self.too_large:
+            return f"{name}: the peer's policy is too large to be compared"
         if self.unsigned or (self.answers is not None and name in self.answers.shared):
             return f"{name}: nobody who is responsible for it signed the peer's policy"
         return f"{name} is unknown" if self.answers is None else str(self.answers.answer(name))
@@ -142,8 +148,22 @@ class PeerPolicies:
     def admitted(self, peer: HostName) -> None:
         """The peer was admitted under the policy that it named: it may not go back behind that version."""
         says = self._says.get(peer) or self.enforced.policy.which
-        if says.version > self.newest_seen(peer):
+        if says.version > self.newest_seen(peer) and self._is_coalitions(peer, says.digest):
             self._remember(peer, says, newest=says.version)
+
+    def _is_coalitions(self, peer: HostName, digest: str) -> bool:
+        """Whether a version is the coalition's: this host's own or an earlier one, or one that its signers signed. What
+        one organisation alone signed says nothing of the coalition's versions."""
+        own = self.enforced.policy
+        if digest == own.digest or self._enforced_earlier(digest) is not None:
+            return True
+        record = self._known.get(peer)
+        return (
+            record is not None
+            and record.policy.digest == digest
+            and own.signing is not None
+            and self._authorised(own, record.policy, record.envelope) == own.types
+        )
 
     def require_still_so(self, outcome: Outcome) -> None:
         """Raises Refused if the handshake was about other versions of the two policies than are in force by now."""
@@ -155,16 +175,21 @@ class PeerPolicies:
                 raise Refused(f"{whose} policy changed while the handshake ran", where=outcome.peer)
 
     def shared(self, peer: HostName) -> Shared:
-        """What this host and the peer may share, under the policies that both enforce now."""
+        """What this host and the peer may share, under the policies that both enforce now. Nothing where the peer's is
+        not known."""
+        says = self._says.get(peer)
+        if says is not None and self._policy(peer, says.digest) is None:
+            return Shared(names={})
         own, theirs = self.enforced.policy, self.of(peer)
         record = self._known.get(peer)
         envelope = record.envelope if record and record.policy.digest == theirs.digest else b""
         key = (own.digest, theirs.digest, envelope)
-        if key not in self._shared:
+        known = self._shared.get(key)
+        if known is None:
             if len(self._shared) > 2 * len(self._says) + 2:
                 self._shared.clear()
-            self._shared[key] = self._compute(own, theirs, envelope)
-        return self._shared[key]
+            known = self._shared[key] = self._compute(own, theirs, envelope)
+        return known
 
     def _compute(self, own: Policy, theirs: Policy, envelope: bytes) -> Shared:
         if own.digest == theirs.digest:
@@ -172,6 +197,8 @@ class PeerPolicies:
         authorised = self._authorised(own, theirs, envelope)
         if not authorised:  # else whoever makes up a policy has it compared, however long that takes
             return Shared(names={}, unsigned=True)
+        if _work(theirs) > MAX_WORK:
+            return Shared(names={}, too_large=True)
         answer = compatibility(flow_system(own), flow_system(theirs))
         names = {name: answer.common[name] for name in answer.shared if name in authorised}
         return Shared(names=names, answers=answer)
@@ -226,3 +253,7 @@ class PeerPolicies:
             found=f"version {which.version}, digest {which.digest}; {reason}",
             remedy="Install the same policy on both hosts, or see `shamon policy compatible`.",
         )
+
+
+def _work(policy: Policy) -> int:
+    return len(policy.definitions) * sum(len(label.types) > 1 for label in policy.vm_labels.values())

@@ -95,12 +95,14 @@ class PeerSchedule:
 
     async def _attest_with(self, peer: HostName) -> None:
         event, first = self._event(peer), True
-        while True:
-            while self.host.peers[peer].state is AdmissionState.EXPELLED:
+        while peer in self.host.peers:
+            while self._is_expelled(peer):
                 await event.wait()
                 event.clear()
             if not first:
                 await self._until_due(peer)
+            if peer not in self.host.peers:
+                return
             first, woken = False, event.is_set()
             event.clear()
             try:
@@ -117,6 +119,10 @@ class PeerSchedule:
             except ShamonError as error:
                 self._failed(peer, error)
                 await self.host.suspend(peer, str(error), definite=False)
+
+    def _is_expelled(self, peer: HostName) -> bool:
+        state = self.host.peers.get(peer)
+        return state is not None and state.state is AdmissionState.EXPELLED
 
     async def _until_due(self, peer: HostName) -> None:
         """Wait for the period or for a reason to be earlier; then gather a burst of reasons."""
@@ -137,6 +143,7 @@ class PeerSchedule:
         wait = self._retry_s.get(peer, intervals.period_s)
         if (
             peer not in self._retry_s
+            and peer in self.host.peers
             and self.host.peers[peer].state is AdmissionState.ADMITTED
             and self.host.name > peer
         ):
@@ -154,7 +161,7 @@ class PeerSchedule:
     async def _watch_lease(self, peer: HostName) -> None:
         """Cut the peer off whenever its lease ends."""
         changed = self._leases.setdefault(peer, asyncio.Event())
-        while True:
+        while peer in self.host.peers:
             end_s = self.host.lease_end_s(peer)
             if end_s is None:
                 await changed.wait()

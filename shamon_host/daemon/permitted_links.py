@@ -30,7 +30,9 @@ def permitted_links(
     shared = policies.shared(outcome.peer)
     links = []
     for link in outcome.links:
-        own = shared.own_name(link.type) or link.type
+        own = shared.own_name(link.type)
+        if own is None:
+            continue
         decision = check(
             policies.enforced.policy,
             name,

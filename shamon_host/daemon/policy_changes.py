@@ -22,7 +22,7 @@ from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.domain.decision import Rule
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
-from shamon_host.domain.policy import HostEntry, PolicyVersion
+from shamon_host.domain.policy import HostEntry, Policy, PolicyVersion
 from shamon_host.domain.policy_file import parse_canonical
 from shamon_host.domain.replay import Running, violations
 from shamon_host.peer.policy_authority import require_signers
@@ -72,6 +72,7 @@ class PolicyChanges:
     wake: Callable[[HostName], None] = lambda peer: None
     _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _coordinates: bool = field(init=False, default=False)
+    _holding: asyncio.Task[None] | None = field(init=False, default=None)
     learning: PolicyLearning = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class PolicyChanges:
                 self._tell_abort(statement)
             return
         self.host.enforced.successor = policy
-        self.background.spawn(self._let_go_in_time(statement), f"hold for the update to version {policy.version}")
+        self._hold(statement)
 
     # What peers ask
 
@@ -139,6 +140,7 @@ class PolicyChanges:
         statement = statement_of(record)
         if statement.after == self.host.policy.digest:
             return
+        self._require_decided(record, statement)
         document = self.versions.prepared()
         if document is not None and self._prepared_statement() == statement:
             envelope = str(document["envelope"]).encode()
@@ -158,12 +160,12 @@ class PolicyChanges:
         Raises Refused with every violation, or who did not answer, and then nothing is changed anywhere; BadInput,
         NotTrusted for the envelope.
         """
-        policy, current = parse_canonical(payload_of(envelope), source="the envelope"), self.host.policy
+        policy, current = await self._read(envelope), self.host.policy
         asked = asked_of(policy, current)
         unknown = set(without) - (asked - {self.host.name})
         if unknown:
             raise BadInput("no other host that is asked", expected=_names(asked), found=_names(unknown))
-        left_out = {*without, *(host for host in asked if self._is_expelled(host))}
+        left_out = {*without, *(asked - self._keys().keys())}
         statement = Statement(
             coalition=current.coalition,
             update=secrets.token_bytes(UPDATE_BYTES),
@@ -234,15 +236,8 @@ class PolicyChanges:
     async def _prepare(self, statement: Statement, envelope: bytes) -> Vote:
         """This host's vote. A yes is written down first, and binds."""
         current = self.host.policy
-        if current.signing is None:
-            raise Refused(
-                "the policy in force is unsigned, and changed by hand on each host",
-                where=self.host.name,
-                remedy="Install a version with [signing] on every host, and restart the daemons.",
-            )
-        require_signers(envelope, current)
-        policy = parse_canonical(payload_of(envelope), source="the version to come")
-        statement.require_about(policy, current)
+        policy = await self._read(envelope)
+        statement.require_about(policy, current, self._keys().keys())
         if self.host.name not in statement.participants:
             raise NotTrusted("the update does not ask this host", where=self.host.name)
         held = self._prepared_statement()
@@ -261,29 +256,66 @@ class PolicyChanges:
                 self.host.enforced.successor = policy
                 return Vote(signed=signed_vote(statement, self.key))
 
-        answer = await self.blocking(vote)
-        if answer.signed and held is None:
-            self.background.spawn(self._let_go_in_time(statement), f"hold for the update to version {policy.version}")
-        return answer
+        self._hold(statement)
+        return await self.blocking(vote)
 
-    async def _commit(self, envelope: bytes, commit: bytes) -> None:
-        """Put a version in force on the strength of its record. Raises NotTrusted, Refused."""
-        require_signers(envelope, self.host.policy)
-        policy, statement = parse_canonical(payload_of(envelope), source="the version decided on"), statement_of(commit)
-        statement.require_about(policy, self.host.policy)
-        require_signed(commit, statement.participants, self._keys())
+    async def _commit(self, envelope: bytes, commit: bytes, *, passing: bool = False) -> None:
+        """Put a version in force on the strength of its record. Raises NotTrusted, Refused.
+
+        `passing`: on the way to a later version, so that it may have expired meanwhile.
+        """
+        policy, statement, current = await self._read(envelope), statement_of(commit), self.host.policy
+        self._require_decided(commit, statement)
+        statement.require_about(policy, current, self._keys().keys())
+        own, before = policy.hosts.get(self.host.name), current.hosts[self.host.name]
+        if own is None or own.address != before.address:
+            raise Refused(
+                f"version {policy.version} has this host no more, or at another address",
+                where=self.host.name,
+                expected=before.address,
+                found="no such host" if own is None else own.address,
+                remedy="Its peers refuse this host from now on. Stop its daemon, or set it up anew.",
+            )
         record = PolicyRecord(policy=policy, envelope=envelope, commit=commit)
-        decision = self.host.enforced.decide(record)
+        decision = await self.blocking(lambda: self.host.enforced.decide(record, passing=passing))
         self.host.audit.append(decision.check, self.host.name, decision.as_detail())
         decision.enforce()
         work = switch(self.host, record)
         await asyncio.shield(self.background.spawn(work, f"version {policy.version} of the policy", finish=True))
 
+    async def _read(self, envelope: bytes) -> Policy:
+        """The policy in an envelope, once enough signers of the version in force are known to have signed it. Raises
+        NotTrusted, BadInput; Refused where the version in force is unsigned."""
+        current = self.host.policy
+        if current.signing is None:
+            raise Refused(
+                "the policy in force is unsigned, and changed by hand on each host",
+                where=self.host.name,
+                remedy="Install a version with [signing] on every host, and restart the daemons.",
+            )
+
+        def read() -> Policy:
+            require_signers(envelope, current)
+            return parse_canonical(payload_of(envelope), source="the version to come")
+
+        return await self.blocking(read)
+
+    def _require_decided(self, record: bytes, statement: Statement) -> None:
+        """Raises NotTrusted unless the record is about what follows the version in force, and signed by everybody."""
+        if statement.before != self.host.policy.digest:
+            raise NotTrusted(
+                "the record starts from another version than the one in force",
+                where=statement.coordinator,
+                expected=self.host.policy.digest,
+                found=statement.before,
+            )
+        require_signed(record, statement.participants, self._keys())
+
     async def _catch_up(self, chain: Sequence[PolicyRecord]) -> None:
         """Put versions in force that were decided on while this host was away, each on the strength of its record."""
         async with self._busy:
             for record in chain:
-                await self._commit(record.envelope, record.commit)
+                await self._commit(record.envelope, record.commit, passing=record is not chain[-1])
         self.changed()
 
     async def _let_go_in_time(self, statement: Statement) -> None:
@@ -298,6 +330,13 @@ class PolicyChanges:
         if self._prepared_statement() == statement:
             await self.blocking(lambda: self.versions.prepare(None))
             self.host.enforced.successor = None
+
+    def _hold(self, statement: Statement) -> None:
+        """From here on this host is bound by its vote, for a while."""
+        if self._holding is not None:
+            self._holding.cancel()
+        name = f"hold for the update to version {statement.version}"
+        self._holding = self.background.spawn(self._let_go_in_time(statement), name)
 
     # Parts
 
@@ -315,11 +354,12 @@ class PolicyChanges:
         return Statement.decode(str(document["statement"]).encode()) if document else None
 
     def _keys(self) -> dict[HostName, str]:
-        return {entry.host: entry.record_key for entry in self.host.registry.hosts()}
-
-    def _is_expelled(self, host: HostName) -> bool:
-        entry = self.host.registry.get(host)
-        return entry is not None and entry.expelled
+        """Who can sign a record: the hosts that are enrolled and not expelled."""
+        return {
+            entry.host: entry.record_key
+            for entry in self.host.registry.hosts()
+            if entry.record_key and not entry.expelled
+        }
 
     def _require_admitted(self, peer: HostName) -> None:
         state = self.host.peers.get(peer)

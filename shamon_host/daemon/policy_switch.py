@@ -32,6 +32,7 @@ async def switch(host: CoalitionHost, record: PolicyRecord) -> None:
             host.meet_host(name)
         for name in host.peers.keys() - after.hosts.keys():
             await host.drop_host(name, before.hosts[name].address)
+        await host.blocking(lambda: host.vms.rename_types(after.renames))
         await host.blocking(lambda: host.vms.stop_forbidden(before))
         await host.blocking(host.reconcile_links)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.label_map import LabelMap
+from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_canonical
@@ -133,6 +133,7 @@ def label_map_document(label_map: LabelMap) -> dict[str, Any]:
         "types": dict(label_map.types),
         "vms": {name: list(pair) for name, pair in label_map.vms.items()},
         "next_category": label_map.next_category,
+        "next_pair": label_map.next_pair,
     }
 
 
@@ -143,6 +144,7 @@ def label_map_from(document: Mapping[str, Any]) -> LabelMap:
             types={TypeName(name): category for name, category in document["types"].items()},
             vms={VmName(name): (low, high) for name, (low, high) in document["vms"].items()},
             next_category=document["next_category"],
+            next_pair=document.get("next_pair", VM_CATEGORIES.start),  # not written by earlier versions
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput("the stored label map is malformed", found=type(error).__name__) from error

@@ -44,6 +44,7 @@ class Reactions:
 
     def suspended(self, event: Suspension) -> None:
         """A peer was cut off: schedule actions on our VMs, tell the other admitted peers to look."""
+        self._forget_strangers()
         new = actions_for(
             self.host.policy,
             running=self.host.vms.wanted(),
@@ -62,6 +63,7 @@ class Reactions:
 
     def admitted(self, peer: HostName) -> None:
         """A peer passes: drop what was pending only because it was silent, resume what was suspended for it."""
+        self._forget_strangers()
         self._plan(without_silent(self.pending, peer))
         names = [VmName(name) for name, document in self.store.items(_SUSPENDED_FOR) if document["peer"] == peer]
         if names:
@@ -95,6 +97,14 @@ class Reactions:
         for name in names:
             self.store.delete(_SUSPENDED_FOR, name)
 
+    def _forget_strangers(self) -> None:
+        """An update of the policy may have taken VMs away from this host: nothing is to be done to those."""
+        known = {item.vm for item in self.pending}
+        known.update(VmName(name) for name, _ in self.store.items(_SUSPENDED_FOR))
+        gone = [name for name in sorted(known) if not self._is_ours(name)]
+        if gone:
+            self.forget(gone)
+
     def _plan(self, wanted: tuple[PendingAction, ...]) -> None:
         """Make `wanted` what is pending: first on disk, then in memory."""
         before = {item.key: item for item in self.pending}
@@ -127,6 +137,9 @@ class Reactions:
         status = await self._status(item.vm)
         if item not in self.pending:
             return True
+        if status is None:
+            self.forget([item.vm])
+            return True
         domain = status.domain
         if domain is None or status.quarantined or domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
             return False
@@ -141,6 +154,9 @@ class Reactions:
         return True
 
     async def _suspend(self, vm: VmName, peer: HostName, reason: str) -> None:
+        if not self._is_ours(vm):  # since its status was asked for
+            self.forget([vm])
+            return
         self.store.put(_SUSPENDED_FOR, vm, {"peer": peer})
         await self.blocking(lambda: self.host.vms.suspend(vm, reason))
 
@@ -149,7 +165,8 @@ class Reactions:
         for name in names:
             try:
                 status = await self._status(name)
-                if status.wanted and status.domain is not None and status.domain.state is DomainState.PAUSED:
+                domain = status.domain if status is not None and status.wanted else None
+                if domain is not None and domain.state is DomainState.PAUSED:
                     await self.blocking(partial(self.host.vms.start, name))
                 self.store.delete(_SUSPENDED_FOR, name)
             except ShamonError as error:  # the next admission tries again
@@ -161,14 +178,16 @@ class Reactions:
         except ShamonError as error:
             self.host.audit.append("peer.hint-failed", peer, {"about": about, "reason": str(error)})
 
-    async def _status(self, vm: VmName) -> VmStatus:
-        """Of one of this host's VMs. Raises BackendFailed."""
-        return next(status for status in await self.blocking(self.host.vms.statuses) if status.name == vm)
+    async def _status(self, vm: VmName) -> VmStatus | None:
+        """Of one of this host's VMs; None when it is none any more. Raises BackendFailed."""
+        return next((status for status in await self.blocking(self.host.vms.statuses) if status.name == vm), None)
 
     def _is_ours(self, vm: VmName) -> bool:
         entry = self.host.policy.vms.get(vm)
         return entry is not None and entry.host == self.host.name
 
 
-def _runs(status: VmStatus) -> bool:
+def _runs(status: VmStatus | None) -> bool:
+    if status is None:
+        return False
     return status.domain is not None and status.domain.state is DomainState.RUNNING and not status.quarantined

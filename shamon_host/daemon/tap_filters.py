@@ -18,7 +18,7 @@ from shamon_host.hypervisor.report import parse_hypervisor_report
 from shamon_host.hypervisor.vms import interface_mac, tap_devices
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
 from shamon_host.links.network_state import check_network_state
-from shamon_host.links.tap_filter import MAX_RATE_BYTES_S, PortProtocol, PortRule, TapFilter
+from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
 
 LONGEST_PAUSE_S = 30.0
 """Windows are looked at this often at least: the wall clock may be stepped."""
@@ -101,7 +101,7 @@ def _of_overlay(policy: Policy, overlay: Overlay, device: str, name: TypeName, w
         peers=None
         if overlay.peers is None
         else frozenset(
-            interface_mac(policy.coalition, peer, index)
+            interface_mac(policy.coalition, policy.vms[peer].host, peer, index)
             for peer in overlay.peers
             for index, other in enumerate(policy.interfaces_of(peer))
             if other == name
@@ -111,6 +111,6 @@ def _of_overlay(policy: Policy, overlay: Overlay, device: str, name: TypeName, w
         else tuple(
             PortRule(protocol=PortProtocol(limit.transport.value), port=limit.port) for limit in sorted(overlay.ports)
         ),
-        rate_bytes_s=None if overlay.rate_bytes_s is None else min(overlay.rate_bytes_s, MAX_RATE_BYTES_S),
+        rate_bytes_s=overlay.rate_bytes_s,
         open_s=opening,
     )

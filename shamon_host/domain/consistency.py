@@ -7,14 +7,14 @@ installed, so that no other way in avoids these rules.
 import ipaddress
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.findings import Finding, quoted, unknown
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
-from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
-from shamon_host.domain.overlay import Overlay
+from shamon_host.domain.overlay import MAX_PEERS, MAX_PORTS, Overlay
 from shamon_host.domain.ownership import owner_mistakes, signing_mistakes
 from shamon_host.domain.policy import LEVELS, MAX_CONFLICT_SETS, HostEntry, Intervals, Policy, TypeDefinition, VmEntry
 from shamon_host.domain.ste import lacking_types, listed, shared_types
@@ -109,7 +109,7 @@ def _labels(policy: Policy) -> Iterator[Finding]:
                 expected=f"at most one type of the conflict set {conflict.conflict_set}",
                 found=", ".join(sorted(conflict.types)),
             )
-        yield from _flows(policy, label)
+        yield from _flows(policy, f"labels.{quoted(name)}", label.reads, label.writes, downgrader=name)
 
 
 _HEIGHTS: tuple[tuple[str, Callable[[TypeDefinition], int]], ...] = (
@@ -119,24 +119,31 @@ _HEIGHTS: tuple[tuple[str, Callable[[TypeDefinition], int]], ...] = (
 """Down which levels nothing flows: information must not get to less confidential, nor to more trusted types."""
 
 
-def _flows(policy: Policy, label: VmLabel) -> Iterator[Finding]:
-    """No label lets information go to a lower confidentiality or a higher integrity (Bell and LaPadula 1973, Biba
-    1977), unless both owners name it a downgrader. Told once for each type that it comes from."""
-    if len(label.types) < 2:
+def _flows(
+    policy: Policy, key: str, reads: Set[TypeName], writes: Set[TypeName], *, downgrader: str | None = None
+) -> Iterator[Finding]:
+    """Nothing lets information go to a lower confidentiality or a higher integrity (Bell and LaPadula 1973, Biba
+    1977), unless it is a label that both owners name a downgrader. Told once for each type that it comes from."""
+    if len(reads | writes) < 2:
         return
     known = policy.definitions
-    targets = [known[name] for name in sorted(label.writes & known.keys())]
-    strict = [target for target in targets if label.name not in target.downgraders]
+    targets = [known[name] for name in sorted(writes & known.keys())]
+    strict = [target for target in targets if downgrader not in target.downgraders]
+    expected = (
+        "types of the same level"
+        if downgrader is None
+        else "a label that both types name in their downgraders, or one that only reads or writes"
+    )
     for level, height in _HEIGHTS:
         lowest, lowest_strict = (min(some, key=height, default=None) for some in (targets, strict))
-        for name in sorted(label.reads & known.keys()):
+        for name in sorted(reads & known.keys()):
             source = known[name]
-            target = lowest_strict if label.name in source.downgraders else lowest
+            target = lowest_strict if downgrader in source.downgraders else lowest
             if target is not None and height(source) > height(target):
                 yield Finding(
-                    key=f"labels.{quoted(label.name)}",
+                    key=key,
                     what=f"it lets {name} flow to {target.name}, against their {level}",
-                    expected="a label that both types name in their downgraders, or one that only reads or writes",
+                    expected=expected,
                     found=f"{level} {abs(height(source))} and {abs(height(target))}",
                 )
 
@@ -148,11 +155,22 @@ def _resource(policy: Policy, name: str, resource: ResourceLabel) -> Iterator[Fi
     if not resource.inaccessible and not resource.types:
         yield Finding(key=key, what="a label without types", expected="at least one type")
     yield from _unknown_types(policy, key, resource.types)
+    if not resource.inaccessible:
+        # A VM of one type writes it, one of another reads it (`flows.flow_system`). No type can name it a downgrader.
+        yield from _flows(policy, f"resources.{quoted(name)}", resource.types, resource.types)
 
 
 def _overlay(policy: Policy, name: str, overlay: Overlay) -> Iterator[Finding]:
     if overlay.label not in policy.vm_labels:
         yield unknown(f"overlays.{quoted(name)}.label", "label", overlay.label, sorted(policy.vm_labels))
+    for kind, listed_ones, most in (("peers", overlay.peers, MAX_PEERS), ("ports", overlay.ports, MAX_PORTS)):
+        if listed_ones is not None and len(listed_ones) > most:
+            yield Finding(
+                key=f"overlays.{quoted(name)}.{kind}",
+                what=f"too many {kind}",
+                expected=f"at most {most}",
+                found=str(len(listed_ones)),
+            )
     for vm in sorted((overlay.peers or frozenset()).difference(policy.vms)):
         yield unknown(f"overlays.{quoted(name)}.peers", "VM", vm, sorted(policy.vms))
 

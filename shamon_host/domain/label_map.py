@@ -1,11 +1,11 @@
 """The label map of one host: type ↔ SELinux link context and SPD context; VM ↔ sVirt context.
 
 Names travel, contexts stay local: two hosts may map one type to different categories. Allocation is stable: what was
-once given is kept for as long as its name is in the policy, and a freed category is not given out again before all
-others were used (a lingering object under an old label must not meet a new type).
+once given is kept for as long as its name is in the policy, and a freed category, or pair of them, is not given out
+again before all others were used (a lingering object under an old label must not meet a new type or VM).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shamon_host.domain.errors import BackendFailed
@@ -25,6 +25,8 @@ class LabelMap:
     vms: Mapping[VmName, tuple[int, int]]
     next_category: int = TYPE_CATEGORIES.start
     """Where the search for the next free category of a type starts."""
+    next_pair: int = VM_CATEGORIES.start
+    """Where the search for the next free pair of a VM starts: the lower category of a pair."""
 
     def link_context(self, name: TypeName) -> SelinuxContext:
         """Context of a link's socket and SAs. Raises KeyError for a type without a category."""
@@ -75,15 +77,25 @@ def allocate(current: LabelMap, types: Iterable[TypeName], vms: Iterable[VmName]
                 break
         else:
             raise BackendFailed("no category left for a type", expected=f"at most {span} types", found=name)
-    pairs = {name: current.vms[name] for name in wanted_vms if name in current.vms}
-    used_categories = {category for pair in pairs.values() for category in pair}
-    free = [category for category in VM_CATEGORIES if category not in used_categories]
-    for vm in wanted_vms:
+    pairs, next_pair = _pairs(current, wanted_vms)
+    return LabelMap(types=kept, vms=pairs, next_category=position, next_pair=next_pair)
+
+
+def _pairs(current: LabelMap, wanted: Sequence[VmName]) -> tuple[dict[VmName, tuple[int, int]], int]:
+    """A pair for each VM, and where the next search starts. Raises BackendFailed."""
+    pairs = {name: current.vms[name] for name in wanted if name in current.vms}
+    used = {low for low, _ in pairs.values()}
+    position, span = current.next_pair, len(VM_CATEGORIES)
+    for vm in wanted:
         if vm in pairs:
             continue
-        if len(free) < 2:
-            raise BackendFailed(
-                "no categories left for a VM", expected=f"at most {len(VM_CATEGORIES) // 2} VMs", found=vm
-            )
-        pairs[vm] = (free.pop(0), free.pop(0))
-    return LabelMap(types=kept, vms=pairs, next_category=position)
+        for step in range(0, span, 2):
+            low = VM_CATEGORIES.start + (position - VM_CATEGORIES.start + step) % span
+            if low not in used:
+                break
+        else:
+            raise BackendFailed("no categories left for a VM", expected=f"at most {span // 2} VMs", found=vm)
+        pairs[vm] = (low, low + 1)
+        used.add(low)
+        position = low + 2 if low + 2 in VM_CATEGORIES else VM_CATEGORIES.start
+    return pairs, position

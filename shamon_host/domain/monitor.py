@@ -63,8 +63,13 @@ def _decide(check: Check, subject: str, target: str, denials: Denials) -> Decisi
 # Setup
 
 
-def policy_install(policy: Policy, current: PolicyVersion | None, *, now_wall_s: float) -> Decision:
-    """May `policy` be the first one on this host? The one in force may be installed again (a restart)."""
+def policy_install(
+    policy: Policy, current: PolicyVersion | None, *, now_wall_s: float, unsigned: Sequence[str] = ()
+) -> Decision:
+    """May `policy` be the first one on this host? The one in force may be installed again (a restart).
+
+    `unsigned`: the signatures that a first one lacks, in words.
+    """
 
     def denials() -> Denials:
         yield from malformed(policy)
@@ -75,6 +80,8 @@ def policy_install(policy: Policy, current: PolicyVersion | None, *, now_wall_s:
                 f"version {current.version} of {current.coalition} is in force: another one replaces it only as its "
                 "update",
             )
+        for lacking in unsigned:
+            yield Deny(Rule.SIGNATURE, lacking)
 
     return _decide(Check.POLICY_INSTALL, policy.coalition, _version(policy), denials())
 

@@ -12,6 +12,9 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.time_windows import TimeWindow
 
+MAX_PEERS, MAX_PORTS = 4096, 1024
+MAX_RATE_BYTES_S = 10**10
+"""What the filter of one tap can hold (`links.tap_filter`): a policy that asks for more could not be enforced."""
 _PORT = re.compile(r"(?P<protocol>tcp|udp)/(?P<port>[1-9][0-9]{0,4})")
 
 

@@ -4,7 +4,7 @@ Names are not resolved here; `consistency` does that. What cannot be read become
 """
 
 from shamon_host.domain.labels import HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
-from shamon_host.domain.overlay import Overlay, parse_port
+from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, parse_port
 from shamon_host.domain.policy import (
     LEVELS,
     Demands,
@@ -57,7 +57,7 @@ _DEFINITION = (
     "downgraders",
     "equivalent",
 )
-_RATES = range(1000, 1 << 40)
+_RATES = range(1000, MAX_RATE_BYTES_S + 1)
 
 
 def read_sections(reader: Reader) -> Policy:

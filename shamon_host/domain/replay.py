@@ -6,7 +6,7 @@ runs a VM forbidden by the new version answers no, and says which VM and why; no
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.label_map import LabelMap
@@ -51,11 +51,7 @@ def renamed_label(label: VmLabel, renames: Renames) -> VmLabel:
 
 def renamed_map(label_map: LabelMap, renames: Renames) -> LabelMap:
     """The label map with every category under its type's new name, so that what runs keeps its context."""
-    return LabelMap(
-        types={renamed(name, renames): category for name, category in label_map.types.items()},
-        vms=label_map.vms,
-        next_category=label_map.next_category,
-    )
+    return replace(label_map, types={renamed(name, renames): category for name, category in label_map.types.items()})
 
 
 def violations(new: Policy, current: Policy, running: Running) -> tuple[str, ...]:

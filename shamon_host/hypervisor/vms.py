@@ -8,18 +8,20 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shamon_host.domain import monitor
-from shamon_host.domain.decision import Decision
+from shamon_host.domain.decision import Check, Decision, Rule
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
-from shamon_host.domain.policy import Policy, VmEntry
+from shamon_host.domain.policy import Policy, Renames, VmEntry
+from shamon_host.domain.replay import renamed, renamed_label
 from shamon_host.domain.results import TpmKind
+from shamon_host.domain.ste import listed
 from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images, VmInterface, VmSpec
 
 TAP_PREFIX = "shvm"
@@ -41,6 +43,8 @@ class Documents(Protocol):
 
     def delete(self, kind: str, key: str) -> None: ...
 
+    def items(self, kind: str) -> Sequence[tuple[str, dict[str, Any]]]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmSettings:
@@ -61,7 +65,7 @@ class VmStatus:
     label: str
     types: tuple[TypeName, ...]
     interfaces: tuple[TypeName, ...]
-    """The type of each of its network interfaces."""
+    """The type of each of its network interfaces: of those that it runs with, else of those that it would have."""
     wanted: bool
     """It should run: it was started and neither stopped nor quarantined since."""
     quarantined: str
@@ -134,7 +138,7 @@ class VmManager:
         with self._lock:
             self._entry(name)
             self.audit("vm.quarantine", name, {"reason": reason})
-            self.documents.put("vm", name, {"wanted": False, "quarantined": reason})
+            self._note(name, wanted=False, quarantined=reason)
             domain = self._running(name)
             if domain is None:
                 return
@@ -181,16 +185,18 @@ class VmManager:
         """Every VM that the policy gives to this host."""
         policy = self.policy()
         reports = {report.name: report for report in self.hypervisor.domains()}
+        running = {name for name, report in reports.items() if report.state in RUNNING_STATES}
         statuses = []
         for name, entry in sorted(policy.vms.items()):
             if entry.host == self.host:
                 document = self._document(name)
+                noted = _started_with(document) if name in running else None
                 statuses.append(
                     VmStatus(
                         name=name,
                         label=entry.label,
                         types=tuple(sorted(policy.label_of(name).types)),
-                        interfaces=policy.interfaces_of(name),
+                        interfaces=policy.interfaces_of(name) if noted is None else noted,
                         wanted=bool(document.get("wanted")),
                         quarantined=str(document.get("quarantined", "")),
                         domain=reports.get(name),
@@ -211,12 +217,14 @@ class VmManager:
         return frozenset(name for status in self._connectable() for name in status.types)
 
     def taps(self) -> dict[str, TypeName]:
-        """Tap → type, for every interface that belongs in a type's bridge now."""
+        """Tap → type, for every interface that belongs in a type's bridge now. A type that is no more has none."""
+        known = self.label_map().types
         return {
             interface.device: name
             for status in self._connectable()
             if status.domain is not None
             for interface, name in zip(status.domain.interfaces, status.interfaces, strict=False)
+            if name in known
         }
 
     def devices(self) -> dict[VmName, tuple[str, ...]]:
@@ -248,16 +256,36 @@ class VmManager:
                     self.suspend(report.name, "it ran in spite of its quarantine")
         return tuple(destroyed)
 
-    def stop_forbidden(self, before: Policy) -> tuple[VmName, ...]:
-        """Destroy every VM of the policy `before` that the one in force now does not permit. Returns their names."""
+    def rename_types(self, renames: Renames) -> None:
+        """Follow a version of the policy that gives types new names, in what was noted of VMs. Again changes nothing:
+        no name that a version gives up is one of its own."""
+        if not renames.types:
+            return
+        with self._lock:
+            for name, document in self.documents.items("vm"):
+                types = _started_with(document)
+                if types is not None:
+                    noted = [renamed(each, renames) for each in types]
+                    self.documents.put("vm", name, {**document, "interfaces": noted})
+
+    def stop_forbidden(self, before: Policy | None = None) -> tuple[VmName, ...]:
+        """Destroy every VM of this host that the policy in force now does not permit, or not with the interfaces that
+        it runs with. Returns their names.
+
+        `before`: the policy that was in force until now; then also what runs under another label than it would get.
+        None at a start, where `enforce_labels` follows: VMs that this host ever started, and those of its label map.
+        """
         stopped = []
         with self._lock:
             policy = self.policy()
+            ours = {*self.label_map().vms, *(name for name, _ in self.documents.items("vm"))}
+            if before is not None:
+                ours.update(before.vms)
             for report in self.hypervisor.domains():
-                if report.state not in RUNNING_STATES or report.name not in before.vms:
+                if report.state not in RUNNING_STATES or report.name not in ours:
                     continue
-                decision = self._decide(policy, report.name)
-                if not decision.permitted:
+                decision = self._forbidden(policy, report, labels=before is not None)
+                if decision is not None:
                     self.audit("vm.forbidden", report.name, decision.as_detail())
                     self.hypervisor.destroy(report.name)
                     stopped.append(report.name)
@@ -295,7 +323,9 @@ class VmManager:
             self.images.verify(entry.image, pin.sha256)
             overlay = self.images.fresh_overlay(name, entry.image)
         self.hypervisor.destroy(name)  # a definition that somebody left behind
-        report = self.hypervisor.start_paused(self._spec(entry, overlay))
+        types = self.policy().interfaces_of(name)
+        self.documents.put("vm", name, {**self._document(name), "interfaces": list(types)})
+        report = self.hypervisor.start_paused(self._spec(entry, types, overlay))
         try:
             self._verify(report)
             self._want(name, wanted=True)
@@ -313,6 +343,8 @@ class VmManager:
         if successor is not None:
             # This host has agreed to a version in which what runs is permitted: it stays so until that one counts.
             decisions.append(self._decide(successor, entry.name))
+            if decisions[-1].permitted:
+                decisions += _kept(policy, successor, entry.name)
         for decision in decisions:
             self.audit(decision.check, entry.name, decision.as_detail())
             decision.enforce()
@@ -327,6 +359,20 @@ class VmManager:
         return monitor.vm_start(
             policy, name, host=self.host, running=running, host_tpm=self.host_tpm, admitted=self.admitted()
         )
+
+    def _forbidden(self, policy: Policy, report: DomainReport, *, labels: bool) -> Decision | None:
+        """Why a VM may not run here, or not with the interfaces (and, with `labels`, the label) that it has."""
+        name = report.name
+        decision = self._decide(policy, name)
+        if not decision.permitted:
+            return decision
+        found, wanted = _started_with(self._document(name)), policy.interfaces_of(name)
+        if found is not None and found != wanted:
+            return _denied(name, _interfaces_differ(found, wanted))
+        context = self._context(policy.vms[name])
+        if labels and report.context != context:
+            return _denied(name, f"it runs under {report.context or 'no label'} and would have {context}")
+        return None
 
     def _verify(self, report: DomainReport) -> None:
         """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.
@@ -354,9 +400,9 @@ class VmManager:
                 remedy="Boot this host again with SELinux enforcing; its peers refuse it until then.",
             )
 
-    def _spec(self, entry: VmEntry, disk: str) -> VmSpec:
+    def _spec(self, entry: VmEntry, types: Sequence[TypeName], disk: str) -> VmSpec:
         settings = self.settings.get(entry.name, VmSettings())
-        types, devices = self.policy().interfaces_of(entry.name), self._devices(entry.name)
+        devices = self._devices(entry.name)
         return VmSpec(
             name=entry.name,
             uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{entry.name}.{self.policy().coalition}")),
@@ -366,7 +412,7 @@ class VmManager:
                 VmInterface(
                     device=devices[index],
                     bridge=self.ensure_bridge(name),
-                    mac=interface_mac(self.policy().coalition, entry.name, index),
+                    mac=interface_mac(self.policy().coalition, entry.host, entry.name, index),
                 )
                 for index, name in enumerate(types)
             ),
@@ -408,7 +454,39 @@ class VmManager:
         return self.documents.get("vm", name) or {}
 
     def _want(self, name: VmName, *, wanted: bool) -> None:
-        self.documents.put("vm", name, {"wanted": wanted})
+        self._note(name, wanted=wanted)
+
+    def _note(self, name: VmName, **fields: bool | str) -> None:
+        """Write down what is to become of a VM, in place of what was. What it was started with stays."""
+        kept = {key: value for key, value in self._document(name).items() if key == "interfaces"}
+        self.documents.put("vm", name, {**kept, **fields})
+
+
+def _started_with(document: Mapping[str, Any]) -> tuple[TypeName, ...] | None:
+    """The types of the interfaces that a VM was last started with, from its document; None where none were noted."""
+    types = document.get("interfaces")
+    return None if types is None else tuple(map(TypeName, types))
+
+
+def _kept(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decision]:
+    """What forbids a start because the version to come, which knows the VM, gives it other types or interfaces."""
+    renames = successor.renames
+    types = renamed_label(policy.label_of(name), renames).types
+    if types != successor.label_of(name).types:
+        after = listed(successor.label_of(name).types)
+        yield _denied(name, f"version {successor.version} is to come: its types {listed(types)} become {after}")
+    interfaces = tuple(renamed(each, renames) for each in policy.interfaces_of(name))
+    if interfaces != successor.interfaces_of(name):
+        differ = _interfaces_differ(interfaces, successor.interfaces_of(name))
+        yield _denied(name, f"version {successor.version} is to come: {differ}")
+
+
+def _interfaces_differ(found: Sequence[TypeName], wanted: Sequence[TypeName]) -> str:
+    return f"it has interfaces for {', '.join(found) or 'none'} and would have {', '.join(wanted) or 'none'}"
+
+
+def _denied(name: VmName, reason: str) -> Decision:
+    return Decision(check=Check.VM_START, permitted=False, rule=Rule.RUNNING, reason=reason, subject=name, object=name)
 
 
 def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:
@@ -417,8 +495,8 @@ def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, .
     return tuple(f"{TAP_PREFIX}{serial}-{index}" for index in range(len(policy.interfaces_of(vm))))
 
 
-def interface_mac(coalition: str, vm: VmName, index: int) -> str:
-    """The stable, locally administered address of a VM's interface: the same on every host, whatever its type is
-    called."""
-    digest = hashlib.sha256(f"{coalition}/{vm}/{index}".encode()).digest()
+def interface_mac(coalition: str, host: HostName, vm: VmName, index: int) -> str:
+    """The stable, locally administered address of a VM's interface, whatever its type is called. `host`: the one that
+    the policy gives the VM to. Where another policy gives a VM of this name to another host, that is another VM."""
+    digest = hashlib.sha256(f"{coalition}/{host}/{vm}/{index}".encode()).digest()
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *digest[:4]))

@@ -6,7 +6,7 @@ itself that everybody agreed, whoever shows it, so a coordinator cannot make an 
 that was away checks the same record as everybody else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Self
 
@@ -73,11 +73,12 @@ class Statement:
             without=_hosts(fields, "without"),
         )
 
-    def require_about(self, policy: Policy, current: Policy) -> None:
+    def require_about(self, policy: Policy, current: Policy, members: Set[HostName]) -> None:
         """Raises NotTrusted unless it says that `policy` follows `current`, and asks enough hosts.
 
-        Whom the operator does not wait for is the coordinator's word alone, so the others must be more than half:
-        otherwise one host that has gone bad could agree with itself.
+        Whom the operator does not wait for is the coordinator's word alone, so the others must be enough to be sure of
+        each other (`quorum`): otherwise a host that has gone bad could agree with itself. `members`: the hosts that are
+        enrolled and not expelled.
         """
         asked = asked_of(policy, current)
         for what, expected, found in (
@@ -95,14 +96,21 @@ class Statement:
                 raise NotTrusted(f"the statement of the update is not right: {what}", expected=expected, found=found)
         if set(self.participants) & set(self.without) or self.coordinator not in self.participants:
             raise NotTrusted("the statement of the update contradicts itself", where=self.coordinator)
-        if 2 * len(self.participants) <= len(asked):
+        able = len(asked & members)
+        if len(asked & members & set(self.participants)) < quorum(able):
             raise NotTrusted(
                 "the update asks too few hosts",
                 where=self.coordinator,
-                expected=f"more than half of {len(asked)}",
+                expected=f"{quorum(able)} of the {able} that are enrolled",
                 found=", ".join(self.participants),
                 remedy="Make a version without the hosts that are gone for good: those are not asked.",
             )
+
+
+def quorum(hosts: int) -> int:
+    """How many of so many hosts have to agree: any two such groups have two hosts in common, so one that is not bad
+    where one is. All of up to three."""
+    return min(hosts, (hosts + 1) // 2 + 1)
 
 
 def asked_of(policy: Policy, current: Policy) -> frozenset[HostName]:

@@ -73,6 +73,7 @@ class PeerService:
         if path in POLICY_PATHS:
             if self._policies is None:
                 raise Refused("this host changes no policies", where=self._party.name)
+            self._count_hello(enrolled.host)
             return await self._policies.handle_policy(enrolled.host, path, body)
         try:
             with self._sessions.answering(enrolled.host, start=path == HELLO):

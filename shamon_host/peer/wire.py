@@ -96,10 +96,11 @@ class Fields:
                 parse_constant=_no_float,
                 parse_int=_bounded_integer,
             )
+            canonical = encode_object(values)  # may reach the limit of recursion where reading did not
         except (ValueError, RecursionError) as error:
             raise BadInput("malformed message", where=where, expected="JSON", found=type(error).__name__) from None
         fields = cls.of(values, where, names)
-        if encode_object(values) != data:
+        if canonical != data:
             raise BadInput("malformed message", where=where, expected="canonical JSON", found="other bytes for it")
         return fields
 

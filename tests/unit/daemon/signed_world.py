@@ -22,10 +22,11 @@ from shamon_host.testing.story_policy import story_policy
 from tests.unit.daemon.daemon_world import Change, DaemonWorld, daemon
 
 KEYS = {
-    name: Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest()) for name in ("o1", "o2", "o3")
+    name: Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+    for name in ("o1", "o2", "o3", "x1")
 }
 _SIGNING = '[signing]\nthreshold = 2\nkeys = ["o1", "o2", "o3"]\n' + "".join(
-    f'[keys.{name}]\npublic = "{public_text(key)}"\n' for name, key in KEYS.items()
+    f'[keys.{name}]\npublic = "{public_text(key)}"\n' for name, key in KEYS.items() if name != "x1"
 )
 
 

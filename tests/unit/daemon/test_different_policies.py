@@ -7,10 +7,11 @@ from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.peer.policy_commit import Statement, combined, signed_vote
+from shamon_host.peer.signed_record import public_text
 from shamon_host.peer.wire import POLICY_COMMIT
 from shamon_host.testing.network import memory_key
 from tests.unit.daemon.daemon_world import DaemonWorld, changed_policy, daemon, play, state
-from tests.unit.daemon.signed_world import SignedWorld, envelope, play_signed, signed_policy
+from tests.unit.daemon.signed_world import KEYS, SignedWorld, envelope, play_signed, signed_policy
 
 RED, BLUE = TypeName("acme/red"), TypeName("rival/blue")
 BETA = HostName("beta")
@@ -20,7 +21,9 @@ OWN = signed_policy(
 )
 """beta's own: one of its labels lets blue flow to a type that alpha's policy does not know."""
 OTHER_SIGNERS = signed_policy(
-    ("version = 1", 'version = 7\nparent = "' + "a" * 64 + '"'), ('keys = ["o1", "o2", "o3"]', 'keys = ["o2", "o3"]')
+    ("version = 1", 'version = 7\nparent = "' + "a" * 64 + '"'),
+    ('threshold = 2\nkeys = ["o1", "o2", "o3"]', 'threshold = 1\nkeys = ["x1"]'),
+    also=f'[keys.x1]\npublic = "{public_text(KEYS["x1"])}"\n',
 )
 
 
@@ -63,7 +66,7 @@ def test_whoever_is_not_responsible_has_no_say() -> None:
     """beta's policy is signed by nobody whom alpha knows."""
 
     async def test(world: SignedWorld) -> None:
-        world.enrolment.envelopes[BETA] = envelope(OTHER_SIGNERS, "o3")
+        world.enrolment.envelopes[BETA] = envelope(OTHER_SIGNERS, "x1")
         await world.hosts["alpha"].boot()
         await world.hosts["beta"].boot()
         await world.wait(60)

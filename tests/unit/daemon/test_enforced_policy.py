@@ -357,3 +357,11 @@ def test_a_daemon_without_a_past_takes_any_counter(world: VersionsWorld) -> None
     other = VersionsWorld(tpm=world.tpm)
     assert other.runs(FIRST).policy == FIRST
     assert other.in_force() == (1, world.tpm.counter())
+
+
+def test_a_first_version_that_says_who_signs_it_comes_signed(world: VersionsWorld) -> None:
+    for lacking in (b"", envelope(FIRST, "o1"), envelope(SECOND)):
+        with pytest.raises(Refused, match="signature"):
+            world.runs(FIRST, lacking)
+    assert world.in_force() == (None, None)
+    assert world.runs(FIRST, envelope(FIRST)).policy == FIRST

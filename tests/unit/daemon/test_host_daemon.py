@@ -2,14 +2,26 @@
 
 import pytest
 
+from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import StopReason
+from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.tpm import MemoryTpm
 from shamon_host.testing.world import BootVariant
-from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld, SlowBlocking, changed_policy, daemon, play, records
+from tests.unit.daemon.daemon_world import (
+    ALPHA,
+    BETA,
+    ON_FAILURE,
+    DaemonWorld,
+    SlowBlocking,
+    changed_policy,
+    daemon,
+    play,
+    records,
+)
 
 WEB = VmName("web")
 
@@ -240,3 +252,47 @@ def test_stop_while_a_handshake_installs_leaves_nothing() -> None:
             await world.admitted("alpha", "beta")
 
     play(test)
+
+
+KEPT = (ON_FAILURE, 'on_failure = "keep"')
+RIVALS = '[conflicts.rivals]\ntypes = ["acme/red", "rival/blue"]\n'
+
+
+@pytest.mark.parametrize("left", ["killed before it stopped it", "given by hand"])
+def test_what_runs_and_is_forbidden_by_the_policy_in_force_is_stopped_at_the_start(left: str) -> None:
+    """A host's daemon died after a version was in force and before it stopped what that forbids; or a new file."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("beta")
+        await world.start("beta", "db")
+        await world.start("beta", "spy")
+        parent = world.policy.digest
+        world.enrolment.policy = changed_policy(
+            KEPT,
+            ("version = 1", f'version = 2\nparent = "{parent}"'),
+            ("[hosts.alpha]", f"{RIVALS}\n[hosts.alpha]"),
+        )
+        await world.beta.kill_daemon()
+        if left != "given by hand":
+            versions = PolicyVersions(Store(world.beta._database))
+            versions.begin(PolicyRecord(policy=world.enrolment.policy))
+        await world.beta.start_daemon()
+        assert daemon(world.beta).policy.version == 2
+        (stopped,) = {VmName("db"), VmName("spy")} - daemon(world.beta).host.vms.running().keys()
+        (detail,) = records(world.beta, "vm.forbidden", stopped)
+        assert detail["rule"] == "chinese-wall"
+
+    play(test, KEPT)
+
+
+def test_what_a_host_may_run_once_it_is_admitted_goes_on_over_a_restart() -> None:
+    starting = ('[hosts.beta]\naddress = "192.0.2.2"\n', '[hosts.beta]\naddress = "192.0.2.2"\nstarting = []\n')
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        assert VmName("db") in daemon(world.beta).host.vms.running()
+        assert not records(world.beta, "vm.forbidden")
+
+    play(test, starting)

@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 
+from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.peer.policy_commit import Statement, combined, signed_vote
 from shamon_host.peer.wire import POLICY_COMMIT, POLICY_FETCH, POLICY_PATHS, POLICY_PREPARE
-from shamon_host.testing.network import Deliver, Request
+from shamon_host.testing.network import Deliver, Request, memory_key
 from tests.unit.daemon.daemon_world import daemon, records
 from tests.unit.daemon.signed_world import SignedWorld, envelope, play_signed, signed_policy
 
@@ -108,21 +111,25 @@ def test_without_the_signatures_nobody_even_asks(signers: tuple[str, ...]) -> No
     play_signed(test, first=FIRST)
 
 
-def test_a_host_that_does_not_answer_stops_it_unless_it_is_left_out_and_catches_up_later() -> None:
+def test_a_host_that_does_not_answer_stops_it_and_few_hosts_do_not_decide() -> None:
     async def test(world: SignedWorld) -> None:
         await all_up(world)
         await world.gamma.kill_daemon()
         with pytest.raises(Refused, match="gamma: it did not answer"):
             await daemon(world.alpha).changes.update(envelope(GREEN))
-        assert world.versions()["beta"] == 1
-        outcome = await daemon(world.alpha).changes.update(envelope(GREEN), without=[GAMMA])
-        assert outcome.confirmed == ("beta",)
+        with pytest.raises(NotTrusted, match="expected 3 of the 3 that are enrolled"):
+            await daemon(world.alpha).changes.update(envelope(GREEN), without=[GAMMA])
+        assert world.versions() == {"alpha": 1, "beta": 1}
+
+    play_signed(test, first=FIRST)
+
+
+def test_a_host_that_misses_the_record_catches_up_with_it_later() -> None:
+    async def test(world: SignedWorld) -> None:
+        await all_up(world)
+        await _without_the_record(world, "gamma", GREEN)
         await world.gamma.boot()
-
-        async def caught_up() -> bool:
-            return world.versions().get("gamma") == 2
-
-        await world.until(caught_up, within_s=60, what="gamma has the new version")
+        await world.until(lambda: _is_on(world, "gamma", 2), within_s=60, what="gamma has the new version")
         await world.admitted("alpha", "beta", "gamma")
         assert records(world.gamma, "policy.update")[-1]["permitted"]
         # and again after a restart, though the file that it was set up with is the old one
@@ -133,22 +140,45 @@ def test_a_host_that_does_not_answer_stops_it_unless_it_is_left_out_and_catches_
     play_signed(test, first=FIRST)
 
 
-def test_a_host_that_was_away_for_several_versions_catches_up_with_all() -> None:
-    third = signed_policy(('on_failure = "keep"', 'on_failure = "suspend"'), after=GREEN)
+async def _without_the_record(world: SignedWorld, name: str, policy: Policy) -> None:
+    """Everybody agrees; the host's daemon dies before the record comes."""
+    host = world.hosts[name]
+
+    async def tap(request: Request, deliver: Deliver) -> bytes:
+        if request.path == POLICY_COMMIT and request.to == name and host.daemon is not None:
+            await host.kill_daemon()
+        return await deliver(request)
+
+    world.network.tap = tap
+    outcome = await daemon(world.alpha).changes.update(envelope(policy))
+    world.network.tap = None
+    assert list(outcome.unconfirmed) == [name]
+
+
+def test_a_version_that_expired_on_the_way_does_not_hold_a_host_back() -> None:
+    soon = signed_policy(("version = 2", "version = 2\nexpires = 1970-01-01T00:00:01Z"), after=FIRST)
+    third = signed_policy(('on_failure = "keep"', 'on_failure = "suspend"'), after=soon)
+
+    def record(policy: Policy, before: Policy) -> PolicyRecord:
+        statement = Statement(
+            coalition="lab",
+            update=bytes(16),
+            before=before.digest,
+            after=policy.digest,
+            version=policy.version,
+            coordinator=HostName("alpha"),
+            participants=tuple(sorted(before.hosts)),
+        )
+        votes = [signed_vote(statement, memory_key(host)) for host in before.hosts]
+        return PolicyRecord(policy=policy, envelope=envelope(policy), commit=combined(statement, votes))
 
     async def test(world: SignedWorld) -> None:
         await all_up(world)
-        await world.gamma.kill_daemon()
-        await daemon(world.alpha).changes.update(envelope(GREEN), without=[GAMMA])
-        await daemon(world.beta).changes.update(envelope(third), without=[GAMMA])
-        await world.gamma.boot()
-        await world.admitted("alpha", "beta", "gamma")
-        await world.wait(5)
-        assert world.versions() == {"alpha": 3, "beta": 3, "gamma": 3}
-        assert [record["object"].split(",")[0] for record in records(world.gamma, "policy.update")] == [
-            "version 2",
-            "version 3",
-        ]
+        changes = daemon(world.gamma).changes
+        with pytest.raises(Refused, match="expired"):
+            await changes._catch_up([record(soon, FIRST)])
+        await changes._catch_up([record(soon, FIRST), record(third, soon)])
+        assert world.versions()["gamma"] == 3
 
     play_signed(test, first=FIRST)
 
@@ -311,18 +341,60 @@ def test_an_unsigned_policy_is_changed_by_hand_alone() -> None:
     play(test)
 
 
-def test_a_vm_that_is_forbidden_by_a_version_decided_on_without_its_host_is_stopped() -> None:
+def test_a_vm_that_was_started_after_the_hold_and_is_forbidden_by_a_late_record_is_stopped() -> None:
     async def test(world: SignedWorld) -> None:
         await all_up(world)
-        world.network.cut_host(HostName("beta"))
-        await world.suspended("alpha", "beta")
-        await daemon(world.alpha).changes.update(envelope(MOVED), without=[HostName("beta")])
-        assert VmName("db") in daemon(world.beta).host.vms.running()
-        world.network.heal_host(HostName("beta"))
-        await world.admitted("alpha", "beta", "gamma")
-        assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 2}
+        assert (await world.beta.ask("vm", "stop", "db")).exit_code == 0
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path in (POLICY_COMMIT, POLICY_FETCH) and "beta" in (request.to, request.caller.host):
+                await world.wait(1000)
+            return await deliver(request)
+
+        world.network.tap = tap
+        updating = world.alpha_update(envelope(MOVED))
+        await world.wait(1)
+        assert (await world.beta.ask("vm", "start", "db")).exit_code == 1
+        await world.wait(3 * world.timing.timeout_s)
+        await world.start("beta", "db")  # it has not heard, and lets go
+        world.network.tap = None
+        updating.cancel()
+        await world.until(lambda: _is_on(world, "beta", 2), within_s=100, what="beta has the new version")
         assert VmName("db") not in daemon(world.beta).host.vms.running()
         assert records(world.beta, "vm.forbidden", "db")
+
+    play_signed(test, first=FIRST)
+
+
+def test_a_host_that_a_version_removes_is_dropped_and_nobody_dies_of_it() -> None:
+    """While it holds up handshakes, too; and it takes no version without itself."""
+    without = signed_policy(
+        ('[hosts.gamma]\naddress = "192.0.2.3"\ntypes = ["acme/red", "rival/blue"]\n', ""), after=FIRST
+    )
+
+    async def test(world: SignedWorld) -> None:
+        await all_up(world)
+
+        async def slow(request: Request, deliver: Deliver) -> bytes:
+            if "gamma" in (request.caller.host, request.to):
+                await world.wait(2)
+            return await deliver(request)
+
+        world.network.tap = slow
+        daemon(world.alpha).schedule.wake_all()
+        daemon(world.beta).schedule.wake_all()
+        await world.wait(1)
+        outcome = await daemon(world.alpha).changes.update(envelope(without))
+        assert outcome.confirmed == ("beta",)
+        await world.wait(2 * world.timing.lease_s)
+        assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 1}
+        assert GAMMA not in daemon(world.alpha).host.peers
+        assert await world.web_reaches_db()
+        record = daemon(world.alpha).enforced.record.commit
+        with pytest.raises(Refused, match="has this host no more"):
+            await daemon(world.gamma).changes.handle_policy(HostName("alpha"), POLICY_COMMIT, record)
+        await world.gamma.boot()
+        assert world.versions()["gamma"] == 1
 
     play_signed(test, first=FIRST)
 

@@ -128,7 +128,9 @@ def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
 # Documents
 
 
-@pytest.mark.parametrize("label_map", [EMPTY, LABELS, LabelMap(types={RED: 511}, vms={}, next_category=1)])
+@pytest.mark.parametrize(
+    "label_map", [EMPTY, LABELS, LabelMap(types={RED: 511}, vms={}, next_category=1, next_pair=1022)]
+)
 def test_label_maps_come_back(label_map: LabelMap) -> None:
     assert label_map_from(label_map_document(label_map)) == label_map
 
@@ -199,3 +201,9 @@ def test_changing_nothing(store: DyingStore) -> None:
     store.change({})
     store.change({("kind", "never there"): None})
     assert store.items("kind") == ()
+
+
+def test_a_label_map_of_an_earlier_version_of_this_program_is_read() -> None:
+    document = label_map_document(LABELS)
+    del document["next_pair"]
+    assert label_map_from(document) == replace(LABELS, next_pair=512)

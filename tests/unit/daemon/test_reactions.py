@@ -1,17 +1,32 @@
 """What follows when a peer is cut off or comes back: on this host's own VMs, and at the other peers."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from shamon_host.daemon.failure_actions import PendingAction
+from shamon_host.daemon.policy_switch import switch
+from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.labels import VmName
+from shamon_host.domain.policy import FailureAction, Policy
+from shamon_host.domain.policy_form import with_digest
 from shamon_host.peer.wire import HELLO
 from shamon_host.testing.world import Fault
-from tests.unit.daemon.daemon_world import BETA, GAMMA, ON_FAILURE, DaemonWorld, daemon, play, records, state
+from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, ON_FAILURE, DaemonWorld, daemon, play, records, state
+from tests.unit.daemon.signed_world import SignedWorld, envelope, play_signed, signed_policy
 
 SUSPEND = (ON_FAILURE, 'on_failure = "suspend"')
 AT_ONCE = ("action_delay_s = 15.0", "action_delay_s = 0.0")
 DELAY_S = 15.0
+DB = VmName("db")
+
+
+def without_db(policy: Policy) -> Policy:
+    """The version that follows: db is no VM any more."""
+    vms = {name: entry for name, entry in policy.vms.items() if name != DB}
+    return with_digest(replace(policy, version=policy.version + 1, parent=policy.digest, vms=vms))
 
 
 def vm_state(world: DaemonWorld, vm: str) -> str:
@@ -262,5 +277,71 @@ def test_hints_of_peers_that_are_not_admitted_are_nothing() -> None:
         daemon(world.alpha).host.hinted(BETA, GAMMA)
         daemon(world.alpha).host.hinted(GAMMA, BETA)
         assert not records(world.alpha, "peer.hint", "gamma")
+
+    play(test)
+
+
+@pytest.mark.parametrize("action", ["replace", "suspend"])
+def test_what_was_to_be_done_to_a_vm_that_an_update_removes_is_dropped(action: str) -> None:
+    first = signed_policy((ON_FAILURE, f'on_failure = "{action}"'))
+    second = without_db(first)
+
+    async def test(world: SignedWorld) -> None:
+        await world.boot("gamma")
+        await world.pair_with_link()
+        await world.admitted("alpha", "beta", "gamma")
+        world.beta.hypervisor.destroy(DB)  # it shut itself down: the action waits for it
+        await daemon(world.beta).host.suspend(ALPHA, "bad evidence", definite=True)
+        await world.wait(DELAY_S + 5)
+        await world.admitted("alpha", "beta", "gamma")
+        assert [item.vm for item in daemon(world.beta).reactions.pending] == [DB]
+        assert not (await daemon(world.alpha).changes.update(envelope(second))).unconfirmed
+        await world.wait(30)
+        assert not daemon(world.beta).reactions.pending
+        assert not daemon(world.beta).store.items("pending-action")
+
+    play_signed(test, first=first)
+
+
+def test_a_vm_that_was_suspended_for_a_peer_and_is_removed_is_not_resumed() -> None:
+    first = signed_policy((ON_FAILURE, 'on_failure = "suspend"'), AT_ONCE)
+
+    async def test(world: SignedWorld) -> None:
+        await world.boot("gamma")
+        await world.pair_with_link()
+        world.network.cut_host(ALPHA)
+        await world.suspended("beta", "alpha")
+        await world.wait(5)
+        store, reactions = daemon(world.beta).store, daemon(world.beta).reactions
+        entry = store.get("suspended-for", DB)
+        assert entry == {"peer": "alpha"}
+        await switch(daemon(world.beta).host, PolicyRecord(policy=without_db(first)))
+        await reactions._resume([DB])
+        assert store.get("suspended-for", DB) is None
+        await reactions._suspend(DB, ALPHA, "too late")
+        assert store.get("suspended-for", DB) is None
+        store.put("suspended-for", DB, entry)
+        reactions.admitted(GAMMA)  # whoever it is
+        assert store.get("suspended-for", DB) is None
+        assert not records(world.beta, "vm.not-resumed", DB)
+
+    play_signed(test, first=first)
+
+
+def test_a_vm_that_goes_away_while_its_status_is_asked_for_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        reactions, store = daemon(world.beta).reactions, daemon(world.beta).store
+        item = PendingAction(vm=DB, action=FailureAction.REPLACE, peer=ALPHA, due_s=0.0, definite=True, reason="a test")
+        store.put("suspended-for", DB, {"peer": ALPHA})
+        monkeypatch.setattr(reactions.host.vms, "statuses", tuple)
+        await reactions.restore()
+        reactions.pending = (item,)
+        assert await reactions._act(item)
+        assert item not in reactions.pending
+        assert store.get("suspended-for", DB) is None
+        store.put("suspended-for", DB, {"peer": ALPHA})
+        await reactions._resume([DB])
+        assert store.get("suspended-for", DB) is None
 
     play(test)

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.daemon.tap_filters import LONGEST_PAUSE_S, joined, tap_filters, until_change_s
+from shamon_host.domain import overlay
 from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.overlay import Overlay, parse_port
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.time_windows import parse_window
 from shamon_host.hypervisor.vms import interface_mac
 from shamon_host.links.tap_filter import (
+    MAX_PEERS,
+    MAX_PORTS,
     MAX_RATE_BYTES_S,
     FrameFacts,
     FrameKind,
@@ -23,7 +26,7 @@ from shamon_host.links.tap_filter import (
     TapFilter,
 )
 from tests.unit.domain.generated import policies
-from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, parse
+from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, errors, parse
 
 FINANCE = parse(FINANCE_TEXT)
 READER, DESK, REVIEWER, ARCHIVER = map(VmName, ("reader", "desk", "reviewer", "archiver"))
@@ -42,6 +45,11 @@ def taps(policy: Policy) -> dict[VmName, tuple[str, ...]]:
     }
 
 
+def mac(vm: VmName, index: int) -> str:
+    """The address of an interface of one of FINANCE's VMs."""
+    return interface_mac(FINANCE.coalition, FINANCE.vms[vm].host, vm, index)
+
+
 def limited_to(policy: Policy, overlays: Collection[str]) -> Policy:
     return replace(policy, overlays={name: policy.overlays[name] for name in overlays})
 
@@ -51,7 +59,9 @@ def permitted(filters: Mapping[str, TapFilter], device: str, frame: FrameFacts) 
 
 
 def random_frame(random: Random, policy: Policy) -> FrameFacts:
-    macs = [interface_mac(policy.coalition, vm, index) for vm in policy.vms for index in range(2)]
+    macs = [
+        interface_mac(policy.coalition, entry.host, vm, index) for vm, entry in policy.vms.items() for index in range(2)
+    ]
     kind = random.choice((*FrameKind, FrameKind.PORTS, FrameKind.PORTS))
     ports = (53, 80, 443, 50_000)
     return FrameFacts(
@@ -122,7 +132,7 @@ def test_an_overlay_as_the_filter_of_a_tap() -> None:
     assert FINANCE.interfaces_of(REVIEWER)[0] == TypeName("audit/report")
     assert tap_filters(FINANCE, taps(FINANCE), NOON_S)[device] == TapFilter(
         device=device,
-        peers=frozenset({interface_mac("finance", REVIEWER, 0)}),
+        peers=frozenset({mac(REVIEWER, 0)}),
         ports=(PortRule(protocol=PortProtocol.TCP, port=443), PortRule(protocol=PortProtocol.UDP, port=53)),
         rate_bytes_s=1_250_000,
         open_s=6 * HOUR_S,
@@ -135,9 +145,9 @@ def test_peers_are_the_interfaces_of_the_tap_s_own_type() -> None:
     policy = replace(FINANCE, overlays={"all": overlay})
     report, ledger = taps(policy)[REVIEWER]
     found = tap_filters(policy, taps(policy), NOON_S)
-    own = [interface_mac("finance", REVIEWER, index) for index in range(2)]
-    assert found[report].peers == frozenset({interface_mac("finance", READER, 0), own[0]})
-    assert found[ledger].peers == frozenset({interface_mac("finance", DESK, 1), own[1]})
+    own = [mac(REVIEWER, index) for index in range(2)]
+    assert found[report].peers == frozenset({mac(READER, 0), own[0]})
+    assert found[ledger].peers == frozenset({mac(DESK, 1), own[1]})
     assert not found[ledger].sends
 
 
@@ -163,7 +173,7 @@ def test_several_overlays_leave_what_all_leave() -> None:
     (device,) = taps(policy)[READER]
     assert tap_filters(policy, taps(policy), NOON_S)[device] == TapFilter(
         device=device,
-        peers=frozenset({interface_mac("finance", REVIEWER, 0)}),
+        peers=frozenset({mac(REVIEWER, 0)}),
         ports=(PortRule(protocol=PortProtocol.TCP, port=443),),
         rate_bytes_s=4000,
         open_s=HOUR_S,
@@ -189,10 +199,22 @@ def test_the_windows_follow_the_wall_clock() -> None:
     assert tap_filters(FINANCE, taps(FINANCE), NOON_S)[device].open_s == 6 * HOUR_S
 
 
-def test_a_rate_that_no_kernel_could_keep_is_the_highest_that_it_can() -> None:
-    fast = parse(changed_finance("rate_bytes_s = 1250000", "rate_bytes_s = 1000000000000"))
+def test_whatever_the_language_permits_fits_a_filter() -> None:
+    """A policy that passes the check does not fail when its limits are to be put into the kernel."""
+    assert (overlay.MAX_PEERS, overlay.MAX_PORTS, overlay.MAX_RATE_BYTES_S) == (MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S)
+    fast = parse(changed_finance("rate_bytes_s = 1250000", f"rate_bytes_s = {MAX_RATE_BYTES_S}"))
     (device,) = taps(fast)[READER]
     assert tap_filters(fast, taps(fast), NOON_S)[device].rate_bytes_s == MAX_RATE_BYTES_S
+    error = errors(changed_finance("rate_bytes_s = 1250000", f"rate_bytes_s = {MAX_RATE_BYTES_S + 1}"))
+    assert [finding.key for finding in error.findings] == ["overlays.office-hours.rate_bytes_s"]
+
+
+def test_a_peer_is_the_vm_on_the_host_that_the_policy_gives_it_to() -> None:
+    (device,) = taps(FINANCE)[READER]
+    other = next(host for host in FINANCE.hosts if host != FINANCE.vms[REVIEWER].host)
+    found = tap_filters(FINANCE, taps(FINANCE), NOON_S)[device].peers
+    assert found == frozenset({mac(REVIEWER, 0)})
+    assert found != frozenset({interface_mac("finance", other, REVIEWER, 0)})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.testing.tpm import MemoryTpm
+from tests.unit.daemon.signed_world import envelope as signed_envelope
 
 ALPHA = HostName("alpha")
 
@@ -87,8 +88,13 @@ class VersionsWorld:
     def versions(self) -> PolicyVersions:
         return PolicyVersions(self.store)
 
-    def starts(self, file: Policy, envelope: bytes = b"", *, host: HostName = ALPHA) -> EnforcedPolicy:
-        """The daemon starts with this file: the policy is chosen and not in force yet."""
+    def starts(self, file: Policy, envelope: bytes | None = None, *, host: HostName = ALPHA) -> EnforcedPolicy:
+        """The daemon starts with this file: the policy is chosen and not in force yet.
+
+        `envelope` is empty for a file in TOML; None: a signed first version comes in its envelope, others do not.
+        """
+        if envelope is None:
+            envelope = signed_envelope(file) if file.version == 1 and file.signing is not None else b""
         return EnforcedPolicy(
             host=host,
             file=file,
@@ -99,7 +105,7 @@ class VersionsWorld:
             tpm=self.tpm,
         )
 
-    def runs(self, file: Policy, envelope: bytes = b"", *, host: HostName = ALPHA) -> EnforcedPolicy:
+    def runs(self, file: Policy, envelope: bytes | None = None, *, host: HostName = ALPHA) -> EnforcedPolicy:
         """The daemon starts, and the policy is in force."""
         enforced = self.starts(file, envelope, host=host)
         enforced.install()

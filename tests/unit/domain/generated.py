@@ -6,16 +6,17 @@ are valid because of how they are made, not by trying: where parts could contrad
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
-from typing import TypeVar
+from random import Random
+from typing import Self, TypeVar
 
 from hypothesis import strategies as st
 
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
-from shamon_host.domain.overlay import Overlay, PortLimit, Transport
+from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, PortLimit, Transport
 from shamon_host.domain.policy import (
     Demands,
     Department,
@@ -58,13 +59,20 @@ def _below(end: int) -> st.SearchStrategy[int]:
 
 
 class Choices:
-    """Choices of one example, each by one small number, which is fast; they shrink to little and to the first."""
+    """Choices of one example, each a number below an end that `below` gives."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self._draw = draw
+    def __init__(self, below: Callable[[int], int]) -> None:
+        self._below = below
+
+    @classmethod
+    def drawn(cls, draw: st.DrawFn) -> Self:
+        """Most examples are one number drawn, and what a generator makes of it: as likely one way as any other, and
+        fast. The others are drawn number by number, so that they shrink to little and to the first of everything."""
+        seed = draw(st.integers(0, (1 << 32) - 1))
+        return cls(Random(seed).randrange if seed % 4 else lambda end: draw(_below(end)))
 
     def number(self, least: int, most: int) -> int:
-        return least + self._draw(_below(most - least + 1))
+        return least + self._below(most - least + 1)
 
     def yes(self) -> bool:
         return self.number(0, 1) == 1
@@ -90,7 +98,7 @@ class Choices:
 @st.composite
 def policies(draw: st.DrawFn, *, least_hosts: int = 1, least_vms: int = 0) -> Policy:
     """A policy that hangs together, of up to four hosts and eight VMs."""
-    choose = Choices(draw)
+    choose = Choices.drawn(draw)
     policy = _owned(choose)
     policy = _labelled(choose, policy)
     policy = _walled(choose, policy)
@@ -184,13 +192,23 @@ def _labelled(choose: Choices, policy: Policy) -> Policy:
     resources = {
         name: ResourceLabel(
             name=name,
-            types=frozenset() if inaccessible else frozenset(choose.few(definitions)),
+            types=frozenset() if inaccessible else _of_one_level(choose.few(definitions), definitions),
             kind=choose.one(ResourceKind),
             inaccessible=inaccessible,
         )
         for name, inaccessible in ((each, choose.number(0, 3) == 3) for each in choose.some(["disk", "net.1", "old"]))
     }
     return replace(policy, definitions=definitions, vm_labels=labels, resource_labels=resources)
+
+
+def _of_one_level(names: Sequence[TypeName], known: Mapping[TypeName, TypeDefinition]) -> frozenset[TypeName]:
+    """Those that are as confidential and as trusted as the first."""
+    first = known[names[0]]
+    return frozenset(
+        name
+        for name in names
+        if (known[name].confidentiality, known[name].integrity) == (first.confidentiality, first.integrity)
+    )
 
 
 def _against_levels(source: TypeDefinition, target: TypeDefinition) -> bool:
@@ -250,9 +268,9 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
         )
     vms: dict[VmName, VmEntry] = {}
     for number in range(choose.number(least_vms, 8)):
-        vm, host = VmName(f"v{number}" if number % 2 else f"vm.{number}"), choose.one(sorted(hosts))
+        vm, host = VmName(f"v{number}" if number % 2 else f"vm.{number}"), choose.one([min(hosts), *sorted(hosts)])
         fitting = [label for label in policy.vm_labels.values() if label.types <= hosts[host].types]
-        label = choose.one([*fitting, *fitting, UNLABELLED])
+        label = choose.one([*fitting, *fitting, *fitting, UNLABELLED])
         usable = [each.name for each in policy.resource_labels.values() if each.types & label.types]
         vms[vm] = VmEntry(
             name=vm,
@@ -274,7 +292,7 @@ def _limited(choose: Choices, policy: Policy) -> Policy:
             peers=frozenset(choose.some(sorted(policy.vms))) if choose.yes() else None,
             ports=frozenset(choose.some(PORTS)) if choose.yes() else None,
             times=frozenset(choose.some(TIMES)) if choose.yes() else None,
-            rate_bytes_s=choose.one([None, 1000, (1 << 40) - 1]),
+            rate_bytes_s=choose.one([None, 1000, MAX_RATE_BYTES_S]),
         )
         for name in choose.some(["office", "night.2"])
     }

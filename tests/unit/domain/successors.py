@@ -81,7 +81,7 @@ def renaming(policy: Policy, types: Mapping[TypeName, TypeName], labels: Mapping
 @st.composite
 def only_renamed(draw: st.DrawFn, policy: Policy) -> Policy:
     """The next version, with other names for some types and labels, which may sort otherwise."""
-    choose, version = Choices(draw), policy.version + 1
+    choose, version = Choices.drawn(draw), policy.version + 1
     types = {
         name: TypeName(f"{name.partition('/')[0]}/{choose.one('uas')}{version}.{number}")
         for number, name in enumerate(choose.some(sorted(policy.types)))
@@ -94,8 +94,9 @@ def only_renamed(draw: st.DrawFn, policy: Policy) -> Policy:
 def successors(draw: st.DrawFn, policy: Policy) -> Policy:
     """The next version, with renames and other changes; it hangs together."""
     following = draw(only_renamed(policy))
-    choose = Choices(draw)
-    for change in choose.some(CHANGES, most=4):
+    choose = Choices.drawn(draw)
+    start = choose.number(0, len(CHANGES) - 1)
+    for change in (CHANGES[start:] + CHANGES[:start])[: choose.one([1, 0, 2, 3])]:
         changed = with_digest(change(choose, following))
         if next(inconsistencies(changed), None) is None:
             following = changed
@@ -157,7 +158,10 @@ def _direct_a_label(choose: Choices, policy: Policy) -> Policy:
 
 
 def _another_conflict_set(choose: Choices, policy: Policy) -> Policy:
-    members = frozenset(choose.some(sorted(policy.wall_names)))
+    """Of something that one label has and something that another one has."""
+    members = frozenset(
+        choose.one(sorted(policy.walls_of(policy.vm_labels[choose.one(sorted(policy.vm_labels))]))) for _ in range(2)
+    )
     return replace(policy, conflict_sets={**policy.conflict_sets, "new": members})
 
 

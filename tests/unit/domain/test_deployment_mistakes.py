@@ -110,6 +110,7 @@ DESK = "vms.desk"
         ('"sat 09:00-12:00"', '"sat 12:00-09:00"', "overlays.office-hours.times", ["a start before the end"]),
         ('"sat 09:00-12:00"', '"Saturday"', "overlays.office-hours.times", ["bad time window", "'Saturday'"]),
         ("rate_bytes_s = 1250000", "rate_bytes_s = 999", "overlays.office-hours.rate_bytes_s", ["from 1000"]),
+        ("rate_bytes_s = 1250000", "rate_bytes_s = 10000000001", "overlays.office-hours.rate_bytes_s", ["10000000000"]),
         ("rate_bytes_s = 1250000", "rate_bytes_s = 1e6", "overlays.office-hours.rate_bytes_s", ["an integer"]),
         (
             "rate_bytes_s = 1250000",

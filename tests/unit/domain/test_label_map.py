@@ -44,6 +44,20 @@ def test_a_freed_category_is_the_last_to_be_given_out_again() -> None:
     assert given_out.index(freed) == len(TYPE_CATEGORIES) - 1
 
 
+def test_a_freed_pair_is_the_last_to_be_given_out_again() -> None:
+    """What still runs under the context of a VM that is gone meets no new VM soon."""
+    current = allocate(EMPTY, [], [DB, WEB])
+    freed = current.vms[WEB]
+    current = allocate(current, [], [DB])
+    given_out = []
+    for number in range(len(VM_CATEGORIES) // 2 - 1):
+        name = VmName(f"vm{number}")
+        current = allocate(current, [], [DB, name])
+        given_out.append(current.vms[name])
+    assert given_out.index(freed) == len(given_out) - 1
+    assert current.vms[DB] not in given_out
+
+
 def test_too_many_are_refused() -> None:
     with pytest.raises(BackendFailed, match="no category left"):
         allocate(EMPTY, [TypeName(f"org/t{number}") for number in range(512)], [])
@@ -61,3 +75,7 @@ def test_contexts() -> None:
     assert label_map.type_of(SelinuxContext(user="u", role="r", type="t", categories=frozenset({1, 2}))) is None
     with pytest.raises(KeyError):
         label_map.link_context(TypeName("no/such"))
+
+
+def test_the_first_pairs_are_the_first_ones() -> None:
+    assert allocate(EMPTY, [], [DB, WEB]).vms == {DB: (512, 513), WEB: (514, 515)}

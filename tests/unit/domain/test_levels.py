@@ -1,4 +1,4 @@
-"""Levels (Bell-LaPadula, Biba): no label lets information go down in confidentiality or up in integrity."""
+"""Levels (Bell-LaPadula, Biba): nothing lets information go down in confidentiality or up in integrity."""
 
 import re
 from dataclasses import replace
@@ -94,6 +94,33 @@ def test_both_levels_are_told() -> None:
     assert [finding.what.rpartition(" ")[2] for finding in error.findings] == ["confidentiality", "integrity"]
 
 
+# A resource: whoever has one of its types writes it, whoever has another one reads it
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (SECRET, "", ["lets org/a flow to org/b", "against their confidentiality", "types of the same level"]),
+        ("", SECRET, ["lets org/b flow to org/a", "against their confidentiality"]),
+        (SOUND, "", ["lets org/b flow to org/a", "against their integrity"]),
+        # Nobody can be a downgrader by the name of a resource.
+        (joined(SECRET, 'downgraders = ["gate"]'), 'downgraders = ["gate"]', ["types of the same level"]),
+    ],
+)
+def test_types_of_a_resource_are_of_one_level(a: str, b: str, words: list[str]) -> None:
+    policy = text('types = ["org/a"]', a=a, b=b) + '\n[resources.gate]\ntypes = ["org/a", "org/b"]\n'
+    assert_one_mistake(policy, "resources.gate", *words)
+
+
+@pytest.mark.parametrize("both", ["", SECRET, joined(SECRET, SOUND)])
+def test_a_resource_of_two_types_of_one_level(both: str) -> None:
+    policy = text('types = ["org/a"]', a=both, b=both) + '\n[resources.gate]\ntypes = ["org/a", "org/b"]\n'
+    assert set(parse(policy).resource_labels) == {"gate"}
+
+
+# Against the definition
+
+
 TWO = parse(text(BOTH_WAYS))
 FLOW = re.compile(r"it lets (\S+) flow to (\S+), against their (?:confidentiality|integrity)")
 TYPES = [TypeName(f"org/t{number}") for number in range(4)]
@@ -135,3 +162,37 @@ def test_against_the_definition(levels: dict[TypeName, tuple[int, int, bool]], w
     }
     assert told <= oracle
     assert {source for source, _ in told} == {source for source, _ in oracle}
+
+
+def with_resource(resource: str, *, a: str, b: str) -> str:
+    return text('types = ["org/a"]', a=a, b=b) + f"\n[resources.disk]\n{resource}\n"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (SECRET, "", ["lets org/a flow to org/b", "against their confidentiality", "confidentiality 3 and 0"]),
+        ("", SECRET, ["lets org/b flow to org/a", "confidentiality 3 and 0"]),
+        (SOUND, "", ["lets org/b flow to org/a", "against their integrity", "integrity 0 and 3"]),
+        # No label is meant by it, whatever its name.
+        (
+            joined(SECRET, 'downgraders = ["disk", "gate"]'),
+            'downgraders = ["disk", "gate"]',
+            ["types of the same level"],
+        ),
+    ],
+)
+def test_resources_of_several_levels(a: str, b: str, words: list[str]) -> None:
+    assert_one_mistake(with_resource(BOTH_WAYS, a=a, b=b), "resources.disk", *words)
+
+
+@pytest.mark.parametrize(
+    ("resource", "a", "b"),
+    [
+        (BOTH_WAYS, joined(SECRET, SOUND), joined(SECRET, SOUND)),
+        ('types = ["org/a"]', joined(SECRET, SOUND), ""),
+        ("inaccessible = true", SECRET, ""),
+    ],
+)
+def test_resources_that_keep_to_the_levels(resource: str, a: str, b: str) -> None:
+    assert set(parse(with_resource(resource, a=a, b=b)).resource_labels) == {"disk"}

@@ -93,7 +93,8 @@ def test_labels_and_which_way_information_goes() -> None:
 
 def test_resources() -> None:
     assert POLICY.resource_labels == {
-        "ledger-disk": ResourceLabel(name="ledger-disk", types=frozenset({LEDGER, MAIL})),
+        "ledger-disk": ResourceLabel(name="ledger-disk", types=frozenset({LEDGER})),
+        "press-disk": ResourceLabel(name="press-disk", types=frozenset({REPORT, BOOKS})),
         "report-net": ResourceLabel(name="report-net", types=frozenset({REPORT}), kind=ResourceKind.NETWORK),
         "old": ResourceLabel(name="old", types=frozenset(), kind=ResourceKind.DISK, inaccessible=True),
     }

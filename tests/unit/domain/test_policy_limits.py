@@ -18,7 +18,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import EMPTY, allocate
 from shamon_host.domain.policy_file import MAX_POLICY_BYTES, PolicyErrors, parse_canonical
 from shamon_host.domain.policy_form import policy_document
-from tests.unit.domain.policy_text import errors, parse
+from tests.unit.domain.policy_text import assert_one_mistake, changed_finance, errors, parse
 from tests.unit.domain.values import ALPHA, POLICY
 
 MANY = 4000
@@ -248,6 +248,23 @@ def test_there_is_an_end_to_conflict_sets(monkeypatch: pytest.MonkeyPatch) -> No
     assert "expected at most 4; found 5" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("limit", "key", "words"),
+    [
+        ("MAX_PEERS", "overlays.office-hours.peers", "too many peers; expected at most 1; found 2"),
+        ("MAX_PORTS", "overlays.office-hours.ports", "too many ports; expected at most 1; found 2"),
+    ],
+)
+def test_there_is_an_end_to_what_an_overlay_lists(
+    limit: str, key: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The filter of a tap holds no more."""
+    text = changed_finance('peers = ["reviewer"]', 'peers = ["reviewer", "reader"]')
+    assert len(parse(text).overlays["office-hours"].peers or ()) == 2
+    monkeypatch.setattr(f"shamon_host.domain.consistency.{limit}", 1)
+    assert_one_mistake(text, key, words)
+
+
 def test_of_what_a_peer_sent_one_mistake_is_told_and_of_a_file_all() -> None:
     document = policy_document(POLICY)
     for host in ("alpha", "beta", "gamma"):
@@ -257,3 +274,32 @@ def test_of_what_a_peer_sent_one_mistake_is_told_and_of_a_file_all() -> None:
     assert len(caught.value.findings) == 1
     assert caught.value.findings[0].line == 0
     assert str(caught.value).startswith("peer: hosts.alpha.types: unknown type")
+
+
+def narrowed(limits: str, *, vms: int = 1) -> str:
+    """As many hosts as its VMs need, and an overlay."""
+    text = crowded()
+    for number in range(0, vms, 256):
+        text += f'hosts.h{number // 256} = {{address = "10.0.0.{number // 256 + 1}", types = ["org/t0"]}}\n'
+    for number in range(vms):
+        text += f'vms.v{number} = {{label = "first", image = "app", host = "h{number // 256}"}}\n'
+    return text + f'overlays.limit = {{label = "first", {limits}}}\n'
+
+
+def ports(count: int) -> str:
+    return "ports = [" + ", ".join(f'"tcp/{number}"' for number in range(1, count + 1)) + "]"
+
+
+def peers(count: int) -> str:
+    return "peers = [" + ", ".join(f'"v{number}"' for number in range(count)) + "]"
+
+
+def test_an_overlay_has_as_many_ports_and_peers_as_a_filter_can_hold() -> None:
+    assert len(parse(narrowed(ports(1024))).overlays["limit"].ports or ()) == 1024
+    error = errors(narrowed(ports(1025)))
+    assert [finding.key for finding in error.findings] == ["overlays.limit.ports"]
+    assert "too many ports; expected at most 1024; found 1025" in str(error)
+    assert len(parse(narrowed(peers(4096), vms=4096)).overlays["limit"].peers or ()) == 4096
+    error = errors(narrowed(peers(4097), vms=4097))
+    assert [finding.key for finding in error.findings] == ["overlays.limit.peers"]
+    assert "too many peers; expected at most 4096; found 4097" in str(error)

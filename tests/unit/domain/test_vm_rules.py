@@ -20,6 +20,7 @@ ALPHA, BETA = HostName("alpha"), HostName("beta")
 DESK, REVIEWER, ARCHIVER, TOOLS = (VmName(name) for name in ("desk", "reviewer", "archiver", "tools"))
 READER, CLERK = VmName("reader"), VmName("clerk")
 LEDGER, MAIL, REPORT = TypeName("bank/ledger"), TypeName("bank/mail"), TypeName("audit/report")
+BOOKS = TypeName("rival/books")
 
 
 def start(
@@ -102,10 +103,13 @@ def test_nobody_uses_an_inaccessible_resource() -> None:
 
 
 def test_a_resource_is_used_through_any_shared_type_whichever_way() -> None:
-    disk = POLICY.resource_labels["ledger-disk"]
-    assert may_use(POLICY.vm_labels["trader"], disk) == {LEDGER, MAIL}
-    assert may_use(POLICY.vm_labels["review"], disk) == {LEDGER}
-    assert not may_use(POLICY.vm_labels["auditor"], disk)
+    ledger, press = POLICY.resource_labels["ledger-disk"], POLICY.resource_labels["press-disk"]
+    for name in ("trader", "review", "archive"):
+        assert may_use(POLICY.vm_labels[name], ledger) == {LEDGER}
+    assert not may_use(POLICY.vm_labels["auditor"], ledger)
+    assert may_use(POLICY.vm_labels["auditor"], press) == {REPORT}
+    assert may_use(POLICY.vm_labels["bookkeeper"], press) == {BOOKS}
+    assert not may_use(POLICY.vm_labels["trader"], press)
 
 
 # One-way labels
@@ -177,6 +181,12 @@ def test_a_type_that_demands_a_hardware_tpm_does_not_move_to_another_host() -> N
         assert_permitted(migrate(policy, asks=asks, there=TpmKind.HARDWARE, here=TpmKind.SOFTWARE))
         denied = migrate(policy, asks=asks, there=TpmKind.SOFTWARE)
         assert_denied(denied, Rule.TPM_KIND, "that of alpha is software", key='types."audit/report".tpm')
+
+
+def test_what_it_runs_under_itself_does_not_count_against_it() -> None:
+    """It is asked for the suspended VM itself, too, and after a new version gave it another label."""
+    assert_permitted(start(CLERK, BETA, beside={CLERK: POLICY.vm_labels["trader"]}))
+    assert_denied(start(CLERK, BETA, beside={DESK: POLICY.vm_labels["trader"]}), Rule.CHINESE_WALL)
 
 
 # Which rule is named when both deny

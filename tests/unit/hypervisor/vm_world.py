@@ -1,11 +1,12 @@
 """One host's VMs in memory: a policy, a hub for its bridges, and a `VmManager` on the fakes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shamon_host.domain import label_map as label_maps
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
@@ -97,16 +98,21 @@ class MemoryDocuments:
     def delete(self, kind: str, key: str) -> None:
         self.documents.pop((kind, key), None)
 
+    def items(self, kind: str) -> Sequence[tuple[str, dict[str, Any]]]:
+        return [(key, document) for (other, key), document in sorted(self.documents.items()) if other == kind]
+
 
 @dataclass(kw_only=True)
 class VmWorld:
-    """Host alpha. `selinux_enforcing`, `admitted` and `policy` may be changed at any time; `entries` is its audit log."""
+    """Host alpha. `selinux_enforcing`, `admitted`, `policy`, `successor` and `label_map` may be changed at any time;
+    `entries` is its audit log."""
 
     selinux_enforcing: bool = True
     admitted: bool = True
     host_tpm: TpmKind = TpmKind.HARDWARE
     policy: Policy = POLICY
     successor: Policy | None = None
+    label_map: LabelMap = LABEL_MAP
     hub: Hub = field(default_factory=Hub)
     images: MemoryImages = field(default_factory=lambda: MemoryImages(clean={"app": IMAGE}))
     documents: MemoryDocuments = field(default_factory=MemoryDocuments)
@@ -128,7 +134,7 @@ class VmWorld:
             documents=self.documents,
             audit=self._audit,
             policy=lambda: self.policy,
-            label_map=lambda: LABEL_MAP,
+            label_map=lambda: self.label_map,
             ensure_bridge=self._bridge,
             host_tpm=self.host_tpm,
             admitted=lambda: self.admitted,

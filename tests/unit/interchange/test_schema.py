@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.labels import ResourceKind
+from shamon_host.domain.overlay import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S
 from shamon_host.domain.policy import LEVELS, Demands, FailureAction, Intervals, Policy, Primary, TpmDemand
 from shamon_host.domain.policy_form import policy_document
 from shamon_host.domain.policy_sections import DEFAULT_PORT, SECTIONS, read_sections
@@ -140,6 +141,9 @@ def test_choices_and_defaults_are_those_of_the_language() -> None:
     assert table_schema("hosts")["properties"]["port"]["default"] == DEFAULT_PORT
     level = SCHEMA["$defs"]["level"]
     assert range(level["minimum"], level["maximum"] + 1) == LEVELS
+    overlay = table_schema("overlays")["properties"]
+    limits = (overlay["peers"]["maxItems"], overlay["ports"]["maxItems"], overlay["rate_bytes_s"]["maximum"])
+    assert limits == (MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S)
 
 
 def test_defaults_may_be_written_out() -> None:
@@ -313,7 +317,10 @@ def test_the_schema_demands_nothing_that_may_be_missing(path: Path_) -> None:
         (("overlays", "office-hours", "ports"), ["icmp/8"]),
         (("overlays", "office-hours", "times"), ["mon-fri 8:00-18:00"]),
         (("overlays", "office-hours", "times"), ["always"]),
+        (("overlays", "office-hours", "ports"), [f"tcp/{number}" for number in range(1, MAX_PORTS + 2)]),
+        (("overlays", "office-hours", "peers"), [f"v{number}" for number in range(MAX_PEERS + 1)]),
         (("overlays", "office-hours", "rate_bytes_s"), 999),
+        (("overlays", "office-hours", "rate_bytes_s"), MAX_RATE_BYTES_S + 1),
         (("renames", "types"), {"bank/post": "mail"}),
         (("renames", "labels"), {"dealer": "No name"}),
         (("intervals", "period_s"), 0),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -25,8 +26,9 @@ from shamon_host.peer.messages import (
     Verdict,
     failure_words,
 )
+from shamon_host.peer.policy_commit import quorum
 from shamon_host.peer.ports import LinkOffer, Terms
-from shamon_host.peer.wire import MAX_HEADER_BYTES, decode_refusal, encode_object, encode_refusal
+from shamon_host.peer.wire import MAX_HEADER_BYTES, Fields, decode_refusal, encode_object, encode_refusal
 from tests.unit.peer.handshake_world import ALPHA, BETA, BLUE, GAMMA, RED
 
 TERMS = Terms(
@@ -241,3 +243,20 @@ def test_mac_covers_each_part_of_the_proceedings() -> None:
     ]
     macs = [keys.mac(role, variant) for role in Role for variant in variants]
     assert len(set(macs)) == 2 * len(variants)
+
+
+def test_no_depth_of_nesting_gets_past_the_reader() -> None:
+    """Somewhere there is a depth that can be read and not written again."""
+
+    def nested(depth: int) -> bytes:
+        return b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+
+    for depth in (*range(1, 50), *range(850, 1100), 5000, 60_000):
+        with suppress(BadInput):
+            Fields.parse(nested(depth), "deep", frozenset({"a"}))
+
+
+@pytest.mark.parametrize(("hosts", "needed"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4), (6, 4), (7, 5), (50, 26)])
+def test_any_two_quorums_have_two_hosts_in_common(hosts: int, needed: int) -> None:
+    assert quorum(hosts) == needed
+    assert 2 * needed - hosts >= min(2, hosts)

@@ -33,6 +33,7 @@ KEYS: dict[HostName, PrivateKey] = {
 }
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"\4" * 32)
 PUBLIC = {host: public_text(key) for host, key in KEYS.items()}
+MEMBERS = frozenset({ALPHA, BETA, GAMMA})
 STATEMENT = Statement(
     coalition=POLICY.coalition,
     update=b"\7" * 16,
@@ -146,8 +147,11 @@ def test_any_bytes_are_bad_input(data: bytes) -> None:
 
 
 def test_a_statement_about_these_two_versions() -> None:
-    STATEMENT.require_about(NEXT, POLICY)
-    replace(STATEMENT, participants=(ALPHA, BETA), without=(GAMMA,)).require_about(NEXT, POLICY)
+    STATEMENT.require_about(NEXT, POLICY, MEMBERS)
+    without_gamma = replace(STATEMENT, participants=(ALPHA, BETA), without=(GAMMA,))
+    without_gamma.require_about(NEXT, POLICY, {ALPHA, BETA})  # gamma was expelled, or never enrolled
+    with pytest.raises(NotTrusted, match="3 of the 3 that are enrolled"):
+        without_gamma.require_about(NEXT, POLICY, MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_a_statement_about_these_two_versions() -> None:
 )
 def test_a_statement_about_something_else(change: dict[str, Any], words: str) -> None:
     with pytest.raises(NotTrusted, match=words):
-        replace(STATEMENT, **change).require_about(NEXT, POLICY)
+        replace(STATEMENT, **change).require_about(NEXT, POLICY, MEMBERS)
 
 
 def test_half_of_the_hosts_are_not_enough() -> None:
@@ -183,17 +187,19 @@ def test_half_of_the_hosts_are_not_enough() -> None:
         participants=(ALPHA, BETA),
         without=(HostName("delta"), GAMMA),
     )
-    with pytest.raises(NotTrusted, match="more than half of 4"):
-        half.require_about(after, four)
-    replace(half, participants=(ALPHA, BETA, GAMMA), without=(HostName("delta"),)).require_about(after, four)
+    with pytest.raises(NotTrusted, match="3 of the 4 that are enrolled"):
+        half.require_about(after, four, {*MEMBERS, HostName("delta")})
+    replace(half, participants=(ALPHA, BETA, GAMMA), without=(HostName("delta"),)).require_about(
+        after, four, {*MEMBERS, HostName("delta")}
+    )
 
 
 def test_a_host_that_the_next_version_does_not_have_is_not_asked() -> None:
     after = with_digest(replace(NEXT, hosts={name: NEXT.hosts[name] for name in (ALPHA, BETA)}, vms={}))
     assert asked_of(after, POLICY) == {ALPHA, BETA}
-    replace(STATEMENT, after=after.digest, participants=(ALPHA, BETA)).require_about(after, POLICY)
+    replace(STATEMENT, after=after.digest, participants=(ALPHA, BETA)).require_about(after, POLICY, MEMBERS)
     with pytest.raises(NotTrusted, match="everybody"):
-        replace(STATEMENT, after=after.digest).require_about(after, POLICY)
+        replace(STATEMENT, after=after.digest).require_about(after, POLICY, MEMBERS)
 
 
 # Votes and records

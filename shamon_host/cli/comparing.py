@@ -22,8 +22,7 @@ def compatible(arguments: argparse.Namespace) -> int:
         print_json({name: _answer(answer) for name, answer in sorted(answers.items())})
     else:
         for name, answer in sorted(answers.items()):
-            word = "shared" if answer.shareable else "not shared"
-            print(f"{word:11} {printable(name)}" + ("" if answer.shareable else f": {printable(str(answer))}"))
+            print(f"shared      {printable(name)}" if answer.shareable else f"not shared  {printable(str(answer))}")
     return 0 if any(answer.shareable for answer in answers.values()) else 1
 
 

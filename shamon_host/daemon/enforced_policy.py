@@ -19,7 +19,7 @@ from shamon_host.domain.label_map import EMPTY, LabelMap
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy, Renames
 from shamon_host.domain.replay import renamed_map
-from shamon_host.peer.policy_authority import lacking_signatures
+from shamon_host.peer.policy_authority import lacking_signatures, lacking_signers
 
 _ROLLED_BACK = (
     "Its disk was put back to an earlier state, or its TPM was cleared or changed. If you did that yourself, remove "
@@ -78,7 +78,7 @@ class EnforcedPolicy:
                 policy,
                 current.policy.which if current else None,
                 now_wall_s=self.clock.wall_s(),
-                unsigned=() if current else lacking_signatures(self._record.envelope, policy, None),
+                unsigned=() if current else lacking_signers(self._record.envelope, policy),
             )
         else:
             decision = self._decided(self._record, current.policy, ())

@@ -32,6 +32,25 @@ def lacking_signatures(envelope: bytes, policy: Policy, current: Policy | None) 
         return (str(error),)
 
 
+def lacking_signers(envelope: bytes, policy: Policy) -> tuple[str, ...]:
+    """Whose signatures are missing for `policy` to be the first one on a host, in words: enough of its own signers'.
+
+    Whoever set the host up chose it; that the organisations agreed was asked when it was made.
+    """
+    requirement = coalition_requirement(policy)
+    if requirement is None:
+        return ()
+    if not envelope:
+        return (f"it came without signatures, and must have: {requirement.reason}",)
+    try:
+        read = read_envelope(envelope, source="its envelope")
+        if read.payload != policy_bytes(policy):
+            return ("its envelope is around another policy",)
+        return tuple(str(each) for each in assess(read, [requirement]) if not each.met)
+    except ShamonError as error:
+        return (str(error),)
+
+
 def require_signers(envelope: bytes, current: Policy) -> None:
     """Raises NotTrusted unless enough signers of the version in force signed the envelope, BadInput if it is malformed.
 

@@ -141,8 +141,8 @@ def test_compatible(run: Run, written: Written) -> None:
     assert run("compatible", own, own).out == "shared      bank/ledger\n"
     result = run("compatible", own, peer)
     assert result.code == 1
-    assert "not shared  bank/ledger: bank/ledger means something else to each side: walls\n" in result.out
-    assert "not shared  bank/mail: bank/mail is unknown to own\n" in result.out
+    assert "not shared  bank/ledger means something else to each side: walls\n" in result.out
+    assert "not shared  bank/mail is unknown to own\n" in result.out
     answer = run("compatible", own, peer, "--json").json["bank/mail"]
     assert (answer["shared"], answer["reason"], answer["denied_by"]) == (False, "unknown", "own")
     assert run("compatible", own, own, "--json").json["bank/ledger"] == {

@@ -326,9 +326,9 @@ def test_an_ambiguous_type_is_not_taken() -> None:
 COVER = {"l0": "bdef", "l1": "bcf", "l2": "bc", "l3": "abde", "l4": "abd"}
 """Two labels do; who takes first what does most ends with three, of which none can be left out."""
 
-TRAP = {"l1": "bcd", "l2": "efg", "best": "cdef", **{letter: letter for letter in "bcdefg"}}
-"""The one that does most is taken first, and is not needed any more once the others are there."""
-TRAPPED = [TypeName(f"org/{letter}") for letter in "abcdefg"]
+TRAP = {"best": "defg", "l1": "bcde", "l2": "fghi", **{letter: letter for letter in "bcdefghi"}}
+"""The best is taken first, and is not needed any more once the two others are there."""
+TRAPPED = [TypeName(f"org/{letter}") for letter in "abcdefghi"]
 
 
 def cover() -> tuple[FlowSystem, FlowSystem, TypeName]:

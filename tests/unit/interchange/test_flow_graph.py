@@ -101,7 +101,7 @@ def test_one_type_alone_cannot_make_a_downgrader() -> None:
 
 def test_resources_are_there_if_they_join_types() -> None:
     resources = {each.key: each.kind for each in GRAPH.labels if each.kind is not LabelKind.VM}
-    assert resources == {f"{RESOURCE}ledger-disk": LabelKind.DISK}
+    assert resources == {f"{RESOURCE}press-disk": LabelKind.DISK}
     shared = [flow for flow in flow_graph(POLICY).flows if flow.label == f"{RESOURCE}shared-archive"]
     assert [flow.type for flow in shared] == ["acme/red", "rival/blue", "supplier/orders"]
     assert {flow.direction for flow in shared} == {Direction.BOTH}

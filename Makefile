@@ -8,6 +8,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 export VENV ?= .venv
+export SHAMON_EXAMPLES
 BIN := $(VENV)/bin
 ARGS ?=
 
@@ -21,9 +22,9 @@ demo: ## Play the story in memory (no root, no hardware; ARGS=--json for the rep
 	$(BIN)/shamon demo $(ARGS)
 
 .PHONY: test
-test: ## Run the unit suite (no root, no compiler, no hardware)
+test: ## Run the unit suite (no root, no compiler, no hardware; SHAMON_EXAMPLES=1: three times as many examples)
 	@tools/set-up dev
-	$(BIN)/python -m pytest tests/unit --timeout=60 $(ARGS)
+	$(BIN)/python -m pytest tests/unit --timeout=60 --numprocesses=auto $(ARGS)
 
 .PHONY: bench-policy
 bench-policy: ## Measure how fast big policies are checked, asked and compared (ARGS="--json FILE --rounds N")

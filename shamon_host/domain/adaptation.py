@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
 from itertools import accumulate, chain, count, islice
+from operator import and_
 
-from shamon_host.domain.compatibility import Answer, Joined, compatibility
+from shamon_host.domain.compatibility import Answer, Joined, View, compatibility
 from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.flows import RESOURCE, Bundle, FlowLabel, FlowSystem, Reachability, bits
 from shamon_host.domain.labels import TypeName
@@ -138,11 +140,10 @@ class _Needed:
             self.down |= peer.reach.successors[number]
             self.up |= peer.reach.predecessors[number]
         alike = self.down | self.up
-        for number in bits(self.down):
-            for to in peer.releases.get(number, {}).values():
-                alike |= to
-            for to in own.releases.get(number, {}).values():
-                alike |= to & peer.known
+        self.releases = self._one_sided(peer)
+        """What the peer releases and own has to release too: bit of the source, label, bits of the targets."""
+        for _, _, to in (*self.releases, *self._one_sided(own)):
+            alike |= to
         self.types = set(joined.index.types(alike & peer.known & ~own.known))
         """Types to take over: those that have to mean the same to both, and those that what is taken over names."""
         about = {
@@ -158,6 +159,17 @@ class _Needed:
         apart = (frozenset({name, wall}) for name in self.types for wall in self.definition(name).apart)
         self.walls = sets.difference(apart)
         """Conflict sets to take over, beside those that come with definitions; under own's names."""
+
+    def _one_sided(self, view: View) -> list[tuple[int, str, int]]:
+        """Releases of what comes through a wanted type to where that type may not flow: both sides need these."""
+        near = [self.joined.peer.reach.successors[number] | 1 << number for number in bits(self.wanted)]
+        found = []
+        for number, labels in view.releases.items():
+            permitted = [types for types in near if types >> number & 1]
+            always = reduce(and_, permitted, -1)
+            if permitted:
+                found += [(number, name, to & ~always) for name, to in labels.items() if to & ~always]
+        return found
 
     def _local(self, members: Iterable[str]) -> frozenset[str]:
         """A conflict set of the peer's under own's names."""
@@ -362,12 +374,11 @@ class _Search:
         self._out_of: dict[int, int] = {}
         self._into: dict[int, int] = {}
         self.releases = [
-            (source, target, self._releasing(source, target, name))
-            for source in bits(needed.down)
-            for name, to in joined.peer.releases.get(source, {}).items()
+            self._releasing(source, target, name)
+            for source, name, to in needed.releases
             for target in bits(to & ~joined.own.releases.get(source, {}).get(name, 0))
         ]
-        """What own has yet to release, or to permit: from, to, and the candidates that release it."""
+        """For each thing that own has yet to release: the candidates that do."""
         self.work = MOST_WORK
         self.node_work = 1 + len(joined.index.names) // 10 + len(self.wanted) + len(candidates)
 
@@ -415,9 +426,7 @@ class _Search:
                 yield self._entering(before | itself)
             for end in bits(lacking):
                 yield self._leaving(reach.successors[end] | 1 << end)
-        for source, target, releasing in self.releases:
-            if not (releasing & chosen or reach.successors[source] >> target & 1):
-                yield releasing | self._leaving(reach.successors[source] | 1 << source)
+        yield from (releasing for releasing in self.releases if not releasing & chosen)
 
     def _some(self, reach: Reachability, chosen: int, most: int = 48) -> set[int]:
         """The first demands: as many as pay at one node."""

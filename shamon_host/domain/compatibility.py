@@ -1,7 +1,8 @@
 """Which types two hosts may share although their policies differ: as many as keep what both policies promise.
 
-Sharing a type joins what is of that type on both sides. A type may be shared if and only if it means the same to both
-and has the same flows to and from the same types on both sides; what a side does not know, it does not permit.
+Sharing a type joins what is of that type on both sides. A type may be shared if and only if it means the same to both,
+has the same flows to and from the same types on both sides, and what comes through it is released to the same types on
+both. What a side does not know, it does not permit.
 
 Theorem (docs/information-flow.md has the proof). A chain is forbidden if it crosses from one side to the other, leads
 from a type a to another type b, and a side that knows a or b does not permit a to flow to b. If each type of a set may
@@ -53,7 +54,7 @@ class Reason(StrEnum):
     FLOW = "flow"
     """One side permits a flow to or from it that the other does not."""
     RELEASE = "release"
-    """A downgrader of one side releases what came through the type to where the other side does not let it go."""
+    """A downgrader of one side releases what came through it to where the other neither releases nor lets it flow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,31 +183,35 @@ class Joined:
 
     @cached_property
     def unanswered(self) -> Mapping[Side, Mapping[int, Mapping[str, int]]]:
-        """Side → bit of a type → label → types to which it releases there what the other does not let go to them."""
+        """Side → bit of a type → label → types to which it releases there and, under this name, not on the other."""
         return {side: dict(self._unanswered(view, other)) for side, view, other in self.sides}
 
     def _unanswered(self, view: View, other: View) -> Iterator[tuple[int, Mapping[str, int]]]:
         for number, labels in view.releases.items():
-            theirs, onwards = other.releases.get(number, {}), other.reach.successors[number]
-            open_ends = {name: to & ~(self.same & (onwards | theirs.get(name, 0))) for name, to in labels.items()}
-            if any(open_ends.values()):
-                yield number, {name: to for name, to in open_ends.items() if to}
+            theirs = other.releases.get(number, {})
+            only_here = {name: to & ~(self.same & theirs.get(name, 0)) for name, to in labels.items()}
+            if any(only_here.values()):
+                yield number, {name: to for name, to in only_here.items() if to}
 
     @cached_property
-    def leaking(self) -> Mapping[Side, int]:
-        """Types with an unanswered release on this side."""
-        return {side: sum(1 << number for number in denied) for side, denied in self.unanswered.items()}
+    def _leaking(self) -> tuple[int, Mapping[int, int]]:
+        """Types with an unanswered release on either side, and for the bit of each to where."""
+        found: dict[int, int] = {}
+        for number, labels in chain.from_iterable(side.items() for side in self.unanswered.values()):
+            for to in labels.values():
+                found[number] = found.get(number, 0) | to
+        return sum(1 << number for number in found), found
 
     def shareable(self, number: int) -> bool:
         """Whether the type of this bit may be shared."""
         own, peer, itself = self.own.reach, self.peer.reach, 1 << number
         after, before = own.successors[number], own.predecessors[number]
-        return (
-            after == peer.successors[number]
-            and before == peer.predecessors[number]
-            and not (after | before | itself) & ~self.same
-            and not (after | itself) & (self.leaking[Side.OWN] | self.leaking[Side.PEER])
-        )
+        if (after, before) != (peer.successors[number], peer.predecessors[number]):
+            return False
+        if (after | before | itself) & ~self.same:
+            return False
+        leaking, to = self._leaking
+        return not any(to[each] & ~(after | itself) for each in bits((after | itself) & leaking))
 
     def answer(self, name: TypeName) -> Answer:
         """The answer for a type, by the name that both sides use. Raises KeyError for a type that neither knows."""
@@ -244,11 +249,17 @@ class Joined:
                 steps = nearest(start, goals, view.backwards)
                 onwards = tuple((source, label, target) for target, label, source in reversed(steps))
                 yield _Forbidden(Reason.FLOW, side, _steps(side, onwards), view.names[steps[-1][2]])
-            goals = self._local(view, self.leaking[side] & (after | 1 << number))
+            permitted = other.reach.successors[number] & self.same | 1 << number
+            denied = {
+                each: [(label, to & ~permitted) for label, to in sorted(labels.items()) if to & ~permitted]
+                for each, labels in self.unanswered[side].items()
+                if (after | 1 << number) >> each & 1
+            }
+            goals = self._local(view, sum(1 << each for each, labels in denied.items() if labels))
             if goals:
                 steps = () if start in goals else nearest(start, goals, view.onwards)
                 last = steps[-1][2] if steps else start
-                label, to = min(self.unanswered[side][self.index.number[view.names[last]]].items())
+                label, to = denied[self.index.number[view.names[last]]][0]
                 target = next(iter(self.index.types(to)))
                 yield _Forbidden(
                     Reason.RELEASE, side, _steps(side, (*steps, (last, label, view.local[target]))), target

@@ -1,4 +1,4 @@
-"""Run on a lab host in the daemon's domain: the product's daemon, which dies with a message of an update that it coordinates.
+"""Run on a lab host in the daemon's domain: the product's daemon, which dies with a message of an update of its own.
 
     dying_coordinator.py NUMBER before|after
 

@@ -19,6 +19,7 @@ from shamon_host.attestation.event_log import (
     parse_event_log,
 )
 from shamon_host.attestation.pcr import Bank, extend
+from tests.examples import examples
 
 _DATA = Path(__file__).parent / "data"
 _BANKS = (Bank.SHA1, Bank.SHA256)
@@ -184,7 +185,7 @@ def test_an_unknown_algorithm_beside_a_known_one_is_passed_over() -> None:
     assert log.events[0].digests == {Bank.SHA256: digest}
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=100), st.integers(0, len(_LOG) - 1), st.integers(0, 40))
 def test_changed_logs_end_in_the_own_error(junk: bytes, position: int, cut: int) -> None:
     for data in (junk, _LOG[:position] + junk + _LOG[position + cut :]):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shamon_host.attestation.claims.boot_chain import boot_chain_claim
 from shamon_host.domain.results import ClaimName, ClaimStatus
 from shamon_host.testing.machine import BootImage
+from tests.examples import examples
 from tests.unit.attestation.appraised_world import Attested, claim_of, recorded
 
 _REFERENCE = recorded()
@@ -31,7 +32,7 @@ def changed(draw: st.DrawFn, original: bytes) -> bytes:
     return bytes(data)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(changed(_EVENT_LOG))
 def test_no_event_log_makes_a_wrong_boot_right(log: bytes) -> None:
     claim = boot_chain_claim(_PCRS, log, _REFERENCE, (12, 13))
@@ -39,7 +40,7 @@ def test_no_event_log_makes_a_wrong_boot_right(log: bytes) -> None:
     assert "PCR" in claim.where
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(changed(_IMA_LOG))
 def test_no_ima_log_hides_what_ran(log: bytes) -> None:
     world = Attested(machine=_BAD.machine, reference=_REFERENCE)

@@ -25,6 +25,7 @@ from shamon_host.attestation.ima_log import (
     violation_entry,
 )
 from shamon_host.attestation.pcr import Bank, replay
+from tests.examples import examples
 
 
 def _kernel_pcr10(vectors: Path) -> dict[Bank, bytes]:
@@ -296,7 +297,7 @@ def test_no_log_is_recognised_in_other_bytes() -> None:
             detect_log_bank(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=120), st.integers(0, len(_LOG) - 1), st.integers(0, 40))
 def test_changed_logs_end_in_the_own_error(junk: bytes, position: int, cut: int) -> None:
     for log in (junk, _LOG[:position] + junk + _LOG[position + cut :]):

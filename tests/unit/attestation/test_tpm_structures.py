@@ -16,6 +16,7 @@ from shamon_host.attestation.tpm_structures import (
     TpmFormatError,
     TpmSignature,
 )
+from tests.examples import examples
 
 _ATTEST = QuoteAttest(
     qualified_signer=b"\x00\x0b" + bytes(32),
@@ -110,7 +111,7 @@ def test_a_bank_selected_twice_is_refused() -> None:
         QuoteAttest.parse(twice)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_end_in_the_own_error(data: bytes) -> None:
     prefix = _ATTEST.encode()[:6]

@@ -22,6 +22,7 @@ from shamon_host.attestation.uki import (
     pcr9_value,
     pcr11_value,
 )
+from tests.examples import examples
 
 _DATA = Path(__file__).parent / "data"
 _PE_OFFSET = 0x80
@@ -193,7 +194,7 @@ def test_an_image_without_a_kernel_is_no_unified_kernel_image() -> None:
             compute(image)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.integers(0, _HEADERS - 1), st.binary(min_size=1, max_size=8))
 def test_changed_headers_end_in_the_own_error(position: int, change: bytes) -> None:
     image = _UKI[:position] + change + _UKI[position + len(change) :]

@@ -1,5 +1,7 @@
 """Two hosts under different policies: what both permit is carried, what one denies is not, and the words say why."""
 
+from typing import Any
+
 import pytest
 
 from shamon_host.daemon.api import Api
@@ -47,7 +49,7 @@ def test_the_type_that_both_permit_flows_and_the_other_does_not() -> None:
             assert row["shared"] == [RED, "audit/black"] or row["shared"] == ["acme/red", "audit/black"]
             assert "rival/own" in row["withheld"][BLUE]
         assert not await world.alpha.guest("shop").reaches(world.vm_addresses["spy"][0])
-        carried = {}
+        carried: dict[str, Any] = {}
         for one, other in (("web", "db"), ("shop", "spy")):
             answer = await Api(daemon=daemon(world.alpha)).handle(
                 "GET", "/v1/policy/explain", {"one": one, "other": other}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput
+from tests.examples import examples
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(document=st.dictionaries(st.text(max_size=5), JSON, max_size=5))
 def test_what_was_put_is_what_is_got(document: dict[str, Any]) -> None:
     database = Database(":memory:")

@@ -25,6 +25,7 @@ from shamon_host.links.tap_filter import (
     PortRule,
     TapFilter,
 )
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, errors, parse
 
@@ -76,7 +77,7 @@ def random_frame(random: Random, policy: Policy) -> FrameFacts:
 
 
 @given(policies(least_vms=1), INTO_THE_WEEK_S, st.integers(0, 1 << 64))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_overlays_only_take_away(policy: Policy, into_the_week_s: float, seed: int) -> None:
     random = Random(seed)
     wall_s = MONDAY_S + into_the_week_s
@@ -103,7 +104,7 @@ def assert_rates_fall(more: TapFilter | None, less: TapFilter | None) -> None:
 
 
 @given(policies(least_vms=1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_directions_are_those_of_the_label(policy: Policy) -> None:
     found = tap_filters(limited_to(policy, ()), taps(policy), NOON_S)
     for vm, devices in taps(policy).items():
@@ -231,7 +232,7 @@ def test_without_windows_there_is_still_a_look_now_and_then() -> None:
 
 
 @given(policies(), INTO_THE_WEEK_S)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_nothing_changes_before_the_next_look(policy: Policy, into_the_week_s: float) -> None:
     wall_s = MONDAY_S + into_the_week_s
     pause_s = until_change_s(policy, wall_s)

@@ -1,4 +1,4 @@
-"""What the tests of the monitor's checks share: peers that are admitted, and how a decision looks at."""
+"""What the tests of the monitor's checks share: peers that are admitted, and what a decision has to look like."""
 
 import pytest
 

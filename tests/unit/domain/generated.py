@@ -1,4 +1,4 @@
-"""Valid policies of all kinds for property tests, their successors, and any policy as the text of a file.
+"""Valid policies of all kinds for property tests. `successors` has versions that follow, `policy_toml` their text.
 
 `policies` gives small ones in which every part of the language comes up: organisations and departments, walls, conflict
 sets, labels that go one way, levels with downgraders, resources, unlabelled VMs, interfaces, overlays, renames. They

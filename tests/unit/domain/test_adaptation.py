@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shamon_host.domain import adaptation
 from shamon_host.domain.adaptation import Adaptation, Addition, Minimality, WallAddition, adapt
 from shamon_host.domain.compatibility import Reason, compatibility
-from shamon_host.domain.errors import BadInput
+from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.flows import FlowLabel, FlowSystem
 from shamon_host.domain.labels import TypeName
 from shamon_host.domain.policy import TypeDefinition
@@ -344,7 +344,7 @@ def test_few_labels_are_found_where_taking_the_best_first_does_not() -> None:
     assert found.minimality is Minimality.SMALLEST
 
 
-def test_a_flow_may_do_for_a_release_that_the_peer_has_beside_it() -> None:
+def test_what_may_flow_there_anyway_needs_no_release() -> None:
     peer = system(label("da", [D], [A]), label("l", [A], [B]), label("m", [A], [B]), a=["l"], b=["l"])
     found = adapt(system(a=["l"], b=["l"]), peer, [D])
     assert [each.taken_from for each in found.additions] == ["da", "m"]
@@ -367,6 +367,13 @@ def test_beyond_a_limit_the_answer_is_not_called_the_smallest(limit: str, monkey
     assert found.possible
     assert found.minimality is Minimality.MINIMAL
     assert len(found.additions) == 3
+
+
+def test_an_adaptation_that_does_not_do_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shamon_host.domain.adaptation._Search.least", lambda search: ([], Minimality.SMALLEST))
+    own, peer, start = cover()
+    with pytest.raises(Refused, match="org/s"):
+        adapt(own, peer, [start])
 
 
 # Big ones

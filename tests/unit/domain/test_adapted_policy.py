@@ -21,6 +21,7 @@ from shamon_host.domain.policy import Department, Organisation, Policy, Renames
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.policy_form import policy_digest
 from shamon_host.interchange.policy_toml import policy_toml
+from tests.examples import examples
 from tests.unit.domain.generated import public_key
 from tests.unit.domain.policy_pairs import pairs
 
@@ -37,7 +38,7 @@ def shared(own: Policy, peer: Policy) -> set[TypeName]:
 
 
 @given(pairs(), st.integers(0, 1 << 64))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_the_version_that_results_shares_what_was_wanted(pair: tuple[Policy, Policy], seed: int) -> None:
     own, peer = pair
     random = Random(seed)

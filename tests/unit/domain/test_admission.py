@@ -11,6 +11,7 @@ from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.results import ClaimName, ClaimStatus, TpmKind
+from tests.examples import examples
 from tests.unit.domain.values import ALPHA, BETA, GAMMA, POLICY, RED, result
 
 FAILED = {ClaimName.SOFTWARE: ClaimStatus.FAIL}
@@ -97,7 +98,7 @@ class OnePeer(RuleBasedStateMachine):
 
 
 TestOnePeer = OnePeer.TestCase
-TestOnePeer.settings = settings(deadline=None, max_examples=60, stateful_step_count=20)
+TestOnePeer.settings = settings(deadline=None, max_examples=examples(60), stateful_step_count=20)
 
 
 def test_an_expelled_peer_is_refused_even_without_asking_the_monitor() -> None:

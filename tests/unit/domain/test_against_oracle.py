@@ -12,6 +12,7 @@ from shamon_host.domain.labels import UNLABELLED, VmLabel
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.ste import may_send, may_use, shared_types
+from tests.examples import examples
 from tests.unit.domain import oracle
 from tests.unit.domain.decisions import NOW_S, admitted
 from tests.unit.domain.generated import policies
@@ -29,7 +30,7 @@ def assert_decided(decision: Decision, against: list[Rule]) -> None:
     assert decision.rule is (against[0] if against else Rule.ALL), (decision, against)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies())
 def test_frames_go_where_one_may_send_and_the_other_receive(policy: Policy) -> None:
     for sender, receiver in product(labels(policy), labels(policy)):
@@ -37,7 +38,7 @@ def test_frames_go_where_one_may_send_and_the_other_receive(policy: Policy) -> N
         assert bool(shared_types(sender.types, receiver.types)) == any(name in receiver.types for name in sender.types)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies())
 def test_between_labels_without_directions_it_is_the_same_both_ways_and_means_to_share_a_type(policy: Policy) -> None:
     undirected = [label for label in labels(policy) if not label.read_only and not label.write_only]
@@ -48,7 +49,7 @@ def test_between_labels_without_directions_it_is_the_same_both_ways_and_means_to
         assert not may_send(UNLABELLED, label)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies())
 def test_a_resource_is_used_by_whom_shares_a_type_with_it(policy: Policy) -> None:
     for label, resource in product(labels(policy), policy.resource_labels.values()):
@@ -56,7 +57,7 @@ def test_a_resource_is_used_by_whom_shares_a_type_with_it(policy: Policy) -> Non
         assert may_use(label, resource) <= label.types & resource.types
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies())
 def test_chinese_wall_types_are_types_owners_and_walls(policy: Policy) -> None:
     for name in policy.types:
@@ -67,7 +68,7 @@ def test_chinese_wall_types_are_types_owners_and_walls(policy: Policy) -> None:
         assert policy.walls_of(label) == oracle.walls(policy, label)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies(), data=st.data())
 def test_a_conflict_is_with_what_never_runs_beside_it(policy: Policy, data: st.DataObject) -> None:
     for label in labels(policy):
@@ -86,7 +87,7 @@ def pairs(walls: frozenset[str]) -> list[tuple[str, str]]:
     return [(one, other) for one in walls for other in walls if one < other]
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(policy=policies(least_vms=2), tpm=TPMS, admitted_yet=st.booleans(), data=st.data())
 def test_a_vm_starts_if_nothing_is_against_it(
     policy: Policy, tpm: TpmKind, admitted_yet: bool, data: st.DataObject
@@ -99,7 +100,7 @@ def test_a_vm_starts_if_nothing_is_against_it(
         assert_decided(decision, oracle.reasons_against(policy, vm, host, running, tpm=tpm, admitted=admitted_yet))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies(least_vms=1))
 def test_interfaces_are_attached_to_their_types_alone(policy: Policy) -> None:
     for vm in policy.vms:
@@ -109,7 +110,7 @@ def test_interfaces_are_attached_to_their_types_alone(policy: Policy) -> None:
             assert_decided(decision, [] if name in oracle.interfaces(policy, vm) else [Rule.STE])
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(policy=policies(least_hosts=2, least_vms=1), here=TPMS, there=TPMS, asked_here=st.booleans(), data=st.data())
 def test_a_vm_moves_where_it_could_run(
     policy: Policy, here: TpmKind, there: TpmKind, asked_here: bool, data: st.DataObject
@@ -136,7 +137,7 @@ def test_a_vm_moves_where_it_could_run(
         )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies(least_hosts=2), here=TPMS, there=TPMS, data=st.data())
 def test_a_link_carries_what_both_hosts_have_and_may_share(
     policy: Policy, here: TpmKind, there: TpmKind, data: st.DataObject
@@ -161,7 +162,7 @@ def test_a_link_carries_what_both_hosts_have_and_may_share(
             assert_decided(decision, against)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies())
 def test_a_policy_that_hangs_together_may_be_installed(policy: Policy) -> None:
     expires_s = policy.expires_s

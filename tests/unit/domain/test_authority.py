@@ -20,6 +20,7 @@ from shamon_host.domain.overlay import Overlay
 from shamon_host.domain.policy import Department, Organisation, Policy, Renames, Signing, TypeDefinition
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.policy_form import with_digest
+from tests.examples import examples
 
 T = TypeVar("T")
 KEY_NAMES = ("ops-1", "ops-2", "ops-3", "bank-1", "bank-2", "rival-1", "audit-1")
@@ -585,7 +586,7 @@ def touching(own: set[TypeName], tuples: Iterable[tuple[str, ...]]) -> set[tuple
 
 
 @given(st.integers(0, 1 << 64))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 def test_whoever_is_not_asked_finds_everything_of_theirs_as_it_was(seed: int) -> None:
     current, new = Sections(Random(seed)).versions()
     keys = asked(new, current)
@@ -595,7 +596,7 @@ def test_whoever_is_not_asked_finds_everything_of_theirs_as_it_was(seed: int) ->
 
 
 @given(st.integers(0, 1 << 64))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_only_those_with_a_key_in_either_version_are_asked_and_each_once(seed: int) -> None:
     current, new = Sections(Random(seed)).versions()
     requirements = required_signatures(new, current)

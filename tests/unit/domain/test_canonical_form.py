@@ -12,6 +12,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_canonical, parse_policy
 from shamon_host.domain.policy_form import FORMAT, policy_bytes, policy_digest
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.domain.policy_toml import toml_text
@@ -25,7 +26,7 @@ def read(data: bytes) -> Policy:
     return parse_canonical(data, source="peer")
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(policy=policies(), terse=st.booleans())
 @example(policy=FINANCE, terse=False)
 @example(policy=FINANCE, terse=True)
@@ -41,13 +42,13 @@ def test_a_file_and_the_canonical_form_give_the_same_policy(policy: Policy, ters
     assert from_form.digest == policy.digest == policy_digest(policy)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(one=policies(), other=policies())
 def test_two_policies_have_the_same_form_only_if_they_are_the_same(one: Policy, other: Policy) -> None:
     assert (policy_bytes(one) == policy_bytes(other)) == (one == other) == (one.digest == other.digest)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     where=st.integers(0, len(FINANCE_BYTES) - 1),
     how=st.sampled_from(["change", "cut", "insert", "double"]),
@@ -130,7 +131,7 @@ def test_bytes_that_say_it_otherwise_are_refused(data: bytes) -> None:
         read(data)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(data=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_arbitrary_bytes_raise_bad_input_alone(data: bytes) -> None:
     with pytest.raises(BadInput):
@@ -145,7 +146,7 @@ JSON = st.recursive(
 WORDS = st.text(st.characters(categories=["Cc", "Cf", "Cs", "Lu", "Zl"]), max_size=12)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_any_value_anywhere_raises_bad_input_or_nothing(data: st.DataObject) -> None:
     document = json.loads(FINANCE_BYTES)

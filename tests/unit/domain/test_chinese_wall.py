@@ -13,6 +13,7 @@ from shamon_host.domain.decision import Rule
 from shamon_host.domain.labels import TypeName, VmLabel, VmName
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
+from tests.examples import examples
 from tests.unit.domain.values import BETA
 
 NAMES = [TypeName(f"org/t{number}") for number in range(6)]
@@ -99,4 +100,4 @@ class OneHost(RuleBasedStateMachine):
 
 
 TestOneHost = OneHost.TestCase
-TestOneHost.settings = settings(deadline=None, max_examples=60, stateful_step_count=25)
+TestOneHost.settings = settings(deadline=None, max_examples=examples(60), stateful_step_count=25)

@@ -20,6 +20,7 @@ from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.replay import Running, renamed_map, violations
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.ste import may_send
+from tests.examples import examples
 from tests.unit.domain import oracle
 from tests.unit.domain.decisions import NOW_S, admitted
 from tests.unit.domain.generated import policies
@@ -338,4 +339,4 @@ class Coalition(RuleBasedStateMachine):
 
 
 TestCoalition = Coalition.TestCase
-TestCoalition.settings = settings(max_examples=120, stateful_step_count=30)
+TestCoalition.settings = settings(max_examples=examples(80), stateful_step_count=30)

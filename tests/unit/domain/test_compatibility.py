@@ -123,7 +123,7 @@ class World:
                         found.add((start, end))
                     for _, name, to in (each for each in releases[there] if each[0] == end[1]):
                         at = self.as_known(side, (there, to))
-                        if (other, name, at) not in releases[side] and (other, at) not in flows[side]:
+                        if (other, name, at) not in releases[side] and (one, at) not in flows[side] and one != at:
                             found.add((start, end, (there, to)))
         return found
 

@@ -12,6 +12,7 @@ from shamon_host.domain import chinese_wall, decision_cache, decisions, ste
 from shamon_host.domain.decision_cache import CacheFigures, DecisionCache
 from shamon_host.domain.labels import UNLABELLED
 from shamon_host.domain.policy import Policy
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.values import POLICY
 
@@ -21,7 +22,7 @@ def never() -> object:
 
 
 @given(policies(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_answers_are_those_without_the_cache(policy: Policy, random: Random) -> None:
     labels = [*policy.vm_labels.values(), UNLABELLED]
     for _ in range(2):  # the second time they come out of the cache

@@ -17,6 +17,7 @@ from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.toml_positions import positions, split_path
 from shamon_host.interchange.policy_toml import policy_toml
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, TEXT, changed, changed_finance, parse
 from tests.unit.domain.values import ALPHA, BETA, BROKER, DB, GAMMA, ORDERS, POLICY, SPY, WEB, running
@@ -126,7 +127,7 @@ def test_keys_of_names_with_dots_are_quoted() -> None:
 
 
 @given(policies())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_an_explanation_is_what_is_decided(policy: Policy) -> None:
     for one, other in product(policy.vms, repeat=2):
         there, back, beside = explain(policy, one, other)
@@ -288,7 +289,7 @@ def test_every_key_is_in_the_file(text: str) -> None:
 
 
 @given(policies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_every_key_is_in_any_file(policy: Policy) -> None:
     if policy.vms or policy.vm_labels:
         assert_keys_are_there(policy_toml(policy))

@@ -50,6 +50,12 @@ def test_policy_install_looks_at_the_policy_again() -> None:
     assert_denied(install(endless), Rule.WELL_FORMED, "intervals.period_s", key="intervals.period_s")
 
 
+def test_policy_install_denies_what_lacks_a_signature() -> None:
+    lacking = ["2 of 3 operators must sign"]
+    decision = monitor.policy_install(POLICY, None, now_wall_s=WALL_S, unsigned=lacking)
+    assert_denied(decision, Rule.SIGNATURE, lacking[0])
+
+
 def test_an_expired_policy_is_neither_installed_nor_an_update_and_admits_nobody() -> None:
     expiring = with_digest(replace(SUCCESSOR, expires_s=int(WALL_S)))
     for now_wall_s in (0.0, WALL_S - 0.001):

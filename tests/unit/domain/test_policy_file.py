@@ -12,6 +12,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.policy import FailureAction, TypeDefinition
 from shamon_host.domain.policy_file import MAX_POLICY_BYTES, parse_policy
 from shamon_host.domain.policy_form import policy_digest
+from tests.examples import examples
 from tests.unit.domain.policy_text import SOURCE, TEXT, changed, parse
 from tests.unit.domain.values import ALPHA, BETA, BLUE, BROKER, GAMMA, ORDERS, POLICY, RED, WEB
 
@@ -146,14 +147,14 @@ def test_deep_nesting_neither_hangs_nor_crashes(text: str) -> None:
     assert time.perf_counter() - started < 10
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(data=st.binary(max_size=200))
 def test_arbitrary_bytes_raise_bad_input_alone(data: bytes) -> None:
     with pytest.raises(BadInput):
         parse_policy(data, source=SOURCE)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(data=st.data())
 def test_any_value_anywhere_raises_bad_input_or_nothing(data: st.DataObject) -> None:
     lines = TEXT.splitlines()

@@ -13,6 +13,7 @@ from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.replay import Running, renamed, renamed_label, renamed_map, violations
 from shamon_host.domain.results import TpmKind
+from tests.examples import examples
 from tests.unit.domain import oracle
 from tests.unit.domain.decisions import assert_permitted
 from tests.unit.domain.generated import policies
@@ -49,7 +50,7 @@ def running(draw: st.DrawFn, policy: Policy) -> Running:
 # No violations
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(policy=policies(least_hosts=2, least_vms=3), data=st.data())
 def test_a_policy_forbids_nothing_that_it_permits(policy: Policy, data: st.DataObject) -> None:
     there = data.draw(running(policy))
@@ -60,7 +61,7 @@ def test_a_policy_forbids_nothing_that_it_permits(policy: Policy, data: st.DataO
     assert violations(again, policy, there) == ()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(policy=policies(least_hosts=2, least_vms=3), data=st.data())
 def test_other_names_alone_break_nothing(policy: Policy, data: st.DataObject) -> None:
     """Interfaces that nobody wrote down are in the order of the types' names. So a name that sorts otherwise would
@@ -86,7 +87,7 @@ def renamed_all(types: Iterable[TypeName], following: Policy) -> list[TypeName]:
     return [renamed(name, following.renames) for name in types]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(policy=policies(least_vms=2), data=st.data())
 def test_contexts_stay_when_names_change(policy: Policy, data: st.DataObject) -> None:
     following = data.draw(only_renamed(policy))
@@ -108,7 +109,7 @@ def vm_told(vm: VmName, told: Iterable[str]) -> bool:
     return any(sentence.startswith((f"{vm}: ", f"{vm} runs ")) for sentence in told)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(policy=policies(least_hosts=2, least_vms=3), data=st.data())
 def test_every_violation_is_found_and_nothing_else(policy: Policy, data: st.DataObject) -> None:
     there, new = data.draw(running(policy)), data.draw(successors(policy))

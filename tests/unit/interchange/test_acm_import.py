@@ -22,6 +22,7 @@ from shamon_host.domain.labels import ResourceKind, VmLabel
 from shamon_host.domain.policy import Policy, Primary
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.interchange.acm_import import Dropped, Host, How, Imported, import_acm
+from tests.examples import examples
 
 ALPHA = Host(name="alpha", address="192.0.2.7")
 DIGEST = "ab" * 32
@@ -764,7 +765,7 @@ def test_without_a_host_the_address_is_to_be_completed() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for more in ({"labels_xml": data}, {"resources": data}, {"domains": {"d": data}}):
         for xml in (data, BANKS):
@@ -836,7 +837,7 @@ def translated(imported: Imported, element: str, names: Iterable[str]) -> dict[s
 
 
 @given(policies())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_policy_forbids_the_same_after_its_import(acm: Acm) -> None:
     imported = take(acm.xml())
     assert imported == take(acm.xml())

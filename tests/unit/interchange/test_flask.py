@@ -15,6 +15,7 @@ from shamon_host.domain.labels import UNLABELLED
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.ste import may_send
 from shamon_host.interchange.flask import flask_source, flask_type, partners_of
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.domain.values import POLICY
@@ -57,7 +58,7 @@ def decided(policy: Policy, one: str, other: str) -> bool:
     return bool(may_send(labels[one], labels[other]) and may_send(labels[other], labels[one]))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_vms_share_pages_and_events_exactly_where_both_may_send(policy: Policy) -> None:
     rules = evaluated(flask_source(policy))
@@ -67,7 +68,7 @@ def test_vms_share_pages_and_events_exactly_where_both_may_send(policy: Policy) 
         assert connects(rules, flask_type(one), flask_type(other)) is expected
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_what_is_not_allowed_between_guests_nobody_may_allow(policy: Policy) -> None:
     rules = evaluated(flask_source(policy))
@@ -212,7 +213,7 @@ def test_other_ones_compile(document: Document, tmp_path: Path) -> None:
 
 
 @needs_checkpolicy
-@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_any_compiles(tmp_path_factory: pytest.TempPathFactory, policy: Policy) -> None:
     result = compiled(tmp_path_factory.mktemp("flask") / "policy.conf", flask_source(policy))

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from shamon_host.domain.flows import RESOURCE, flow_system
 from shamon_host.domain.policy import Policy
 from shamon_host.interchange.flow_graph import Conflict, Direction, Flow, FlowGraph, LabelKind, OwnerKind, flow_graph
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.domain.values import POLICY
@@ -27,7 +28,7 @@ def edges(graph: FlowGraph, *, released: bool) -> set[tuple[str, str, str]]:
     }
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_its_edges_are_the_policys_flows(policy: Policy) -> None:
     graph, system = flow_graph(policy), flow_system(policy)
@@ -42,7 +43,7 @@ def test_its_edges_are_the_policys_flows(policy: Policy) -> None:
     assert edges(graph, released=True) == releases
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_everything_has_a_place(policy: Policy) -> None:
     graph = flow_graph(policy)

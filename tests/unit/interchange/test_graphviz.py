@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from shamon_host.domain.policy import Policy
 from shamon_host.interchange.flow_graph import Direction, FlowGraph, flow_graph
 from shamon_host.interchange.graphviz import dot_text
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.interchange.graphs import empty_graph, hostile_graph, long_names_graph
@@ -47,7 +48,7 @@ def test_names_are_in_strings_and_nowhere_else(graph: FlowGraph) -> None:
     assert outside.count("{") == outside.count("}")
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_braces_match_whatever_the_owners_are(policy: Policy) -> None:
     depth = 0

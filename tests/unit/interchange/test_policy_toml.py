@@ -13,6 +13,7 @@ from shamon_host.domain.policy import Policy, TypeDefinition
 from shamon_host.domain.policy_file import MAX_DOTS_IN_LINE, parse_policy
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.interchange.policy_toml import policy_toml
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT
 from tests.unit.domain.values import POLICY, POLICY_BYTES
@@ -25,7 +26,7 @@ def read_back(policy: Policy, comment: str = "") -> Policy:
 
 
 @given(policies())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_what_was_written_reads_as_the_same_policy(policy: Policy) -> None:
     again = read_back(policy)
     assert again.digest == policy.digest
@@ -45,7 +46,7 @@ def test_writing_twice_gives_the_same_file() -> None:
 
 
 @given(st.text())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_comment_stays_a_comment(comment: str) -> None:
     assert read_back(POLICY, comment).digest == POLICY.digest
 

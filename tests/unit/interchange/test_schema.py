@@ -21,6 +21,7 @@ from shamon_host.domain.policy_sections import DEFAULT_PORT, SECTIONS, read_sect
 from shamon_host.domain.toml_reader import Reader
 from shamon_host.interchange.policy_toml import policy_toml
 from shamon_host.interchange.schema import policy_schema, schema_text
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, TEXT
 from tests.unit.interchange.policies import Document, big_document, policy_of
@@ -177,7 +178,7 @@ def test_the_policies_of_the_other_tests_are_good(text: str) -> None:
     assert schema_mistakes(tomllib.loads(text)) == []
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_every_generated_policy_is_good(policy: Policy) -> None:
     assert schema_mistakes(tomllib.loads(policy_toml(policy))) == []

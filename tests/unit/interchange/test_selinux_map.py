@@ -17,6 +17,7 @@ from shamon_host.interchange.selinux_map import (
     selinux_json,
     selinux_label_map,
 )
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 
@@ -24,7 +25,7 @@ FINANCE = parse(FINANCE_TEXT)
 ALPHA, BETA = HostName("alpha"), HostName("beta")
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_every_context_is_that_of_the_label_map(policy: Policy) -> None:
     for host in policy.hosts:

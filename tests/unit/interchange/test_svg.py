@@ -16,6 +16,7 @@ from shamon_host.interchange.flow_graph import Direction, FlowGraph, flow_graph
 from shamon_host.interchange.svg import svg_text
 from shamon_host.interchange.svg_layout import layout
 from shamon_host.interchange.svg_shapes import Box, Frame, FrameStyle, LineStyle, Point, fitted, placed
+from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.domain.values import POLICY
@@ -128,7 +129,7 @@ def test_text_stays_in_its_box_and_in_the_picture(graph: FlowGraph) -> None:
     check_document(graph)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(policies())
 def test_the_same_of_any_policy(policy: Policy) -> None:
     graph = flow_graph(policy)

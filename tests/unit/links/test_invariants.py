@@ -17,6 +17,7 @@ from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.model import Direction, SpdEntry
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.wire import MemoryWire
+from tests.examples import examples
 from tests.unit.links.conftest import BLUE, LEASE_S, RED, Agreed, Host, agree, frame
 
 NAMES = ("alpha", "beta", "gamma")
@@ -265,4 +266,4 @@ class Coalition(RuleBasedStateMachine):
 
 
 TestCoalition = Coalition.TestCase
-TestCoalition.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestCoalition.settings = settings(max_examples=examples(20), stateful_step_count=30, deadline=None)

@@ -18,6 +18,7 @@ from shamon_host.links.model import KernelState
 from shamon_host.links.network_state import MAX_STATE_BYTES, check_network_state, encode_network_state
 from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
 from shamon_host.testing.wire import MemoryWire
+from tests.examples import examples
 from tests.unit.links.conftest import BLUE, RED, Host, join
 
 Change = Callable[[Any], object]
@@ -166,13 +167,13 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.binary(max_size=200) | JSON_VALUES.map(canonical_json))
 def test_bytes_of_a_stranger_never_pass_and_never_raise(data: bytes) -> None:
     assert check_network_state(data).status is not ClaimStatus.PASS
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.sampled_from(sorted(STATE)), JSON_VALUES)
 def test_any_value_in_any_place_is_judged(key: str, value: object) -> None:
     claim = check_network_state(canonical_json({**STATE, key: value}))

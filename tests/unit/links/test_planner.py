@@ -37,6 +37,7 @@ from shamon_host.links.planner import describe, plan, teardown
 from shamon_host.links.tap_filter import FrameFacts, FrameKind, PortProtocol, PortRule, TapFilter, shut
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.wire import MemoryWire
+from tests.examples import examples
 from tests.unit.links.conftest import ManualClock
 
 OWN = "192.0.2.1"
@@ -164,7 +165,7 @@ def a_kernel(operations: list[tuple[Operation, ...]]) -> MemoryKernel:
     return kernel
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(desired_states(), st.lists(leftovers(), max_size=10))
 def test_a_plan_is_carried_out_and_then_there_is_nothing_to_do(
     desired: DesiredState, operations: list[tuple[Operation, ...]]
@@ -191,7 +192,7 @@ def test_a_plan_is_carried_out_and_then_there_is_nothing_to_do(
         assert left <= desired.gate[address] + 2
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(desired_states(), st.lists(leftovers(), max_size=10), st.data())
 def test_a_plan_that_breaks_off_is_finished_by_the_next(
     desired: DesiredState, operations: list[tuple[Operation, ...]], data: st.DataObject
@@ -203,7 +204,7 @@ def test_a_plan_that_breaks_off_is_finished_by_the_next(
     assert plan(replace(desired, opening={}), kernel.read()) == ()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(desired_states(), st.lists(leftovers(), max_size=10))
 def test_the_order_is_safe(desired: DesiredState, operations: list[tuple[Operation, ...]]) -> None:
     kernel = a_kernel(operations)
@@ -253,7 +254,7 @@ def _open(state: KernelState) -> set[tuple[str, str, int, float]]:
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(desired_states(), st.lists(leftovers(), max_size=10), st.data())
 def test_a_tap_is_never_more_open_than_before_or_after(
     desired: DesiredState, operations: list[tuple[Operation, ...]], data: st.DataObject
@@ -345,7 +346,7 @@ def test_windows_are_set_anew_when_they_differ_by_more_than_readings_do(
     assert operations == (() if left_s is None else (SetTapFilter(filter=replace(wanted, open_s=left_s)),))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(desired_states(), st.sampled_from(PEERS))
 def test_a_teardown_leaves_nothing_of_one_peer_and_everything_of_the_others(desired: DesiredState, peer: str) -> None:
     kernel = a_kernel([plan(desired, a_kernel([]).read())])

@@ -24,6 +24,7 @@ from shamon_host.peer.ports import Outcome, PeerIdentity
 from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, encode_object, join, split
 from shamon_host.testing.clock import run_virtual
 from shamon_host.testing.network import Deliver, Request, Tap, memory_identity
+from tests.examples import examples
 from tests.unit.peer.handshake_world import ALPHA, BETA, GAMMA, World
 
 STEPS = (HELLO, EVIDENCE, CONFIRM)
@@ -132,7 +133,7 @@ def test_changed_message_installs_nothing(path: str, side: str, change: Change) 
     run_virtual(main())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     path=st.sampled_from(STEPS),
     side=st.sampled_from(["request", "answer"]),

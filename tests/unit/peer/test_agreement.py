@@ -12,6 +12,7 @@ from shamon_host.peer.errors import Busy
 from shamon_host.peer.party import require_agreement
 from shamon_host.peer.ports import Terms
 from shamon_host.testing.clock import run_virtual
+from tests.examples import examples
 from tests.unit.peer.handshake_world import ALPHA, BETA, BLUE, GREEN, RED, World
 
 ONE, OTHER, THIRD = "ab" * 32, "cd" * 32, "ef" * 32
@@ -111,7 +112,7 @@ def of_two_policies(ours: frozenset[TypeName], theirs: frozenset[TypeName]) -> W
     return world
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(ours=TYPES, theirs=TYPES, alphas=TYPES, betas=TYPES)
 def test_only_what_both_offer_and_both_would_share_is_carried(
     ours: frozenset[TypeName], theirs: frozenset[TypeName], alphas: frozenset[TypeName], betas: frozenset[TypeName]

@@ -12,6 +12,7 @@ from shamon_host.domain.labels import TypeName
 from shamon_host.peer.handshake import Busy, RefusedByPeer
 from shamon_host.peer.ports import AgreedLink, Outcome
 from shamon_host.testing.clock import run_virtual
+from tests.examples import examples
 from tests.unit.peer.handshake_world import ALPHA, BETA, BLUE, GAMMA, GREEN, RED, TIMEOUT_S, World, enrolled, entry
 
 
@@ -63,7 +64,7 @@ def test_receive_side_is_installed_before_the_peer_sends() -> None:
     run_virtual(main())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     ours=st.sets(st.sampled_from([RED, BLUE, GREEN])),
     theirs=st.sets(st.sampled_from([RED, BLUE, GREEN])),

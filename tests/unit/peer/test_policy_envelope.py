@@ -41,6 +41,7 @@ from shamon_host.peer.signed_record import (
     sign_record,
     verify_record,
 )
+from tests.examples import examples
 
 PAYLOAD = b'{"format":"made up","version":1}'
 ONE = ed25519.Ed25519PrivateKey.from_private_bytes(b"\1" * 32)
@@ -202,7 +203,7 @@ def test_junk_before_a_good_signature_does_not_hide_it() -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_payload_with_any_byte_changed_is_refused(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(PAYLOAD) - 1))
     other = data.draw(st.integers(1, 255))
@@ -214,7 +215,7 @@ def test_a_payload_with_any_byte_changed_is_refused(data: st.DataObject) -> None
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_an_envelope_with_any_byte_changed_is_refused_or_says_the_same(data: st.DataObject) -> None:
     """White space, hints and the alphabet of base64 may differ; the payload that comes out may not."""
     encoded = bytearray(signed(ONE, THREE).encode())  # Ed25519: the same signatures each time
@@ -224,7 +225,7 @@ def test_an_envelope_with_any_byte_changed_is_refused_or_says_the_same(data: st.
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_arbitrary_bytes_are_bad_input(data: bytes) -> None:
     with pytest.raises(BadInput):
         verify(data, [required(1)])
@@ -238,14 +239,14 @@ JSON = st.recursive(
 
 
 @given(st.sampled_from(["payload", "payloadType", "signatures"]), JSON)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_other_value_of_a_field_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ShamonError):
         verify(changed(lambda document: document.update({name: value}), ONE), [required(1)])
 
 
 @given(st.sampled_from(["keyid", "sig"]), JSON)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_other_value_in_a_signature_is_refused_or_only_a_hint(name: str, value: Any) -> None:
     data = changed(lambda document: document["signatures"][0].update({name: value}), ONE)
     try:
@@ -412,7 +413,7 @@ def test_text_that_is_no_key_is_refused(text: str) -> None:
 
 
 @given(st.integers(0, 43), st.integers(1, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_no_text_but_its_own_is_read_as_a_key(place: int, other: int) -> None:
     der = bytearray(spki(ONE))
     der[place] ^= other

@@ -33,9 +33,10 @@ from shamon_host.pyxfrm.attributes import pack_attribute, unpack_security_contex
 from shamon_host.pyxfrm.constants import Attribute
 from shamon_host.pyxfrm.policy_codec import decode_policy, decode_policy_id, encode_policy, encode_policy_id
 from shamon_host.pyxfrm.sa_codec import decode_sa, decode_sa_id, encode_renewal, encode_sa, encode_sa_id
+from tests.examples import examples
 
 U8, U32 = st.integers(0, 0xFF), st.integers(0, 0xFFFFFFFF)
-FEW = settings(max_examples=40)
+FEW = settings(max_examples=examples(40))
 PORTS = st.none() | st.builds(PortMatch, port=st.integers(1, 0xFFFF), mask=st.integers(0, 0xFFFF))
 CONTEXTS = st.none() | st.text("abc_é:0", min_size=1, max_size=60)
 MARKS = st.none() | st.builds(Mark, value=U32, mask=U32)

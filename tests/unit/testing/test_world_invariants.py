@@ -26,6 +26,7 @@ from shamon_host.testing.clock import VirtualTimeLoop
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.world import BootVariant, Fault
+from tests.examples import examples
 from tests.unit.daemon.daemon_world import DaemonWorld, SlowBlocking
 
 HOSTS = st.sampled_from(sorted(HOST_ADDRESSES))
@@ -297,5 +298,5 @@ class Coalition(RuleBasedStateMachine):
         return self.world.policy.vms[VmName(vm)].label
 
 
-Coalition.TestCase.settings = settings(max_examples=7, stateful_step_count=12, deadline=None)
+Coalition.TestCase.settings = settings(max_examples=examples(7), stateful_step_count=12, deadline=None)
 TestCoalition = Coalition.TestCase

@@ -131,7 +131,9 @@ class CoalitionHost:
             policy_version=self.policy.version,
             policy_digest=self.policy.digest,
             peer_policy_digest=theirs,
-            shared=None if self.policies.same(peer) else tuple(sorted(shared.names.values())),
+            shared=None
+            if self.policies.same(peer)
+            else tuple(sorted(shared.names[name] for name in self._both(peer) & shared.types)),
             certificate_sha256=own.certificate_sha256,
             ak_name=own.ak_name,
             offers=tuple(LinkOffer(type=shared.names[offer.type], port=offer.port, spi=offer.spi) for offer in offers),
@@ -423,8 +425,11 @@ class CoalitionHost:
 
     def types_to_offer(self, peer: HostName) -> frozenset[TypeName]:
         """Types that VMs of this host use now and that both hosts may carry."""
-        both = self.policy.hosts[self.name].types & self.policy.hosts[peer].types
-        return self.vms.running_types() & both & self.policies.shared(peer).types
+        return self.vms.running_types() & self._both(peer) & self.policies.shared(peer).types
+
+    def _both(self, peer: HostName) -> frozenset[TypeName]:
+        """Types that both hosts may carry."""
+        return self.policy.hosts[self.name].types & self.policy.hosts[peer].types
 
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types of the links that are up to the peer."""

@@ -224,8 +224,8 @@ class Joined:
             return Answer(own=own, peer=peer, reason=Reason.MEANING, fields=self.differing[name])
         if self.shareable(number):
             return Answer(own=own, peer=peer)
-        # Of several that are as short: own's before the peer's, onwards before backwards, flows before releases.
-        found = min(self._forbidden(name, number), key=lambda each: len(each.steps))
+        # Flows before releases, so that both sides give the same reason; then own's before the peer's.
+        found = min(self._forbidden(name, number), key=lambda each: (len(each.steps), each.reason is Reason.RELEASE))
         return Answer(
             own=own,
             peer=peer,

@@ -11,29 +11,11 @@ from typing import Any
 
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_form import policy_document
+from shamon_host.domain.policy_sections import SECTIONS
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST = 120
 """Characters of a list in one line; a longer one has a line for each item (`policy_file.MAX_DOTS_IN_LINE`)."""
-_ORDER = (
-    "walls",
-    "coalition",
-    "signing",
-    "keys",
-    "organisations",
-    "departments",
-    "types",
-    "labels",
-    "resources",
-    "conflicts",
-    "hosts",
-    "images",
-    "vms",
-    "overlays",
-    "renames",
-    "intervals",
-    "demands",
-)
 
 
 def policy_toml(policy: Policy, *, comment: str = "") -> str:
@@ -43,9 +25,9 @@ def policy_toml(policy: Policy, *, comment: str = "") -> str:
     lines = [f"# {_printable(line)}".rstrip() for line in comment.splitlines()]
     if policy.walls:
         lines += ["", f"walls = {_value(document['walls'])}"]
-    for section in _ORDER[1:]:
+    for section in SECTIONS:
         content = document.get(section)
-        if content:
+        if content and section != "walls":  # which stands before the first table
             lines += _table((section,), content)
     return "\n".join(lines).lstrip("\n") + "\n"
 

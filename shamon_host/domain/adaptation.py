@@ -20,7 +20,7 @@ from functools import reduce
 from itertools import accumulate, chain, count, islice
 from operator import and_
 
-from shamon_host.domain.compatibility import Answer, Joined, View, compatibility
+from shamon_host.domain.compatibility import Answer, Joined, compatibility
 from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.flows import RESOURCE, Bundle, FlowLabel, FlowSystem, Reachability, bits
 from shamon_host.domain.labels import TypeName
@@ -140,9 +140,9 @@ class _Needed:
             self.down |= peer.reach.successors[number]
             self.up |= peer.reach.predecessors[number]
         alike = self.down | self.up
-        self.releases = self._one_sided(peer)
+        self.releases = self._releases()
         """What the peer releases and own has to release too: bit of the source, label, bits of the targets."""
-        for _, _, to in (*self.releases, *self._one_sided(own)):
+        for _, _, to in self.releases:
             alike |= to
         self.types = set(joined.index.types(alike & peer.known & ~own.known))
         """Types to take over: those that have to mean the same to both, and those that what is taken over names."""
@@ -160,15 +160,15 @@ class _Needed:
         self.walls = sets.difference(apart)
         """Conflict sets to take over, beside those that come with definitions; under own's names."""
 
-    def _one_sided(self, view: View) -> list[tuple[int, str, int]]:
-        """Releases of what comes through a wanted type to where that type may not flow: both sides need these."""
-        near = [self.joined.peer.reach.successors[number] | 1 << number for number in bits(self.wanted)]
-        found = []
-        for number, labels in view.releases.items():
+    def _releases(self) -> list[tuple[int, str, int]]:
+        """Those of what comes through a wanted type to where that type may not flow."""
+        peer, found = self.joined.peer, []
+        near = [peer.reach.successors[number] | 1 << number for number in bits(self.wanted)]
+        for number, labels in peer.releases.items():
             permitted = [types for types in near if types >> number & 1]
-            always = reduce(and_, permitted, -1)
             if permitted:
-                found += [(number, name, to & ~always) for name, to in labels.items() if to & ~always]
+                everywhere = reduce(and_, permitted)
+                found += [(number, name, to & ~everywhere) for name, to in labels.items() if to & ~everywhere]
         return found
 
     def _local(self, members: Iterable[str]) -> frozenset[str]:

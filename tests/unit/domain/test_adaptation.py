@@ -344,6 +344,20 @@ def test_few_labels_are_found_where_taking_the_best_first_does_not() -> None:
     assert found.minimality is Minimality.SMALLEST
 
 
+def test_what_a_release_needs_is_taken_and_releases_elsewhere_are_not() -> None:
+    peer = system(label("da", [D], [A]), label("l", [A], [B]), a=["l"], b=["l"])
+    own = system(label("da", [D], [A]), types=[A, D, E], a=["l"])
+    assert told(adapt(own, peer, [D])) == ["type org/b", "label l: reads org/a; writes org/b"]
+    assert told(adapt(own, peer, [E])) == []
+
+
+def test_a_release_is_needed_if_one_wanted_type_needs_it() -> None:
+    others = (label("ab", [A], [B]), label("ac", [A], [C]))
+    peer = system(label("l", [B], [C]), *others, b=["l"], c=["l"])
+    own = system(*others, b=["l"], c=["l"])
+    assert [told(adapt(own, peer, wanted)) for wanted in ([A], [A, B])] == [[], ["label l: reads org/b; writes org/c"]]
+
+
 def test_what_may_flow_there_anyway_needs_no_release() -> None:
     peer = system(label("da", [D], [A]), label("l", [A], [B]), label("m", [A], [B]), a=["l"], b=["l"])
     found = adapt(system(a=["l"], b=["l"]), peer, [D])

@@ -430,6 +430,28 @@ def test_a_release_to_a_type_that_differs_is_one_to_another_type() -> None:
     assert (found.answer(A).reason, found.answer(A).fields) == (Reason.RELEASE, ("integrity",))
 
 
+def test_a_release_back_to_the_type_itself_is_none_of_it() -> None:
+    named, feed = ["review"], label("feed", [D], [A])
+    own = system(label("review", [A], [D]), feed, types=[A, D], a=named, d=named)
+    peer = system(feed, types=[A, D], a=named, d=named)
+    assert compatibility(own, peer).shared == compatibility(peer, own).shared == {D: D}
+
+
+def test_the_release_that_is_told_is_one_that_matters() -> None:
+    named, flow = ["review"], label("ab", [A], [B])
+    own = system(label("review", [A], [B, C]), flow, types=[A, B, C], a=named, b=named, c=named)
+    answer = compatibility(own, system(flow, types=[A, B, C], a=named, b=named, c=named)).answer(A)
+    assert str(answer) == "org/a: peer does not permit the release org/a -(review@own)-> org/c"
+
+
+def test_a_release_elsewhere_is_not_told() -> None:
+    named = ["review"]
+    own = system(label("review", [A], [B]), label("de", [D], [E]), a=named, b=named)
+    found = compatibility(own, system(a=named, b=named))
+    assert found.shared.keys() == {B, C}
+    assert str(found.answer(D)) == "org/d: peer does not permit the flow org/d -(de@own)-> org/e"
+
+
 def test_a_release_is_permitted_where_the_flow_is() -> None:
     own = system(label("review", [A], [B]), label("ab", [A], [B]), types=[A, B], a=["review"], b=["review"])
     peer = system(label("ab", [A], [B]), types=[A, B], a=["review"], b=["review"])

@@ -13,4 +13,3 @@ _LEAST = 5
 def examples(wanted: int) -> int:
     """The number of examples to try where a test wants so many."""
     return max(_LEAST, round(wanted * SHARE))
-

@@ -5,8 +5,9 @@ from typing import Any
 
 from shamon_host.cli.output import print_json, printable
 from shamon_host.daemon.policy_source import read_policy_or_envelope
-from shamon_host.domain.adaptation import Adaptation, Addition, adapt
+from shamon_host.domain.adaptation import Adaptation, adapt
 from shamon_host.domain.adapted_policy import adapted_policy
+from shamon_host.domain.additions import Addition
 from shamon_host.domain.compatibility import Answer, compatibility
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.flows import flow_system

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Container, Iterable
 from dataclasses import replace
 
-from shamon_host.domain.adaptation import Adaptation, WallAddition
+from shamon_host.domain.adaptation import Adaptation
+from shamon_host.domain.additions import WallAddition
 from shamon_host.domain.compatibility import compatibility
 from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.errors import BadInput, Refused

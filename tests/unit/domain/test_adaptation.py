@@ -8,8 +8,9 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from shamon_host.domain import adaptation
-from shamon_host.domain.adaptation import Adaptation, Addition, Minimality, WallAddition, adapt
+from shamon_host.domain import adaptation_search
+from shamon_host.domain.adaptation import Adaptation, adapt
+from shamon_host.domain.additions import Addition, Minimality, WallAddition
 from shamon_host.domain.compatibility import Reason, compatibility
 from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.flows import FlowLabel, FlowSystem
@@ -148,7 +149,7 @@ def test_without_a_search_nothing_can_be_left_out(
 ) -> None:
     own, peer, wanted = problem
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adaptation, "MOST_WORK", work)
+        patch.setattr(adaptation_search, "MOST_WORK", work)
         found = adapt(own, peer, wanted)
     if not found.possible:
         return
@@ -365,7 +366,7 @@ def test_what_may_flow_there_anyway_needs_no_release() -> None:
 
 
 def test_what_turns_out_to_be_needless_is_left_out_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptation, "MOST_WORK", 0)
+    monkeypatch.setattr(adaptation_search, "MOST_WORK", 0)
     peer = system(
         *(label(name, [A], [TypeName(f"org/{each}") for each in to]) for name, to in TRAP.items()), types=TRAPPED
     )
@@ -376,7 +377,7 @@ def test_what_turns_out_to_be_needless_is_left_out_without_a_search(monkeypatch:
 @pytest.mark.parametrize("limit", ["MOST_WORK", "MOST_CHOSEN"])
 def test_beyond_a_limit_the_answer_is_not_called_the_smallest(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own, peer, start = cover()
-    monkeypatch.setattr(adaptation, limit, 0)
+    monkeypatch.setattr(adaptation_search, limit, 0)
     found = adapt(own, peer, [start])
     assert found.possible
     assert found.minimality is Minimality.MINIMAL
@@ -384,7 +385,7 @@ def test_beyond_a_limit_the_answer_is_not_called_the_smallest(limit: str, monkey
 
 
 def test_an_adaptation_that_does_not_do_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shamon_host.domain.adaptation._Search.least", lambda search: ([], Minimality.SMALLEST))
+    monkeypatch.setattr("shamon_host.domain.adaptation_search.Search.least", lambda search: ([], Minimality.SMALLEST))
     own, peer, start = cover()
     with pytest.raises(Refused, match="org/s"):
         adapt(own, peer, [start])

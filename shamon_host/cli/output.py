@@ -43,7 +43,9 @@ def print_error(error: ShamonError, *, as_json: bool) -> None:
         print_json({"error": fields | {"exit_code": error.exit_code}})
         return
     place = f"{printable(error.where)}: " if error.where else ""
-    lines = [f"shamon: {place}{printable(error.what)}"]
+    # Several mistakes at once are told one on each line; nothing else that is told here has lines of its own.
+    first, *others = error.what.split("\n  ")
+    lines = [f"shamon: {place}{printable(first)}", *(f"  {printable(other)}" for other in others)]
     lines += [f"  {name}: {printable(getattr(error, name))}" for name in ("expected", "found") if getattr(error, name)]
     if error.remedy:
         lines.append(f"  {printable(error.remedy)}")

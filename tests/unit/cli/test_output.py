@@ -68,3 +68,12 @@ def test_a_socket_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for path in (tmp_path / "file", tmp_path, tmp_path / ("x" * 200)):
         assert main(["peers", "--socket", str(path)]) == 4
         assert "does not answer" in capsys.readouterr().err
+
+
+def test_every_mistake_of_a_policy_has_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[coalition]\nname = "x"\nversion = 1\ntypes = ["a/b"]\n')
+    assert main(["policy", "check", str(path)]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == f"shamon: {path}: 3 mistakes in the policy:"
+    assert [line.split(":")[0] for line in others] == ["  line 4", "  types", "  hosts"]

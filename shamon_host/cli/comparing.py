@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from shamon_host.cli.output import print_json, printable
+from shamon_host.cli.output import print_json, printable, write_new
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.domain.adaptation import Adaptation, adapt
 from shamon_host.domain.adapted_policy import adapted_policy
@@ -80,11 +80,7 @@ def _signers(own: Policy, peer: Policy, addition: Addition) -> list[str]:
 def _write(arguments: argparse.Namespace, own: Policy, peer: Policy, adaptation: Adaptation) -> None:
     policy = adapted_policy(own, peer, adaptation, [HostName(host) for host in arguments.hosts])
     comment = f"Version {policy.version} of {policy.coalition}: made so that it may share with {arguments.peer.name}"
-    try:
-        with arguments.out.open("x", encoding="utf-8") as file:
-            file.write(policy_toml(policy, comment=comment))
-    except FileExistsError as error:
-        raise BadInput("the file is there already", where=str(arguments.out), expected="a new file") from error
+    write_new(arguments.out, policy_toml(policy, comment=comment))
 
 
 def _read(arguments: argparse.Namespace) -> tuple[Policy, Policy]:

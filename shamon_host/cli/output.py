@@ -1,11 +1,13 @@
-"""How the command line prints: JSON when asked for, else aligned plain tables; errors as sentences on stderr."""
+"""How the command line prints: JSON when asked for, else aligned plain tables; errors as sentences on stderr; what goes
+into a file of its own, never over another one."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from shamon_host.domain.errors import ShamonError
+from shamon_host.domain.errors import BadInput, ShamonError
 
 
 def print_json(value: Any) -> None:
@@ -50,3 +52,14 @@ def print_error(error: ShamonError, *, as_json: bool) -> None:
     if error.remedy:
         lines.append(f"  {printable(error.remedy)}")
     print("\n".join(lines), file=sys.stderr)
+
+
+def write_new(path: Path, text: str, *, remedy: str = "") -> None:
+    """Write a text into a new file. Raises BadInput, with the remedy, where there is one of this name."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise BadInput(
+            "the file is there already", where=str(path), expected="the name of a new file", remedy=remedy
+        ) from error

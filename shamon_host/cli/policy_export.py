@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shamon_host.cli.output import print_json
+from shamon_host.cli.output import print_json, write_new
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName
 
@@ -45,7 +45,10 @@ def _export(arguments: argparse.Namespace) -> int:
     policy, _ = read_policy_or_envelope(arguments.file)
     text = _exported(policy, arguments)
     if arguments.out:
-        _write(arguments.out, text, force=arguments.force)
+        if arguments.force:
+            arguments.out.write_text(text, encoding="utf-8")
+        else:
+            write_new(arguments.out, text, remedy="Use --force to overwrite it.")
         if arguments.json:
             print_json({"file": str(arguments.out)})
         else:
@@ -95,16 +98,3 @@ def _exported(policy: "Policy", arguments: argparse.Namespace) -> str:
     from shamon_host.interchange.svg import svg_text
 
     return svg_text(flow_graph(policy))
-
-
-def _write(path: Path, text: str, *, force: bool) -> None:
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise BadInput(
-            "the file is there already",
-            where=str(path),
-            expected="the name of a new file",
-            remedy="Use --force to overwrite it.",
-        ) from error

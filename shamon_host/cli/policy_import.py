@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shamon_host.cli.output import print_json, print_table, printable
+from shamon_host.cli.output import print_json, print_table, printable, write_new
 from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
 
@@ -58,7 +58,7 @@ def _import(arguments: argparse.Namespace) -> int:
         resources_source=str(resources),
     )
     if arguments.out:
-        _write_new(arguments.out, imported.toml)
+        write_new(arguments.out, imported.toml)
     if arguments.json:
         print_json(_document(arguments.out, imported))
     elif arguments.out:
@@ -78,14 +78,6 @@ def _host(text: str) -> "Host":
     if not equals:
         raise BadInput("bad host", where="--host", expected="NAME=ADDRESS", found=repr(text[:80]))
     return Host(name=name, address=address)
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise BadInput("the file is there already", where=str(path), expected="the name of a new file") from error
 
 
 def _document(out: Path | None, imported: "Imported") -> dict[str, Any]:

@@ -24,7 +24,6 @@ from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.peer.signed_record import PrivateKey, public_text
 
-ALGORITHMS = ("ed25519", "p256")
 _MAX_KEY_BYTES = 16 * 1024
 _MAX_PASSPHRASE_BYTES = 1023
 """The most that OpenSSL takes for PEM."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from shamon_host import __version__
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.daemon.policy_changes import policy_status
 from shamon_host.daemon.suspension import describe
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, ShamonError
@@ -60,7 +59,7 @@ class Api:
             case "GET", ["v1", "audit"]:
                 return self._audit(fields)
             case "GET", ["v1", "policy"]:
-                return policy_status(self.daemon.host)
+                return self.daemon.enforced.status()
             case "GET", ["v1", "policy", "explain"]:
                 one, other = _text(fields, "one", ""), _text(fields, "other", "")
                 explanations = explain(self.daemon.policy, one, other)
@@ -86,7 +85,7 @@ class Api:
             "version": __version__,
             "host": daemon.name,
             "coalition": daemon.policy.coalition,
-            "policy": policy_status(daemon.host),
+            "policy": daemon.enforced.status(),
             "boot_id": daemon.backends.boot_id,
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},

@@ -6,6 +6,7 @@ into force stays in force, whatever lies in the file that the host was set up wi
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from shamon_host.attestation.ports import Tpm
 from shamon_host.daemon.audit_log import AuditLog
@@ -29,7 +30,7 @@ _ROLLED_BACK = (
 
 @dataclass(kw_only=True)
 class EnforcedPolicy:
-    """One for each daemon. Methods are synchronous and do input and output, but for the properties."""
+    """One for each daemon. Methods are synchronous and do input and output, but for the properties and `status`."""
 
     host: HostName
     file: Policy
@@ -50,7 +51,7 @@ class EnforcedPolicy:
         policy = self._record.policy
         if self.host not in policy.hosts:
             raise BadInput("this host is not in the policy", expected=", ".join(sorted(policy.hosts)), found=self.host)
-        self._label_map = self._allocated(policy, self.versions.label_map() or EMPTY)
+        self._label_map = self.allocated(policy)
 
     @property
     def policy(self) -> Policy:
@@ -64,6 +65,19 @@ class EnforcedPolicy:
     @property
     def label_map(self) -> LabelMap:
         return self._label_map
+
+    def status(self) -> dict[str, Any]:
+        """The policy in force, and what is under way, for people."""
+        record, successor = self._record, self.successor
+        return {
+            "version": record.policy.version,
+            "digest": record.policy.digest,
+            "signed": bool(record.envelope),
+            "expires": record.policy.expires_s,
+            "tpm_counter": record.counter,
+            "agreed_to": successor.version if successor else None,
+            "decisions": record.policy.decisions.figures().as_detail(),
+        }
 
     def install(self) -> None:
         """At the start: enforce the policy that was chosen. Raises Refused, NotTrusted, BackendFailed."""
@@ -102,10 +116,6 @@ class EnforcedPolicy:
         """
         return self._decided(record, self.policy, violations, passing=passing)
 
-    def allocated(self, policy: Policy) -> LabelMap:
-        """The label map for `policy` after the one in force: whatever is only renamed keeps its categories."""
-        return self._allocated(policy, self._label_map)
-
     def change(self, record: PolicyRecord) -> None:
         """Put a version that was decided on in force. When this raises before anything was written down, the old one
         stays in force; after that, the next start finishes it."""
@@ -124,7 +134,7 @@ class EnforcedPolicy:
 
     def _begin(self, record: PolicyRecord, counter: int | None) -> None:
         """Write down that it comes into force, count, and bring it about. Whatever can be refused is, before that."""
-        self._install_label_map(record.policy, self._allocated(record.policy, self.versions.label_map() or EMPTY))
+        self._install_label_map(record.policy, self.allocated(record.policy))
         expected = None if counter is None else counter + 1
         pending = replace(record, counter=expected)
         self.versions.begin(pending)
@@ -133,12 +143,14 @@ class EnforcedPolicy:
     def _bring_into_force(self, pending: PolicyRecord, counter: int | None) -> None:
         if counter is None or pending.counter is None or counter < pending.counter:
             counter = self.tpm.increment_counter()
-        label_map = self._allocated(pending.policy, self.versions.label_map() or EMPTY)
+        label_map = self.allocated(pending.policy)
         record = replace(pending, counter=counter)
         self.versions.finish(record, label_map)
         self._record, self._label_map, self.successor = record, label_map, None
 
-    def _allocated(self, policy: Policy, current: LabelMap) -> LabelMap:
+    def allocated(self, policy: Policy) -> LabelMap:
+        """The label map for `policy` after the stored one: whatever is only renamed keeps its categories."""
+        current = self.versions.label_map() or EMPTY
         renames = policy.renames if set(policy.renames.types) & set(current.types) else Renames()
         types = policy.hosts[self.host].types if self.host in policy.hosts else frozenset()
         return label_maps.allocate(renamed_map(current, renames), types, policy.vms_of(self.host))

@@ -6,7 +6,7 @@ is fetched from the peer once. With the same policy everything may be shared; wi
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
@@ -34,9 +34,9 @@ class Shared:
     answers: Compatibility | None = None
     """What the policies themselves permit; None where they are one and the same, or where nobody asked."""
     unsigned: bool = False
+    """Nobody who is responsible for any type signed the peer's policy."""
     too_large: bool = False
     """Comparing the policies would take too long."""
-    """Nobody who is responsible for any type signed the peer's policy."""
 
     @property
     def types(self) -> frozenset[TypeName]:
@@ -238,7 +238,7 @@ class PeerPolicies:
             _KIND,
             peer,
             {
-                "says": {"coalition": which.coalition, "version": which.version, "digest": which.digest},
+                "says": asdict(which),
                 "newest": self.newest_seen(peer) if newest is None else newest,
                 "record": record.to_document() if record else None,
             },

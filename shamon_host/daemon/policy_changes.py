@@ -11,7 +11,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
@@ -378,12 +377,9 @@ class PolicyChanges:
 
     async def _ask(self, host: HostEntry, path: str, body: bytes) -> bytes | ShamonError:
         try:
-            return await self._call(host, path, body)
+            return await self.transport.call(host, path, body, timeout_s=self.host.policy.intervals.timeout_s)
         except ShamonError as error:
             return error
-
-    async def _call(self, host: HostEntry, path: str, body: bytes) -> bytes:
-        return await self.transport.call(host, path, body, timeout_s=self.host.policy.intervals.timeout_s)
 
 
 def _decoded_vote(answer: bytes) -> Vote | ShamonError:
@@ -395,17 +391,3 @@ def _decoded_vote(answer: bytes) -> Vote | ShamonError:
 
 def _names(hosts: Collection[HostName]) -> str:
     return ", ".join(sorted(hosts)) or "none"
-
-
-def policy_status(host: CoalitionHost) -> dict[str, Any]:
-    """The policy in force, and what is under way, for people."""
-    record, successor = host.enforced.record, host.enforced.successor
-    return {
-        "version": record.policy.version,
-        "digest": record.policy.digest,
-        "signed": bool(record.envelope),
-        "expires": record.policy.expires_s,
-        "tpm_counter": record.counter,
-        "agreed_to": successor.version if successor else None,
-        "decisions": record.policy.decisions.figures().as_detail(),
-    }

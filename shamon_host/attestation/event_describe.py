@@ -15,6 +15,7 @@ from shamon_host.attestation.device_path import DevicePathError, device_path_tex
 from shamon_host.attestation.event_log import EventLogError
 from shamon_host.attestation.event_model import Event, EventType
 from shamon_host.attestation.ima_entry import printable
+from shamon_host.attestation.signature_list import SignatureListError, signature_lists_text, signature_text
 
 _MAX_TEXT = 240
 _MAX_NAME_CHARS = 512
@@ -25,6 +26,7 @@ _GPT_ENTRY_MIN = 128
 _MAX_PARTITIONS = 128
 _SEPARATOR_ERROR = b"\x01\0\0\0"
 _UKI_PCR = 11
+_SIGNATURE_LISTS = frozenset({"PK", "KEK", "db", "dbx", "dbt", "dbr"})
 _SECURE_BOOT = {b"": "unset", b"\x00": "off", b"\x01": "on"}
 
 
@@ -51,7 +53,7 @@ def _detail(event: Event) -> str:
             | EventType.EV_EFI_VARIABLE_BOOT2
             | EventType.EV_EFI_VARIABLE_AUTHORITY
         ):
-            return _variable(data)
+            return _variable(data, authority=event.type == EventType.EV_EFI_VARIABLE_AUTHORITY)
         case (
             EventType.EV_EFI_BOOT_SERVICES_APPLICATION
             | EventType.EV_EFI_BOOT_SERVICES_DRIVER
@@ -104,8 +106,11 @@ def _reader(data: bytes) -> ByteReader:
     return ByteReader(data, order="little", error=EventLogError, where="event data")
 
 
-def _variable(data: bytes) -> str:
-    """UEFI_VARIABLE_DATA, with the value spelled out where it means something to people."""
+def _variable(data: bytes, *, authority: bool) -> str:
+    """UEFI_VARIABLE_DATA, with the value spelled out where it means something to people.
+
+    `authority`: the value is the one entry of the variable that an image was verified by.
+    """
     reader = _reader(data)
     vendor = guid_text(reader.take(_GUID_BYTES, "vendor GUID"))
     name_chars = reader.u64("name length")
@@ -121,7 +126,16 @@ def _variable(data: bytes) -> str:
         return f"variable BootOrder: {', '.join(numbers)}"
     if name.startswith("Boot") and len(name) == len("Boot0000"):
         return f"variable {name}: {_load_option(value)}"
-    return f"variable {name} ({vendor}): {f'{len(value)} bytes' if value else 'empty'}"
+    if not value:
+        return f"variable {name} ({vendor}): empty"
+    try:
+        if authority:
+            return f"variable {name}, {signature_text(value)}"
+        if name in _SIGNATURE_LISTS:
+            return f"variable {name}: {signature_lists_text(value)}"
+    except SignatureListError:
+        pass  # told by its size, like any other
+    return f"variable {name} ({vendor}): {len(value)} bytes"
 
 
 def _load_option(data: bytes) -> str:

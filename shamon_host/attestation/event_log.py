@@ -23,6 +23,7 @@ MAX_EVENTS = 20_000
 MAX_ALGORITHMS = 8
 MAX_DIGEST_BYTES = 64
 
+_SPEC_ID = b"Spec ID Event"
 _SPEC_ID_03 = b"Spec ID Event03\0"
 _STARTUP_LOCALITY = b"StartupLocality\0"
 _HCRTM_LOCALITY = 4
@@ -36,11 +37,17 @@ class EventLogError(BadInput):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLog:
-    """The events of one boot, without the Spec ID header that says how to read them."""
+    """The events of one boot, without the header that says how to read them."""
 
     banks: tuple[Bank, ...]
-    """Banks with a digest in every event; algorithms that are not known here are left out."""
+    """Banks with a digest in every event that extends; algorithms that are not known here are left out."""
+    algorithms: tuple[int, ...]
+    """TPM_ALG_ID of every algorithm that the log announces, known here or not."""
     events: tuple[Event, ...]
+    header: Event | None = None
+    """The Spec ID event in front of the others: always there in a crypto-agile log, sometimes in one of SHA-1 only."""
+    agile: bool = True
+    """Crypto-agile (TCG_PCR_EVENT2), or SHA-1 only (TCG_PCClientPCREvent)."""
     startup_locality: int = 0
     """The value that PCR 0 started with: 0, 3 or 4."""
 
@@ -78,17 +85,34 @@ def parse_event_log(log: bytes) -> EventLog:
     first = _read_sha1_event(reader)
     agile = first.type == EventType.EV_NO_ACTION and first.data.startswith(_SPEC_ID_03)
     sizes = _read_spec_id(first.data) if agile else {Bank.SHA1.algorithm_id: _SHA1_BYTES}
-    events: list[Event] = [] if agile or not first.extends else [first]
+    is_header = agile or (first.type == EventType.EV_NO_ACTION and first.data.startswith(_SPEC_ID))
+    events: list[Event] = [] if is_header else [first]
     while reader.offset < end:
         if len(events) >= MAX_EVENTS:
             raise EventLogError("the event log has too many events", expected=f"at most {MAX_EVENTS}")
         events.append(_read_event(reader, sizes) if agile else _read_sha1_event(reader))
     if not events:
         raise EventLogError("the event log has no events", where="event log")
-    banks = tuple(bank for algorithm in sizes if (bank := Bank.of_algorithm_id(algorithm)) is not None)
+    extending = [event.digests for event in events if event.extends]
+    banks = tuple(
+        bank
+        for algorithm in sizes
+        if (bank := Bank.of_algorithm_id(algorithm)) is not None and all(bank in digests for digests in extending)
+    )
     if not banks:
-        raise EventLogError("no hash of the event log is known", found=", ".join(f"0x{item:04x}" for item in sizes))
-    return EventLog(banks=banks, events=tuple(events), startup_locality=_startup_locality(events))
+        raise EventLogError(
+            "no hash of the event log is known, or has a digest in every event",
+            where="event log",
+            found=", ".join(f"0x{item:04x}" for item in sizes),
+        )
+    return EventLog(
+        banks=banks,
+        algorithms=tuple(sizes),
+        events=tuple(events),
+        header=first if is_header else None,
+        agile=agile,
+        startup_locality=_startup_locality(events),
+    )
 
 
 def _read_sha1_event(reader: ByteReader) -> Event:
@@ -103,17 +127,20 @@ def _read_sha1_event(reader: ByteReader) -> Event:
 
 
 def _read_event(reader: ByteReader, sizes: Mapping[int, int]) -> Event:
-    """TCG_PCR_EVENT2: one digest for each algorithm of the header, no more and no less."""
+    """TCG_PCR_EVENT2: at most one digest for each algorithm of the header.
+
+    Some firmware leaves one out, as Linux allows (include/linux/tpm_eventlog.h): that bank then has no replay.
+    """
     start = reader.offset
     pcr = reader.u32("pcrIndex")
     kind = reader.u32("eventType")
     _require_pcr(start, pcr, kind)
     count = reader.u32("number of digests")
-    if count != len(sizes):
+    if count > len(sizes):
         raise EventLogError(
-            "an event has other digests than the header announces",
+            "an event has more digests than the header announces",
             where=f"event log, byte {start}",
-            expected=f"{len(sizes)} digests",
+            expected=f"at most {len(sizes)} digests",
             found=str(count),
         )
     seen: set[int] = set()

@@ -87,5 +87,13 @@ class Event:
 
     @property
     def data_is_measured(self) -> bool:
-        """Whether the digest is over `data`, so that what the log says of the event is proven with it."""
-        return any(bank.digest(self.data) == digest for bank, digest in self.digests.items())
+        """Whether the digest is over `data`, so that what the log says of the event is proven with it.
+
+        So it is, too, where a boot loader puts a word in front of the text that it measures, and a NUL behind it (GRUB:
+        `grub_cmd: `, `kernel_cmdline: `).
+        """
+        said = [self.data]
+        if self.type == EventType.EV_IPL:
+            text = self.data.rstrip(b"\0")
+            said += [text, text.partition(b": ")[2], text.partition(b" ")[2]]
+        return any(bank.digest(data) == digest for bank, digest in self.digests.items() for data in said)

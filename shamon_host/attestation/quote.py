@@ -30,11 +30,12 @@ from shamon_host.attestation.tpm_structures import (
 from shamon_host.domain.errors import NotTrusted
 
 _HASHES: dict[Bank, hashes.HashAlgorithm] = {
+    Bank.SHA1: hashes.SHA1(),  # noqa: S303 -- refused unless the caller allows it
     Bank.SHA256: hashes.SHA256(),
     Bank.SHA384: hashes.SHA384(),
     Bank.SHA512: hashes.SHA512(),
 }
-_CURVES = ("secp256r1", "secp384r1")
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _MIN_RSA_BITS = 2048
 _MAX_ATTEST_BYTES = 1024
 _MAX_SIGNATURE_BYTES = 2048
@@ -129,7 +130,7 @@ def _fit_key(key: object) -> PublicKey:
             raise QuoteError(
                 "the AK is of a kind or size that is not accepted",
                 fault=QuoteFault.KEY,
-                expected="ECC P-256 or P-384, or RSA of 2048 bits or more",
+                expected="ECC P-256, P-384 or P-521, or RSA of 2048 bits or more",
                 found=type(key).__name__,
             )
 
@@ -141,12 +142,15 @@ def verify_quote(  # noqa: PLR0917 -- TPM2_Quote has so many parts
     expected_qualifying_data: bytes,
     expected_selection: PcrSelection,
     pcr_values: PcrValues,
+    *,
+    allow_sha1: bool = False,
 ) -> VerifiedQuote:
     """Believes a quote, or raises `QuoteError`.
 
     `attest` is the TPMS_ATTEST, `signature` the TPMT_SIGNATURE, both as the TPM gave them. `pcr_values` are the values
-    that the Attester claims; values outside of the selection are ignored and not returned. Order of checks: key, form,
-    hash, signature, qualifying data, selection inside the signed structure, PCR digest.
+    that the Attester claims; values outside of the selection are ignored and not returned. `allow_sha1`: also believe
+    a signature over SHA-1, and the SHA-1 bank. Order of checks: key, form, hash, signature, qualifying data, selection
+    inside the signed structure, PCR digest.
     """
     key, area = load_ak(ak_public)
     if len(attest) > _MAX_ATTEST_BYTES or len(signature) > _MAX_SIGNATURE_BYTES:
@@ -156,17 +160,9 @@ def verify_quote(  # noqa: PLR0917 -- TPM2_Quote has so many parts
         signed = TpmSignature.parse(signature)
     except TpmFormatError as error:
         raise QuoteError(str(error), fault=QuoteFault.MALFORMED) from error
-    _check_scheme(signed, area)
-    _check_signature(attest, signed, key)
-    if not hmac.compare_digest(quoted.extra_data, expected_qualifying_data):
-        raise QuoteError(
-            "the quote is for other qualifying data",
-            fault=QuoteFault.NONCE,
-            expected=expected_qualifying_data.hex(),
-            found=quoted.extra_data.hex() or "none",
-            remedy="Old or foreign Evidence; ask again with a fresh nonce.",
-        )
-    _check_selection(quoted.selection, expected_selection)
+    verify_signature(attest, signed, key, area, allow_sha1=allow_sha1)
+    require_qualifying_data(quoted, expected_qualifying_data)
+    _check_selection(quoted.selection, expected_selection, allow_sha1=allow_sha1)
     try:
         digest = composite_digest(signed.hash_bank, quoted.selection, pcr_values)
     except PcrError as error:
@@ -187,8 +183,28 @@ def verify_quote(  # noqa: PLR0917 -- TPM2_Quote has so many parts
     )
 
 
-def _check_scheme(signed: TpmSignature, area: TpmPublic | None) -> None:
-    if signed.hash_bank not in _HASHES:
+def require_qualifying_data(quoted: QuoteAttest, expected: bytes) -> None:
+    """Raises `QuoteError` where the quote was not made for what it was asked for."""
+    if not hmac.compare_digest(quoted.extra_data, expected):
+        raise QuoteError(
+            "the quote is for other qualifying data",
+            fault=QuoteFault.NONCE,
+            expected=expected.hex() or "none",
+            found=quoted.extra_data.hex() or "none",
+            remedy="Old or foreign Evidence; ask again with a fresh nonce.",
+        )
+
+
+def verify_signature(
+    attest: bytes, signed: TpmSignature, key: PublicKey, area: TpmPublic | None, *, allow_sha1: bool = False
+) -> None:
+    """Raises `QuoteError` where `key` has not signed `attest`, or not in the way that its public area fixes."""
+    _check_scheme(signed, area, allow_sha1=allow_sha1)
+    _check_signature(attest, signed, key)
+
+
+def _check_scheme(signed: TpmSignature, area: TpmPublic | None, *, allow_sha1: bool) -> None:
+    if signed.hash_bank is Bank.SHA1 and not allow_sha1:
         raise QuoteError(
             "the quote is signed over SHA-1", fault=QuoteFault.SHA1, expected="SHA-256, SHA-384 or SHA-512"
         )
@@ -230,7 +246,7 @@ def _check_signature(attest: bytes, signed: TpmSignature, key: PublicKey) -> Non
         ) from None
 
 
-def _check_selection(quoted: PcrSelection, expected: PcrSelection) -> None:
+def _check_selection(quoted: PcrSelection, expected: PcrSelection, *, allow_sha1: bool) -> None:
     if quoted.as_mapping() != expected.as_mapping():
         raise QuoteError(
             "the signed structure selects other PCRs",
@@ -238,5 +254,5 @@ def _check_selection(quoted: PcrSelection, expected: PcrSelection) -> None:
             expected=str(expected),
             found=str(quoted),
         )
-    if Bank.SHA1 in quoted.as_mapping():
+    if Bank.SHA1 in quoted.as_mapping() and not allow_sha1:
         raise QuoteError("the SHA-1 bank proves nothing", fault=QuoteFault.SHA1, expected="another bank")

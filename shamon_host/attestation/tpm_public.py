@@ -73,7 +73,7 @@ _REQUIRED = (
     | ObjectAttributes.SIGN
 )
 
-_CURVES: dict[int, ec.EllipticCurve] = {0x0003: ec.SECP256R1(), 0x0004: ec.SECP384R1()}
+_CURVES: dict[int, ec.EllipticCurve] = {0x0003: ec.SECP256R1(), 0x0004: ec.SECP384R1(), 0x0005: ec.SECP521R1()}
 _CURVE_IDS = {curve.name: curve_id for curve_id, curve in _CURVES.items()}
 
 
@@ -99,7 +99,7 @@ class TpmPublic:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Raises `TpmFormatError` where `data` is not exactly one TPMT_PUBLIC of a signing key (P-256, P-384, RSA)."""
+        """Raises `TpmFormatError` where `data` is not exactly one TPMT_PUBLIC of a signing key (NIST curve, RSA)."""
         reader = ByteReader(data, order="big", error=TpmFormatError, where="TPMT_PUBLIC")
         key_type = reader.u16("type")
         name_hash = read_bank(reader, "nameAlg")
@@ -201,7 +201,9 @@ def _read_ecc(reader: ByteReader) -> ec.EllipticCurvePublicKey:
     curve_id = reader.u16("curveID")
     curve = _CURVES.get(curve_id)
     if curve is None:
-        raise TpmFormatError("unknown curve", where="TPMT_PUBLIC", expected="P-256 or P-384", found=f"0x{curve_id:04x}")
+        raise TpmFormatError(
+            "unknown curve", where="TPMT_PUBLIC", expected="P-256, P-384 or P-521", found=f"0x{curve_id:04x}"
+        )
     kdf = reader.u16("kdf")
     if kdf != TPM_ALG_NULL:
         raise TpmFormatError("a signing key has no key derivation", where="TPMT_PUBLIC", found=f"0x{kdf:04x}")

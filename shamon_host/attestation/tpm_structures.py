@@ -157,17 +157,34 @@ class QuoteAttest:
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Raises `TpmFormatError` where `data` is not exactly one TPMS_ATTEST made by a TPM for a quote."""
+        attest = cls.read_any(data)
+        attest.require_quote()
+        return attest
+
+    def require_quote(self) -> None:
+        """Raises `TpmFormatError` where no TPM has made this for a TPM2_Quote."""
+        if self.magic != TPM_GENERATED_VALUE:
+            raise TpmFormatError(
+                "bad magic: not made by a TPM",
+                where="TPMS_ATTEST",
+                expected=f"0x{TPM_GENERATED_VALUE:08x}",
+                found=f"0x{self.magic:08x}",
+            )
+        if self.attest_type != TPM_ST_ATTEST_QUOTE:
+            raise TpmFormatError(
+                "bad type: not a quote",
+                where="TPMS_ATTEST",
+                expected=f"0x{TPM_ST_ATTEST_QUOTE:04x}",
+                found=f"0x{self.attest_type:04x}",
+            )
+
+    @classmethod
+    def read_any(cls, data: bytes) -> Self:
+        """What has the form of a quote, whoever made it: `require_quote` is still to be asked. Raises
+        `TpmFormatError`."""
         reader = ByteReader(data, order="big", error=TpmFormatError, where="TPMS_ATTEST")
         magic = reader.u32("magic")
-        if magic != TPM_GENERATED_VALUE:
-            raise TpmFormatError(
-                "bad magic: not made by a TPM", expected=f"0x{TPM_GENERATED_VALUE:08x}", found=f"0x{magic:08x}"
-            )
         attest_type = reader.u16("type")
-        if attest_type != TPM_ST_ATTEST_QUOTE:
-            raise TpmFormatError(
-                "bad type: not a quote", expected=f"0x{TPM_ST_ATTEST_QUOTE:04x}", found=f"0x{attest_type:04x}"
-            )
         qualified_signer = reader.sized(2, "qualifiedSigner", limit=MAX_NAME_SIZE)
         extra_data = reader.sized(2, "extraData", limit=MAX_QUALIFYING_DATA)
         clock_info = ClockInfo.read(reader)
@@ -182,6 +199,8 @@ class QuoteAttest:
             firmware_version=firmware_version,
             selection=selection,
             pcr_digest=pcr_digest,
+            magic=magic,
+            attest_type=attest_type,
         )
 
 

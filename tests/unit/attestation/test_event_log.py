@@ -18,7 +18,7 @@ from shamon_host.attestation.event_log import (
     encode_event_log,
     parse_event_log,
 )
-from shamon_host.attestation.pcr import Bank, extend
+from shamon_host.attestation.pcr import Bank, extend, replay
 from tests.examples import examples
 
 _DATA = Path(__file__).parent / "data"
@@ -57,9 +57,31 @@ def test_h_crtm_starts_pcr_0_at_4(vectors: Path) -> None:
 
 def test_secure_boot_log_has_all_its_events_and_a_bogus_file_is_refused(vectors: Path) -> None:
     log = parse_event_log((vectors / "keylime-secureboot.tcg").read_bytes())
-    assert len(log.events) == 98  # and the Spec ID header
+    assert len(log.events) == 98
+    assert log.header is not None
+    assert log.header.type == EventType.EV_NO_ACTION
     with pytest.raises(EventLogError):
         parse_event_log((vectors / "keylime-bogus.tcg").read_bytes())
+
+
+def test_a_digest_that_an_event_lacks_takes_its_bank_out_of_the_replay() -> None:
+    whole = encode_event_log([Event.measuring(4, EventType.EV_SEPARATOR, bytes(4), banks=_BANKS)])
+    sha256 = Bank.SHA256.digest(bytes(4))
+    lacking = (
+        (4).to_bytes(4, "little")
+        + EventType.EV_SEPARATOR.to_bytes(4, "little")
+        + (1).to_bytes(4, "little")
+        + Bank.SHA256.algorithm_id.to_bytes(2, "little")
+        + sha256
+        + (4).to_bytes(4, "little")
+        + bytes([1, 0, 0, 0])
+    )
+    log = parse_event_log(whole + lacking)
+    assert log.banks == (Bank.SHA256,)
+    assert log.replay()[Bank.SHA256][4] == replay(Bank.SHA256, [sha256, sha256], bytes(32))
+    no_digest_at_all = lacking[:8] + bytes(4) + lacking[-8:]
+    with pytest.raises(EventLogError, match="no hash of the event log"):
+        parse_event_log(whole + no_digest_at_all)
 
 
 def test_logs_agree_with_the_pcrs_of_their_machines(vectors: Path) -> None:
@@ -83,7 +105,10 @@ def test_log_of_a_unified_kernel_image_agrees_with_the_pcrs_of_its_boot() -> Non
 
 def test_writer_and_reader_agree() -> None:
     log = parse_event_log(_LOG)
-    assert log == EventLog(banks=_BANKS, events=_EVENTS)
+    assert log.header is not None
+    assert log == EventLog(
+        banks=_BANKS, algorithms=tuple(bank.algorithm_id for bank in _BANKS), events=_EVENTS, header=log.header
+    )
     assert log.replay()[Bank.SHA256][7] == extend(Bank.SHA256, bytes(32), Bank.SHA256.digest(bytes(4)))
     assert log.of_pcr(4) == (_EVENTS[1],)
     assert [event.data_is_measured for event in log.events] == [True, True, True, False]
@@ -159,7 +184,7 @@ def test_a_locality_that_firmware_could_not_state_is_refused(events: tuple[Event
         (b"\x02\0\0\0\x04\0\x14\0", b"\xff\0\0\0\x04\0\x14\0", "bad number of algorithms"),
         (b"\x04\0\x14\0\x0b\0\x20\0", b"\x04\0\x15\0\x0b\0\x20\0", "bad algorithm"),
         (b"\x04\0\x14\0\x0b\0\x20\0", b"\x0b\0\x20\0\x0b\0\x20\0", "bad algorithm"),
-        (b"\x08\0\0\0\x02\0\0\0\x04\0", b"\x08\0\0\0\x01\0\0\0\x04\0", "other digests than the header"),
+        (b"\x08\0\0\0\x02\0\0\0\x04\0", b"\x08\0\0\0\x03\0\0\0\x04\0", "more digests than the header"),
         (b"\x08\0\0\0\x02\0\0\0\x04\0", b"\x08\0\0\0\x02\0\0\0\x0c\0", "not in the header"),
         (b"\0\0\0\0\x08\0\0\0\x02", b"\x18\0\0\0\x08\0\0\0\x02", "no such PCR"),
     ],

@@ -190,6 +190,28 @@ def test_sha1_is_refused_in_the_signature_and_in_the_bank() -> None:
     assert refused.value.fault is QuoteFault.SHA1
 
 
+def test_sha1_and_several_banks_where_the_caller_allows_them() -> None:
+    selection = PcrSelection.of({Bank.SHA1: range(3), Bank.SHA384: (0, 10), Bank.SHA256: range(15)})
+    values = {bank: {pcr: bytes([pcr]) * bank.digest_size for pcr in range(24)} for bank in Bank}
+    attest = replace(_ATTEST, selection=selection, pcr_digest=composite_digest(Bank.SHA1, selection, values))
+    data = attest.encode()
+    r, s = utils.decode_dss_signature(_KEY.sign(data, ec.ECDSA(hashes.SHA1())))
+    arguments = (
+        data,
+        TpmSignature.ecdsa(Bank.SHA1, r, s).encode(),
+        _pem(_KEY.public_key()),
+        _NONCE,
+        selection,
+        values,
+    )
+    with pytest.raises(QuoteError) as refused:
+        verify_quote(*arguments)
+    assert refused.value.fault is QuoteFault.SHA1
+    quote = verify_quote(*arguments, allow_sha1=True)
+    assert {bank: tuple(pcrs) for bank, pcrs in quote.pcrs.items()} == selection.as_mapping()
+    assert quote.pcrs[Bank.SHA384][10] == bytes([10]) * 48
+
+
 def test_a_scheme_other_than_the_keys_is_refused() -> None:
     r, s = utils.decode_dss_signature(_KEY.sign(_DATA, ec.ECDSA(hashes.SHA384())))
     with pytest.raises(QuoteError, match="scheme is not the key's"):
@@ -209,7 +231,7 @@ def test_an_unrestricted_key_is_no_ak() -> None:
         assert refused.value.fault is QuoteFault.KEY
 
 
-@pytest.mark.parametrize("curve", [ec.SECP521R1(), ec.SECP256K1()])
+@pytest.mark.parametrize("curve", [ec.SECP224R1(), ec.SECP256K1()])
 def test_other_curves_are_refused(curve: ec.EllipticCurve) -> None:
     with pytest.raises(QuoteError) as refused:
         load_ak(_pem(ec.generate_private_key(curve).public_key()))

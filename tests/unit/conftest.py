@@ -1,10 +1,10 @@
-"""Where the attestation tests find evidence that this project did not make."""
+"""Where tests find evidence that this project did not make."""
 
 from pathlib import Path
 
 import pytest
 
-_VECTORS = Path(__file__).resolve().parents[4] / "shared" / "vectors"
+_VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors"
 
 
 @pytest.fixture(scope="session")

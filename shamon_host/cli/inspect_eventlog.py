@@ -1,0 +1,104 @@
+"""`shamon inspect eventlog`: the firmware's event log in words, and the PCR values that it leads to."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shamon_host.cli.output import print_json, printable
+
+if TYPE_CHECKING:
+    from shamon_host.attestation.event_log import EventLog
+
+_OTHER_ALGORITHMS = {0x0012: "sm3_256", 0x0027: "sha3_256", 0x0028: "sha3_384", 0x0029: "sha3_512"}
+"""Hashes that a log may announce and this program has no bank for (TCG Algorithm Registry, TPM_ALG_ID)."""
+_AGGREGATES = (7, 9)
+"""The last PCR that IMA's boot aggregate covers: before Linux 5.8 (ima_crypto.c) and in the SHA-1 bank, and since."""
+
+
+def add_parser(actions: Any) -> None:
+    """Add this command to the group `inspect`."""
+    parser = actions.add_parser("eventlog", help="show a TCG event log, and the PCR values that it leads to")
+    parser.add_argument("file", type=Path, metavar="FILE", help="binary_bios_measurements of some machine")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from shamon_host.attestation.event_log import MAX_LOG_BYTES, EventLogError, parse_event_log
+    from shamon_host.daemon.files import read_limited
+    from shamon_host.domain.errors import BadInput
+
+    try:
+        log = parse_event_log(read_limited(arguments.file, MAX_LOG_BYTES, "event log"))
+    except EventLogError as error:
+        where = f"{arguments.file}: {error.where}" if error.where else str(arguments.file)
+        raise BadInput(
+            error.what,
+            where=where,
+            expected=error.expected or "a TCG event log",
+            found=error.found,
+            remedy=error.remedy,
+        ) from error
+    document = eventlog_document(log)
+    if arguments.json:
+        print_json(document)
+    else:
+        _print(document)
+    return 0
+
+
+def eventlog_document(log: "EventLog") -> dict[str, Any]:
+    """What is told of a log. PCRs that no event was extended into are there with the value they start with."""
+    from shamon_host.attestation.event_describe import describe
+
+    values = log.replay()
+    records = ([log.header] if log.header is not None else []) + list(log.events)
+    return {
+        "format": "crypto-agile" if log.agile else "sha1",
+        "events": len(records),
+        "algorithms": [_algorithm(algorithm) for algorithm in log.algorithms],
+        "startup_locality": log.startup_locality,
+        "pcrs": {
+            bank.value: {str(pcr): value.hex() for pcr, value in of_bank.items()} for bank, of_bank in values.items()
+        },
+        "boot_aggregate": {
+            f"0-{last}": {
+                bank.value: bank.digest(b"".join(of_bank[pcr] for pcr in range(last + 1))).hex()
+                for bank, of_bank in values.items()
+            }
+            for last in _AGGREGATES
+        },
+        "log": [
+            {
+                "number": number,
+                "pcr": event.pcr,
+                "type": event.type_name,
+                "digests": {bank.value: digest.hex() for bank, digest in event.digests.items()},
+                "data_is_measured": event.data_is_measured,
+                "description": describe(event),
+            }
+            for number, event in enumerate(records)
+        ],
+    }
+
+
+def _algorithm(algorithm_id: int) -> str:
+    from shamon_host.attestation.pcr import Bank
+
+    bank = Bank.of_algorithm_id(algorithm_id)
+    return bank.value if bank is not None else _OTHER_ALGORITHMS.get(algorithm_id, f"0x{algorithm_id:04x}")
+
+
+def _print(document: dict[str, Any]) -> None:
+    algorithms = ", ".join(document["algorithms"])
+    print(f"{document['events']} events, {document['format']} ({algorithms})")
+    if document["startup_locality"]:
+        print(f"PCR 0 starts at {document['startup_locality']}: the locality that the TPM was started from")
+    for event in document["log"]:
+        claimed = "" if event["data_is_measured"] or event["type"] == "EV_NO_ACTION" else " [text not measured]"
+        print(f"{event['number']:4}  {printable(event['description'])}{claimed}")
+    extended = {str(event["pcr"]) for event in document["log"] if event["type"] != "EV_NO_ACTION"}
+    for bank, values in document["pcrs"].items():
+        for pcr, value in values.items():
+            if pcr in extended:
+                print(f"{bank} PCR {pcr}: {value}")

@@ -70,7 +70,7 @@ def appraise(
     known = state.under(reference.digest) if state is not None and state.seen else None
     quoted: VerifiedQuote | None = None
     try:
-        quoted = _bound(evidence, role, transcript, ak_public)
+        quoted = _bound(evidence, role, transcript, ak_public, allow_sha1=demands.allow_sha1)
         _require_forward(known, quoted.clock)
         binding = passed(ClaimName.BINDING, "a fresh quote by the enrolled AK, made for this handshake")
     except ShamonError as error:
@@ -126,7 +126,7 @@ def appraise_quoted(
     return (boot, *log_claims(facts, sticky, reference)), following
 
 
-def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes) -> VerifiedQuote:
+def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes, *, allow_sha1: bool) -> VerifiedQuote:
     """The quote, if it is over a tree with this handshake's leaf."""
     own = leaf(
         role,
@@ -137,7 +137,15 @@ def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes) 
     )
     root = root_from_path(own, evidence.merkle_index, evidence.merkle_path)
     quote = evidence.quote
-    return verify_quote(quote.attest, quote.signature, ak_public, root, SELECTION, {Bank.SHA256: quote.pcr_values})
+    return verify_quote(
+        quote.attest,
+        quote.signature,
+        ak_public,
+        root,
+        SELECTION,
+        {Bank.SHA256: quote.pcr_values},
+        allow_sha1=allow_sha1,
+    )
 
 
 def _require_forward(state: VerifierState | None, clock: ClockInfo) -> None:

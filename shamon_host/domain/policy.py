@@ -143,6 +143,8 @@ class Demands:
     """What Evidence must show, beyond the claims that are always demanded."""
 
     allow_software_tpm: bool = False
+    allow_sha1: bool = False
+    """Believe quotes that an AK signs over SHA-1, as old TPMs do. Never PCRs of the SHA-1 bank."""
     empty_pcrs: tuple[int, ...] = (12, 13)
 
 

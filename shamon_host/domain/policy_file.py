@@ -21,7 +21,7 @@ is told once: what could not be read is not complained about again by the second
     [overlays.NAME]                           # label; peers, ports, times, rate_bytes_s
     [renames]                                 # types, labels: old name → new name, from the version before
     [intervals]                               # period_s, lease_s, margin_s, timeout_s, action_delay_s
-    [demands]                                 # allow_software_tpm, empty_pcrs
+    [demands]                                 # allow_software_tpm, allow_sha1, empty_pcrs
 """
 
 import json

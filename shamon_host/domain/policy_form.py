@@ -88,6 +88,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         },
         "demands": {
             "allow_software_tpm": policy.demands.allow_software_tpm,
+            **({"allow_sha1": True} if policy.demands.allow_sha1 else {}),
             "empty_pcrs": sorted(policy.demands.empty_pcrs),
         },
     }

@@ -297,8 +297,9 @@ def _intervals(reader: Reader) -> Intervals:
 
 def _demands(reader: Reader) -> Demands:
     table, default = reader.table("demands"), Demands()
-    reader.only("demands", table, ("allow_software_tpm", "empty_pcrs"))
+    reader.only("demands", table, ("allow_software_tpm", "allow_sha1", "empty_pcrs"))
     return Demands(
         allow_software_tpm=reader.boolean("demands", table, "allow_software_tpm", default=default.allow_software_tpm),
+        allow_sha1=reader.boolean("demands", table, "allow_sha1", default=default.allow_sha1),
         empty_pcrs=reader.integers("demands", table, "empty_pcrs", allowed=range(24), default=default.empty_pcrs),
     )

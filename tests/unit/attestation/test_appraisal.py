@@ -5,10 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shamon_host.attestation.evidence import Role
 from shamon_host.attestation.ima_log import encode_ima_log
+from shamon_host.attestation.pcr import Bank, composite_digest
 from shamon_host.attestation.ports import QUOTED_PCRS
+from shamon_host.attestation.tpm_structures import QuoteAttest, TpmSignature
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.policy import Demands
@@ -55,6 +61,24 @@ class TestBinding:
         transcript = world.new_transcript()
         result = world.appraise(world.evidence(transcript), transcript, ak_public=MemoryTpm().ak_public())
         assert "AK" in claim_of(result, ClaimName.BINDING).reason
+
+    def test_an_old_tpm_that_signs_over_sha1_only_if_the_policy_says_so(self, world: Attested) -> None:
+        # A key that its TPM keeps, which is enrolled by its PEM: so nothing but the signature says its hash.
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        transcript = world.new_transcript()
+        evidence = world.evidence(transcript)
+        quoted = QuoteAttest.parse(evidence.quote.attest)
+        digest = composite_digest(Bank.SHA1, quoted.selection, {Bank.SHA256: evidence.quote.pcr_values})
+        attest = replace(quoted, pcr_digest=digest).encode()
+        r, s = decode_dss_signature(key.sign(attest, ec.ECDSA(SHA1())))
+        signature = TpmSignature.ecdsa(Bank.SHA1, r, s).encode()
+        evidence = replace(evidence, quote=replace(evidence.quote, attest=attest, signature=signature))
+        claim = claim_of(world.appraise(evidence, transcript, ak_public=pem), ClaimName.BINDING)
+        assert claim.status is ClaimStatus.FAIL
+        assert "SHA-1" in claim.reason
+        world.demands = replace(world.demands, allow_sha1=True)
+        assert world.appraise(evidence, transcript, ak_public=pem).trusted
 
     @pytest.mark.parametrize("name", ["hypervisor_report", "network_state", "audit_head"])
     def test_what_is_reported_is_bound(self, world: Attested, name: str) -> None:

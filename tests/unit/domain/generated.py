@@ -138,7 +138,9 @@ def _owned(choose: Choices) -> Policy:
         images={name: PinnedImage(name=name, sha256=digit * 64) for name, digit in (("app", "a"), ("db.v2", "0"))},
         vms={},
         intervals=_intervals(choose),
-        demands=Demands(allow_software_tpm=choose.yes(), empty_pcrs=tuple(choose.some(range(24), most=3))),
+        demands=Demands(
+            allow_software_tpm=choose.yes(), allow_sha1=choose.yes(), empty_pcrs=tuple(choose.some(range(24), most=3))
+        ),
         digest="",
     )
 

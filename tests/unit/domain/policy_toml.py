@@ -42,6 +42,7 @@ def toml_text(policy: Policy, *, terse: bool = False) -> str:
     ]
     tables["demands"] = [
         ("allow_software_tpm", str(policy.demands.allow_software_tpm).lower()),
+        ("allow_sha1", str(policy.demands.allow_sha1).lower()),
         ("empty_pcrs", f"[{', '.join(map(str, policy.demands.empty_pcrs))}]"),
     ]
     first = "" if terse and not policy.walls else f"walls = {texts(policy.walls)}\n"

@@ -1,0 +1,284 @@
+"""Every parser of a stranger's bytes, with the errors that it may raise and inputs to start from.
+
+A target takes any bytes. It returns, or raises one of its own errors; anything else is a finding. The unit suite tries
+each with inputs that hypothesis changes, `make fuzz` with coverage-guided ones for as long as somebody likes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from shamon_host.attestation import evidence as evidence_form
+from shamon_host.attestation.authenticode import PeError, PeImage, authenticode_digest
+from shamon_host.attestation.byte_reader import ByteReader
+from shamon_host.attestation.claims.boot_chain import boot_chain_claim
+from shamon_host.attestation.device_path import DevicePathError, device_path_text
+from shamon_host.attestation.event_describe import describe
+from shamon_host.attestation.event_log import EventLogError, parse_event_log
+from shamon_host.attestation.evidence import Role
+from shamon_host.attestation.ima_log import (
+    ImaLogError,
+    detect_log_bank,
+    encode_ima_log,
+    ima_buf_entry,
+    ima_sig_entry,
+    parse_ima_log,
+    violation_entry,
+)
+from shamon_host.attestation.pcr import Bank
+from shamon_host.attestation.ports import QUOTED_PCRS
+from shamon_host.attestation.quote import QuoteError
+from shamon_host.attestation.quote_files import read_attest, read_public, read_signatures
+from shamon_host.attestation.reference_values import parse_reference_values
+from shamon_host.attestation.signature_list import SignatureListError, signature_lists_text, signature_text
+from shamon_host.attestation.tpm_public import TpmPublic
+from shamon_host.attestation.tpm_structures import (
+    QuoteAttest,
+    TpmFormatError,
+    TpmSignature,
+    read_pcr_selection,
+    sized_buffer,
+)
+from shamon_host.attestation.uki import UkiError, expected_pcr4_events, expected_pcr9_events, expected_pcr11_events
+from shamon_host.attestation.verifier_state import VerifierState
+from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
+from shamon_host.hypervisor.report import parse_hypervisor_report
+from shamon_host.peer import messages, policy_messages
+from shamon_host.peer.policy_envelope import read_envelope
+from shamon_host.peer.wire import decode_refusal
+from shamon_host.testing.machine import BootImage, MeasuredMachine
+from tests.unit.attestation.appraised_world import Attested, recorded
+
+Seeds = Callable[[], tuple[bytes, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One parser."""
+
+    name: str
+    parse: Callable[[bytes], object]
+    errors: tuple[type[ShamonError], ...]
+    """What it may raise."""
+    seeds: Seeds
+    """Inputs that it reads without an error, or nearly."""
+
+
+def run(target: Target, data: bytes) -> bool:
+    """Whether the parser took the input. Raises whatever it raised that is not among its errors."""
+    try:
+        target.parse(data)
+    except target.errors:
+        return False
+    return True
+
+
+@cache
+def _machine() -> MeasuredMachine:
+    machine = MeasuredMachine()
+    machine.boot()
+    machine.race("/var/log/journal")
+    return machine
+
+
+@cache
+def _world() -> Attested:
+    return Attested(machine=MeasuredMachine(), reference=recorded())
+
+
+def _event_log() -> tuple[bytes, ...]:
+    old = (7).to_bytes(4, "little") + (4).to_bytes(4, "little") + Bank.SHA1.digest(bytes(4)) + b"\4\0\0\0" + bytes(4)
+    return (_machine().logs.event_log(), old)
+
+
+def _ima_log() -> tuple[bytes, ...]:
+    entries = [
+        ima_sig_entry("/usr/bin/a", hashlib.sha256(b"a").digest(), signature=b"\x03\x02\x04" + bytes(6)),
+        ima_buf_entry("selinux-state", b"initialized=1;enforcing=1;"),
+        violation_entry("/var/log/x"),
+    ]
+    return (_machine().logs.ima_log(0), encode_ima_log(entries))
+
+
+def _read_ima_log(data: bytes) -> None:
+    for entry in parse_ima_log(data, log_bank=detect_log_bank(data)):
+        entry.describe()
+
+
+def _read_event_log(data: bytes) -> None:
+    log = parse_event_log(data)
+    log.replay()
+    for event in log.events:
+        describe(event)
+
+
+def _attest() -> tuple[bytes, ...]:
+    quote = _machine().tpm.quote(bytes(32))
+    return (quote.attest, sized_buffer(quote.attest))
+
+
+def _pem() -> bytes:
+    key = TpmPublic.parse(_machine().tpm.ak_public()).key
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _publics() -> tuple[bytes, ...]:
+    area = _machine().tpm.ak_public()
+    return (area, sized_buffer(area), _pem())
+
+
+def _signatures() -> tuple[bytes, ...]:
+    signature = _machine().tpm.quote(bytes(32)).signature
+    return (signature, bytes(64))
+
+
+def _selection(data: bytes) -> None:
+    read_pcr_selection(ByteReader(data, order="big", error=TpmFormatError, where="selection"))
+
+
+def _evidence() -> tuple[bytes, ...]:
+    world = _world()
+    return (evidence_form.encode(world.evidence(world.new_transcript())),)
+
+
+def _appraise_logs(data: bytes) -> None:
+    """Both logs of Evidence whose quote is good: the outcome is claims, whatever the logs are."""
+    world = _world()
+    transcript = world.new_transcript()
+    evidence = replace(world.evidence(transcript), event_log=data, ima_log=data)
+    result = Attested(machine=world.machine, reference=world.reference, state=world.state).appraise(
+        evidence, transcript
+    )
+    assert not result.trusted or data == evidence.ima_log
+
+
+def _boot_chain(data: bytes) -> None:
+    pcrs = {pcr: bytes(32) for pcr in QUOTED_PCRS}
+    boot_chain_claim(pcrs, data, _world().reference, (12, 13))
+
+
+def _state(data: bytes) -> None:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(document, dict):
+        VerifierState.from_document(document)
+
+
+def _state_seeds() -> tuple[bytes, ...]:
+    world = Attested(machine=MeasuredMachine(), reference=_world().reference)
+    world.attest()
+    assert world.state is not None
+    return (json.dumps(world.state.to_document()).encode(),)
+
+
+def _image(data: bytes) -> None:
+    PeImage.parse(data)
+    authenticode_digest(data)
+    expected_pcr4_events(data)
+    expected_pcr9_events(data)
+    expected_pcr11_events(data)
+
+
+def _messages(data: bytes) -> None:
+    """Every message of the handshake and of policies; each refuses the others' forms."""
+    for decode in (
+        lambda body: messages.Hello.decode(body, Role.INITIATOR),
+        messages.Verdict.decode,
+        messages.EvidenceRequest.decode,
+        messages.EvidenceAnswer.decode,
+        messages.Confirm.decode,
+        messages.ConfirmAnswer.decode,
+        messages.Hint.decode,
+        policy_messages.Prepare.decode,
+        policy_messages.Vote.decode,
+        policy_messages.Abort.decode,
+        policy_messages.Fetch.decode,
+        policy_messages.Fetched.decode,
+    ):
+        try:
+            decode(data)
+        except BadInput:
+            continue
+
+
+def _nothing() -> tuple[bytes, ...]:
+    return (b"", bytes(32))
+
+
+def _device_paths() -> tuple[bytes, ...]:
+    return (bytes.fromhex("02010c00d041030a00000000010106000002") + b"\x7f\xff\x04\x00",)
+
+
+def _signature_lists() -> tuple[bytes, ...]:
+    sha256 = bytes.fromhex("2616c4c14c509240aca941f936934328")
+    return (sha256 + (76).to_bytes(4, "little") + bytes(4) + (48).to_bytes(4, "little") + bytes(48),)
+
+
+def _signature_list(data: bytes) -> None:
+    for read in (signature_lists_text, signature_text):
+        try:
+            read(data)
+        except SignatureListError:
+            continue
+
+
+def _signed_with_p256(data: bytes) -> None:
+    read_signatures(data, _CURVE_KEY.public_key())
+
+
+_POLICY = Path(__file__).parents[2] / "examples" / "two-hosts.toml"
+_CURVE_KEY = ec.derive_private_key(0x5EED, ec.SECP256R1())
+
+_ALL = (
+    Target(name="event-log", parse=_read_event_log, errors=(EventLogError,), seeds=_event_log),
+    Target(name="ima-log", parse=_read_ima_log, errors=(ImaLogError,), seeds=_ima_log),
+    Target(name="attest", parse=QuoteAttest.parse, errors=(TpmFormatError,), seeds=_attest),
+    Target(name="attest-file", parse=read_attest, errors=(TpmFormatError,), seeds=_attest),
+    Target(name="signature", parse=TpmSignature.parse, errors=(TpmFormatError,), seeds=_signatures),
+    Target(name="signature-file", parse=_signed_with_p256, errors=(TpmFormatError, QuoteError), seeds=_signatures),
+    Target(name="tpm-public", parse=TpmPublic.parse, errors=(TpmFormatError,), seeds=_publics),
+    Target(name="public-file", parse=read_public, errors=(TpmFormatError,), seeds=_publics),
+    Target(name="pcr-selection", parse=_selection, errors=(TpmFormatError,), seeds=_nothing),
+    Target(name="evidence", parse=evidence_form.decode, errors=(BadInput,), seeds=_evidence),
+    Target(name="appraisal", parse=_appraise_logs, errors=(), seeds=lambda: _event_log() + _ima_log()),
+    Target(name="boot-chain", parse=_boot_chain, errors=(), seeds=_event_log),
+    Target(name="verifier-state", parse=_state, errors=(BadInput,), seeds=_state_seeds),
+    Target(
+        name="reference-values",
+        parse=parse_reference_values,
+        errors=(BadInput,),
+        seeds=lambda: (json.dumps(_world().reference.to_document()).encode(),),
+    ),
+    Target(name="image", parse=_image, errors=(PeError, UkiError), seeds=lambda: (BootImage().file(),)),
+    Target(name="device-path", parse=device_path_text, errors=(DevicePathError,), seeds=_device_paths),
+    Target(name="signature-list", parse=_signature_list, errors=(), seeds=_signature_lists),
+    Target(name="messages", parse=_messages, errors=(), seeds=lambda: (b"{}", b'{"about":"beta"}')),
+    Target(name="refusal", parse=lambda data: decode_refusal(data, "beta"), errors=(), seeds=lambda: (b"{}",)),
+    Target(name="envelope", parse=read_envelope, errors=(BadInput,), seeds=lambda: (b'{"payload":""}',)),
+    Target(
+        name="policy",
+        parse=lambda data: parse_policy(data, source="fuzz"),
+        errors=(PolicyErrors, BadInput),
+        seeds=lambda: (_POLICY.read_bytes(),),
+    ),
+    Target(
+        name="canonical-policy",
+        parse=lambda data: parse_canonical(data, source="fuzz"),
+        errors=(PolicyErrors, BadInput),
+        seeds=lambda: (b"{}",),
+    ),
+    Target(
+        name="hypervisor-report", parse=parse_hypervisor_report, errors=(BadInput,), seeds=lambda: (b'{"domains":[]}',)
+    ),
+)
+
+TARGETS: Mapping[str, Target] = {target.name: target for target in _ALL}

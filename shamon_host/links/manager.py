@@ -5,6 +5,7 @@ what it supersedes goes. A peer that fails is closed in one pass. `reconcile` co
 any time, after a restart too. Keys only pass through: they are in an `AddSa` on its way to the kernel and nowhere else.
 """
 
+import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -172,10 +173,19 @@ class LinkManager:
             self._install(record, before, installation)
             self._needs_rekey -= {peer}
 
-    def abandon(self, peer: HostName, address: str, spis: Collection[int], links: Sequence[AgreedLink] = ()) -> None:
+    def abandon(
+        self,
+        peer: HostName,
+        address: str,
+        spis: Collection[int],
+        links: Sequence[AgreedLink] = (),
+        *,
+        gate_s: float = math.inf,
+    ) -> None:
         """A handshake came to nothing: give back the SPIs that `offer` reserved for it, and remove what was installed
-        of its links. Links of earlier handshakes stay. Does not raise BackendFailed: what could not be removed is
-        told to the audit log and goes with the next `reconcile`."""
+        of its links. Links of earlier handshakes stay, their gate for `gate_s` at most: what is left of the lease in
+        force. Does not raise BackendFailed: what could not be removed is told to the audit log and goes with the next
+        `reconcile`."""
         address = canonical_address(address)
         in_spis, out_spis = {*spis, *(link.in_spi for link in links)}, {link.out_spi for link in links}
         if not in_spis:
@@ -185,7 +195,8 @@ class LinkManager:
             self._reserved.get(peer, set()).difference_update(in_spis)
             self.audit("link.abandon", peer, {"spis": [f"{spi:#010x}" for spi in sorted(in_spis)]})
             if record is not None and links:
-                self._book.remember(record.without(in_spis=in_spis, out_spis=out_spis))
+                until_s = min(record.gate_until_s, self.boottime_s() + gate_s)
+                self._book.remember(replace(record.without(in_spis=in_spis, out_spis=out_spis), gate_until_s=until_s))
             try:
                 self._convergence.delete_sas(
                     [

@@ -233,6 +233,19 @@ def test_an_abandoned_handshake_leaves_the_earlier_one(joined: tuple[Host, Host]
     assert carries(alpha, "shvm0-0", beta, "shvm1-0")
 
 
+@pytest.mark.parametrize("left_s", [0.0, 4.0])
+def test_a_handshake_that_is_abandoned_when_the_gate_was_open_already_takes_that_back(
+    joined: tuple[Host, Host], left_s: float
+) -> None:
+    alpha, beta = joined
+    of_a, _ = agree(alpha, beta)
+    alpha.links.install_inbound(beta.name, beta.address, of_a, lifetime_s=LEASE_S)
+    alpha.links.install_outbound(beta.name, beta.address, of_a, gate_s=LEASE_S - 1, lifetime_s=LEASE_S)
+    assert alpha.kernel.read().gate[beta.address] > left_s + 1
+    alpha.links.abandon(beta.name, beta.address, [link.in_spi for link in of_a], of_a, gate_s=left_s)
+    assert alpha.kernel.read().gate.get(beta.address, 0.0) <= left_s
+
+
 def test_an_abandoned_first_handshake_leaves_nothing(alpha: Host, beta: Host) -> None:
     alpha.links.reconcile({})
     beta.links.reconcile({})

@@ -76,6 +76,8 @@ class CoalitionHost:
     on_first_admitted: Callable[[], None] = lambda: None
     """Some peer has admitted this host, for the first time in this boot."""
     on_hint: Callable[[HostName], None] = lambda _: None
+    on_handshake: Callable[[], None] = lambda: None
+    """A handshake with a peer that may be admitted begins, whoever started it."""
     peers: dict[HostName, PeerState] = field(init=False)
     admitted_in_this_boot: bool = field(init=False, default=False)
     """Some peer and this host have admitted each other since the boot (`HostEntry.starting`)."""
@@ -116,6 +118,7 @@ class CoalitionHost:
         state = self._state(peer)
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
+        self.on_handshake()
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
         verified = self._verifier_state(enrolled)
         if verified is not None:
@@ -271,8 +274,11 @@ class CoalitionHost:
             del self._admitting[peer]
         spis = tuple(offer.spi for offer in terms.offers)
         links = outcome.links if outcome else ()
+        state, now = self.peers.get(peer), self.clock.boottime_s()
+        until_s = state.lease_until_s if state is not None and state.counts_at(now) else now
+        gate_s = max(0.0, until_s - self.policy.intervals.margin_s - now)
         try:
-            await self.blocking(lambda: self.links.abandon(peer, self._address(peer), spis, links))
+            await self.blocking(lambda: self.links.abandon(peer, self._address(peer), spis, links, gate_s=gate_s))
         except ShamonError as error:
             with suppress(ShamonError):  # the background tells the daemon, which ends
                 await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)

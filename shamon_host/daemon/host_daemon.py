@@ -121,6 +121,7 @@ class HostDaemon:
             on_admitted=self._on_admitted,
             on_first_admitted=self._on_first_admitted,
             on_hint=self._on_hint,
+            on_handshake=self._on_handshake,
         )
         self.handshaker = handshaker = Handshaker(
             name=self.name,
@@ -257,6 +258,9 @@ class HostDaemon:
 
     def _on_suspended(self, event: Suspension) -> None:
         self.reactions.suspended(event)
+
+    def _on_handshake(self) -> None:
+        self.schedule.slot()
 
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)

@@ -3,6 +3,11 @@
 Two tasks for each peer: one attests, one watches the lease. The host whose name sorts first starts the periodic
 handshakes of a pair; the other one steps in when none came in time, so that either alone keeps the lease alive, and
 neither trusts the other to ask. However many reasons there are, handshakes with a peer keep a distance.
+
+A quote stands for all the handshakes of a moment (`attester`), so the moments have to be the same. No clock says when:
+as soon as one handshake of this host begins, whoever started it, a slot is open, and every peer whose period is at
+least half over joins it. So the handshakes of a whole coalition fall together after a period or two, however they
+began.
 """
 
 import asyncio
@@ -27,6 +32,8 @@ _SHORTEST_S = 0.001
 """Two readings of a clock are never so exact that waiting for less makes sense."""
 _STEP_IN = 1.5
 """The second host of a pair steps in after this many periods."""
+_JOIN = 0.5
+"""A handshake joins a slot that opens when this part of its period is over."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +49,10 @@ class PeerSchedule:
     _wake: dict[HostName, asyncio.Event] = field(default_factory=dict)
     _woken_s: dict[HostName, float] = field(default_factory=dict)
     _leases: dict[HostName, asyncio.Event] = field(default_factory=dict)
+    _slots: dict[HostName, asyncio.Event] = field(default_factory=dict)
+    """Set when a slot has opened since the peer's task last looked."""
+    _slot_s: float = float("-inf")
+    """When the newest slot opened, CLOCK_BOOTTIME."""
     _done_s: dict[HostName, float] = field(default_factory=dict)
     _retry_s: dict[HostName, float] = field(default_factory=dict)
     _peers_changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,6 +75,12 @@ class PeerSchedule:
         if self.host.proved_s(peer) > self._woken_s.get(peer, float("-inf")):
             self._event(peer).clear()  # Evidence made after the change was part of it
         self._leases.setdefault(peer, asyncio.Event()).set()
+
+    def slot(self) -> None:
+        """A handshake begins, and with it soon a quote: the others that are nearly due take part in it."""
+        self._slot_s = self.clock.boottime_s()
+        for event in self._slots.values():
+            event.set()
 
     async def run(self) -> None:
         """Attest with every peer, for ever. Raises what ends the daemon: a decision that cannot be written down."""
@@ -88,7 +105,7 @@ class PeerSchedule:
 
     def _forget(self, peer: HostName) -> None:
         self.unreachable.pop(peer, None)
-        for events in (self._wake, self._leases):
+        for events in (self._wake, self._leases, self._slots):
             events.pop(peer, None)
         for times_s in (self._woken_s, self._done_s, self._retry_s):
             times_s.pop(peer, None)
@@ -126,29 +143,31 @@ class PeerSchedule:
 
     async def _until_due(self, peer: HostName) -> None:
         """Wait for the period or for a reason to be earlier; then gather a burst of reasons."""
-        event = self._event(peer)
+        event, slot = self._event(peer), self._slots.setdefault(peer, asyncio.Event())
         while True:
             now = self.clock.boottime_s()
+            slot.clear()
             if event.is_set():
                 await self.clock.sleep(max(_GATHER_S, self._done_s.get(peer, float("-inf")) + _DISTANCE_S - now))
                 if event.is_set():
                     return
             elif (remaining := self._due_s(peer) - now) > 0:
-                await self._sleep_or(event, remaining)
+                await self._sleep_or(remaining, event, slot)
             else:
                 return
 
     def _due_s(self, peer: HostName) -> float:
         intervals = self.host.policy.intervals
-        wait = self._retry_s.get(peer, intervals.period_s)
-        if (
-            peer not in self._retry_s
-            and peer in self.host.peers
-            and self.host.peers[peer].state is AdmissionState.ADMITTED
-            and self.host.name > peer
-        ):
-            wait = min(intervals.period_s * _STEP_IN, (intervals.period_s + intervals.lease_s) / 2)
-        return self._done_s.get(peer, float("-inf")) + wait
+        done_s = self._done_s.get(peer, float("-inf"))
+        if peer in self._retry_s:
+            return done_s + self._retry_s[peer]
+        state = self.host.peers.get(peer)
+        if state is not None and state.state is AdmissionState.ADMITTED:
+            if self.host.name > peer:
+                return done_s + min(intervals.period_s * _STEP_IN, (intervals.period_s + intervals.lease_s) / 2)
+            if self._slot_s >= done_s + intervals.period_s * _JOIN:
+                return self._slot_s
+        return done_s + intervals.period_s
 
     def _failed(self, peer: HostName, error: ShamonError) -> None:
         self._done_s[peer] = self.clock.boottime_s()
@@ -166,19 +185,22 @@ class PeerSchedule:
             if end_s is None:
                 await changed.wait()
             elif (remaining := end_s - self.clock.boottime_s()) > 0:
-                await self._sleep_or(changed, remaining)
+                await self._sleep_or(remaining, changed)
             else:
                 await self.host.lapse(peer)
             changed.clear()
 
-    async def _sleep_or(self, event: asyncio.Event, seconds: float) -> None:
-        sleeper = asyncio.ensure_future(self.clock.sleep(max(seconds, _SHORTEST_S)))
-        waiter = asyncio.ensure_future(event.wait())
+    async def _sleep_or(self, seconds: float, *events: asyncio.Event) -> None:
+        waiters = {asyncio.ensure_future(self.clock.sleep(max(seconds, _SHORTEST_S)))}
+        waiters |= {asyncio.ensure_future(self._told(event)) for event in events}
         try:
-            await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sleeper, waiter):
+            for task in waiters:
                 task.cancel()
+
+    async def _told(self, event: asyncio.Event) -> None:
+        await event.wait()
 
     def _event(self, peer: HostName) -> asyncio.Event:
         return self._wake.setdefault(peer, asyncio.Event())

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 
-from shamon_host.attestation.evidence import Role, encode
+from shamon_host.attestation.evidence import Evidence, Role, encode
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.errors import Busy
@@ -34,7 +34,7 @@ from shamon_host.peer.party import (
     require_same_coalition,
     unused_spis,
 )
-from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler
+from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler, Terms
 from shamon_host.peer.sessions import Appraised, Session, Stage
 from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, body_limit
 
@@ -111,6 +111,7 @@ class PeerService:
                 return await self._answer_evidence(session, message)
             return await self._answer_confirm(session, message, attempt)
         except BaseException:
+            session.evidence.cancel()
             if session.stage is not Stage.REASONS:
                 await self._host.abandoned(session.peer, session.terms, attempt.outcome)
             raise
@@ -141,10 +142,32 @@ class PeerService:
         except BaseException:
             await self._host.abandoned(enrolled.host, own, None)
             raise
+        evidence = asyncio.create_task(
+            self._own_evidence(enrolled.host, own, hello, keys.transcript), name=f"Evidence for {enrolled.host}"
+        )
         self._sessions.wait(
-            Session(id=session_id, enrolled=enrolled, started_s=started_s, terms=own, hello=hello, keys=keys)
+            Session(
+                id=session_id,
+                enrolled=enrolled,
+                started_s=started_s,
+                terms=own,
+                hello=hello,
+                keys=keys,
+                evidence=evidence,
+            )
         )
         return answer
+
+    async def _own_evidence(self, peer: HostName, own: Terms, hello: Hello, transcript_: bytes) -> Evidence:
+        """This side's Evidence for a handshake, if the two hellos can come to anything."""
+        require_agreement(own, hello.terms, self._party.name)
+        return await self._host.evidence(
+            peer,
+            Role.RESPONDER,
+            transcript_,
+            ima_offset=hello.terms.ima_offset,
+            ima_reset_count=hello.terms.ima_reset_count,
+        )
 
     async def _answer_evidence(self, session: Session, request: EvidenceRequest) -> bytes:
         require_agreement(session.terms, session.hello.terms, self._party.name)
@@ -152,16 +175,7 @@ class PeerService:
         transcript_ = session.keys.transcript
         result = await self._host.appraise(session.peer, Role.INITIATOR, transcript_, session.hello.terms, evidence)
         require_about(result, session.enrolled)
-        wanted = session.hello.terms
-        own = encode(
-            await self._host.evidence(
-                session.peer,
-                Role.RESPONDER,
-                transcript_,
-                ima_offset=wanted.ima_offset,
-                ima_reset_count=wanted.ima_reset_count,
-            )
-        )
+        own = encode(await session.evidence)
         appraised = session.appraised = Appraised(
             result=result,
             verdict=Verdict.of(result),

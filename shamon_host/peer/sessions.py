@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shamon_host.attestation.evidence import Evidence
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import AttestationResult
 from shamon_host.peer.errors import Busy
@@ -53,6 +54,9 @@ class Session:
     hello: Hello
     """Of the peer."""
     keys: HandshakeKeys
+    evidence: asyncio.Task[Evidence]
+    """Of this side, being made since the hello: the transcript is known by then, so that one quote stands for the
+    handshakes that this host answers and for those that it starts in the same moment."""
     stage: Stage = Stage.EVIDENCE
     appraised: Appraised | None = None
     """There from stage `confirm` on."""
@@ -60,6 +64,15 @@ class Session:
     @property
     def peer(self) -> HostName:
         return self.enrolled.host
+
+    def __post_init__(self) -> None:
+        self.evidence.add_done_callback(_heard)
+
+
+def _heard(evidence: asyncio.Task[Evidence]) -> None:
+    """Where nobody waits for it any more, an error of it is of no interest."""
+    if not evidence.cancelled():
+        evidence.exception()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,5 +156,6 @@ class Sessions:
         task.add_done_callback(self._tasks.discard)
 
     async def _abandon(self, session: Session) -> None:
+        session.evidence.cancel()
         if session.stage is not Stage.REASONS:
             await self.party.host.abandoned(session.peer, session.terms, None)

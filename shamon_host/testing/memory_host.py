@@ -37,7 +37,7 @@ from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.network import MemoryNetwork, memory_identity, memory_key
 from shamon_host.testing.severable import MemoryServiceManager, SeverableDatabase, SeverableKernel, SeverableTpm
-from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
+from shamon_host.testing.story_policy import VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
 from shamon_host.testing.world import BootVariant, CommandResult, Fault, FaultTrace, PeerObjects
 
@@ -59,6 +59,10 @@ class Enrolment:
     registry: PeerRegistry = field(default_factory=PeerRegistry)
     reference: ReferenceValues | None = None
     hosts: "dict[str, MemoryHost]" = field(default_factory=dict)
+
+    def address(self, host: str) -> str:
+        """Where the policy says that the host is."""
+        return self.policy.hosts[HostName(host)].address
 
     def enrol(self, host: "MemoryHost") -> None:
         """Register the host's AK and certificate, as `shamon coalition enrol` does."""
@@ -125,7 +129,7 @@ class MemoryHost:
         self.name = name
         self.host = HostName(name)
         self.clock = VirtualClock()
-        self.kernel = MemoryKernel([HOST_ADDRESSES[name]], wire, self.clock)
+        self.kernel = MemoryKernel([enrolment.address(name)], wire, self.clock)
         self.hypervisor = MemoryHypervisor(
             switch=self.kernel,
             addresses=VM_ADDRESSES,
@@ -268,7 +272,7 @@ class MemoryHost:
         self.clock.step(seconds)
 
     async def objects(self, peer: str) -> PeerObjects:
-        address, state = HOST_ADDRESSES[peer], self.kernel.read()
+        address, state = self._enrolment.address(peer), self.kernel.read()
         return PeerObjects(
             gate_open=address in state.gate,
             sas=sum(address in (sa.source, sa.destination) for sa in state.sas),
@@ -282,7 +286,7 @@ class MemoryHost:
     async def refuses_wrong_category(self, peer: str) -> Mapping[str, int]:
         """The sender gets a new SA for its red link, this host the same SA with the label of its blue link."""
         sender = self._enrolment.hosts[peer]
-        own = HOST_ADDRESSES[self.name]
+        own = self._enrolment.address(self.name)
         outgoing = sender.sa_of("acme/red", to=own)
         incoming, blue = self.sa_of("acme/red", to=own), self.sa_of("rival/blue", to=own).context
         key = bytes(36)
@@ -306,7 +310,7 @@ class MemoryHost:
 
     @property
     def own_addresses(self) -> Sequence[str]:
-        return (HOST_ADDRESSES[self.name], "2001:db8::1")
+        return (self._enrolment.address(self.name), "2001:db8::1")
 
     # What the world and other hosts ask
 

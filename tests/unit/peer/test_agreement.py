@@ -179,7 +179,7 @@ def test_a_policy_that_a_side_does_not_know_or_like_ends_it(name: HostName, erro
             await world.initiate()
         for host in world.hosts.values():
             assert host.nothing_installed
-            assert not host.called("evidence")
+        assert not world.hosts[name].called("evidence")
         if name == BETA:
             assert not world.hosts[BETA].called("abandoned"), (
                 "the responder makes no terms for a policy it does not know"

@@ -59,7 +59,8 @@ def test_receive_side_is_installed_before_the_peer_sends() -> None:
         world = World()
         await world.initiate()
         assert [name for name, _ in world.hosts[ALPHA].calls] == ["evidence", "appraise", "inbound", "outbound"]
-        assert [name for name, _ in world.hosts[BETA].calls] == ["appraise", "evidence", "inbound", "outbound"]
+        # The responder makes its Evidence while it waits for the initiator's: one quote may stand for several peers.
+        assert [name for name, _ in world.hosts[BETA].calls] == ["evidence", "appraise", "inbound", "outbound"]
 
     run_virtual(main())
 

@@ -31,6 +31,11 @@ bench-policy: ## Measure how fast big policies are checked, asked and compared (
 	@tools/set-up dev
 	$(BIN)/python -m tests.bench.policy $(ARGS)
 
+.PHONY: bench-attestation
+bench-attestation: ## Measure appraisal against Keylime, quotes, and many peers (ARGS="--json FILE --rounds N")
+	@tools/set-up bench
+	$(BIN)/python -m tests.bench.attestation $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of a stranger's bytes for five minutes (ARGS="--seconds N TARGET...", --list)
 	@tools/set-up fuzz
@@ -81,6 +86,7 @@ lock: ## Write the lock files in requirements/ (ARGS=--upgrade for newer version
 	$(COMPILE) pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra host -c requirements/run.txt -c requirements/dev.txt -o requirements/host.txt
 	$(COMPILE) requirements/fuzz.in -c requirements/dev.txt -o requirements/fuzz.txt
+	$(COMPILE) requirements/keylime.in -o requirements/keylime.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) requirements/host-build.in -c requirements/host.txt -c requirements/build.txt -o requirements/host-build.txt
 	$(COMPILE) requirements/lock.in -o requirements/lock.txt

@@ -28,11 +28,12 @@ class _Manager:
             descriptors = array.array("i")
             for _, _, payload in ancillary:
                 descriptors.frombytes(payload)
-            for descriptor in descriptors:
-                os.close(descriptor)
             if data == b"stop":
                 return
+            # Told before it is closed: a barrier that closes lets whoever waits for it look at once.
             self.told.append((data.decode(), len(descriptors)))
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def stop(self, path: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:

@@ -155,9 +155,20 @@ def detect_log_bank(log: bytes) -> Bank | LogHash:
             break
     else:
         raise ImaLogError("this is no IMA log", found=printable(log[:16].decode("latin-1")))
+    return likeliest_hash(size, lambda bank, wrong: iter_ima_log(log, log_bank=bank, wrong_hashes=wrong))
+
+
+def likeliest_hash(size: int, read: Callable[[Bank | LogHash, list[int]], Iterator[ImaEntry]]) -> Bank | LogHash:
+    """The hash of `size` bytes that most of the first entries have; a PCR bank's where they do not tell.
+
+    `read` gives the entries under a hash, and adds to the list as `iter_ima_log` does. Raises `ImaLogError` where no
+    hash has that size.
+    """
     candidates: list[Bank | LogHash] = [bank for bank in Bank if bank.digest_size == size]
     candidates += [other for other in LogHash if other.digest_size == size and other.available]
-    return max(candidates, key=partial(_fitting_entries, log), default=Bank.SHA1)
+    if not candidates:
+        raise ImaLogError("no template hash has this length", found=f"{size} bytes")
+    return max(candidates, key=lambda candidate: _fitting_entries(candidate, read))
 
 
 def _names_template(log: bytes, position: int) -> bool:
@@ -170,12 +181,12 @@ def _names_template(log: bytes, position: int) -> bool:
     return len(name) == name_size
 
 
-def _fitting_entries(log: bytes, log_hash: Bank | LogHash) -> int:
-    """How many of the first entries have template hashes of this kind. `max` takes the first of equals, a PCR bank."""
+def _fitting_entries(log_hash: Bank | LogHash, read: Callable[[Bank | LogHash, list[int]], Iterator[ImaEntry]]) -> int:
+    """How many of the first entries fit a hash. `max` takes the first of equals, hence the PCR bank."""
     wrong: list[int] = []
     fitting = 0
     try:
-        for number, entry in enumerate(iter_ima_log(log, log_bank=log_hash, wrong_hashes=wrong), 1):
+        for number, entry in enumerate(read(log_hash, wrong), 1):
             fitting += not entry.violation and number not in wrong
             if number == _DETECTING_ENTRIES:
                 break

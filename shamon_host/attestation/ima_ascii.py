@@ -73,7 +73,6 @@ def iter_ascii_ima_log(
     log: bytes, *, log_bank: Bank | LogHash = Bank.SHA1, wrong_hashes: list[int] | None = None
 ) -> Iterator[ImaEntry]:
     """The entries one after the other; `wrong_hashes` as for `iter_ima_log`."""
-    function = template_hasher(log_bank)
     position, number = 0, 0
     while position < len(log):
         start = position
@@ -82,27 +81,28 @@ def iter_ascii_ima_log(
         if not line and not log[start:].strip(b"\n"):
             return
         where = f"IMA log, entry {number}, byte {start}"
-        entry = right = None
-        error = ImaLogError("no entry of an IMA log", where=where, found=printable(line[:40].decode("latin-1")))
-        try:
-            entry = _entry(line, position, log_bank, where)
-            right = entry.violation or function(entry.measured).digest() == entry.template_hash
-        except ImaLogError as unreadable:
-            error = unreadable
-        if not complete and (entry is None or entry.violation or not right):
-            raise ImaLogTruncatedError("the last entry is truncated", offset=start)
-        if not right or (entry is not None and entry.violation):
+        found = _try_entry(line, position, log_bank, where)
+        right = _is_right(found, log_bank)
+        if not right or (isinstance(found, ImaEntry) and found.violation):
+            if not complete:
+                raise ImaLogTruncatedError("the last entry is truncated", offset=start)
             longer = _with_its_lines(line, log, position, log_bank, where)
-            if longer is not None and (longer.violation or function(longer.measured).digest() == longer.template_hash):
-                entry, right, position = longer, True, longer.end_offset
-        if entry is None:
-            raise error
+            if isinstance(longer, ImaEntry) and _is_right(longer, log_bank):
+                found, right, position = longer, True, longer.end_offset
+        if isinstance(found, ImaLogError):
+            raise found
         if not right:
             if wrong_hashes is None:
                 what = "the template hash is not that of the entry"
-                raise ImaLogError(what, where=where, found=entry.template_hash.hex())
+                raise ImaLogError(what, where=where, found=found.template_hash.hex())
             wrong_hashes.append(number)
-        yield entry
+        yield found
+
+
+def _is_right(found: ImaEntry | ImaLogError, log_bank: Bank | LogHash) -> bool:
+    if isinstance(found, ImaLogError):
+        return False
+    return found.violation or template_hasher(log_bank)(found.measured).digest() == found.template_hash
 
 
 def _line(log: bytes, start: int) -> tuple[bytes, int, bool]:
@@ -111,7 +111,9 @@ def _line(log: bytes, start: int) -> tuple[bytes, int, bool]:
     return (log[start:], len(log), False) if end < 0 else (log[start:end], end + 1, True)
 
 
-def _with_its_lines(line: bytes, log: bytes, position: int, log_bank: Bank | LogHash, where: str) -> ImaEntry | None:
+def _with_its_lines(
+    line: bytes, log: bytes, position: int, log_bank: Bank | LogHash, where: str
+) -> ImaEntry | ImaLogError | None:
     """The entry of `line` and of those lines behind it that are no entries, hence of a name with line feeds."""
     lines = [line]
     while position < len(log):
@@ -120,12 +122,16 @@ def _with_its_lines(line: bytes, log: bytes, position: int, log_bank: Bank | Log
             break
         lines.append(following)
         position = behind
-    if not any(lines[1:]):
-        return None
+    found = _try_entry(b"\n".join(lines), position, log_bank, where)
+    # No hash tells whether empty lines behind a violation are its name's, so they are not.
+    return None if isinstance(found, ImaEntry) and found.violation and not any(lines[1:]) else found
+
+
+def _try_entry(line: bytes, end_offset: int, log_bank: Bank | LogHash, where: str) -> ImaEntry | ImaLogError:
     try:
-        return _entry(b"\n".join(lines), position, log_bank, where)
-    except ImaLogError:
-        return None
+        return _entry(line, end_offset, log_bank, where)
+    except ImaLogError as error:
+        return error
 
 
 def _entry(line: bytes, end_offset: int, log_bank: Bank | LogHash, where: str) -> ImaEntry:

@@ -1,14 +1,11 @@
 """Signatures of files: made here as evmctl makes them, taken from real logs, and every way of being no good."""
 
 import hashlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +25,8 @@ from shamon_host.attestation.ima_signature import (
 )
 from shamon_host.attestation.pcr import Bank
 from tests.examples import examples
+from tests.unit.attestation.file_signing import HASHES, PrivateKey, bit_string_id, certificate, sign
 
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _RSA = rsa.generate_private_key(65537, 2048)
 _KEYS: dict[str, PrivateKey] = {
     "RSA": _RSA,
@@ -39,70 +36,10 @@ _KEYS: dict[str, PrivateKey] = {
 }
 _P256 = _KEYS["P-256"]
 _CONTENT = b"#!/bin/sh\n"
-_HASHES: dict[str, tuple[str, hashes.HashAlgorithm]] = {
-    "sha1": ("sha1", hashes.SHA1()),
-    "sha224": ("sha224", hashes.SHA224()),
-    "sha256": ("sha256", hashes.SHA256()),
-    "sha384": ("sha384", hashes.SHA384()),
-    "sha512": ("sha512", hashes.SHA512()),
-    "sha3-256": ("sha3_256", hashes.SHA3_256()),
-    "sha3-512": ("sha3_512", hashes.SHA3_512()),
-}
 
 
 def _digest(algorithm: str = "sha256", content: bytes = _CONTENT) -> bytes:
-    return hashlib.new(_HASHES[algorithm][0], content).digest()
-
-
-def _raw_signature(key: PrivateKey, digest: bytes, algorithm: str) -> bytes:
-    prehashed = utils.Prehashed(_HASHES[algorithm][1])
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(digest, padding.PKCS1v15(), prehashed)
-    return key.sign(digest, ec.ECDSA(prehashed))
-
-
-def _bit_string_id(key: PrivateKey) -> bytes:
-    """The key id without this package's help: the last bytes of the hash over the key's own encoding."""
-    if isinstance(key, rsa.RSAPrivateKey):
-        own = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
-    else:
-        encoding = serialization.Encoding.X962
-        own = key.public_key().public_bytes(encoding, serialization.PublicFormat.UncompressedPoint)
-    return hashlib.sha1(own).digest()[-4:]
-
-
-def sign(
-    key: PrivateKey,
-    digest: bytes,
-    *,
-    algorithm: str = "sha256",
-    kind: int = 3,
-    version: int = 2,
-    key_id: bytes | None = None,
-) -> bytes:
-    """A security.ima attribute, as `evmctl ima_sign` writes it."""
-    header = bytes([kind, version, KERNEL_HASHES.index(algorithm)])
-    if version == 3:
-        digest = hashlib.new(_HASHES[algorithm][0], bytes([kind, header[2]]) + digest).digest()
-    made = _raw_signature(key, digest, algorithm)
-    return header + (key_id or _bit_string_id(key)) + len(made).to_bytes(2, "big") + made
-
-
-def certificate(key: PrivateKey, subject_key_id: bytes | None = None) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "file signing")])
-    start = datetime(2020, 1, 1, tzinfo=UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(start)
-        .not_valid_after(start + timedelta(days=1))
-    )
-    if subject_key_id is not None:
-        builder = builder.add_extension(x509.SubjectKeyIdentifier(subject_key_id), critical=False)
-    return builder.sign(key, hashes.SHA256())
+    return hashlib.new(HASHES[algorithm][0], content).digest()
 
 
 def _spki(key: PrivateKey, encoding: serialization.Encoding = serialization.Encoding.DER) -> bytes:
@@ -124,7 +61,7 @@ def _v2_fields(kind: bytes, signature: bytes) -> ImaFields:
     return ImaEntry(10, "ima-sigv2", hashlib.sha1(measured).digest(), measured).fields()
 
 
-@pytest.mark.parametrize("algorithm", _HASHES)
+@pytest.mark.parametrize("algorithm", HASHES)
 @pytest.mark.parametrize("name", _KEYS)
 def test_signatures_of_every_key_and_hash(name: str, algorithm: str) -> None:
     key = _KEYS[name]
@@ -140,13 +77,13 @@ def test_signatures_of_every_key_and_hash(name: str, algorithm: str) -> None:
 def test_a_key_is_found_by_both_of_its_ids() -> None:
     key_id = bytes.fromhex("00112233445566778899")
     loaded = load_signing_key(certificate(_P256, key_id).public_bytes(serialization.Encoding.DER), where="a.der")
-    assert loaded.key_ids == {0x66778899, int.from_bytes(_bit_string_id(_P256), "big")}
+    assert loaded.key_ids == {0x66778899, int.from_bytes(bit_string_id(_P256), "big")}
     keys = SigningKeys([loaded])
-    for wanted in (key_id[-4:], _bit_string_id(_P256)):
+    for wanted in (key_id[-4:], bit_string_id(_P256)):
         assert check_signature(_fields(sign(_P256, _digest(), key_id=wanted)), keys) is SignatureVerdict.GOOD
     assert check_signature(_fields(sign(_P256, _digest(), key_id=b"\0\0\0\1")), keys) is SignatureVerdict.UNKNOWN_KEY
     bare = load_signing_key(_spki(_P256), where="b.der")
-    assert bare.key_ids == {int.from_bytes(_bit_string_id(_P256), "big")}
+    assert bare.key_ids == {int.from_bytes(bit_string_id(_P256), "big")}
     assert bare == loaded
     assert len(SigningKeys([bare, loaded])) == 1
     assert bare.fingerprint == hashlib.sha256(_spki(_P256)).hexdigest()
@@ -158,12 +95,12 @@ def test_keys_in_every_form(key: PrivateKey) -> None:
     forms = [_spki(key), _spki(key, pem), certificate(key).public_bytes(der), certificate(key).public_bytes(pem)]
     loaded = [load_signing_key(data, where="key") for data in forms]
     assert {found.spki for found in loaded} == {_spki(key)}
-    assert {found.key_ids for found in loaded} == {frozenset({int.from_bytes(_bit_string_id(key), "big")})}
+    assert {found.key_ids for found in loaded} == {frozenset({int.from_bytes(bit_string_id(key), "big")})}
     assert [found.subject for found in loaded] == ["", "", "CN=file signing", "CN=file signing"]
 
 
 def test_two_keys_with_one_id_are_both_tried() -> None:
-    own = _bit_string_id(_P256)
+    own = bit_string_id(_P256)
     clash = load_signing_key(certificate(_RSA, own).public_bytes(serialization.Encoding.PEM), where="clash")
     keys = SigningKeys([clash, load_signing_key(_spki(_P256), where="key")])
     assert len(keys.by_id(int.from_bytes(own, "big"))) == 2

@@ -45,7 +45,7 @@ KERNEL_HASHES = (
 """Names by the number that a signature's header has for them (`enum hash_algo`, `hash_algo_name`)."""
 _OLD_NAMES = {"sm3-256": "sm3"}
 
-_HASHES: dict[str, hashes.HashAlgorithm] = {
+HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha1": hashes.SHA1(),  # noqa: S303 - as old hosts have it; the policy says which keys count, hence which hosts
     "sha224": hashes.SHA224(),
     "sha256": hashes.SHA256(),
@@ -87,6 +87,8 @@ class SigningKey:
     """Where it came from, for people."""
     subject: str = field(default="", compare=False)
     """The certificate's subject (RFC 4514); empty for a bare key."""
+    issued_as: tuple[bytes, int] | None = field(default=None, compare=False, repr=False)
+    """The certificate's issuer (DER) and serial number, by which a PKCS#7 signature names it; None for a bare key."""
 
     @property
     def fingerprint(self) -> str:
@@ -184,6 +186,7 @@ def load_signing_key(data: bytes, *, where: str) -> SigningKey:
         ),
         source=where,
         subject=_subject(certificate),
+        issued_as=_issued_as(certificate),
     )
 
 
@@ -243,7 +246,7 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
     if _OLD_NAMES.get(digest.algorithm, digest.algorithm) != header.algorithm:
         reason = f"it is over a {header.algorithm} digest, the entry has {digest.algorithm}"
         return CheckedSignature(SignatureVerdict.BAD, reason, header.key_id)
-    algorithm = _HASHES.get(header.algorithm)
+    algorithm = HASHES.get(header.algorithm)
     if algorithm is None or len(digest.digest) != algorithm.digest_size:
         return CheckedSignature(SignatureVerdict.BAD, f"{header.algorithm} cannot be checked here", header.key_id)
     signed = digest.digest
@@ -255,6 +258,14 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
         if _verifies(key.public, header.signature, signed, algorithm):
             return CheckedSignature(SignatureVerdict.GOOD, "", header.key_id, key)
     return CheckedSignature(SignatureVerdict.BAD, "the key it names did not make it", header.key_id)
+
+
+def signed_by(key: SigningKey, signature: bytes, digest: FileDigest) -> bool:
+    """Whether a key made a signature over `digest` itself. False as well for a hash that cannot be checked here."""
+    algorithm = HASHES.get(digest.algorithm)
+    if algorithm is None or len(digest.digest) != algorithm.digest_size:
+        return False
+    return _verifies(key.public, signature, digest.digest, algorithm)
 
 
 def unknown_key(header: SignatureHeader) -> CheckedSignature:
@@ -307,6 +318,13 @@ def _subject(certificate: x509.Certificate | None) -> str:
         return "" if certificate is None else certificate.subject.rfc4514_string()
     except ValueError:
         return ""
+
+
+def _issued_as(certificate: x509.Certificate | None) -> tuple[bytes, int] | None:
+    try:
+        return None if certificate is None else (certificate.issuer.public_bytes(), certificate.serial_number)
+    except ValueError:
+        return None
 
 
 def _tail(digest: bytes) -> int:

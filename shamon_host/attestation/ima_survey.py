@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from shamon_host.attestation.ima_ascii import detect_ascii_log_bank, is_ascii_log, iter_ascii_ima_log
 from shamon_host.attestation.ima_entry import ImaEntry, ImaFields, ImaLogError
+from shamon_host.attestation.ima_evm_signature import examine_evm_signature
 from shamon_host.attestation.ima_keyring import MeasuredKey, keys_of, measured_key
+from shamon_host.attestation.ima_modsig import examine_modsig
 from shamon_host.attestation.ima_reader import LogHash, detect_log_bank, iter_ima_log, template_hasher
-from shamon_host.attestation.ima_signature import SignatureVerdict, SigningKeys, examine_signature
+from shamon_host.attestation.ima_signature import CheckedSignature, SignatureVerdict, SigningKeys, examine_signature
 from shamon_host.attestation.pcr import Bank
 
 BOOT_AGGREGATE = "boot_aggregate"
@@ -46,7 +48,11 @@ class ImaSurvey:
     malformed: int = 0
     """Entries whose fields are not what their template says."""
     signatures: Counter[SignatureVerdict] = field(default_factory=Counter)
-    """Of every entry, with the keys that were given."""
+    """Of every entry's `sig`, with the keys that were given."""
+    evm_signatures: Counter[SignatureVerdict] = field(default_factory=Counter)
+    """Of every entry's `evmsig`."""
+    appended_signatures: Counter[SignatureVerdict] = field(default_factory=Counter)
+    """Of every entry's `modsig`."""
     by_keyrings: Counter[SignatureVerdict] = field(default_factory=Counter)
     """Of those by an unknown key: what the keys say that the log itself has in `.ima` and `.evm` by then."""
     keys: list[MeasuredKey] = field(default_factory=list)
@@ -60,7 +66,13 @@ class ImaSurvey:
     @property
     def trustworthy(self) -> bool:
         """Whether every template hash, every entry's fields and every signature by a known key is good."""
-        return not self.wrong_hashes and not self.malformed and not self.signatures[SignatureVerdict.BAD]
+        return not (self.wrong_hashes or self.malformed or self.bad_signatures)
+
+    @property
+    def bad_signatures(self) -> int:
+        """Signatures of all kinds that a known key did not make, or that are malformed."""
+        kinds = (self.signatures, self.evm_signatures, self.appended_signatures)
+        return sum(verdicts[SignatureVerdict.BAD] for verdicts in kinds)
 
 
 def survey_ima_log(log: bytes, keys: SigningKeys) -> ImaSurvey:
@@ -123,17 +135,27 @@ class _Looker:
         if entry.violation:  # no content was measured, so there is nothing that could be signed or added
             survey.signatures[SignatureVerdict.NONE] += 1
             return
-        self._check_signature(fields)
+        self._check_signatures(fields)
         if fields.buf is not None:
             self._add_key(fields)
 
-    def _check_signature(self, fields: ImaFields) -> None:
+    def _check_signatures(self, fields: ImaFields) -> None:
+        survey = self._survey
         checked = examine_signature(fields, self._given)
-        self._survey.signatures[checked.verdict] += 1
+        self._count(survey.signatures, checked, fields, "signature")
+        if checked.verdict is SignatureVerdict.UNKNOWN_KEY and self._measured:
+            survey.by_keyrings[examine_signature(fields, self._measured).verdict] += 1
+        if "evmsig" in fields.raw:
+            self._count(survey.evm_signatures, examine_evm_signature(fields, self._given), fields, "EVM signature")
+        if "modsig" in fields.raw:
+            self._count(survey.appended_signatures, examine_modsig(fields, self._given), fields, "appended signature")
+
+    def _count(
+        self, counts: Counter[SignatureVerdict], checked: CheckedSignature, fields: ImaFields, what: str
+    ) -> None:
+        counts[checked.verdict] += 1
         if checked.verdict is SignatureVerdict.BAD:
-            self.bad(fields.path or "", f"the file's signature is bad: {checked.reason}")
-        elif checked.verdict is SignatureVerdict.UNKNOWN_KEY and self._measured:
-            self._survey.by_keyrings[examine_signature(fields, self._measured).verdict] += 1
+            self.bad(fields.path or "", f"the file's {what} is bad: {checked.reason}")
 
     def _add_key(self, fields: ImaFields) -> None:
         found = measured_key(fields, self._survey.entries)

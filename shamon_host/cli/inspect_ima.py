@@ -81,6 +81,8 @@ def _document(survey: "ImaSurvey") -> dict[str, Any]:
         "bad_template_hashes": survey.wrong_hashes,
         "malformed_entries": survey.malformed,
         "signatures": {verdict.value: survey.signatures[verdict] for verdict in SignatureVerdict},
+        "evm_signatures": {verdict.value: survey.evm_signatures[verdict] for verdict in SignatureVerdict},
+        "appended_signatures": {verdict.value: survey.appended_signatures[verdict] for verdict in SignatureVerdict},
         "signatures_by_measured_keys": {
             verdict.value: survey.by_keyrings[verdict] for verdict in (SignatureVerdict.GOOD, SignatureVerdict.BAD)
         },
@@ -113,11 +115,17 @@ def _print(path: Path, survey: "ImaSurvey") -> None:
     print("templates: " + ", ".join(f"{name} {count}" for name, count in sorted(survey.templates.items())))
     print(f"boot_aggregate: {survey.boot_aggregate or 'not the first entry'}")
     print(f"violations: {survey.violations or 'none'}")
-    counts = survey.signatures
-    print(
-        f"signatures: {counts[SignatureVerdict.GOOD]} good, {counts[SignatureVerdict.BAD]} bad, "
-        f"{counts[SignatureVerdict.UNKNOWN_KEY]} by unknown keys; {counts[SignatureVerdict.NONE]} entries without"
-    )
+    for what, counts in (
+        ("signatures", survey.signatures),
+        ("portable EVM signatures", survey.evm_signatures),
+        ("appended signatures", survey.appended_signatures),
+    ):
+        signed = counts.total() - counts[SignatureVerdict.NONE]
+        if signed or what == "signatures":
+            print(
+                f"{what}: {counts[SignatureVerdict.GOOD]} good, {counts[SignatureVerdict.BAD]} bad, "
+                f"{counts[SignatureVerdict.UNKNOWN_KEY]} by unknown keys; {survey.entries - signed} entries without"
+            )
     good, bad = survey.by_keyrings[SignatureVerdict.GOOD], survey.by_keyrings[SignatureVerdict.BAD]
     if good or bad:
         print(f"  of the unknown keys, those in the log's own keyrings made {good} of them; {bad} they did not make")
@@ -136,7 +144,7 @@ def _print(path: Path, survey: "ImaSurvey") -> None:
     if survey.trustworthy:
         return
     print(
-        f"Not to be trusted: {survey.wrong_hashes} wrong template hashes, {counts[SignatureVerdict.BAD]} bad "
+        f"Not to be trusted: {survey.wrong_hashes} wrong template hashes, {survey.bad_signatures} bad "
         f"signatures, {survey.malformed} malformed entries."
     )
     for entry in survey.bad[:_SHOWN]:

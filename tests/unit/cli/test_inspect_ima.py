@@ -29,7 +29,16 @@ _EC = ec.derive_private_key(0x5EED, ec.SECP384R1())
 _OTHER = ec.derive_private_key(0xBAD, ec.SECP256R1())
 _DIGEST = hashlib.sha256(b"content").digest()
 _BOOT = hashlib.sha256(b"boot").digest()
-_KEYS = ("signatures_by_measured_keys", "keyrings", "bad_entries", "format", "log_hash", "malformed_entries")
+_KEYS = (
+    "evm_signatures",
+    "appended_signatures",
+    "signatures_by_measured_keys",
+    "keyrings",
+    "bad_entries",
+    "format",
+    "log_hash",
+    "malformed_entries",
+)
 
 Inspect = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -134,6 +143,17 @@ def test_a_wrong_template_hash_and_a_bad_signature_are_not_trusted(inspect: Insp
     assert inspect(encode_ima_log(entries))[0] == 0  # without its key nothing is known of it
 
 
+def test_a_bad_evm_signature_is_not_trusted_either(inspect: Inspect, keys: list[Path], vectors: Path) -> None:
+    entries = list(parse_ima_log((vectors / "ibmtss-templates.ima").read_bytes()))
+    (evm,) = (entry for entry in entries if entry.template == "evm-sig")
+    # The key id of that entry, claimed by a key that did not make it.
+    claimed = certificate(_EC, bytes.fromhex("78511c2a")).public_bytes(serialization.Encoding.DER)
+    keys[0].write_bytes(claimed)
+    code, shown = inspect(encode_ima_log([evm]), "--signing-key", keys[0])
+    assert (code, shown["evm_signatures"]["bad"], shown["signatures"]["none"]) == (3, 1, 1)
+    assert "EVM" in shown["bad_entries"][0]["reason"]
+
+
 def test_a_malformed_entry_is_not_trusted(inspect: Inspect) -> None:
     measured = b"\x05\0\0\0hello"
     entry = ImaEntry(10, "ima-ng", hashlib.sha1(measured).digest(), measured)
@@ -226,6 +246,8 @@ def test_the_log_of_all_templates(inspect: Inspect, vectors: Path) -> None:
     assert set(TEMPLATES) <= set(shown["templates"])
     assert shown["bad_template_hashes"] == 0
     assert shown["signatures"] == {"good": 0, "bad": 0, "unknown_key": 2, "none": 15}
+    assert shown["evm_signatures"] == {"good": 0, "bad": 0, "unknown_key": 1, "none": 0}
+    assert shown["appended_signatures"] == {"good": 0, "bad": 0, "unknown_key": 1, "none": 1}
     assert [key["keyring"] for key in shown["keyrings"]] == [".builtin_trusted_keys"]
 
 

@@ -114,7 +114,9 @@ def _print(path: Path, survey: "ImaSurvey") -> None:
     print(f"{printable(path)}: {kind} IMA log, {survey.entries} entries, template hashes in {survey.log_hash}.")
     print("templates: " + ", ".join(f"{name} {count}" for name, count in sorted(survey.templates.items())))
     print(f"boot_aggregate: {survey.boot_aggregate or 'not the first entry'}")
-    print(f"violations: {survey.violations or 'none'}")
+    print(
+        f"violations: {survey.violations}" + (", which alone do not count against a log here" * bool(survey.violations))
+    )
     for what, counts in (
         ("signatures", survey.signatures),
         ("portable EVM signatures", survey.evm_signatures),

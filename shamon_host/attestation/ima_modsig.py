@@ -76,7 +76,7 @@ def examine_modsig(fields: ImaFields, keys: SigningKeys) -> CheckedSignature:
             if signed_by(key, signer.signature, digest):
                 return CheckedSignature(SignatureVerdict.GOOD, key=key)
     if any(signer.names(key) for signer in signers for key in keys):
-        return CheckedSignature(SignatureVerdict.BAD, "the key it names did not make it, or over another hash")
+        return CheckedSignature(SignatureVerdict.BAD, "it is not by the key that it names, or over another hash")
     return CheckedSignature(SignatureVerdict.UNKNOWN_KEY, "no key is the one that it names")
 
 

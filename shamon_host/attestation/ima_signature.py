@@ -257,7 +257,7 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
     for key in candidates:
         if _verifies(key.public, header.signature, signed, algorithm):
             return CheckedSignature(SignatureVerdict.GOOD, "", header.key_id, key)
-    return CheckedSignature(SignatureVerdict.BAD, "the key it names did not make it", header.key_id)
+    return CheckedSignature(SignatureVerdict.BAD, "it is not by the key that it names", header.key_id)
 
 
 def signed_by(key: SigningKey, signature: bytes, digest: FileDigest) -> bool:

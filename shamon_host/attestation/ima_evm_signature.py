@@ -40,10 +40,10 @@ def examine_evm_signature(fields: ImaFields, keys: SigningKeys) -> CheckedSignat
 
     None where the entry has no such signature, or not what it is over.
     """
-    attribute = fields.raw.get("evmsig", b"")
+    attribute = fields.raw.get("evmsig") or (fields.signature if is_portable_evm(fields.signature) else b"")
     if not attribute:
         return _NONE
-    if attribute[0] != XATTR_PORTABLE_EVM or attribute[1:2] not in {bytes([version]) for version in _VERSIONS}:
+    if not is_portable_evm(attribute) or attribute[1:2] not in {bytes([version]) for version in _VERSIONS}:
         return CheckedSignature(SignatureVerdict.BAD, "no portable EVM signature of a known version")
     try:
         header = read_signature_header(attribute)
@@ -65,6 +65,11 @@ def examine_evm_signature(fields: ImaFields, keys: SigningKeys) -> CheckedSignat
     if checked.verdict is not SignatureVerdict.GOOD:
         return checked
     return _of_this_content(fields, attributes[_CONTENT], keys, checked)
+
+
+def is_portable_evm(attribute: bytes) -> bool:
+    """Whether an attribute is a portable EVM signature, which may stand in `sig` as well."""
+    return attribute[:1] == bytes([XATTR_PORTABLE_EVM])
 
 
 def file_attributes(raw: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ Source: Linux security/integrity/integrity.h (`struct signature_v2_hdr`, `enum e
 (`xattr_verify`), include/uapi/linux/hash_info.h; ima-evm-utils src/libimaevm.c (`calc_keyid_v2`).
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -62,6 +63,9 @@ _CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 _RSA_BITS = range(1024, 8192 + 1)
 _MAX_KEY_BYTES = 64 * 1024
 _KEY_KINDS = "an X.509 certificate or a public key (DER or PEM), RSA or ECDSA P-256, P-384 or P-521"
+
+_ODD = (ValueError, TypeError)
+"""What `cryptography` raises for the parts of a certificate that it reads only when they are asked for."""
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
@@ -166,6 +170,12 @@ def load_signing_key(data: bytes, *, where: str) -> SigningKey:
         raise SigningKeyError("the key is too long", where=where, expected=f"at most {_MAX_KEY_BYTES} bytes")
     if data.count(b"-----BEGIN ") > 1:
         raise SigningKeyError("more than one key", where=where, expected="one key in each file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a serial number of zero, say: it is the key that counts
+        return _load(data, where)
+
+
+def _load(data: bytes, where: str) -> SigningKey:
     try:
         certificate = _certificate(data)
         public = _public_key(data) if certificate is None else certificate.public_key()
@@ -178,12 +188,11 @@ def load_signing_key(data: bytes, *, where: str) -> SigningKey:
             pass
         case _:
             raise SigningKeyError("a key of another kind", where=where, expected=_KEY_KINDS)
+    digests = (x509.SubjectKeyIdentifier.from_public_key(public).digest, _subject_key_id(certificate))
     return SigningKey(
         public=public,
         spki=public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo),
-        key_ids=frozenset(
-            _tail(digest) for digest in (_bit_string_hash(public), _subject_key_id(certificate)) if digest
-        ),
+        key_ids=frozenset(int.from_bytes(digest[-4:], "big") for digest in digests if digest),
         source=where,
         subject=_subject(certificate),
         issued_as=_issued_as(certificate),
@@ -299,16 +308,12 @@ def _public_key(data: bytes) -> object:
     return serialization.load_der_public_key(data)
 
 
-def _bit_string_hash(public: PublicKey) -> bytes:
-    return x509.SubjectKeyIdentifier.from_public_key(public).digest
-
-
 def _subject_key_id(certificate: x509.Certificate | None) -> bytes:
     if certificate is None:
         return b""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+    except (*_ODD, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return b""
     return extension.value.digest
 
@@ -316,16 +321,12 @@ def _subject_key_id(certificate: x509.Certificate | None) -> bytes:
 def _subject(certificate: x509.Certificate | None) -> str:
     try:
         return "" if certificate is None else certificate.subject.rfc4514_string()
-    except ValueError:
+    except _ODD:
         return ""
 
 
 def _issued_as(certificate: x509.Certificate | None) -> tuple[bytes, int] | None:
     try:
         return None if certificate is None else (certificate.issuer.public_bytes(), certificate.serial_number)
-    except ValueError:
+    except _ODD:
         return None
-
-
-def _tail(digest: bytes) -> int:
-    return int.from_bytes(digest[-4:], "big")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from shamon_host.attestation.ima_ascii import detect_ascii_log_bank, is_ascii_log, iter_ascii_ima_log
 from shamon_host.attestation.ima_entry import ImaEntry, ImaFields, ImaLogError
-from shamon_host.attestation.ima_evm_signature import examine_evm_signature
+from shamon_host.attestation.ima_evm_signature import examine_evm_signature, is_portable_evm
 from shamon_host.attestation.ima_keyring import MeasuredKey, keys_of, measured_key
 from shamon_host.attestation.ima_modsig import examine_modsig
 from shamon_host.attestation.ima_reader import LogHash, detect_log_bank, iter_ima_log, template_hasher
@@ -50,7 +50,7 @@ class ImaSurvey:
     signatures: Counter[SignatureVerdict] = field(default_factory=Counter)
     """Of every entry's `sig`, with the keys that were given."""
     evm_signatures: Counter[SignatureVerdict] = field(default_factory=Counter)
-    """Of every entry's `evmsig`."""
+    """Of every entry's `evmsig`, or of its `sig` where a portable EVM signature stands there."""
     appended_signatures: Counter[SignatureVerdict] = field(default_factory=Counter)
     """Of every entry's `modsig`."""
     by_keyrings: Counter[SignatureVerdict] = field(default_factory=Counter)
@@ -145,7 +145,7 @@ class _Looker:
         self._count(survey.signatures, checked, fields, "signature")
         if checked.verdict is SignatureVerdict.UNKNOWN_KEY and self._measured:
             survey.by_keyrings[examine_signature(fields, self._measured).verdict] += 1
-        if "evmsig" in fields.raw:
+        if "evmsig" in fields.raw or is_portable_evm(fields.signature):
             self._count(survey.evm_signatures, examine_evm_signature(fields, self._given), fields, "EVM signature")
         if "modsig" in fields.raw:
             self._count(survey.appended_signatures, examine_modsig(fields, self._given), fields, "appended signature")

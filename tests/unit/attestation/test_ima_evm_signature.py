@@ -98,7 +98,11 @@ def test_entries_without_one() -> None:
     signature = sign(_EC, _evm_digest([_LABEL, b"\x04\x04" + _DIGEST]), kind=5)
     assert examine_evm_signature(_fields(b""), _keys(_EC)).verdict is SignatureVerdict.NONE
     plain = ima_sig_entry("/bin/x", _DIGEST, signature=signature).fields()
-    assert examine_evm_signature(plain, _keys(_EC)).verdict is SignatureVerdict.NONE
+    checked = examine_evm_signature(plain, _keys(_EC))
+    assert (checked.verdict, checked.reason) == (SignatureVerdict.NONE, "the entry has not what the signature is over")
+    assert examine_evm_signature(plain, _keys(_RSA)).verdict is SignatureVerdict.UNKNOWN_KEY
+    signed_content = ima_sig_entry("/bin/x", _DIGEST, signature=sign(_EC, _DIGEST)).fields()
+    assert examine_evm_signature(signed_content, _keys(_EC)).verdict is SignatureVerdict.NONE
     measured = len(signature).to_bytes(4, "little") + signature
     bare = ImaEntry(10, "evmsig", hashlib.sha1(measured).digest(), measured).fields()
     assert examine_evm_signature(bare, _keys(_EC)).verdict is SignatureVerdict.NONE

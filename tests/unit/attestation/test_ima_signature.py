@@ -99,6 +99,18 @@ def test_keys_in_every_form(key: PrivateKey) -> None:
     assert [found.subject for found in loaded] == ["", "", "CN=file signing", "CN=file signing"]
 
 
+def test_an_odd_certificate_gives_its_key_all_the_same() -> None:
+    der = bytearray(certificate(_P256, bytes(20)).public_bytes(serialization.Encoding.DER))
+    serial = der.index(b"\x02\x01\x07")
+    der[serial + 2] = 0  # not a positive serial number: only a warning, and not one for the terminal
+    assert load_signing_key(bytes(der), where="odd").spki == _spki(_P256)
+    name = der.index(b"\x0c\x0cfile signing")
+    der[name] = 3  # the common name as a bit string, here and in the issuer
+    der[der.index(b"\x0c\x0cfile signing")] = 3
+    odd = load_signing_key(bytes(der), where="odd")
+    assert (odd.spki, odd.subject) == (_spki(_P256), "")
+
+
 def test_two_keys_with_one_id_are_both_tried() -> None:
     own = bit_string_id(_P256)
     clash = load_signing_key(certificate(_RSA, own).public_bytes(serialization.Encoding.PEM), where="clash")

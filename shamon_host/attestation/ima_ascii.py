@@ -131,6 +131,7 @@ def _try_entry(line: bytes, end_offset: int, log_bank: Bank | LogHash, where: st
     try:
         return _entry(line, end_offset, log_bank, where)
     except ImaLogError as error:
+        error.where = where
         return error
 
 

@@ -226,7 +226,11 @@ def _template_name(name: bytes, offset: int) -> str:
         template = name.decode("ascii")
     except UnicodeDecodeError:
         raise _bad("a template name is not text", offset, name.hex()) from None
-    template_fields(template)
+    try:
+        template_fields(template)
+    except ImaLogError as error:
+        error.where = f"IMA log, byte {offset}"
+        raise
     return template
 
 

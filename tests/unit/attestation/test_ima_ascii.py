@@ -154,7 +154,7 @@ _EVM = b"10 " + b"0" * 40 + b" iuid|imode 0 33188\n"
     [
         (_GOOD + b"hello\n" + _GOOD, "entry 2.*no entry"),
         (b"24" + _GOOD[2:], "no such PCR"),
-        (_GOOD.replace(b"ima-sig", b"ima-gis"), "unknown IMA template"),
+        (_GOOD.replace(b"ima-sig", b"ima-gis"), "entry 1, byte 0: unknown IMA template"),
         (_GOOD.replace(b"sha256:", b"sha256:zz"), "d-ng is malformed"),
         (_GOOD.replace(b"/bin/x ", b"/bin/x abc"), "sig is malformed"),
         (_GOOD.replace(b"/bin/x", b"/bin/\0"), "NUL"),

@@ -99,6 +99,13 @@ def test_a_log_is_read_no_further_than_it_is_asked_for() -> None:
         parse_ima_log(log)
 
 
+def test_an_unknown_template_is_refused_with_its_place() -> None:
+    log = encode_ima_log([make_entry("ima-ng"), make_entry("ima-sig")])
+    second = len(encode_ima_log([make_entry("ima-ng")]))
+    with pytest.raises(ImaLogError, match=f"byte {second}: unknown IMA template"):
+        parse_ima_log(log.replace(b"ima-sig", b"ima-gis"))
+
+
 def test_wrong_template_hashes_are_counted_by_their_numbers() -> None:
     entries = [make_entry(template) for template in TEMPLATES] + [violation_entry("/tmp/x")]
     entries[2] = entries[2]._replace(template_hash=b"\1" * 20)

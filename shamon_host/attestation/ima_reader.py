@@ -34,6 +34,8 @@ MAX_TEMPLATE_NAME_BYTES = 255
 MAX_TEMPLATE_DATA_BYTES = 8 * 1024 * 1024
 """More than one buffer that the kernel can allocate (KMALLOC_MAX_SIZE, 4 MiB), and its name and digest."""
 _DETECTING_ENTRIES = 16
+_KNOWN_TEMPLATES = 64
+"""How many are kept; a kernel's log has a few, a hostile one may have another in each entry."""
 _entry = ImaEntry._make
 """Half the price of a call with five arguments, in a loop of tens of thousands."""
 
@@ -121,6 +123,8 @@ def iter_ima_log(
             try:
                 name = _read_name(log, start + 4 + size, start + base_offset)
                 if name not in known:
+                    if len(known) == _KNOWN_TEMPLATES:
+                        known.clear()
                     known[name] = _template_name(name, start + base_offset), _head(size, len(name))
                 template, head = known[name]
                 pcr, template_hash, _, _, data_size = head.unpack_from(log, start)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, permutations
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,12 @@ def test_truncation_behind_an_entry_of_another_template(template: str) -> None:
             with pytest.raises(ImaLogTruncatedError) as refused:
                 parse_ima_log(log[:cut], base_offset=5)
             assert refused.value.offset == len(first) + 5
+
+
+def test_another_template_in_each_entry() -> None:
+    templates = ["|".join(fields) for fields in islice(permutations(sorted(_FIELDS), 3), 300)]
+    entries = [make_entry(template) for template in templates]
+    assert _plain(parse_ima_log(encode_ima_log(entries))) == entries
 
 
 def test_a_long_buffer_is_read() -> None:

@@ -53,6 +53,7 @@ _DIGEST_BYTES = {
     "sha512": 64,
     "sm3": 32,
     "sm3-256": 32,
+    "sm3_256": 32,
     "streebog256": 32,
     "streebog512": 64,
     "sha3-256": 32,

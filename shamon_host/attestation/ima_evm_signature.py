@@ -24,6 +24,7 @@ from shamon_host.attestation.ima_signature import (
     SignatureVerdict,
     SigningKeys,
     examine_signature,
+    kernel_hash_name,
     read_signature_header,
     unknown_key,
     verify_digest,
@@ -120,7 +121,7 @@ def _of_this_content(
 
 def _digest_attribute(kind: int, digest: FileDigest) -> bytes:
     """`security.ima` as it is for a file of this digest; empty for a hash that cannot stand there."""
-    name = {"sm3-256": "sm3"}.get(digest.algorithm, digest.algorithm)
+    name = kernel_hash_name(digest)
     if kind == XATTR_DIGEST:
         return bytes([kind]) + digest.digest if name == "sha1" else b""
     return bytes([kind, KERNEL_HASHES.index(name)]) + digest.digest if name in KERNEL_HASHES else b""

@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +158,18 @@ def test_a_signature_over_another_hash_is_bad() -> None:
     other = bytearray(sign(_P256, _digest()))
     other[2] = KERNEL_HASHES.index("sha3-256")
     assert check_signature(_fields(bytes(other)), _loaded(_P256)) is SignatureVerdict.BAD
+
+
+@pytest.mark.parametrize("name", ["sm3", "sm3-256", "sm3_256"])
+def test_sm3_by_each_of_its_names(name: str) -> None:
+    digest = bytes(range(32))
+    try:
+        made = _RSA.sign(digest, padding.PKCS1v15(), utils.Prehashed(hashes.SM3()))
+    except UnsupportedAlgorithm:
+        pytest.skip("OpenSSL is built without SM3 here")
+    attribute = b"\x03\x02" + bytes([KERNEL_HASHES.index("sm3")]) + bit_string_id(_RSA)
+    attribute += len(made).to_bytes(2, "big") + made
+    assert check_signature(_fields(attribute, algorithm=name, digest=digest), _loaded(_RSA)) is SignatureVerdict.GOOD
 
 
 @pytest.mark.parametrize(

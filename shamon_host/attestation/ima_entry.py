@@ -22,6 +22,7 @@ IMA_PCR = 10
 IMA_TEMPLATE = "ima"
 """The one template without field lengths, whose path is hashed padded to 256 bytes."""
 SHA1_BYTES = 20
+MD5_BYTES = 16
 IMA_NAME_BYTES = 256
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
@@ -39,20 +40,28 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 _FIELD_IDS = frozenset(field for fields in TEMPLATES.values() for field in fields)
 
 _DIGEST_BYTES = {
+    "md4": 16,
     "md5": 16,
     "sha1": 20,
+    "rmd128": 16,
     "rmd160": 20,
+    "rmd256": 32,
+    "rmd320": 40,
     "sha224": 28,
     "sha256": 32,
     "sha384": 48,
     "sha512": 64,
     "sm3": 32,
     "sm3-256": 32,
+    "sm3_256": 32,
     "streebog256": 32,
     "streebog512": 64,
     "sha3-256": 32,
     "sha3-384": 48,
     "sha3-512": 64,
+    "tgr128": 16,
+    "tgr160": 20,
+    "tgr192": 24,
     "wp256": 32,
     "wp384": 48,
     "wp512": 64,
@@ -218,6 +227,9 @@ def _path(data: bytes) -> str:
 
 
 def _plain_digest(data: bytes) -> FileDigest:
+    """`d`, which names no hash: SHA-1, or MD5 under `ima_hash=md5`."""
+    if len(data) == MD5_BYTES:
+        return FileDigest("md5", data)
     if len(data) != SHA1_BYTES:
         raise ImaLogError("a digest has the wrong length", expected=f"{SHA1_BYTES} bytes", found=str(len(data)))
     return FileDigest("sha1", data)

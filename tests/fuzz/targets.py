@@ -22,6 +22,7 @@ from shamon_host.attestation.device_path import DevicePathError, device_path_tex
 from shamon_host.attestation.event_describe import describe
 from shamon_host.attestation.event_log import EventLogError, parse_event_log
 from shamon_host.attestation.evidence import Role
+from shamon_host.attestation.ima_ascii import detect_ascii_log_bank, iter_ascii_ima_log
 from shamon_host.attestation.ima_log import (
     ImaLogError,
     detect_log_bank,
@@ -31,6 +32,14 @@ from shamon_host.attestation.ima_log import (
     parse_ima_log,
     violation_entry,
 )
+from shamon_host.attestation.ima_signature import (
+    ImaSignatureError,
+    SigningKeyError,
+    SigningKeys,
+    load_signing_key,
+    read_signature_header,
+)
+from shamon_host.attestation.ima_survey import survey_ima_log
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.ports import QUOTED_PCRS
 from shamon_host.attestation.quote import QuoteError
@@ -110,6 +119,29 @@ def _ima_log() -> tuple[bytes, ...]:
 def _read_ima_log(data: bytes) -> None:
     for entry in parse_ima_log(data, log_bank=detect_log_bank(data)):
         entry.describe()
+
+
+def _ascii_log() -> tuple[bytes, ...]:
+    lines = []
+    for number in range(3):
+        entry = ima_sig_entry(f"/usr/bin/{number}", hashlib.sha256(b"a").digest(), signature=bytes(number))
+        digest = hashlib.sha256(b"a").hexdigest()
+        lines.append(f"10 {entry.template_hash.hex()} ima-sig sha256:{digest} /usr/bin/{number} {bytes(number).hex()}")
+    return ("\n".join(lines).encode() + b"\n", b"10 " + b"00" * 20 + b" n-ng|d-ng /a sha1:" + b"11" * 20 + b"\n")
+
+
+def _read_ascii_log(data: bytes) -> None:
+    for entry in iter_ascii_ima_log(data, log_bank=detect_ascii_log_bank(data), wrong_hashes=[]):
+        entry.describe()
+
+
+def _signing_keys() -> tuple[bytes, ...]:
+    spki = _CURVE_KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return (spki, _pem())
+
+
+def _survey(data: bytes) -> None:
+    survey_ima_log(data, SigningKeys([load_signing_key(_signing_keys()[0], where="fuzz")]))
 
 
 def _read_event_log(data: bytes) -> None:
@@ -241,6 +273,20 @@ _CURVE_KEY = ec.derive_private_key(0x5EED, ec.SECP256R1())
 _ALL = (
     Target(name="event-log", parse=_read_event_log, errors=(EventLogError,), seeds=_event_log),
     Target(name="ima-log", parse=_read_ima_log, errors=(ImaLogError,), seeds=_ima_log),
+    Target(name="ascii-ima-log", parse=_read_ascii_log, errors=(ImaLogError,), seeds=_ascii_log),
+    Target(name="ima-survey", parse=_survey, errors=(ImaLogError,), seeds=lambda: _ima_log() + _ascii_log()),
+    Target(
+        name="ima-signature",
+        parse=read_signature_header,
+        errors=(ImaSignatureError,),
+        seeds=lambda: (b"\x03\x02\x04\x01\x02\x03\x04\x00\x08" + bytes(8),),
+    ),
+    Target(
+        name="signing-key",
+        parse=lambda data: load_signing_key(data, where="fuzz"),
+        errors=(SigningKeyError,),
+        seeds=_signing_keys,
+    ),
     Target(name="attest", parse=QuoteAttest.parse, errors=(TpmFormatError,), seeds=_attest),
     Target(name="attest-file", parse=read_attest, errors=(TpmFormatError,), seeds=_attest),
     Target(name="signature", parse=TpmSignature.parse, errors=(TpmFormatError,), seeds=_signatures),

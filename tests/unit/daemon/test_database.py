@@ -125,9 +125,9 @@ def test_the_database_of_another_program_is_refused(path: Path) -> None:
 
 def test_another_schema_version_is_refused(path: Path) -> None:
     make(path)
-    execute(path, "PRAGMA user_version = 2")
+    execute(path, "PRAGMA user_version = 3")
     error = refused(path)
-    assert (error.expected, error.found) == ("version 1", "version 2")
+    assert (error.expected, error.found) == ("version 2", "version 3")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def result_document(record: ResultRecord) -> dict[str, Any]:
         "reset_count": result.reset_count,
         "tpm": result.tpm.value,
         **{name: getattr(record, name) for name in _DIGESTS},
-        "claims": [_claim_document(_one(result, name)) for name in ClaimName],
+        "claims": [claim_document(_one(result, name)) for name in ClaimName],
     }
 
 
@@ -180,7 +180,8 @@ def _one(result: AttestationResult, name: ClaimName) -> Claim:
     return Claim(name=name, status=ClaimStatus.ABSENT, reason=f"the claim {name} was made {len(made)} times")
 
 
-def _claim_document(claim: Claim) -> dict[str, Any]:
+def claim_document(claim: Claim) -> dict[str, Any]:
+    """One claim as a JSON object, its texts cut."""
     return {
         "name": claim.name.value,
         "status": claim.status.value,

@@ -18,6 +18,7 @@ from shamon_host.domain.results import AttestationResult, Claim, ClaimName, Clai
 
 MAX_BEFORE = 5
 MAX_FOLLOWED = 20
+_DONE = {"vm.replace": "was replaced by a clean one", "vm.suspend": "was suspended", "vm.quarantine": "was quarantined"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +241,7 @@ def _happened(record: AuditRecord, host: HostName) -> str:
     if record.kind == "peer.not-closed" and record.subject == host:
         return f"{when} something of {host} could not be removed, and is tried again: {reason}"
     if record.kind.startswith("vm.") and reason.startswith((f"{host} failed", f"still suspended for {host}")):
-        return f"{when} {record.kind.removeprefix('vm.')} of {record.subject}"
+        return f"{when} {record.subject} {_DONE.get(record.kind, record.kind)}"
     return ""
 
 

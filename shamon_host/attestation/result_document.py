@@ -44,7 +44,7 @@ _CLAIM_FIELDS = ("name", "status", "reason", "where", "at", "expected", "found",
 _DIGESTS = ("policy_digest", "peer_policy_digest", "reference_digest", "evidence_digest")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _EVENT = re.compile(r"PCR (\d{1,2})(?:, event (\d{1,9}))?")
-_ENTRY = re.compile(r"IMA entry (\d{1,9}), (.+)", re.DOTALL)
+_ENTRY = re.compile(r"IMA entry (\d{1,9}), (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,8 +70,10 @@ def repeat(
             lambda data, given: check_reported_filters(data, evidence.hypervisor_report, host=host, policy=given),
         ),
     )
-    software_allowed = policy is not None and policy.demands.allow_software_tpm
-    kind_known = bool(enrolled and enrolled.tpm) or software_allowed
+    if policy is None and kind is TpmKind.SOFTWARE:
+        kind_known = False
+    else:
+        kind_known = bool(enrolled and enrolled.tpm) or (policy is not None and policy.demands.allow_software_tpm)
     claims = tuple(
         _limited(claim, file, enrolled=enrolled is not None, kind_known=kind_known) for claim in result.claims
     )
@@ -109,6 +111,12 @@ def _check(name: ClaimName, policy: Policy | None, check: Callable[[bytes, Polic
 
 def _limited(claim: Claim, file: EvidenceFile, *, enrolled: bool, kind_known: bool) -> Claim:
     """The claim, as far as the file can carry it."""
+    if claim.name is ClaimName.TPM_KIND and not kind_known:
+        return absent(
+            claim.name,
+            f"the file calls it a {file.tpm} TPM; whether it is one, and whether that is accepted, it cannot say",
+            expected="--registry DIR, and --policy FILE",
+        )
     if claim.status is not ClaimStatus.PASS:
         return claim
     if claim.name is ClaimName.BINDING:
@@ -129,12 +137,6 @@ def _limited(claim: Claim, file: EvidenceFile, *, enrolled: bool, kind_known: bo
             f"the file has the IMA log from byte {file.evidence.ima_offset} on only, and nothing bad there",
             where="IMA log",
             expected="a log from its first entry on",
-        )
-    if claim.name is ClaimName.TPM_KIND and not kind_known:
-        return absent(
-            claim.name,
-            f"the file calls it a {file.tpm} TPM, and nothing else does",
-            expected="--registry DIR, or --policy FILE that accepts a software TPM",
         )
     return claim
 

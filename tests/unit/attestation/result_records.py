@@ -4,6 +4,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from shamon_host.attestation.evidence import Role, leaf
+from shamon_host.attestation.evidence_file import EvidenceFile
+from shamon_host.attestation.merkle import root_from_path
 from shamon_host.attestation.result_document import MAX_TEXT, ResultRecord, evidence_digest
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import AttestationResult, Claim, ClaimName, ClaimStatus, TpmKind
@@ -45,6 +48,32 @@ def attested(world: Attested) -> ResultRecord:
     result = world.appraise(evidence, transcript)
     return replace(
         record_of(result), reference_digest=world.reference.digest, evidence_digest=evidence_digest(evidence)
+    )
+
+
+def kept(world: Attested, *, offset: int | None = None) -> EvidenceFile:
+    """The file of one handshake of a world."""
+    transcript, state = world.new_transcript(), world.state
+    evidence = world.evidence(transcript, offset=offset)
+    result = world.appraise(evidence, transcript)
+    own = leaf(
+        Role.RESPONDER,
+        transcript,
+        hypervisor_report=evidence.hypervisor_report,
+        network_state=evidence.network_state,
+        audit_head=evidence.audit_head,
+    )
+    return EvidenceFile(
+        record=replace(
+            record_of(result), reference_digest=world.reference.digest, evidence_digest=evidence_digest(evidence)
+        ),
+        role=Role.RESPONDER,
+        transcript=transcript,
+        qualifying_data=root_from_path(own, evidence.merkle_index, evidence.merkle_path),
+        ak_public=world.machine.tpm.ak_public(),
+        tpm=TpmKind.SOFTWARE,
+        state=state,
+        evidence=evidence,
     )
 
 

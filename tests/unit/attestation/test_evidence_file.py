@@ -1,48 +1,16 @@
 """Evidence files: whole again when read, and hostile bytes are bad input."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shamon_host.attestation.evidence import Role, leaf
-from shamon_host.attestation.evidence_file import FORMAT, EvidenceFile, decode_file, encode_file
-from shamon_host.attestation.merkle import root_from_path
-from shamon_host.attestation.result_document import evidence_digest
+from shamon_host.attestation.evidence_file import FORMAT, decode_file, encode_file
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.results import TpmKind
 from tests.unit.attestation.appraised_world import Attested
-from tests.unit.attestation.result_records import record_of
-
-
-def kept(world: Attested) -> EvidenceFile:
-    """The file of one handshake of a world."""
-    transcript, state = world.new_transcript(), world.state
-    evidence = world.evidence(transcript)
-    result = world.appraise(evidence, transcript)
-    own = leaf(
-        Role.RESPONDER,
-        transcript,
-        hypervisor_report=evidence.hypervisor_report,
-        network_state=evidence.network_state,
-        audit_head=evidence.audit_head,
-    )
-    return EvidenceFile(
-        record=replace(
-            record_of(result), reference_digest=world.reference.digest, evidence_digest=evidence_digest(evidence)
-        ),
-        role=Role.RESPONDER,
-        transcript=transcript,
-        qualifying_data=root_from_path(own, evidence.merkle_index, evidence.merkle_path),
-        ak_public=world.machine.tpm.ak_public(),
-        tpm=TpmKind.SOFTWARE,
-        state=state,
-        evidence=evidence,
-    )
-
+from tests.unit.attestation.result_records import kept
 
 WORLD = Attested()
 FIRST, SECOND = kept(WORLD), kept(WORLD)

@@ -1,6 +1,7 @@
 """`shamon appraise`: a verdict repeated from an evidence file, without a daemon, a TPM or the host that it is of."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +43,17 @@ def _appraise(arguments: argparse.Namespace) -> int:
     )
     repeated = repeat(
         file,
+        now_s=time.time(),
         reference=load_reference_values(arguments.reference),
         policy=policy,
         peer_policy=peer_policy,
         enrolled=_enrolled(arguments, file.record.result.host),
     )
-    document = result_document(repeated.record)
+    document, then = result_document(repeated.record), result_document(file.record)
     if arguments.json:
-        print_json({"result": document, "notes": list(repeated.notes)})
+        print_json({"result": document, "then": then, "notes": list(repeated.notes)})
     else:
-        print_result(document)
+        print_result(document, who=f"by the Evidence that {then['verifier']} had at {then['appraised_at']}")
         for note in repeated.notes:
             print(f"note: {printable(note)}")
     return 0 if repeated.record.result.trusted else NotTrusted.exit_code

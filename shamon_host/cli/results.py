@@ -127,17 +127,14 @@ def _verify(arguments: argparse.Namespace) -> int:
         print_json({"signed_by": record.verifier, "result": document})
     else:
         print(f"{arguments.file}: signed by {record.verifier}, and not changed since.")
-        print_result(document)
+        print_result(document, who=f"by {document['verifier']} at {document['appraised_at']}")
     return 0 if record.result.trusted else NotTrusted.exit_code
 
 
-def print_result(document: Mapping[str, Any]) -> None:
-    """A result for people: the verdict, then a line for each claim, and what fails in full."""
+def print_result(document: Mapping[str, Any], *, who: str) -> None:
+    """A result for people: the verdict and by `who`, then a line for each claim, and what fails in full."""
     verdict = "trusted" if document["trusted"] else "not trusted"
-    print(
-        f"{document['host']}: {verdict} by {document['verifier']} at {document['appraised_at']} "
-        f"({document['tpm']} TPM, boot {document['reset_count']})"
-    )
+    print(f"{document['host']}: {verdict} {who} ({document['tpm']} TPM, boot {document['reset_count']})")
     for claim in document["claims"]:
         print(f"  {claim['status']:6}  {claim['name']}: {printable(claim['reason'])}")
         if claim["status"] != "pass":

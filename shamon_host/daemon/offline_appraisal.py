@@ -16,9 +16,13 @@ from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.result_document import ResultRecord, evidence_digest
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.tap_filters import check_reported_filters
+from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Demands, Policy
 from shamon_host.domain.results import AttestationResult, Claim, ClaimName, ClaimStatus, TpmKind
 from shamon_host.hypervisor.report import check_hypervisor_report
+
+OFFLINE = HostName("offline")
+"""The Verifier of a verdict that no host stands for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,19 +39,22 @@ class Repeated:
     """The verdict of now, and in which respects it is another question than the one of then."""
 
     record: ResultRecord
+    """Its Verifier is OFFLINE, its time that of the repetition."""
     notes: tuple[str, ...]
 
 
 def repeat(
     file: EvidenceFile,
     *,
+    now_s: float,
     reference: ReferenceValues,
     policy: Policy | None,
     peer_policy: Policy | None = None,
     enrolled: Enrolled | None = None,
 ) -> Repeated:
-    """Appraise the Evidence of a file again. `policy` is the Verifier's, `peer_policy` the appraised host's where that
-    is another one. Raises QuoteError for an AK that is no key; bad Evidence is a failed claim."""
+    """Appraise the Evidence of a file again, at `now_s` of the wall clock (seconds). `policy` is the Verifier's,
+    `peer_policy` the appraised host's where that is another one. Raises QuoteError for an AK that is no key; bad
+    Evidence is a failed claim."""
     then, evidence, theirs = file.record, file.evidence, peer_policy or policy
     host = then.result.host
     kind = (enrolled.tpm if enrolled else None) or file.tpm
@@ -79,8 +86,8 @@ def repeat(
     )
     record = ResultRecord(
         result=replace(result, claims=claims),
-        verifier=then.verifier,
-        appraised_s=then.appraised_s,
+        verifier=OFFLINE,
+        appraised_s=now_s,
         policy_digest=policy.digest if policy else then.policy_digest,
         peer_policy_digest=theirs.digest if theirs else then.peer_policy_digest,
         reference_digest=reference.digest,

@@ -7,7 +7,7 @@ import pytest
 from shamon_host.attestation.evidence import Role
 from shamon_host.attestation.evidence_file import EvidenceFile, decode_file
 from shamon_host.attestation.reference_model import ReferenceValues, merged_digests
-from shamon_host.daemon.offline_appraisal import Enrolled, Repeated, repeat
+from shamon_host.daemon.offline_appraisal import OFFLINE, Enrolled, Repeated, repeat
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import AttestationResult, ClaimName, ClaimStatus, TpmKind
@@ -46,7 +46,13 @@ class Kept:
         return Enrolled(ak_public=self.files[True].ak_public, tpm=TpmKind.SOFTWARE)
 
     def repeat(self, file: EvidenceFile | None = None, **changed: object) -> Repeated:
-        arguments = {"reference": self.reference, "policy": self.policy, "enrolled": self.enrolled, **changed}
+        arguments = {
+            "now_s": 1.8e9,
+            "reference": self.reference,
+            "policy": self.policy,
+            "enrolled": self.enrolled,
+            **changed,
+        }
         return repeat(file or self.files[True], **arguments)  # type: ignore[arg-type]  # as given
 
 
@@ -68,6 +74,8 @@ def test_what_passed_passes(kept: Kept) -> None:
     assert repeated.record.result.trusted
     assert repeated.notes[-1] == "the verdict is that of then"
     assert repeated.record.reference_digest == kept.reference.digest
+    # No host stands for it, least of all the one that appraised it then.
+    assert (repeated.record.verifier, repeated.record.appraised_s) == (OFFLINE, 1.8e9)
 
 
 def test_what_failed_fails_with_the_same_words(kept: Kept) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shamon_host.attestation.ima_log import encode_ima_log
+from shamon_host.attestation.ports import Quote
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.verdict_story import first_failing, what_clears
 from shamon_host.domain.labels import HostName

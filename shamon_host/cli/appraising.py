@@ -9,6 +9,9 @@ from shamon_host.cli.output import print_json, printable
 from shamon_host.cli.results import print_result
 from shamon_host.domain.errors import NotTrusted
 
+DEFAULT_POLICY = Path("/etc/shamon/policy.toml")
+DEFAULT_REGISTRY = Path("/etc/shamon/peers")
+
 if TYPE_CHECKING:
     from shamon_host.daemon.offline_appraisal import Enrolled
     from shamon_host.domain.labels import HostName
@@ -19,11 +22,11 @@ def add_parsers(commands: Any) -> None:
     appraise = commands.add_parser("appraise", help="repeat a verdict from stored Evidence, offline")
     appraise.add_argument("--evidence", type=Path, required=True, metavar="FILE", help="from `shamon evidence save`")
     appraise.add_argument("--reference", type=Path, required=True, metavar="FILE", help="Reference Values of the host")
-    appraise.add_argument("--policy", type=Path, metavar="FILE", help="the policy: its demands, and the host's VMs")
+    appraise.add_argument("--policy", type=Path, metavar="FILE", help=f"default {DEFAULT_POLICY}, if it is there")
     appraise.add_argument("--peer-policy", type=Path, metavar="FILE", help="of the host, where that is another one")
     enrolled = appraise.add_mutually_exclusive_group()
     enrolled.add_argument("--ak", type=Path, metavar="FILE", help="the AK that is enrolled for the host")
-    enrolled.add_argument("--registry", type=Path, metavar="DIR", help="the registry that has the host's AK and TPM")
+    enrolled.add_argument("--registry", type=Path, metavar="DIR", help=f"default {DEFAULT_REGISTRY}, if it is there")
     appraise.add_argument("--json", action="store_true", help="print JSON")
     appraise.set_defaults(run=_appraise)
 
@@ -38,6 +41,7 @@ def _appraise(arguments: argparse.Namespace) -> int:
 
     data = read_limited(arguments.evidence, MAX_FILE_BYTES, "evidence file")
     file = decode_file(data, source=str(arguments.evidence))
+    taken = _defaults(arguments)
     policy, peer_policy = (
         read_policy_or_envelope(path)[0] if path else None for path in (arguments.policy, arguments.peer_policy)
     )
@@ -50,13 +54,26 @@ def _appraise(arguments: argparse.Namespace) -> int:
         enrolled=_enrolled(arguments, file.record.result.host),
     )
     document, then = result_document(repeated.record), result_document(file.record)
+    notes = [*taken, *repeated.notes]
     if arguments.json:
-        print_json({"result": document, "then": then, "notes": list(repeated.notes)})
+        print_json({"result": document, "then": then, "notes": notes})
     else:
         print_result(document, who=f"by the Evidence that {then['verifier']} had at {then['appraised_at']}")
-        for note in repeated.notes:
+        for note in notes:
             print(f"note: {printable(note)}")
     return 0 if repeated.record.result.trusted else NotTrusted.exit_code
+
+
+def _defaults(arguments: argparse.Namespace) -> list[str]:
+    """On a host of the coalition its own policy and registry are taken; which, in words."""
+    taken = []
+    if arguments.policy is None and DEFAULT_POLICY.exists():
+        arguments.policy = DEFAULT_POLICY
+        taken.append(f"by the policy {DEFAULT_POLICY}")
+    if arguments.ak is None and arguments.registry is None and DEFAULT_REGISTRY.exists():
+        arguments.registry = DEFAULT_REGISTRY
+        taken.append(f"by the registry {DEFAULT_REGISTRY}")
+    return taken
 
 
 def _enrolled(arguments: argparse.Namespace, host: "HostName") -> "Enrolled | None":

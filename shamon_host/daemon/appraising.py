@@ -76,7 +76,7 @@ class Appraisal:
             record=record,
             role=role,
             transcript=transcript,
-            qualifying_data=_root(evidence, role, transcript),
+            qualifying_data=root_of(evidence, role, transcript),
             ak_public=enrolled.ak_public,
             tpm=enrolled.tpm,
             state=self.state,
@@ -105,8 +105,8 @@ def behind_its_quote(peer: HostName, result: AttestationResult) -> Refused:
     )
 
 
-def _root(evidence: Evidence, role: Role, transcript: bytes) -> bytes:
-    """What the quote was to be over; all zero where the Evidence's path leads nowhere."""
+def root_of(evidence: Evidence, role: Role, transcript: bytes) -> bytes:
+    """What the quote of such Evidence is to be over, 32 bytes; all zero where its path leads nowhere."""
     try:
         own = leaf(
             role,

@@ -119,9 +119,11 @@ class KeptEvidence:
 
     def _write(self, connection: sqlite3.Connection, file: EvidenceFile) -> None:
         result = file.record.result
-        data: bytes | None = self._encoded(connection, file)
-        size = len(data or b"")
-        data = zlib.compress(data, _FAST) if data and size <= self._most_bytes else None
+        data, size = None, _size_at_least(file)
+        if size <= self._most_bytes:  # else nobody waits for what is thrown away
+            encoded = self._encoded(connection, file)
+            size = len(encoded)
+            data = zlib.compress(encoded, _FAST) if size <= self._most_bytes else None
         connection.execute(
             "INSERT OR REPLACE INTO evidence (peer, trusted, at_s, boot, failing, size, data) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -165,6 +167,13 @@ class KeptEvidence:
 def _boot(file: EvidenceFile) -> str:
     """Which boot of which AK the Evidence is of."""
     return f"{file.record.result.ak_name.hex()} {file.record.result.reset_count}"
+
+
+def _size_at_least(file: EvidenceFile) -> int:
+    """Bytes of the file, less what is small and what the kept log has."""
+    evidence = file.evidence
+    parts = (evidence.ima_log, evidence.event_log, evidence.hypervisor_report, evidence.network_state)
+    return sum(map(len, parts)) * 4 // 3
 
 
 def _offset_before(file: EvidenceFile) -> int:

@@ -15,6 +15,7 @@ from shamon_host.attestation.evidence_file import EvidenceFile
 from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.result_document import ResultRecord, evidence_digest
 from shamon_host.attestation.verifier_state import VerifierState
+from shamon_host.daemon.appraising import root_of
 from shamon_host.daemon.tap_filters import check_reported_filters
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Demands, Policy
@@ -93,7 +94,10 @@ def repeat(
         reference_digest=reference.digest,
         evidence_digest=evidence_digest(evidence),
     )
-    return Repeated(record=record, notes=tuple(_notes(then, record, policy)))
+    notes = _notes(then, record, policy)
+    if file.qualifying_data != root_of(evidence, file.role, file.transcript):
+        notes.insert(0, "the qualifying data that the file names is not that of its Evidence")
+    return Repeated(record=record, notes=tuple(notes))
 
 
 def _state(file: EvidenceFile, reference: ReferenceValues) -> VerifierState | None:

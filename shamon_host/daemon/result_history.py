@@ -78,6 +78,7 @@ class ResultHistory:
         self._retention = retention or Retention()
         self._evidence = KeptEvidence(database, self._retention.evidence_bytes)
         self._lock = threading.Lock()
+        self._swept_s = float("-inf")
 
     def note(self, file: EvidenceFile, following: VerifierState) -> None:
         """A peer was appraised: `file.record` is the result, `following` what the Verifier remembers now."""
@@ -95,12 +96,13 @@ class ResultHistory:
                     "VALUES (?, ?, ?, ?, ?, 1, ?, ?)",
                     (peer, key, int(record.result.trusted), record.appraised_s, record.appraised_s, document, document),
                 )
-                self._forget(connection, peer, record.appraised_s)
+                self._forget_most(connection, peer)
             else:
                 connection.execute(
                     "UPDATE result SET last_s = ?, count = count + 1, last = ? WHERE number = ?",
                     (record.appraised_s, document, row[0]),
                 )
+            self._forget_old(connection, record.appraised_s)
             self._evidence.note(
                 connection, file, following, begins=begins, after_trust=row is not None and bool(row[2])
             )
@@ -137,9 +139,17 @@ class ResultHistory:
         with self._lock:
             return self._evidence.load(peer, trusted=trusted)
 
-    def _forget(self, connection: sqlite3.Connection, peer: HostName, now_s: float) -> None:
-        """All that is beyond the bounds."""
+    def _forget_old(self, connection: sqlite3.Connection, now_s: float) -> None:
+        """What is too old, once a day and at every start; with the Evidence of hosts of which nothing is left."""
+        if abs(now_s - self._swept_s) < _DAY_S:
+            return
+        self._swept_s = now_s
         connection.execute("DELETE FROM result WHERE last_s < ?", (now_s - self._retention.days * _DAY_S,))
+        for table in ("evidence", "ima_piece"):
+            connection.execute(f"DELETE FROM {table} WHERE peer NOT IN (SELECT peer FROM result)")  # noqa: S608 - constants
+
+    def _forget_most(self, connection: sqlite3.Connection, peer: HostName) -> None:
+        """What is beyond the bounds of one host."""
         rows = connection.execute(
             "SELECT number, length(first) + length(last) FROM result WHERE peer = ? ORDER BY number DESC", (peer,)
         ).fetchall()
@@ -149,8 +159,6 @@ class ResultHistory:
             if position and (position >= self._retention.runs or total > MAX_HOST_BYTES):
                 connection.execute("DELETE FROM result WHERE peer = ? AND number <= ?", (peer, number))
                 break
-        for table in ("evidence", "ima_piece"):
-            connection.execute(f"DELETE FROM {table} WHERE peer NOT IN (SELECT peer FROM result)")  # noqa: S608 - constants
 
     def _run(self, row: tuple[Any, ...]) -> Run:
         number, peer, trusted, first_s, last_s, count, first, last = row

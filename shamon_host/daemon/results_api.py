@@ -28,7 +28,8 @@ class ResultsApi:
         match what:
             case []:
                 limit = _limit(fields)
-                return await blocking(lambda: [run.to_document() for run in history.runs(host, limit=limit)])
+                runs = await blocking(lambda: [run.to_document() for run in history.runs(host, limit=limit)])
+                return runs or self._nothing_of(host)
             case ["signed"]:
                 return await blocking(lambda: {"envelope": self._signed(host)})
             case ["evidence"]:
@@ -42,14 +43,19 @@ class ResultsApi:
     def _signed(self, host: HostName) -> str:
         return sign_result(self.daemon.history.newest(host), self.daemon.backends.record_key).decode("ascii")
 
-    async def _explain(self, host: HostName) -> dict[str, Any]:
-        daemon = self.daemon
-        if host not in daemon.host.peers:
+    def _nothing_of(self, host: HostName) -> list[dict[str, Any]]:
+        """There is no result of the host. Raises BadInput where it is no host at all."""
+        if host not in self.daemon.host.peers:
             raise BadInput(
                 "the policy has no such other host",
                 where=host,
-                expected=", ".join(sorted(daemon.host.peers)) or "a host of the policy",
+                expected=", ".join(sorted(self.daemon.host.peers)) or "a host of the policy",
             )
+        return []
+
+    async def _explain(self, host: HostName) -> dict[str, Any]:
+        daemon = self.daemon
+        self._nothing_of(host)
         runs, records = await daemon.backends.blocking(
             lambda: (daemon.history.runs(host, limit=_RUNS_TOLD), daemon.audit.about(host, also="vm."))
         )

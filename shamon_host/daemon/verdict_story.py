@@ -148,8 +148,11 @@ def _failing(known: Known, *, admitted: bool) -> Story:
     first, now = first_failing(began.first.result), newest.last.result
     failing = tuple(sorted(now.failures, key=lambda claim: claim is not first_failing(now)))
     times = sum(run.count for run in streak)
+    since_s: float | None = began.first_s
     if admitted:
-        # Only a log that was read too early leaves a peer admitted.
+        # Only a log that was read too early leaves a peer admitted: what is believed is what was proved before.
+        proved = tuple(takewhile(lambda run: run.trusted, known.runs[len(streak) :]))
+        since_s = proved[-1].first_s if proved else None
         summary = (
             f"{known.verifier} still trusts {host}, for what it proved before. Its last Evidence says nothing yet: it "
             f"has until the end of its lease, in {known.state.lease_until_s - known.now_s:.0f} s."
@@ -159,7 +162,7 @@ def _failing(known: Known, *, admitted: bool) -> Story:
     return _story(
         known,
         "trusted" if admitted else "not trusted",
-        time_text(began.first_s),
+        time_text(since_s) if since_s is not None else "",
         summary,
         first_failure=first,
         failing=failing,

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from shamon_host.attestation.evidence_file import decode_file
+from shamon_host.cli import appraising
 from shamon_host.cli.api_client import ApiClient, _error
 from shamon_host.cli.main import main
 from shamon_host.interchange.schema import result_schema
@@ -41,6 +42,8 @@ def shamon(
     past.files(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ApiClient, "_request", request)
+    monkeypatch.setattr(appraising, "DEFAULT_POLICY", tmp_path / "none.toml")
+    monkeypatch.setattr(appraising, "DEFAULT_REGISTRY", tmp_path / "none")
 
     def run(line: str) -> tuple[int, str, str]:
         code = main(shlex.split(line))
@@ -88,6 +91,7 @@ def test_the_history(shamon: Shamon) -> None:
     for which in ("first", "last"):
         Draft202012Validator(result_schema()).validate(run[which])
     assert shamon("results show gamma")[1] == "gamma was never appraised by this host\n"
+    assert shamon("results show delta")[0] == 2
 
 
 def test_the_story(shamon: Shamon) -> None:
@@ -182,6 +186,20 @@ def test_a_verdict_is_repeated_offline(shamon: Shamon) -> None:
         "network-state",
         "tpm-kind",
     }
+
+
+def test_on_a_host_of_the_coalition_its_policy_and_registry_are_taken(
+    shamon: Shamon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appraising, "DEFAULT_POLICY", tmp_path / "policy.toml")
+    monkeypatch.setattr(appraising, "DEFAULT_REGISTRY", tmp_path / "registry")
+    shamon("evidence save beta --which passed --out good.evidence")
+    code, out, _ = shamon("appraise --evidence good.evidence --reference reference.json")
+    assert code == 0
+    assert f"note: by the policy {tmp_path}/policy.toml\nnote: by the registry {tmp_path}/registry\n" in out
+    code, out, _ = shamon("appraise --evidence good.evidence --reference reference.json --ak alpha.ak")
+    assert code == 3
+    assert "by the registry" not in out
 
 
 def test_the_evidence_file_is_the_daemons(shamon: Shamon, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_what_the_file_says_of_itself_counts_for_nothing(kept: Kept) -> None:
     bad, good = kept.files[False], kept.files[True]
     told = replace(bad, record=replace(good.record, evidence_digest="0" * 64), qualifying_data=bytes(32))
     assert failing(kept.repeat(told)) == {ClaimName.SOFTWARE: ClaimStatus.FAIL}
+    assert "qualifying data that the file names is not" in kept.repeat(told).notes[0]
     hardware = replace(good, tpm=TpmKind.HARDWARE)
     strict = replace(kept.policy, demands=replace(kept.policy.demands, allow_software_tpm=False))
     alone = Enrolled(ak_public=good.ak_public, tpm=None)

@@ -153,6 +153,7 @@ def test_a_log_that_is_behind_its_quote_is_told_as_what_it_is(monkeypatch: pytes
 
     found = told(then)
     assert found["verdict"] == "trusted"
+    assert found["since"] == found["before"][0].split()[0]
     assert "still trusts beta, for what it proved before" in found["summary"]
     assert found["first_failure"]["name"] == "software"
     assert all("nothing to do" in each for each in found["clears"])

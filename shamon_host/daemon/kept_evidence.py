@@ -13,6 +13,7 @@ from dataclasses import replace
 from shamon_host.attestation.evidence_file import MAX_FILE_BYTES, EvidenceFile, encode_file
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.database import Database
+from shamon_host.daemon.suspension import is_transient
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import ClaimName
@@ -139,10 +140,12 @@ class KeptEvidence:
         )
 
     def _encoded(self, connection: sqlite3.Connection, file: EvidenceFile) -> bytes:
-        """The file with its log put together, as far as all of it is there."""
+        """The file with its log put together, as far as all of it is there.
+
+        Not where the log did not lead to its quote: what was wrong may be where it began."""
         evidence, pieces = file.evidence, []
         end = 0
-        if evidence.ima_offset:
+        if evidence.ima_offset and not any(map(is_transient, file.record.result.failures)):
             for start, data in connection.execute(
                 "SELECT start, data FROM ima_piece WHERE peer = ? AND boot = ? AND start < ? ORDER BY start",
                 (file.record.result.host, _boot(file), evidence.ima_offset),

@@ -6,8 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from shamon_host.attestation.appraisal import appraise
 from shamon_host.attestation.evidence_file import EvidenceFile, decode_file
+from shamon_host.attestation.ima_log import ImaEntry
 from shamon_host.attestation.reference_model import merged_digests
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.database import Database
@@ -16,7 +20,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import AttestationResult, ClaimName, ClaimStatus
 from shamon_host.testing.machine import sha256
-from tests.unit.attestation.appraised_world import Attested
+from tests.unit.attestation.appraised_world import GOOD_LABELS, GOOD_NETWORK, Attested
 from tests.unit.attestation.result_records import ALPHA, BETA, PASSING, failing, kept, record_of
 
 DAY_S = 86_400.0
@@ -349,3 +353,65 @@ def test_stored_evidence_that_was_changed_is_not_shown(verifier: Verifier, datab
         connection.execute("UPDATE evidence SET data = x'00ff'")
     with pytest.raises(BackendFailed, match="corrupt"):
         verifier.load(trusted=True)
+
+
+ACTIONS = ("known", "unknown", "permissive", "boot", "whole", "restart", "hide", "show", "reference", "nothing")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=14))
+def test_whatever_happens_what_is_kept_proves_its_verdict_again(actions: list[str]) -> None:
+    """The file of the last verdict that begins a failure, or that passed, has its whole log and gives the verdict."""
+    database = Database(":memory:")
+    verifier = Verifier(database)
+    world = verifier.world
+    known_program(world, 8)
+    hidden: list[ImaEntry] = []
+    for number, action in enumerate(actions):
+        offset = None
+        match action:
+            case "known":
+                known_program(world, number % 9)
+            case "unknown":
+                world.machine.run_program("/tmp/unknown", b"unknown %d" % number)
+            case "permissive":
+                world.machine.setenforce(False)
+            case "boot":
+                world.machine.boot()
+                hidden.clear()
+            case "whole":
+                offset = 0
+            case "restart":
+                verifier.restart()
+            case "hide":
+                if len(world.machine.logs.entries) > 12:
+                    hidden.insert(0, world.machine.logs.entries.pop())
+            case "show":
+                world.machine.logs.entries.extend(hidden)
+                hidden.clear()
+            case "reference":
+                world.reference = replace(world.reference, early_data=(f"/var/{number}",))
+                offset = None if number % 2 else 0  # None: from where it goes on, which is not what is asked for
+            case _:
+                assert action == "nothing"
+        file = verifier.attest(offset=offset)
+        kept_file = verifier.load(trusted=file.record.result.trusted)
+        if file.record.result.trusted:
+            assert kept_file.record == file.record
+        assert kept_file.evidence.ima_offset == 0 or hidden or not file.record.result.trusted
+        result, _ = appraise(
+            kept_file.evidence,
+            role=kept_file.role,
+            transcript=kept_file.transcript,
+            host=BETA,
+            ak_public=kept_file.ak_public,
+            enrolled_tpm_kind=kept_file.tpm,
+            demands=world.demands,
+            reference=world.reference,
+            state=None,
+            check_hypervisor_report=GOOD_LABELS,
+            check_network_state=GOOD_NETWORK,
+        )
+        if kept_file.evidence.ima_offset == 0 and kept_file.record.reference_digest == world.reference.digest:
+            assert result.trusted is kept_file.record.result.trusted
+    database.close()

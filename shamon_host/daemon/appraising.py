@@ -25,8 +25,8 @@ class Appraised:
     file: EvidenceFile
     following: VerifierState
     log_is_behind: bool
-    """All that fails is that the IMA log does not lead to its quote, in a boot and under Reference Values under which
-    it did before: the Attester may have read it too early. What had been seen cannot have become worse by that."""
+    """All that fails is that the IMA log does not lead to its quote, in a boot in which it did before: the Attester may
+    have read it too early, or this Verifier has asked for another part of it than it now needs."""
 
     @property
     def result(self) -> AttestationResult:
@@ -82,13 +82,16 @@ class Appraisal:
             state=self.state,
             evidence=evidence,
         )
-        return Appraised(file=file, following=following, log_is_behind=self._log_is_behind(result))
+        return Appraised(file=file, following=following, log_is_behind=self._log_is_behind(evidence, result))
 
-    def _log_is_behind(self, result: AttestationResult) -> bool:
+    def _log_is_behind(self, evidence: Evidence, result: AttestationResult) -> bool:
         state = self.state
+        if state is None:
+            return False
+        # Reference Values that changed in the midst of a handshake want a log that nobody had asked for yet.
+        changed_since = 0 < state.ima_offset == evidence.ima_offset
         return (
-            state is not None
-            and state.reference_digest == self.reference.digest
+            (state.reference_digest == self.reference.digest or changed_since)
             and state.reset_count == result.reset_count
             and bool(result.failures)
             and all(map(is_transient, result.failures))

@@ -30,7 +30,7 @@ from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.daemon.tap_filters import tap_filters
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
-from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
@@ -468,7 +468,13 @@ class CoalitionHost:
 
     def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
         document = self.store.get("verifier", enrolled.ak_name.hex())
-        return VerifierState.from_document(document) if document else None
+        try:
+            return VerifierState.from_document(document) if document else None
+        except BadInput as error:
+            # Another version of this program wrote it. The whole log shows again what stuck in this boot.
+            self.audit.append("peer.state-unreadable", enrolled.host, {"reason": str(error)})
+            self.store.delete("verifier", enrolled.ak_name.hex())
+            return None
 
     def _note_reference(self, peer: HostName, digest: str) -> None:
         """Decide on Reference Values that are new or changed since the last appraisal of this peer. Raises Refused."""

@@ -16,6 +16,7 @@ from shamon_host.peer.wire import HELLO
 from shamon_host.testing.clock import run_virtual
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import MemoryHost
+from shamon_host.testing.network import Deliver, Request
 from shamon_host.testing.world import BootVariant, Fault
 from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld, daemon, play, records, state
 from tests.unit.daemon.test_peer_schedule import scheduled
@@ -222,6 +223,50 @@ def test_a_verdict_that_sticks_sticks_over_a_restart_of_the_verifier_and_so_does
         assert state(world.alpha, "beta") == "suspended"
         await world.beta.boot(BootVariant.GOOD)
         await world.admitted("alpha", "beta")
+
+    play(test)
+
+
+def test_reference_values_that_change_in_the_midst_of_a_handshake_cut_nobody_off() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        changes = 0
+
+        async def change(request: Request, deliver: Deliver) -> bytes:
+            nonlocal changes
+            answer = await deliver(request)
+            if request.path == HELLO and request.to == BETA and not changes:
+                changes += 1
+                accept_the_new_program(world)
+            return answer
+
+        world.network.tap = change
+        await world.wait(world.timing.lease_s)
+        assert changes == 1
+        assert "IMA log" in str(records(world.alpha, "peer.handshake-failed", "beta"))
+        assert suspensions(world) == []
+        assert state(world.alpha, "beta") == "admitted"
+        assert len(records(world.alpha, "reference.update", "beta")) == 2
+
+    play(test)
+
+
+@pytest.mark.parametrize("fault", [None, Fault.PROGRAM])
+def test_a_state_that_another_version_left_is_made_anew_from_the_whole_log(fault: Fault | None) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        if fault:
+            await world.beta.inflict(fault)
+            await world.suspended("alpha", "beta")
+        store, key = daemon(world.alpha).store, daemon(world.alpha).registry.enrolled(BETA).ak_name.hex()
+        store.put("verifier", key, {"format": "of another version"})
+        await world.wait(2 * world.timing.period_s)
+        assert len(records(world.alpha, "peer.state-unreadable", "beta")) == 1
+        assert state(world.alpha, "beta") == ("suspended" if fault else "admitted")
+        assert bool(suspensions(world)) is bool(fault)
+        remade = store.get("verifier", key)
+        assert remade is not None
+        assert bool(remade["sticky"]) is bool(fault)
 
     play(test)
 

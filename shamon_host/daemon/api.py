@@ -10,6 +10,7 @@ from typing import Any
 
 from shamon_host import __version__
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.results_api import ResultsApi
 from shamon_host.daemon.suspension import describe
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, ShamonError
@@ -58,6 +59,8 @@ class Api:
                 return await self._blocking(lambda: list(self.daemon.host.links.status()))
             case "GET", ["v1", "audit"]:
                 return self._audit(fields)
+            case "GET", ["v1", "results", *what]:
+                return await ResultsApi(daemon=self.daemon).route(what, fields)
             case "GET", ["v1", "policy"]:
                 return self.daemon.enforced.status()
             case "GET", ["v1", "policy", "explain"]:

@@ -16,6 +16,8 @@ from shamon_host.domain.canonical import canonical_json
 
 _COLUMNS = "sequence, wall_s, boottime_s, kind, subject, detail, previous, digest"
 _BATCH = 1000
+MAX_SEARCHED = 100_000
+"""Records that a search looks at: the log has no end."""
 
 
 class AuditLog:
@@ -72,6 +74,17 @@ class AuditLog:
             bounded,
         )
 
+    def about(self, subject: str, *, also: str, limit: int = 1000) -> tuple[AuditRecord, ...]:
+        """The newest records about `subject`, and those whose kind begins with `also`, oldest first: at most `limit`
+        out of the last MAX_SEARCHED."""
+        found = self._rows(
+            f"SELECT {_COLUMNS} FROM audit "  # noqa: S608
+            "WHERE sequence > (SELECT coalesce(max(sequence), 0) FROM audit) - ? "
+            "AND (subject = ? OR substr(kind, 1, ?) = ?) ORDER BY sequence DESC LIMIT ?",
+            (MAX_SEARCHED, subject, len(also), also, limit),
+        )
+        return tuple(reversed(found))
+
     def verify(self) -> int:
         """Check the whole chain and return the number of records. Raises NotTrusted with the first broken one."""
         last = audit.verify_chain(self._all())
@@ -83,7 +96,7 @@ class AuditLog:
             yield from batch
             after = batch[-1].sequence
 
-    def _rows(self, query: str, parameters: tuple[int, ...] = ()) -> tuple[AuditRecord, ...]:
+    def _rows(self, query: str, parameters: tuple[int | str, ...] = ()) -> tuple[AuditRecord, ...]:
         def fetch(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
             return connection.execute(query, parameters).fetchall()
 

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from shamon_host.attestation.appraisal import VerifierState, appraise
+from shamon_host.attestation.appraisal import VerifierState
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
+from shamon_host.daemon.appraising import Appraisal, behind_its_quote
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.carried import CarriedTypes
@@ -23,17 +24,18 @@ from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.permitted_links import permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource
+from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension, describe, is_transient
-from shamon_host.daemon.tap_filters import check_reported_filters, tap_filters
+from shamon_host.daemon.tap_filters import tap_filters
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
-from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import AttestationResult
-from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report
+from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
@@ -64,6 +66,7 @@ class CoalitionHost:
     references: ReferenceSource
     store: Store
     audit: AuditLog
+    history: ResultHistory
     clock: Clock
     blocking: Blocking
     attester: Attester
@@ -171,34 +174,29 @@ class CoalitionHost:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
         self._note_reference(peer, reference.digest)
-        theirs = self.policies.of(peer)
-
-        def decide() -> tuple[AttestationResult, VerifierState]:
-            return appraise(
-                evidence,
-                role=role,
-                transcript=transcript,
-                host=peer,
-                ak_public=enrolled.ak_public,
-                enrolled_tpm_kind=enrolled.tpm,
-                demands=self.policy.demands,
-                reference=reference,
-                state=self._verifier_state(enrolled),
-                check_hypervisor_report=lambda data: check_hypervisor_report(data, host=peer, policy=theirs),
-                check_network_state=lambda data: check_reported_filters(
-                    data, evidence.hypervisor_report, host=peer, policy=theirs
-                ),
-            )
-
+        appraisal = Appraisal(
+            verifier=self.name,
+            enrolled=enrolled,
+            policy=self.policy,
+            peer_policy=self.policies.of(peer),
+            reference=reference,
+            state=self._verifier_state(enrolled),
+            wall_s=self.clock.wall_s(),
+        )
         with self.figures.timed("appraise_ms"):
-            result, verified = await self.blocking(decide)
-        if not result.trusted:
+            appraised = await self.blocking(lambda: appraisal.of(evidence, role, transcript))
+        result = appraised.result
+        behind = appraised.log_is_behind and self._state(peer).counts_at(self.clock.boottime_s())
+        if not result.trusted and not behind:
             # First of all, whatever becomes of the rest; the same log would show the same failure again.
             words = "; ".join(describe(claim) for claim in result.failures)
             await self.suspend(peer, words, definite=not all(map(is_transient, result.failures)), received=received)
-        self.store.put("verifier", result.ak_name.hex(), verified.to_document())
+        self.store.put("verifier", result.ak_name.hex(), appraised.following.to_document())
+        await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})
+        elif behind:
+            raise behind_its_quote(peer, result)
         return result
 
     async def lease_s(self, peer: HostName) -> float:
@@ -476,7 +474,13 @@ class CoalitionHost:
 
     def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
         document = self.store.get("verifier", enrolled.ak_name.hex())
-        return VerifierState.from_document(document) if document else None
+        try:
+            return VerifierState.from_document(document) if document else None
+        except BadInput as error:
+            # Another version of this program wrote it. The whole log shows again what stuck in this boot.
+            self.audit.append("peer.state-unreadable", enrolled.host, {"reason": str(error)})
+            self.store.delete("verifier", enrolled.ak_name.hex())
+            return None
 
     def _note_reference(self, peer: HostName, digest: str) -> None:
         """Decide on Reference Values that are new or changed since the last appraisal of this peer. Raises Refused."""

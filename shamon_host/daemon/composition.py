@@ -22,6 +22,7 @@ from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.references import References
+from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.service import live, only_one
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.system_clock import SystemClock
@@ -79,6 +80,7 @@ async def _run(config: HostConfig) -> int:
             references=References(config.reference),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
+            history=ResultHistory(database, config.results),
             vm_settings=config.vms,
             backends=Backends(
                 clock=clock,

@@ -2,11 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shamon_host.daemon.files import read_limited
+from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.hypervisor.vms import VmSettings
@@ -43,6 +44,8 @@ class HostConfig:
     """`auto`, `kvm` or `qemu`."""
     images: Mapping[str, tuple[Path, str]]
     vms: Mapping[VmName, VmSettings]
+    results: Retention = field(default_factory=Retention)
+    """How much is kept of the history of Attestation Results."""
 
     @property
     def socket(self) -> Path:
@@ -66,7 +69,7 @@ def load_config(path: Path) -> HostConfig:
 def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     """Check the fields of a configuration. Raises BadInput."""
     reader = _Reader(source)
-    reader.only(fields, "", {"name", "tls", "tpm", "hypervisor", "images", "vms", *_STRINGS})
+    reader.only(fields, "", {"name", "tls", "tpm", "hypervisor", "images", "vms", "results", *_STRINGS})
     paths = {key: reader.path(fields, "", key, default) for key, default in _STRINGS.items()}
     tls, tpm, hypervisor = (reader.table(fields, key) for key in ("tls", "tpm", "hypervisor"))
     reader.only(tls, "tls.", set(_TLS))
@@ -95,6 +98,18 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
         virt_type=virt_type,
         images=images,
         vms={VmName(name): _vm_settings(reader, name, table) for name, table in reader.tables(fields, "vms")},
+        results=_retention(reader, reader.table(fields, "results")),
+    )
+
+
+def _retention(reader: "_Reader", table: Mapping[str, Any]) -> Retention:
+    default = Retention()
+    reader.only(table, "results.", {"days", "runs", "evidence_mib"})
+    mebibytes = default.evidence_bytes >> 20
+    return Retention(
+        days=reader.integer(table, "results.", "days", default.days, range(1, 36_501)),
+        runs=reader.integer(table, "results.", "runs", default.runs, range(2, 100_001)),
+        evidence_bytes=reader.integer(table, "results.", "evidence_mib", mebibytes, range(49)) << 20,
     )
 
 

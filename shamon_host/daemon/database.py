@@ -13,36 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shamon_host.daemon.database_schema import SCHEMA_VERSION, schema_of, steps_after
 from shamon_host.domain.errors import BackendFailed
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x53484D4E
 """'SHMN', in the header of the file: SQLite databases of other programs are refused."""
-_SCHEMA = """
-CREATE TABLE document (
-    kind TEXT NOT NULL,
-    key TEXT NOT NULL,
-    json TEXT NOT NULL,
-    PRIMARY KEY (kind, key)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE audit (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    wall_s REAL NOT NULL,
-    boottime_s REAL NOT NULL,
-    kind TEXT NOT NULL,
-    subject TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    previous BLOB NOT NULL CHECK (length(previous) = 32),
-    digest BLOB NOT NULL CHECK (length(digest) = 32)
-) STRICT;
-CREATE TRIGGER audit_append_only_update BEFORE UPDATE ON audit
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER audit_append_only_delete BEFORE DELETE ON audit
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER audit_append_only_insert BEFORE INSERT ON audit
-    WHEN NEW.sequence IS NOT (SELECT coalesce(max(sequence), 0) + 1 FROM audit)
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-"""
 _REMEDY = (
     "Stop the daemon and move the file away, keeping it as evidence; the daemon then starts with an empty log and "
     "without state, and its VMs are replaced by clean ones."
@@ -108,13 +83,10 @@ class Database:
             )
             empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
             if empty and version == 0:
-                for statement in _statements(_SCHEMA):
-                    connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif application != APPLICATION_ID:
                 raise self.corrupt("this is the database of another program")
-            elif version != SCHEMA_VERSION:
+            elif not 0 < version <= SCHEMA_VERSION:
                 raise BackendFailed(
                     "the database has another schema",
                     where=self.path,
@@ -122,8 +94,13 @@ class Database:
                     found=f"version {version}",
                     remedy="Run the version of this program that wrote it, or move the file away.",
                 )
-            elif _schema(connection) != sorted(_statements(_SCHEMA)):
+            elif _schema(connection) != sorted(schema_of(version)):
                 raise self.corrupt("tables or triggers of the database were changed")
+            if version < SCHEMA_VERSION:
+                # A new file is one of version 0. In the same transaction: a file has one version or the other.
+                for statement in steps_after(version):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -168,18 +145,6 @@ def _make_private(path: Path) -> None:
             found=f"uid {found.st_uid}, {stat.filemode(found.st_mode)}",
             remedy="Find out who did, then give the file that owner and mode.",
         )
-
-
-def _statements(script: str) -> list[str]:
-    """The statements of the schema; a trigger's body ends with END."""
-    statements: list[str] = []
-    pending = ""
-    for line in script.strip().splitlines():
-        pending += line + "\n"
-        if sqlite3.complete_statement(pending):
-            statements.append(pending.strip().rstrip(";"))
-            pending = ""
-    return statements
 
 
 def _schema(connection: sqlite3.Connection) -> list[str]:

@@ -24,6 +24,7 @@ from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends, StopReason
 from shamon_host.daemon.reactions import Reactions
 from shamon_host.daemon.references import ReferenceSource
+from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.daemon.watchers import Watchers
@@ -49,6 +50,7 @@ class HostDaemon:
     references: ReferenceSource
     store: Store
     audit: AuditLog
+    history: ResultHistory
     backends: Backends
     vm_settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures)
@@ -110,6 +112,7 @@ class HostDaemon:
             references=self.references,
             store=self.store,
             audit=self.audit,
+            history=self.history,
             clock=backends.clock,
             blocking=backends.blocking,
             attester=Attester(tpm=backends.tpm, logs=backends.logs, blocking=backends.blocking),

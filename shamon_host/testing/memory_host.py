@@ -19,6 +19,7 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.ports import Backends, Blocking, StopReason
+from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.service import plain_error
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
@@ -232,6 +233,7 @@ class MemoryHost:
             references=self._enrolment,
             store=Store(database),
             audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
+            history=ResultHistory(database),
             backends=Backends(
                 clock=self.clock,
                 tpm=self._tpm,

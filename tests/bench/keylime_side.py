@@ -26,7 +26,7 @@ def main() -> None:
     pcr = (directory / "pcr10").read_text().strip()
     for _ in sys.stdin:
         start = process_time()
-        value, failure = process_measurement_list(None, lines, runtime_policy=policy, pcrval=pcr, hash_alg=Hash.SHA256)
+        value, failure = process(None, lines, runtime_policy=policy, pcrval=pcr, hash_alg=sha256)
         cost_s = process_time() - start
         print(json.dumps({"cost_s": cost_s, "pcr": value, "failed": bool(failure)}), flush=True)
 

@@ -164,3 +164,23 @@ def test_a_long_log_is_verified_in_batches() -> None:
     fill(log, 1100)
     assert log.verify() == 1100
     database.close()
+
+
+def test_what_is_about_a_subject_is_found_newest_first_and_told_oldest_first(open_log: Opener) -> None:
+    log = open_log()
+    for number in range(30):
+        log.append("peer.suspend", f"host{number % 3}", {"number": number})
+        log.append("vm.stop", f"vm{number}", {"number": number})
+    found = log.about("host1", also="vm.", limit=8)
+    assert [record.detail["number"] for record in found if record.kind == "peer.suspend"] == [25, 28]
+    assert [record.sequence for record in found] == sorted(record.sequence for record in found)
+    assert len(found) == 8
+    assert {record.subject for record in log.about("host2", also="none.")} == {"host2"}
+    assert log.about("host9", also="none.") == ()
+
+
+def test_a_search_looks_at_the_newest_records_alone(open_log: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shamon_host.daemon.audit_log.MAX_SEARCHED", 5)
+    log = open_log()
+    fill(log, 20)
+    assert [record.subject for record in log.about("vm3", also="vm.")] == [f"vm{number}" for number in range(15, 20)]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shamon_host.daemon.config import MAX_CONFIG_BYTES, load_config
+from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.vms import VmSettings
@@ -22,6 +23,10 @@ type = "qemu"
 [images.app]
 path = "/images/app.qcow2"
 format = "qcow2"
+[results]
+days = 7
+runs = 50
+evidence_mib = 0
 [vms.web]
 memory_mib = 256
 vcpus = 2
@@ -51,6 +56,7 @@ def test_a_name_is_enough(tmp_path: Path) -> None:
     assert (config.tcti, config.libvirt_uri, config.virt_type) == ("device:/dev/tpmrm0", "qemu:///system", "auto")
     assert not config.images
     assert not config.vms
+    assert config.results == Retention(days=90, runs=200, evidence_bytes=8 << 20)
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -61,6 +67,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.tls_key == Path("/etc/keys/alpha.key")
     assert config.tls_ca == Path("/etc/shamon/ca.pem")
     assert config.images == {"app": (Path("/images/app.qcow2"), "qcow2")}
+    assert config.results == Retention(days=7, runs=50, evidence_bytes=0)
     assert config.vms == {
         VmName("web"): VmSettings(
             memory_mib=256, vcpus=2, kernel="/boot/vmlinuz", initrd="/boot/initrd", cmdline="console=ttyS0 quiet"
@@ -93,6 +100,10 @@ def test_everything(tmp_path: Path) -> None:
         ("[vms.web]", "[vms]\ndb = 1\n[vms.web]", "vms.db", "a table"),
         ("memory_mib = 256", "memory_mib = 4", "vms.web.memory_mib", "an integer from 16 to"),
         ("memory_mib = 256", "memory_mib = true", "vms.web.memory_mib", "an integer"),
+        ("days = 7", "days = 0", "results.days", "an integer from 1 to"),
+        ("runs = 50", "runs = 1", "results.runs", "an integer from 2 to"),
+        ("evidence_mib = 0", "evidence_mib = 49", "results.evidence_mib", "an integer from 0 to 48"),
+        ("runs = 50", "rows = 50", "results.rows", "evidence_mib"),
         ("vcpus = 2", "vcpus = 2.0", "vms.web.vcpus", "an integer from 1 to 255"),
         ("vcpus = 2", "label = 'red'", "vms.web.label", "cmdline"),
         ('"/boot/vmlinuz"', '"vmlinuz"', "vms.web.kernel", "an absolute path"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shamon_host.daemon.database import APPLICATION_ID, Database
+from shamon_host.daemon.database_schema import SCHEMA_VERSION, schema_of
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed
 
@@ -125,14 +126,70 @@ def test_the_database_of_another_program_is_refused(path: Path) -> None:
 
 def test_another_schema_version_is_refused(path: Path) -> None:
     make(path)
-    execute(path, "PRAGMA user_version = 2")
+    execute(path, "PRAGMA user_version = 3")
     error = refused(path)
-    assert (error.expected, error.found) == ("version 1", "version 2")
+    assert (error.expected, error.found) == ("version 2", "version 3")
+
+
+def make_version_1(path: Path) -> None:
+    """A file as the first release left it, with a document and a record."""
+    path.touch(0o600)
+    execute(
+        path,
+        *schema_of(1),
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        "PRAGMA user_version = 1",
+        "INSERT INTO document VALUES ('vm', 'web', '{\"wanted\":true}')",
+        "INSERT INTO audit VALUES (1, 1.0, 2.0, 'vm.start', 'web', '{}', zeroblob(32), zeroblob(32))",
+    )
+
+
+def test_a_file_of_the_first_version_is_brought_forward_with_all_that_is_in_it(path: Path) -> None:
+    make_version_1(path)
+    database = Database(path)
+    assert Store(database).get("vm", "web") == {"wanted": True}
+    rows = database.read(
+        lambda connection: [
+            *connection.execute("PRAGMA user_version").fetchall(),
+            *connection.execute("SELECT count(*) FROM audit").fetchall(),
+            *connection.execute("SELECT count(*) FROM result").fetchall(),
+        ]
+    )
+    assert rows == [(SCHEMA_VERSION,), (1,), (0,)]
+    with pytest.raises(BackendFailed, match="append-only"):
+        delete_records(database)
+    database.close()
+    again = Database(path)
+    assert Store(again).get("vm", "web") == {"wanted": True}
+    again.close()
+
+
+def delete_records(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM audit")
+
+
+def test_a_changed_file_of_the_first_version_is_not_brought_forward(path: Path) -> None:
+    make_version_1(path)
+    execute(path, "DROP TRIGGER audit_append_only_delete")
+    assert "were changed" in refused(path).what
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    connection.close()
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_version_that_there_never_was_is_refused(version: int, path: Path) -> None:
+    make(path)
+    execute(path, f"PRAGMA user_version = {version}")
+    assert refused(path).found == f"version {version}"
 
 
 @pytest.mark.parametrize(
     "statement",
     [
+        "DROP TABLE ima_piece",
+        "DROP INDEX result_of_peer",
         "DROP TRIGGER audit_append_only_delete",
         "CREATE TRIGGER extra AFTER INSERT ON audit BEGIN DELETE FROM document; END",
         "ALTER TABLE document ADD COLUMN more TEXT",

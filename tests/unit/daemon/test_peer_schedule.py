@@ -115,6 +115,11 @@ def test_a_flood_of_reasons_makes_a_handshake_a_second() -> None:
 # One schedule alone, with a handshaker that does as it is told
 
 
+class Audit:
+    def append(self, kind: str, subject: str, detail: object) -> None:
+        """Nobody reads it here."""
+
+
 @dataclass
 class Host:
     """The part of `CoalitionHost` that a schedule sees."""
@@ -123,6 +128,7 @@ class Host:
     policy: Policy = field(default_factory=changed_policy)
     peers: dict[HostName, PeerState] = field(default_factory=lambda: {BETA: PeerState(host=BETA)})
     proved: float = float("-inf")
+    audit: Audit = field(default_factory=Audit)
 
     def proved_s(self, _: HostName) -> float:
         return self.proved

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from time import get_clock_info, process_time
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Prepared = TypeVar("Prepared")
 _TICK_S = get_clock_info("process_time").resolution
@@ -23,6 +23,17 @@ class Unit(StrEnum):
     """CPU seconds: less is better."""
     RATE = "1/s"
     """Operations in a CPU second: more is better."""
+
+
+class Costed(Protocol):
+    """What can be measured, here or in another process."""
+
+    @property
+    def name(self) -> str: ...
+
+    def cost_s(self) -> float:
+        """Do it once: CPU seconds of one operation."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +65,8 @@ class Measurement:
     baseline_costs_s: tuple[float, ...]
     goal: float | None = None
     """At most so many seconds, or at least such a rate."""
+    ratio_goal: float | None = None
+    """At most so many times the baseline's cost."""
 
     @property
     def figures(self) -> tuple[float, ...]:
@@ -71,10 +84,13 @@ class Measurement:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median is as good as the goal; None without a goal."""
-        if self.goal is None:
-            return None
-        return self.median <= self.goal if self.unit is Unit.SECONDS else self.median >= self.goal
+        """Whether it is as good as one of its goals; None without any."""
+        reached = []
+        if self.goal is not None:
+            reached.append(self.median <= self.goal if self.unit is Unit.SECONDS else self.median >= self.goal)
+        if self.ratio_goal is not None:
+            reached.append(self.ratio <= self.ratio_goal)
+        return any(reached) if reached else None
 
     def as_json(self) -> Mapping[str, Any]:
         return {
@@ -85,12 +101,18 @@ class Measurement:
             "highest": self.figures[-1],
             "goal": self.goal,
             "met": self.met,
-            "baseline": {"name": self.baseline, "ratio": self.ratio},
+            "baseline": {"name": self.baseline, "ratio": self.ratio, "goal": self.ratio_goal},
         }
 
 
 def measured(
-    work: Work[Any], baseline: Work[Any], *, unit: Unit, rounds: int, goal: float | None = None
+    work: Costed,
+    baseline: Costed,
+    *,
+    unit: Unit,
+    rounds: int,
+    goal: float | None = None,
+    ratio_goal: float | None = None,
 ) -> Measurement:
     """Run both in turn, once more than `rounds`: the first time warms up."""
     # Garbage collection counts, but only of what the work itself makes: the bench holds more than any host does.
@@ -107,6 +129,7 @@ def measured(
         baseline=baseline.name,
         baseline_costs_s=tuple(cost for cost, _ in costs),
         goal=goal,
+        ratio_goal=ratio_goal,
     )
 
 

@@ -154,6 +154,9 @@ def test_a_figure_is_a_median_beside_its_goal_and_its_baseline() -> None:
     assert (rate.median, rate.figures, rate.met) == (4.0, (2.0, 4.0, 8.0), True)
     assert replace(rate, goal=4.5).met is False
     assert replace(rate, goal=None).met is None
+    assert replace(rate, goal=None, ratio_goal=1.0).met is True
+    assert replace(rate, goal=None, ratio_goal=0.9).met is False
+    assert replace(rate, goal=4.0, ratio_goal=0.9).met is True  # one of the two is enough
 
 
 def test_work_and_baseline_take_turns_and_the_first_round_does_not_count() -> None:
@@ -191,7 +194,7 @@ def test_the_report_has_the_documented_shape(report: Report) -> None:
     assert document["policy"].keys() == {"types", "labels", "conflict_sets", "asked", "file_bytes", "shared_types"}
     for each in document["measurements"]:
         assert each.keys() == {"name", "unit", "median", "lowest", "highest", "goal", "met", "baseline"}
-        assert each["baseline"].keys() == {"name", "ratio"}
+        assert each["baseline"].keys() == {"name", "ratio", "goal"}
         assert each["unit"] in {"s", "1/s"}
         assert 0 < each["lowest"] <= each["median"] <= each["highest"]
         assert each["baseline"]["ratio"] > 0

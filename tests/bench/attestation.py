@@ -1,0 +1,122 @@
+"""`python -m tests.bench.attestation`: how fast logs and quotes are appraised, and how many quotes many peers cost.
+
+Prints medians over several rounds, the goal of each figure where there is one, and the ratio to a baseline that ran in
+the same rounds: a bare replay of the log, the check of a signature, Keylime's verifier on the same log and the same
+known files (in a process of its own, `tools/set-up bench`). `--json FILE` writes them down. A goal that is not met is
+no failure: machines differ, and this one may be busy. Exits with 1 only if something was computed that is not so.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.answers import WrongAnswer
+from tests.bench.attestation_logs import full_appraisal, increment, keylime_of, memory_of
+from tests.bench.attestation_quotes import quotes_of_a_crowd, verifying
+from tests.bench.big_logs import BigLog
+from tests.bench.measuring import Measurement
+from tests.bench.table import print_measurements, print_memory
+
+FORMAT = "shamon-bench-attestation-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    entries: int = 16_000
+    many_entries: int = 200_000
+    added: int = 10
+    hosts: int = 51
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that was found out."""
+
+    rounds: int
+    measurements: tuple[Measurement, ...]
+    memory: Mapping[str, int]
+    """Bytes."""
+    quotes: Mapping[str, float]
+
+    def as_json(self) -> Mapping[str, Any]:
+        """`format`, what it was measured with, `measurements` as in the bench of policies, `memory_bytes`, and
+        `quotes`: numbers of TPM2_Quote commands."""
+        return {
+            "format": FORMAT,
+            "clock": "CPU time of the process",
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+            "load_average": list(os.getloadavg()),
+            "rounds": self.rounds,
+            "measurements": [each.as_json() for each in self.measurements],
+            "memory_bytes": dict(self.memory),
+            "quotes": dict(self.quotes),
+        }
+
+
+def bench(size: Size, rounds: int, keylime: Path) -> Report:
+    """Make logs and hosts, check every answer, then measure. Raises WrongAnswer."""
+    log = BigLog(entries=size.entries)
+    with keylime_of(log, keylime) as side:
+        measurements = list(full_appraisal(log, side, rounds))
+    memory = memory_of(log)
+    measurements.append(increment(log, size.added, rounds))
+    measurements += verifying(rounds)
+    many = BigLog(entries=size.many_entries)
+    measurements += full_appraisal(many, None, min(rounds, 2))
+    return Report(
+        rounds=rounds,
+        measurements=tuple(measurements),
+        memory={**memory, **memory_of(many)},
+        quotes=quotes_of_a_crowd(size.hosts),
+    )
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The table, memory, and quotes. `report` is in the form of the JSON file."""
+    load = ", ".join(f"{each:.1f}" for each in report["load_average"])
+    print(
+        f"Medians of {report['rounds']} rounds, in {report['clock']}: other work on this machine slows it down and does"
+        f" not count as time.\nRatios are to a baseline of the same rounds. Python {report['python']},"
+        f" {report['cpus']} CPUs, load average {load}.\n"
+    )
+    print_measurements(report["measurements"])
+    print_memory(report["memory_bytes"])
+    quotes = dict(report["quotes"])
+    print(f"TPM2_Quote commands of a host with {quotes.pop('peers')} peers: ", end="")
+    print("; ".join(f"{value:g} {name}" for name, value in quotes.items()))
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(prog="make bench-attestation", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="measure everything N times (default: 7)")
+    parser.add_argument(
+        "--keylime", type=Path, default=Path(".venv-keylime"), metavar="DIR", help="Keylime's virtual environment"
+    )
+    arguments = parser.parse_args(given)
+    if arguments.rounds < 1:
+        parser.error("--rounds: at least 1")
+    print("checking the answers, then measuring: two minutes, more on a busy machine", file=sys.stderr)
+    try:
+        report = bench(Size(), arguments.rounds, arguments.keylime)
+    except WrongAnswer as wrong:
+        print(f"bench-attestation: wrong answer: {wrong}", file=sys.stderr)
+        return 1
+    print_report(report.as_json())
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

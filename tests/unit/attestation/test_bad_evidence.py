@@ -64,11 +64,11 @@ def _selecting(selection: PcrSelection) -> Change:
     return change
 
 
-def _quoted(**changes: Callable[[bytes], bytes]) -> Change:
+def _quoted(*, attest: Callable[[bytes], bytes] = bytes, signature: Callable[[bytes], bytes] = bytes) -> Change:
     def change(_world: Attested, evidence: Evidence, _transcript: bytes) -> Evidence:
         quote = evidence.quote
         return replace(
-            evidence, quote=replace(quote, **{name: make(getattr(quote, name)) for name, make in changes.items()})
+            evidence, quote=replace(quote, attest=attest(quote.attest), signature=signature(quote.signature))
         )
 
     return change

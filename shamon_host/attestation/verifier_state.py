@@ -34,6 +34,10 @@ class LogFacts:
     """One of Shamon's own entry modules was read."""
     entries: int = 0
     """How many entries the vouched part has."""
+    excused: int = 0
+    """How many files were accepted by the pattern of their path alone."""
+    violations: int = 0
+    """How many violations the Reference Values tolerated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,8 @@ class VerifierState:
                 "selinux_policy": self.facts.selinux_policy,
                 "code_entry": self.facts.code_entry,
                 "entries": self.facts.entries,
+                "excused": self.facts.excused,
+                "violations": self.facts.violations,
             },
             "sticky": [
                 {
@@ -149,6 +155,8 @@ class VerifierState:
                     selinux_policy=str(facts["selinux_policy"]),
                     code_entry=facts["code_entry"] is True,
                     entries=_count(facts["entries"]),
+                    excused=_count(facts.get("excused", 0)),
+                    violations=_count(facts.get("violations", 0)),
                 ),
                 sticky={claim.name: claim for claim in sticky},
             )

@@ -88,7 +88,7 @@ def _drop(*keys: str) -> Callable[[dict[str, Any]], None]:
     ("change", "key", "expected"),
     [
         (_drop("format"), "format", ""),
-        (_set("format", value="other/9"), "format", "shamon-reference-values/1"),
+        (_set("format", value="other/9"), "format", "shamon-reference-values/2"),
         (_set("extra", value=1), "extra", "format, pcrs"),
         (_set("selinux", "mode", value="x"), "selinux.mode", "states, policy_digests"),
         (_drop("pcrs", "4"), "pcrs.4", ""),

@@ -1,0 +1,104 @@
+"""What Reference Values accept, in the form in which a walk over a log asks: once for each of its entries.
+
+The usual entry is a file that is known by path and digest. The kernel hashed `digest field ‖ path field (‖ signature
+field)` for it, so those bytes are put together beforehand, and one look-up in a set decides. Whatever is not found
+there is read field by field and asked for rule by rule.
+
+Source: Linux security/integrity/ima/ima_template_lib.c (`ima_eventdigest_init_common`, `ima_eventname_init_common`).
+"""
+
+from collections.abc import Iterable
+
+from shamon_host.attestation.reference_part import Digests, ReferencePart, merged_digests
+from shamon_host.attestation.reference_paths import PathPatterns
+
+_NONE: frozenset[str] = frozenset()
+_NO_MEASUREMENTS: frozenset[bytes] = frozenset()
+_EMPTY_FIELD = bytes(4)
+_FIELDS = {
+    "ima-ng": (b"sha256:\0", b""),
+    "ima-sig": (b"sha256:\0", _EMPTY_FIELD),
+    "ima-ngv2": (b"ima:sha256:\0", b""),
+    "ima-sigv2": (b"ima:sha256:\0", _EMPTY_FIELD),
+}
+"""Template → what stands before the digest, and what follows the path where the file has no signature."""
+_SIGNED = ("ima-sig", "ima-sigv2")
+
+
+class ReferenceLookup:
+    """Made once for Reference Values. `demanded` are paths of which something is demanded: only a digest under that
+    very path will do for them, as for everything below `code_prefix`."""
+
+    def __init__(self, part: ReferencePart, *, demanded: Iterable[str], code_prefix: str) -> None:
+        self._part = part
+        self._files: Digests = merged_digests(part.files, *part.packages.values()) if part.packages else part.files
+        self._demanded = frozenset(demanded)
+        self._code_prefix = code_prefix
+        self._patterns = PathPatterns(part.patterns)
+        self._violations = PathPatterns(part.violations)
+        self._early_data = PathPatterns(part.early_data)
+        self._measured: dict[str, frozenset[bytes]] = {}
+
+    def digests(self, path: str) -> frozenset[str]:
+        """What a file under this path may have, by its own entry or its package's."""
+        return self._files.get(path, _NONE)
+
+    def is_demanded(self, path: str) -> bool:
+        """Whether something is demanded of this path, so that no rule that is wider than a path excuses it."""
+        return path in self._demanded or path.startswith(self._code_prefix)
+
+    def excused_early(self, path: str) -> bool:
+        """Whether any content will do under this path until the IMA policy is in force."""
+        return not self.is_demanded(path) and self._early_data.match(path)
+
+    def has_digest(self, path: str, digest: str) -> bool:
+        """Whether the content is accepted under any path, this one included."""
+        return digest in self._part.digests and not self.is_demanded(path)
+
+    def excused(self, path: str) -> bool:
+        """Whether any content will do under this path."""
+        return not self.is_demanded(path) and self._patterns.match(path)
+
+    def may_be_written(self, path: str) -> bool:
+        """Whether this file may be open for writing while it is measured."""
+        return not self.is_demanded(path) and self._violations.match(path)
+
+    def package(self, path: str) -> str:
+        """The packages that this file is of, as `coreutils 9.1-1`; empty where it is of none."""
+        return ", ".join(name for name, files in self._part.packages.items() if path in files)
+
+    def measured(self, template: str) -> frozenset[bytes]:
+        """The bytes that a kernel hashes under this template for each known file without a signature, except those
+        that are demanded. Empty for a template whose entries have to be read."""
+        known = self._measured.get(template)
+        if known is None:
+            known = self._measured[template] = self._compiled(template)
+        return known
+
+    def _compiled(self, template: str) -> frozenset[bytes]:
+        if template not in _FIELDS:
+            return _NO_MEASUREMENTS
+        before, behind = _FIELDS[template]
+        before = (len(before) + 32).to_bytes(4, "little") + before
+        compiled = set()
+        for path, digests in self._files.items():
+            if path in self._demanded or not path.startswith("/"):
+                continue
+            try:
+                name = path.encode() + b"\0"
+            except UnicodeEncodeError:
+                continue  # half of a surrogate pair: no path that is read from a log has one
+            tail = len(name).to_bytes(4, "little") + name + behind
+            compiled |= {before + bytes.fromhex(digest) + tail for digest in digests}
+        return frozenset(compiled)
+
+
+def without_signature(template: str, measured: bytes) -> bytes:
+    """What the kernel would have hashed, had the file no signature; as it is where there is none, or no such field."""
+    if template not in _SIGNED:
+        return measured
+    path_at = 4 + int.from_bytes(measured[:4], "little")
+    end = path_at + 4 + int.from_bytes(measured[path_at : path_at + 4], "little")
+    if len(measured) != end + 4 + int.from_bytes(measured[end : end + 4], "little"):
+        return measured
+    return measured[:end] + _EMPTY_FIELD

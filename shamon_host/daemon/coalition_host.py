@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
+from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.carried import CarriedTypes
@@ -26,6 +27,7 @@ from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.daemon.tap_filters import check_reported_filters, tap_filters
+from shamon_host.daemon.verifier_memory import VerifierMemory
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
@@ -37,7 +39,7 @@ from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_re
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
+from shamon_host.peer.ports import AgreedLink, LinkOffer, Outcome, Terms
 
 _HINTS_PER_PERIOD = 3
 _AUDIT_HEAD = "peer-audit-head"
@@ -83,6 +85,7 @@ class CoalitionHost:
     """Peer → why it does not trust this host, in its words; empty once it does."""
     _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
     _carried: CarriedTypes = field(init=False)
+    _verified: VerifierMemory = field(init=False)
     _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
     _hinted_s: dict[HostName, float] = field(init=False, default_factory=dict)
     _unclosed: set[HostName] = field(init=False, default_factory=set)
@@ -94,6 +97,7 @@ class CoalitionHost:
 
     def __post_init__(self) -> None:
         self._started_s = self.clock.boottime_s()
+        self._verified = VerifierMemory(self.store)
         self.peers = {host: self._new_peer(host) for host in self.policy.hosts if host != self.name}
         self._carried = CarriedTypes(self.store, peers=self.peers, types=self.policy.types)
 
@@ -117,11 +121,10 @@ class CoalitionHost:
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
-        verified = self._verifier_state(enrolled)
-        if verified is not None:
-            with suppress(ShamonError):  # without Reference Values the appraisal says so
-                # Under changed Reference Values the log is wanted from its beginning.
-                verified = verified.under(self.references.load(peer).digest)
+        digest = None
+        with suppress(ShamonError):  # without Reference Values the appraisal says so
+            digest = self.references.load(peer).digest
+        ima_offset, ima_reset_count = self._verified.wanted_from(enrolled.ak_name, digest)
         if not self.policies.same(peer):
             await self.blocking(lambda: self.policies.shared(peer))  # once for two policies; large ones take long
         shared, theirs = self.policies.shared(peer), self.policies.of(peer).digest
@@ -137,8 +140,8 @@ class CoalitionHost:
             certificate_sha256=own.certificate_sha256,
             ak_name=own.ak_name,
             offers=tuple(LinkOffer(type=shared.names[offer.type], port=offer.port, spi=offer.spi) for offer in offers),
-            ima_offset=verified.ima_offset if verified else 0,
-            ima_reset_count=verified.reset_count if verified else 0,
+            ima_offset=ima_offset,
+            ima_reset_count=ima_reset_count,
         )
 
     async def evidence(
@@ -167,7 +170,7 @@ class CoalitionHost:
         if terms.ak_name != enrolled.ak_name:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
-        self._note_reference(peer, reference.digest)
+        self._note_reference(peer, reference)
         theirs = self.policies.of(peer)
 
         def decide() -> tuple[AttestationResult, VerifierState]:
@@ -180,7 +183,7 @@ class CoalitionHost:
                 enrolled_tpm_kind=enrolled.tpm,
                 demands=self.policy.demands,
                 reference=reference,
-                state=self._verifier_state(enrolled),
+                state=self._verified.recall(enrolled.ak_name, reference.digest),
                 check_hypervisor_report=lambda data: check_hypervisor_report(data, host=peer, policy=theirs),
                 check_network_state=lambda data: check_reported_filters(
                     data, evidence.hypervisor_report, host=peer, policy=theirs
@@ -193,7 +196,7 @@ class CoalitionHost:
             # First of all, whatever becomes of the rest; the same log would show the same failure again.
             words = "; ".join(describe(claim) for claim in result.failures)
             await self.suspend(peer, words, definite=not all(map(is_transient, result.failures)), received=received)
-        self.store.put("verifier", result.ak_name.hex(), verified.to_document())
+        await self.blocking(lambda: self._verified.keep(result.ak_name, verified))
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})
         return result
@@ -468,19 +471,26 @@ class CoalitionHost:
         enrolled = self.registry.get(host)
         return enrolled is not None and enrolled.expelled
 
-    def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
-        document = self.store.get("verifier", enrolled.ak_name.hex())
-        return VerifierState.from_document(document) if document else None
-
-    def _note_reference(self, peer: HostName, digest: str) -> None:
+    def _note_reference(self, peer: HostName, new: ReferenceValues) -> None:
         """Decide on Reference Values that are new or changed since the last appraisal of this peer. Raises Refused."""
-        known = (self.store.get("reference", peer) or {}).get("digest")
-        if known == digest:
+        seen = self.store.get("reference", peer) or {}
+        known = seen.get("digest")
+        if known == new.digest:
             return
-        decision = monitor.reference_update(self.policy, peer, made_for=peer, current=known, replaces=known, new=digest)
+        decision = monitor.reference_update(
+            self.policy,
+            peer,
+            made_for=peer,
+            current=known,
+            replaces=known,
+            new=new.digest,
+            version=new.version,
+            newest_seen=int(seen.get("version", 0)),
+            signed=self.references.signed,
+        )
         self.audit.append(decision.check, peer, decision.as_detail())
         decision.enforce()
-        self.store.put("reference", peer, {"digest": digest})
+        self.store.put("reference", peer, {"digest": new.digest, "version": new.version})
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())

@@ -82,7 +82,7 @@ class _Walk:
     """Where a walk stands; `failures` has the first one of each claim, `more` how many came after it."""
 
     reference: ReferenceValues
-    aggregates: tuple[bytes, ...]
+    aggregates: tuple[bytes, ...] | None
     facts: LogFacts
     on_failure: Callable[[LogFailure], None] | None
     failures: dict[ClaimName, Claim] = field(default_factory=dict)
@@ -101,18 +101,18 @@ def walk(
     entries: Sequence[ImaEntry],
     facts: LogFacts,
     reference: ReferenceValues,
-    pcrs: Mapping[int, bytes],
+    pcrs: Mapping[int, bytes] | None,
     *,
     on_failure: Callable[[LogFailure], None] | None = None,
 ) -> tuple[LogFacts, dict[ClaimName, Claim]]:
     """Facts and first failures after `entries`, which follow the part of the log that `facts` are about.
 
-    `pcrs` are the quoted values: the log's first entry holds a digest over PCR 0-9. `on_failure` is told of every
-    failure, not of the first ones alone.
+    `pcrs` are the quoted values: the log's first entry holds a digest over PCR 0-9. None is for who has no quote, and
+    learns nothing of the boot that the log is of. `on_failure` is told of every failure, not of the first ones alone.
     """
     state = _Walk(
         reference,
-        (boot_aggregate(Bank.SHA256, pcrs), boot_aggregate(Bank.SHA256, {pcr: pcrs[pcr] for pcr in range(8)})),
+        None if pcrs is None else _aggregates(pcrs),
         facts,
         on_failure,
     )
@@ -226,12 +226,19 @@ def _selinux_policy(state: _Walk, number: int, buf: bytes) -> None:
         state.fail(number, SELINUX_POLICY, claim, Lacking.SELINUX_POLICY, buf.hex())
 
 
+def _aggregates(pcrs: Mapping[int, bytes]) -> tuple[bytes, ...]:
+    """What a kernel may have written first: over PCR 0-9, or before version 5.8 over PCR 0-7."""
+    return boot_aggregate(Bank.SHA256, pcrs), boot_aggregate(Bank.SHA256, {pcr: pcrs[pcr] for pcr in range(8)})
+
+
 def _aggregate(state: _Walk, number: int, fields: ImaFields) -> None:
     digest = fields.file_digest
     if number > 1:
         # A kernel writes one, at its start: the second one is of a kernel that kexec started.
         reason, expected = "another kernel was started without a new boot", "one boot aggregate, the first entry"
-    elif digest is not None and digest.algorithm == "sha256" and digest.digest in state.aggregates:
+    elif state.aggregates is None or (
+        digest is not None and digest.algorithm == "sha256" and digest.digest in state.aggregates
+    ):
         state.facts = replace(state.facts, boot_aggregate=True)
         return
     else:

@@ -7,8 +7,11 @@ there is read field by field and asked for rule by rule.
 Source: Linux security/integrity/ima/ima_template_lib.c (`ima_eventdigest_init_common`, `ima_eventname_init_common`).
 """
 
+import base64
 from collections.abc import Iterable
 
+from shamon_host.attestation.ima_entry import ImaFields
+from shamon_host.attestation.ima_signature import SignatureVerdict, SigningKeys, check_signature, load_signing_key
 from shamon_host.attestation.reference_part import Digests, ReferencePart, merged_digests
 from shamon_host.attestation.reference_paths import PathPatterns
 
@@ -23,6 +26,8 @@ _FIELDS = {
 }
 """Template → what stands before the digest, and what follows the path where the file has no signature."""
 _SIGNED = ("ima-sig", "ima-sigv2")
+_SIGNED_DIGESTS = ("sha256", "sha384", "sha512")
+"""Hashes of which a signed digest names one file and no other."""
 
 
 class ReferenceLookup:
@@ -37,6 +42,7 @@ class ReferenceLookup:
         self._patterns = PathPatterns(part.patterns)
         self._violations = PathPatterns(part.violations)
         self._early_data = PathPatterns(part.early_data)
+        self._keys = _keys_below(part)
         self._measured: dict[str, frozenset[bytes]] = {}
 
     def digests(self, path: str) -> frozenset[str]:
@@ -54,6 +60,16 @@ class ReferenceLookup:
     def has_digest(self, path: str, digest: str) -> bool:
         """Whether the content is accepted under any path, this one included."""
         return digest in self._part.digests and not self.is_demanded(path)
+
+    def is_signed(self, path: str, fields: ImaFields) -> bool:
+        """Whether one of the keys for this path made a good signature over the digest in the entry."""
+        digest = fields.file_digest
+        if not fields.signature or digest is None or digest.algorithm not in _SIGNED_DIGESTS or self.is_demanded(path):
+            return False
+        return any(
+            path.startswith(prefix) and check_signature(fields, keys) is SignatureVerdict.GOOD
+            for prefix, keys in self._keys.items()
+        )
 
     def excused(self, path: str) -> bool:
         """Whether any content will do under this path."""
@@ -91,6 +107,19 @@ class ReferenceLookup:
             tail = len(name).to_bytes(4, "little") + name + behind
             compiled |= {before + bytes.fromhex(digest) + tail for digest in digests}
         return frozenset(compiled)
+
+
+def _keys_below(part: ReferencePart) -> dict[str, SigningKeys]:
+    """Prefix → the keys whose signatures count below it."""
+    prefixes = dict.fromkeys(rule.prefix for rule in part.signed)
+    return {
+        prefix: SigningKeys(
+            load_signing_key(base64.b64decode(rule.key), where="signed")
+            for rule in part.signed
+            if rule.prefix == prefix
+        )
+        for prefix in prefixes
+    }
 
 
 def without_signature(template: str, measured: bytes) -> bytes:

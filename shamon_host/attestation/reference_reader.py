@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from shamon_host.attestation.ima_signature import load_signing_key
 from shamon_host.attestation.reference_model import (
     APPRAISED_PCRS,
     FORMAT,
@@ -35,7 +36,6 @@ _RULES = ("packages", "digests", "signed", "patterns", "violations")
 _PART_KEYS = ("pcrs", "selinux", "files", "buffers", "early_data", *_RULES)
 _TOO_WIDE = ("/*", "/**", "*", "**")
 _MIN_GLOB_PARTS = 3
-_MAX_KEY_BYTES = 16 * 1024
 _MAX_VERSION = 2**53 - 1
 
 
@@ -136,11 +136,9 @@ class DocumentReader:
         rule = self._table(key, value, ("key", "prefix"))
         text = self._text(f"{key}.key", rule["key"])
         try:
-            good = len(base64.b64decode(text, validate=True)) <= _MAX_KEY_BYTES
-        except ValueError:
-            good = False
-        if not good:
-            raise self._bad(f"{key}.key", "base64 of a certificate or public key (DER)", text)
+            load_signing_key(base64.b64decode(text, validate=True), where=key)
+        except (ValueError, BadInput):
+            raise self._bad(f"{key}.key", "base64 of a certificate or public key (DER), RSA or ECDSA", text) from None
         prefix = self._path(f"{key}.prefix", rule["prefix"])
         if not prefix.endswith("/"):
             raise self._bad(f"{key}.prefix", "a directory's path with its final slash", prefix)

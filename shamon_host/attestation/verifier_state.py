@@ -36,6 +36,8 @@ class LogFacts:
     """One of Shamon's own entry modules was read."""
     entries: int = 0
     """How many entries the vouched part has."""
+    signed: int = 0
+    """How many files were accepted by their signature."""
     excused: int = 0
     """How many files were accepted by the pattern of their path alone."""
     violations: int = 0
@@ -117,6 +119,7 @@ class VerifierState:
                 "selinux_policy": self.facts.selinux_policy,
                 "code_entry": self.facts.code_entry,
                 "entries": self.facts.entries,
+                "signed": self.facts.signed,
                 "excused": self.facts.excused,
                 "violations": self.facts.violations,
             },
@@ -164,6 +167,7 @@ class VerifierState:
                     selinux_policy=str(facts["selinux_policy"]),
                     code_entry=facts["code_entry"] is True,
                     entries=_count(facts["entries"]),
+                    signed=_count(facts.get("signed", 0)),
                     excused=_count(facts.get("excused", 0)),
                     violations=_count(facts.get("violations", 0)),
                 ),

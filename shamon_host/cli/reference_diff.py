@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shamon_host.attestation.reference_diff import Difference
     from shamon_host.attestation.reference_model import ReferenceValues
 
+_MAX_LOG_BYTES = 64 * 1024 * 1024
+
 
 def add_parser(actions: Any) -> None:
     """Add this command to those of `shamon reference`."""
@@ -58,7 +60,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _differences(arguments: argparse.Namespace, reference: "ReferenceValues") -> "Sequence[Difference]":
     from shamon_host.attestation.evidence import MAX_EVIDENCE_BYTES, decode
-    from shamon_host.attestation.ima_log import IMA_PCR, MAX_LOG_BYTES, detect_log_bank, parse_ima_log, replay_until
+    from shamon_host.attestation.ima_log import IMA_PCR, detect_log_bank, parse_ima_log, replay_until
     from shamon_host.attestation.reference_diff import boot_differences, log_differences
     from shamon_host.daemon.files import read_limited
 
@@ -76,7 +78,7 @@ def _differences(arguments: argparse.Namespace, reference: "ReferenceValues") ->
         entries = entries[: replay_until(entries, {}, {IMA_PCR: pcrs[IMA_PCR]}).verified]
         return (*boot_differences(pcrs, evidence.event_log, reference), *log_differences(entries, reference, pcrs))
     if arguments.log is not None:
-        log = read_limited(arguments.log, MAX_LOG_BYTES, "IMA log")
+        log = read_limited(arguments.log, _MAX_LOG_BYTES, "IMA log")
     else:
         from shamon_host.daemon.composition import open_logs
 

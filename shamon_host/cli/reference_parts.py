@@ -1,10 +1,11 @@
-"""`shamon reference from-image`, `from-packages`, `from-host`, and `merge`.
+"""`shamon reference from-image`, `from-packages`, `from-host`, `from-key`, and `merge`.
 
-Each of the first three writes a *part*: what may be measured, by where it is from. `merge` puts parts together, into
+Each of the first four writes a *part*: what may be measured, by where it is from. `merge` puts parts together, into
 Reference Values or into one part, and makes the next version of them.
 """
 
 import argparse
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from shamon_host.attestation.reference_model import ReferencePart
 
 _SHOWN = 10
+_MAX_KEY_BYTES = 64 * 1024
 
 
 def add_parsers(actions: Any) -> None:
@@ -35,6 +37,10 @@ def add_parsers(actions: Any) -> None:
     host = actions.add_parser("from-host", help="a part: what this boot of this host has measured, without PCRs")
     host.add_argument("--tcti", default="device:/dev/tpmrm0", help="how to reach the TPM (default device:/dev/tpmrm0)")
     host.set_defaults(run=_from_host)
+    key = actions.add_parser("from-key", help="a part: files that are signed with a key (IMA signatures)")
+    key.add_argument("key", type=Path, metavar="KEY", help="certificate or public key, PEM or DER")
+    key.add_argument("--prefix", default="/", metavar="DIR/", help="below this directory alone (default /)")
+    key.set_defaults(run=_from_key)
     merge = actions.add_parser("merge", help="put Reference Values and parts together: the next version")
     merge.add_argument("base", type=Path, metavar="BASE", help="Reference Values, or a part")
     merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="what they are to accept too")
@@ -44,7 +50,7 @@ def add_parsers(actions: Any) -> None:
         help="of a package that a PART has, drop the other versions (default: accept both)",
     )
     merge.set_defaults(run=_merge)
-    for parser in (image, packages, host, merge):
+    for parser in (image, packages, host, key, merge):
         parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where it goes")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -77,6 +83,21 @@ def _from_host(arguments: argparse.Namespace) -> int:
     from shamon_host.daemon.composition import open_logs, open_tpm
 
     return _write(record_host(open_tpm(arguments.tcti), open_logs()), arguments, {})
+
+
+def _from_key(arguments: argparse.Namespace) -> int:
+    from shamon_host.attestation.ima_signature import load_signing_key
+    from shamon_host.attestation.reference_model import ReferencePart, SignedFiles
+    from shamon_host.daemon.files import read_limited
+
+    data = read_limited(arguments.key, _MAX_KEY_BYTES, "key")
+    load_signing_key(data, where=str(arguments.key))
+    if b"-----BEGIN " in data:
+        data = base64.b64decode(data.split(b"-----")[2])
+        load_signing_key(data, where=str(arguments.key))
+    # A certificate stays one: it may give its key another id than the key's own.
+    rule = SignedFiles(key=base64.b64encode(data).decode(), prefix=arguments.prefix)
+    return _write(ReferencePart(signed=(rule,)), arguments, {})
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -118,6 +139,10 @@ def _write(reference: "ReferencePart", arguments: argparse.Namespace, left_out: 
     for why, paths in left_out.items():
         if paths:
             print(f"left out, {_WHY[why]}: {len(paths)} ({printable(_some(paths))})")
+    for rule in reference.signed:
+        print(
+            f"every file that this key signed is accepted below {printable(rule.prefix)}, old versions too: {rule.key}"
+        )
     for pattern in reference.patterns:
         print(f"ANY content is accepted under {printable(pattern)}: whoever can write there can run what they like.")
     for pattern in reference.violations:

@@ -266,6 +266,9 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
     # Once programs alone are measured, a path says nothing about whether its content was run: no early excuse then.
     if before and lookup.excused_early(path):
         return
+    if lookup.is_signed(path, fields):
+        state.facts = replace(state.facts, signed=state.facts.signed + 1)
+        return
     if lookup.excused(path):
         state.facts = replace(state.facts, excused=state.facts.excused + 1)
         return
@@ -351,6 +354,7 @@ def _whole(facts: LogFacts) -> Claim:
     excused = [
         f"{count} {what}"
         for count, what in (
+            (facts.signed, "by their signature"),
             (facts.excused, "excused by the pattern of their path"),
             (facts.violations, "of data files that were being written"),
         )

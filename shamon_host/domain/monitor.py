@@ -219,9 +219,9 @@ def reference_update(
         if replaces != current:
             yield Deny(Rule.LINEAGE, f"they replace {replaces or 'none'}; in force is {current or 'none'}")
         if version < newest_seen:
-            yield Deny(Rule.LINEAGE, f"they are version {version}; version {newest_seen} was in force")
+            yield Deny(Rule.ROLLBACK, f"they are version {version}; version {newest_seen} was in force")
         elif signed and version == newest_seen and new != current:
-            yield Deny(Rule.LINEAGE, f"they are another version {version} than the one that was in force")
+            yield Deny(Rule.ROLLBACK, f"they are another version {version} than the one that was in force")
 
     return _decide(Check.REFERENCE_UPDATE, host, new, denials())
 

@@ -8,6 +8,7 @@ Source: Linux security/integrity/ima/ima_template_lib.c (`ima_eventdigest_init_c
 """
 
 import base64
+import struct
 from collections.abc import Iterable
 
 from shamon_host.attestation.ima_entry import ImaFields
@@ -25,7 +26,9 @@ _FIELDS = {
     "ima-sigv2": (b"ima:sha256:\0", _EMPTY_FIELD),
 }
 """Template → what stands before the digest, and what follows the path where the file has no signature."""
-_SIGNED = ("ima-sig", "ima-sigv2")
+_PATH_AT = {"ima-sig": 4 + 8 + 32, "ima-sigv2": 4 + 12 + 32}
+"""Where the path field begins behind a SHA-256 digest, under the templates that have a signature."""
+_LENGTH = struct.Struct("<I")
 _SIGNED_DIGESTS = ("sha256", "sha384", "sha512")
 """Hashes of which a signed digest names one file and no other."""
 
@@ -123,11 +126,14 @@ def _keys_below(part: ReferencePart) -> dict[str, SigningKeys]:
 
 
 def without_signature(template: str, measured: bytes) -> bytes:
-    """What the kernel would have hashed, had the file no signature; as it is where there is none, or no such field."""
-    if template not in _SIGNED:
+    """What the kernel would have hashed, had the file no signature; as it is where there is none, or no such field.
+
+    For entries with a SHA-256 digest: of others come bytes that are not those of any known file.
+    """
+    path_at = _PATH_AT.get(template)
+    if path_at is None or len(measured) < path_at + 8:
         return measured
-    path_at = 4 + int.from_bytes(measured[:4], "little")
-    end = path_at + 4 + int.from_bytes(measured[path_at : path_at + 4], "little")
-    if len(measured) != end + 4 + int.from_bytes(measured[end : end + 4], "little"):
+    end = path_at + 4 + _LENGTH.unpack_from(measured, path_at)[0]
+    if len(measured) < end + 4 or len(measured) != end + 4 + _LENGTH.unpack_from(measured, end)[0]:
         return measured
     return measured[:end] + _EMPTY_FIELD

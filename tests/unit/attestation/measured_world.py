@@ -6,7 +6,7 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from shamon_host.attestation.ima_entry import ImaEntry
+from shamon_host.attestation.ima_entry import ImaEntry, template_fields
 from shamon_host.attestation.ima_log import ima_buf_entry, ima_sig_entry, violation_entry
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues, SelinuxReference
@@ -52,6 +52,15 @@ def pcr10(entries: tuple[ImaEntry, ...]) -> bytes:
     return value
 
 
+def of_template(template: str, entry: ImaEntry) -> ImaEntry:
+    """The `ima-sig` entry as a kernel makes it under another template."""
+    raw = dict(entry.fields().raw)
+    raw["d-ngv2"] = b"ima:" + raw["d-ng"]
+    fields = [raw[field] for field in template_fields(template)]
+    measured = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+    return ImaEntry(entry.pcr, template, Bank.SHA1.digest(measured), measured)
+
+
 def file_entries() -> st.SearchStrategy[ImaEntry]:
     return st.builds(
         lambda path, content, signature: ima_sig_entry(path, hashlib.sha256(content).digest(), signature=signature),
@@ -71,6 +80,7 @@ def entries() -> st.SearchStrategy[ImaEntry]:
         st.builds(
             lambda c: ima_buf_entry("selinux-policy-hash", hashlib.sha256(c).digest()), st.sampled_from(CONTENTS)
         ),
+        st.builds(of_template, st.sampled_from(("ima-ng", "ima-ngv2", "ima-sigv2", "n-ng|d-ng")), file_entries()),
         st.builds(lambda e: ImaEntry(e.pcr, "ima-ng", Bank.SHA1.digest(e.measured), e.measured), file_entries()),
     )
 

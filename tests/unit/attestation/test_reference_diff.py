@@ -154,7 +154,8 @@ def test_a_boot_of_something_else() -> None:
         merged = read_back(each)
         rest = list(boot_differences(pcrs, log, merged))
         assert {other.missing for other in rest} == {other.missing for other in found} - {each.missing}
-        (pcr,) = each.part.pcrs if each.part else ()
+        assert each.part is not None
+        (pcr,) = each.part.pcrs
         assert merged.pcrs[pcr][-1].events  # the log says what they are
     assert list(boot_differences(pcrs, b"", good_reference().merged(merged_parts(found)))) == []
     assert len(list(boot_differences(pcrs, b"lies", good_reference()))) == len(found)

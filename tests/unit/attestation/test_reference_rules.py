@@ -16,7 +16,7 @@ from shamon_host.attestation.claims.measurements import LogFailure, walk
 from shamon_host.attestation.ima_entry import ImaEntry
 from shamon_host.attestation.ima_log import ima_sig_entry, violation_entry
 from shamon_host.attestation.pcr import Bank
-from shamon_host.attestation.reference_lookup import ReferenceLookup
+from shamon_host.attestation.reference_lookup import ReferenceLookup, without_signature
 from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues, SignedFiles
 from shamon_host.attestation.reference_part import part_document
 from shamon_host.attestation.reference_paths import PathPatterns, exact_pattern, too_wide
@@ -35,6 +35,7 @@ from tests.unit.attestation.measured_world import (
     good_reference,
     hexdigest,
     logs,
+    of_template,
     parts,
     references,
 )
@@ -342,3 +343,21 @@ class TestProperties:
         boot = good_boot().entries
         _, _, found = failures((*boot[:at], entry, *boot[at:], *others), reference)
         assert at + 1 in {failure.number for failure in found}
+
+
+@pytest.mark.parametrize("template", ["ima-ng", "ima-sig", "ima-ngv2", "ima-sigv2"])
+@pytest.mark.parametrize("signature", [b"", b"\x03\x02\x04 and so on"])
+def test_a_known_file_is_found_by_what_the_kernel_hashed(template: str, signature: bytes) -> None:
+    """Under each template that has a digest and a path, with and without a signature; whatever is amiss is read."""
+    part = ReferencePart(files={PROGRAM: frozenset({hexdigest(CONTENT)})})
+    known = good_reference().merged(part).lookup.measured(template)
+    entry = of_template(template, ima_sig_entry(PROGRAM, hashlib.sha256(CONTENT).digest(), signature=signature))
+    assert without_signature(template, entry.measured) in known
+    for wrong in (entry.measured[:-1], entry.measured + b"\0", entry.measured[1:], b"", entry.measured[:50]):
+        assert without_signature(template, wrong) not in known
+
+
+def test_templates_that_have_to_be_read() -> None:
+    lookup = good_reference().lookup
+    for template in ("ima", "ima-buf", "ima-modsig", "evm-sig", "n-ng|d-ng"):
+        assert lookup.measured(template) == frozenset()

@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shamon_host.attestation.reference_values import dump_reference_values
 from shamon_host.daemon.references import References
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.labels import HostName
+from shamon_host.peer.reference_envelope import checked_signers, sign
+from shamon_host.peer.signed_record import public_text
 from tests.unit.daemon.daemon_world import ALPHA, DaemonWorld
 
 
@@ -57,3 +60,34 @@ def test_malformed_ones(content: bytes, tmp_path: Path) -> None:
 def test_no_other_file_is_read(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput):
         References(tmp_path).load(HostName(name))
+
+
+class TestSigned:
+    key = Ed25519PrivateKey.generate()
+
+    def written(self, path: Path, *, signed: bool) -> References:
+        recorded = DaemonWorld().alpha.record_reference()
+        if signed:
+            path.write_bytes(sign(recorded, self.key).encode())
+        else:
+            dump_reference_values(recorded, path)
+        return References(path.parent, checked_signers([public_text(self.key)], 1))
+
+    def test_signed_ones_are_taken(self, tmp_path: Path) -> None:
+        references = self.written(tmp_path / "alpha.json", signed=True)
+        assert references.signed
+        assert references.load(ALPHA).digest == References(tmp_path).load(ALPHA).digest
+        assert not References(tmp_path).signed
+
+    def test_others_are_not(self, tmp_path: Path) -> None:
+        references = self.written(tmp_path / "alpha.json", signed=False)
+        with pytest.raises(NotTrusted, match="not signed") as caught:
+            references.load(ALPHA)
+        assert caught.value.where == str(tmp_path / "alpha.json")
+
+    def test_not_even_after_good_ones(self, tmp_path: Path) -> None:
+        references = self.written(tmp_path / "alpha.json", signed=True)
+        references.load(ALPHA)
+        self.written(tmp_path / "alpha.json", signed=False)
+        with pytest.raises(NotTrusted):
+            references.load(ALPHA)

@@ -1,4 +1,4 @@
-"""Signatures of files in the IMA log: the keys that may have made them, and whether one is good.
+"""Signatures of files in the IMA log: whether one is good, and by which key.
 
 An `ima-sig` entry holds a file's `security.ima` attribute: a short header with a 32-bit key id, and a signature over
 the file's digest as the same entry has it. So a Verifier that knows the key can accept a file that it has no digest
@@ -7,23 +7,45 @@ the log says that a kernel wrote them.
 
 Source: Linux security/integrity/integrity.h (`struct signature_v2_hdr`, `enum evm_ima_xattr_type`,
 `struct ima_file_id`), digsig_asymmetric.c (`asymmetric_verify`, `calc_file_id_hash`), ima/ima_appraise.c
-(`xattr_verify`), include/uapi/linux/hash_info.h; ima-evm-utils src/libimaevm.c (`calc_keyid_v2`).
+(`xattr_verify`), include/uapi/linux/hash_info.h.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import sha256
 from typing import NamedTuple
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from shamon_host.attestation.ima_entry import FileDigest, ImaFields
+from shamon_host.attestation.ima_signing_key import (
+    PublicKey,
+    SigningKey,
+    SigningKeyError,
+    SigningKeys,
+    load_signing_key,
+)
 from shamon_host.domain.errors import BadInput
+
+__all__ = [
+    "HASHES",
+    "KERNEL_HASHES",
+    "CheckedSignature",
+    "ImaSignatureError",
+    "SignatureHeader",
+    "SignatureVerdict",
+    "SigningKey",
+    "SigningKeyError",
+    "SigningKeys",
+    "check_signature",
+    "examine_signature",
+    "load_signing_key",
+    "read_signature_header",
+    "signed_by",
+    "unknown_key",
+    "verify_digest",
+]
 
 XATTR_DIGEST = 0x01
 XATTR_SIGNATURE = 0x03
@@ -45,7 +67,7 @@ KERNEL_HASHES = (
 """Names by the number that a signature's header has for them (`enum hash_algo`, `hash_algo_name`)."""
 _OLD_NAMES = {"sm3-256": "sm3"}
 
-_HASHES: dict[str, hashes.HashAlgorithm] = {
+HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha1": hashes.SHA1(),  # noqa: S303 - as old hosts have it; the policy says which keys count, hence which hosts
     "sha224": hashes.SHA224(),
     "sha256": hashes.SHA256(),
@@ -58,68 +80,9 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
 }
 """The hashes that a signature can be checked with. Not MD5: two files with one digest are made in seconds."""
 
-_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
-_RSA_BITS = range(1024, 8192 + 1)
-_MAX_KEY_BYTES = 64 * 1024
-_KEY_KINDS = "an X.509 certificate or a public key (DER or PEM), RSA or ECDSA P-256, P-384 or P-521"
-
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-
-
-class SigningKeyError(BadInput):
-    """The bytes are no key that a file can be signed with."""
-
 
 class ImaSignatureError(BadInput):
     """The bytes are no signature of a file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SigningKey:
-    """A key that files are signed with. Two are equal if it is the same key, wherever it came from."""
-
-    public: PublicKey = field(compare=False, repr=False)
-    spki: bytes = field(repr=False)
-    """The key as SubjectPublicKeyInfo, DER."""
-    key_ids: frozenset[int] = field(compare=False)
-    """The 32-bit ids under which a signature may name it."""
-    source: str = field(compare=False)
-    """Where it came from, for people."""
-    subject: str = field(default="", compare=False)
-    """The certificate's subject (RFC 4514); empty for a bare key."""
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the SubjectPublicKeyInfo, in hexadecimal: the name that a policy should use, not the key id."""
-        return sha256(self.spki).hexdigest()
-
-    def __str__(self) -> str:
-        ids = ", ".join(f"{key_id:08x}" for key_id in sorted(self.key_ids))
-        return f"{self.subject or 'key'} ({ids}, {self.source})"
-
-
-class SigningKeys:
-    """Keys by the id that a signature's header has. Several keys may share an id: it is 32 bits that anyone can hit."""
-
-    __slots__ = ("_by_id", "_keys")
-
-    def __init__(self, keys: Iterable[SigningKey] = ()) -> None:
-        self._keys = tuple(dict.fromkeys(keys))
-        by_id: dict[int, list[SigningKey]] = {}
-        for key in self._keys:
-            for key_id in key.key_ids:
-                by_id.setdefault(key_id, []).append(key)
-        self._by_id = {key_id: tuple(sharing) for key_id, sharing in by_id.items()}
-
-    def by_id(self, key_id: int) -> tuple[SigningKey, ...]:
-        """The keys with this 32-bit id; empty for none."""
-        return self._by_id.get(key_id, ())
-
-    def __iter__(self) -> Iterator[SigningKey]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
 
 class SignatureVerdict(StrEnum):
@@ -152,39 +115,6 @@ class SignatureHeader(NamedTuple):
 
 
 _NO_SIGNATURE = CheckedSignature(SignatureVerdict.NONE)
-
-
-def load_signing_key(data: bytes, *, where: str) -> SigningKey:
-    """The key of an X.509 certificate or SubjectPublicKeyInfo, DER or PEM; `where` names its source in errors.
-
-    Neither the certificate's dates nor its issuer are looked at: the kernel does not look at them either when it
-    checks a file, and whoever gives the certificate here has decided to trust its key. Raises `SigningKeyError`.
-    """
-    if len(data) > _MAX_KEY_BYTES:
-        raise SigningKeyError("the key is too long", where=where, expected=f"at most {_MAX_KEY_BYTES} bytes")
-    if data.count(b"-----BEGIN ") > 1:
-        raise SigningKeyError("more than one key", where=where, expected="one key in each file")
-    try:
-        certificate = _certificate(data)
-        public = _public_key(data) if certificate is None else certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
-        raise SigningKeyError("no key that files are signed with", where=where, expected=_KEY_KINDS) from None
-    match public:
-        case rsa.RSAPublicKey() if public.key_size in _RSA_BITS:
-            pass
-        case ec.EllipticCurvePublicKey() if public.curve.name in _CURVES:
-            pass
-        case _:
-            raise SigningKeyError("a key of another kind", where=where, expected=_KEY_KINDS)
-    return SigningKey(
-        public=public,
-        spki=public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo),
-        key_ids=frozenset(
-            _tail(digest) for digest in (_bit_string_hash(public), _subject_key_id(certificate)) if digest
-        ),
-        source=where,
-        subject=_subject(certificate),
-    )
 
 
 def read_signature_header(attribute: bytes) -> SignatureHeader:
@@ -243,7 +173,7 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
     if _OLD_NAMES.get(digest.algorithm, digest.algorithm) != header.algorithm:
         reason = f"it is over a {header.algorithm} digest, the entry has {digest.algorithm}"
         return CheckedSignature(SignatureVerdict.BAD, reason, header.key_id)
-    algorithm = _HASHES.get(header.algorithm)
+    algorithm = HASHES.get(header.algorithm)
     if algorithm is None or len(digest.digest) != algorithm.digest_size:
         return CheckedSignature(SignatureVerdict.BAD, f"{header.algorithm} cannot be checked here", header.key_id)
     signed = digest.digest
@@ -254,7 +184,15 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
     for key in candidates:
         if _verifies(key.public, header.signature, signed, algorithm):
             return CheckedSignature(SignatureVerdict.GOOD, "", header.key_id, key)
-    return CheckedSignature(SignatureVerdict.BAD, "the key it names did not make it", header.key_id)
+    return CheckedSignature(SignatureVerdict.BAD, "it is not by the key that it names", header.key_id)
+
+
+def signed_by(key: SigningKey, signature: bytes, digest: FileDigest) -> bool:
+    """Whether a key made a signature over `digest` itself. False as well for a hash that cannot be checked here."""
+    algorithm = HASHES.get(digest.algorithm)
+    if algorithm is None or len(digest.digest) != algorithm.digest_size:
+        return False
+    return _verifies(key.public, signature, digest.digest, algorithm)
 
 
 def unknown_key(header: SignatureHeader) -> CheckedSignature:
@@ -271,43 +209,3 @@ def _verifies(public: PublicKey, signature: bytes, digest: bytes, algorithm: has
     except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True
-
-
-def _certificate(data: bytes) -> x509.Certificate | None:
-    if b"-----BEGIN " in data:
-        return x509.load_pem_x509_certificate(data) if b"-----BEGIN CERTIFICATE-----" in data else None
-    try:
-        return x509.load_der_x509_certificate(data)
-    except ValueError:
-        return None
-
-
-def _public_key(data: bytes) -> object:
-    if b"-----BEGIN " in data:
-        return serialization.load_pem_public_key(data)
-    return serialization.load_der_public_key(data)
-
-
-def _bit_string_hash(public: PublicKey) -> bytes:
-    return x509.SubjectKeyIdentifier.from_public_key(public).digest
-
-
-def _subject_key_id(certificate: x509.Certificate | None) -> bytes:
-    if certificate is None:
-        return b""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
-        return b""
-    return extension.value.digest
-
-
-def _subject(certificate: x509.Certificate | None) -> str:
-    try:
-        return "" if certificate is None else certificate.subject.rfc4514_string()
-    except ValueError:
-        return ""
-
-
-def _tail(digest: bytes) -> int:
-    return int.from_bytes(digest[-4:], "big")

@@ -6,7 +6,7 @@ whatever it is merged with accepts too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 _T = TypeVar("_T")
@@ -121,9 +121,11 @@ class ReferencePart:
             },
         )
 
-    def part(self) -> "ReferencePart":
-        """What of this is a part: without what is demanded."""
-        return ReferencePart(**{each.name: getattr(self, each.name) for each in fields(ReferencePart)})
+    def grouped(self) -> Self:
+        """The same, with no file beside a package that has it: else it would outlive the package's upgrade."""
+        grouped = merged_digests(*self.packages.values())
+        files = {path: digests - grouped.get(path, frozenset()) for path, digests in self.files.items()}
+        return replace(self, files={path: digests for path, digests in files.items() if digests})
 
     def accepted_document(self) -> dict[str, Any]:
         """Everything that is accepted, as a JSON object: each key of it, also where it is empty."""

@@ -82,18 +82,21 @@ def _record(arguments: argparse.Namespace) -> int:
     reference = replace(recorded, files=merged_digests(recorded.files, files))
     for part in parts:
         reference = reference.merged(part)
-    reference = versioned(reference, out)
+    reference = versioned(reference.grouped(), out)
     write_reference(reference, out)
-    boot_alone = sorted(not_in_manifest(recorded, manifest)) if arguments.manifest else []
+    known = merged_digests(manifest, *(files for part in parts for files in (part.files, *part.packages.values())))
+    boot_alone = sorted(not_in_manifest(recorded, known)) if known else []
     if arguments.json:
         print_json({"host": host, "boot_alone": boot_alone, **_summary(out, reference)})
         return 0
     print(f"{out}: Reference Values of {host}, version {reference.version}, digest {reference.digest}.")
     print(f"{len(reference.files)} files may run, {len(files)} of them as given by --file or by this host.")
-    if boot_alone:
+    if reference.packages:
         print(
-            f"{len(boot_alone)} files are not in the manifest, and were taken as this boot measured them. Look at them:"
+            f"{len(reference.packages)} packages, with {sum(map(len, reference.packages.values()))} files, may run too."
         )
+    if boot_alone:
+        print(f"{len(boot_alone)} files are in no manifest or part, taken as this boot measured them. Look at them:")
         for path in boot_alone[:_SHOWN]:
             print(f"  {printable(path)}")
         if len(boot_alone) > _SHOWN:

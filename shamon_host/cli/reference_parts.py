@@ -108,6 +108,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     merged = base
     for part in map(open_reference, arguments.parts):
         merged = (merged.without_other_versions(part) if arguments.replace_packages else merged).merged(part)
+    merged = merged.grouped()
     if isinstance(merged, ReferenceValues) and isinstance(base, ReferenceValues):
         merged = merged.following(base)
     return _write(merged, arguments, {})

@@ -20,8 +20,8 @@ STATES = "verifier"
 PIECES = "verifier-ledger"
 MAX_ENTRIES = 1_000_000
 """Of one ledger. A host that measures more is asked for its log again when its Reference Values change."""
-MAX_MEASURED_BYTES = 256 * 1024 * 1024
-"""Of one ledger, before it is packed."""
+MAX_MEASURED_BYTES = 64 * 1024 * 1024
+"""Of one ledger, before it is packed: as much as the longest log that is read at once."""
 _PIECE_ENTRIES = 8192
 _PIECE_BYTES = 2 * 1024 * 1024
 _SMALL_PIECE = 256

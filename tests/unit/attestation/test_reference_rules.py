@@ -78,6 +78,16 @@ class TestPackages:
         assert set(before.merged(newer).packages) == {"app 1", "app 2", "app-data 1"}
         assert set(before.without_other_versions(newer).merged(newer).packages) == {"app 2", "app-data 1"}
 
+    @settings(max_examples=examples(100), deadline=None)
+    @given(log=logs(), reference=references())
+    def test_grouped_values_accept_the_same(self, log: tuple[ImaEntry, ...], reference: ReferenceValues) -> None:
+        grouped = reference.grouped()
+        paths = {*reference.files, *(path for files in reference.packages.values() for path in files)}
+        assert all(reference.lookup.digests(path) == grouped.lookup.digests(path) for path in paths)
+        assert failures(log, reference) == failures(log, grouped)
+        for files in grouped.packages.values():
+            assert not any(grouped.files.get(path, frozenset()) & digests for path, digests in files.items())
+
     def test_demanded_files_may_be_of_a_package(self) -> None:
         """What must have been measured may be known by its package alone."""
         reference = good_reference()

@@ -422,6 +422,21 @@ class TestDiff:
         assert shamon("reference", "diff", "--reference", values, "--log", log) == BadInput.exit_code
 
 
+def test_what_a_package_has_is_recorded_as_its_file(shamon: Shamon, tmp_path: Path, capsys: Printed) -> None:
+    """So that its upgrade takes its place, and what no part explains is shown."""
+    libvirtd = "/usr/sbin/libvirtd"
+    part, newer, out = tmp_path / "part", tmp_path / "newer", tmp_path / "alpha.json"
+    dump_part(ReferencePart(packages={"libvirt 9": {libvirtd: good_reference().files[libvirtd]}}), part)
+    dump_part(ReferencePart(packages={"libvirt 10": {libvirtd: frozenset({hexdigest(b"10")})}}), newer)
+    assert shamon("reference", "record", "--host", "alpha", "--out", out, "--part", part, "--json") == 0
+    boot_alone = json.loads(capsys.readouterr().out)["boot_alone"]
+    assert libvirtd not in boot_alone
+    assert "/usr/lib/systemd/systemd" in boot_alone
+    assert libvirtd not in load_reference_values(out).files
+    assert shamon("reference", "merge", out, newer, "--replace-packages", "--out", out) == 0
+    assert load_reference_values(out).lookup.digests(libvirtd) == {hexdigest(b"10")}
+
+
 def test_record_makes_the_next_version_with_its_parts(shamon: Shamon, tmp_path: Path, values: Path) -> None:
     part = tmp_path / "part"
     dump_part(ReferencePart(digests=frozenset({hexdigest(b"x")})), part)

@@ -314,6 +314,16 @@ class TestProperties:
         vars(slow)["lookup"] = Slow(slow, demanded=demanded, code_prefix=slow.code.prefix)
         assert failures(log, reference) == failures(log, slow)
 
+    def test_an_increment_that_begins_before_the_ima_policy(self) -> None:
+        """A known program does not belong there, wherever the Verifier has stopped reading before."""
+        boot = good_boot().entries
+        at = next(number for number, entry in enumerate(boot) if entry.fields().path == IMA_POLICY)
+        facts, first = walk(boot[:at], LogFacts(), good_reference(), good_boot().pcrs)
+        assert not first
+        _, first = walk(boot[at + 1 :], facts, good_reference(), good_boot().pcrs)
+        assert "without the IMA policy" in first[ClaimName.IMA_POLICY].reason
+        assert f"entry {at + 1}, /usr/sbin/libvirtd" in first[ClaimName.IMA_POLICY].where
+
     @settings(max_examples=examples(200), deadline=None)
     @given(log=logs(), reference=references(), part=parts())
     def test_merging_never_narrows(

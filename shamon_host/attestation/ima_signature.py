@@ -40,6 +40,7 @@ __all__ = [
     "SigningKeys",
     "check_signature",
     "examine_signature",
+    "kernel_hash_name",
     "load_signing_key",
     "read_signature_header",
     "signed_by",
@@ -65,7 +66,7 @@ KERNEL_HASHES = (
     *("sha3-256", "sha3-384", "sha3-512"),
 )
 """Names by the number that a signature's header has for them (`enum hash_algo`, `hash_algo_name`)."""
-_OLD_NAMES = {"sm3-256": "sm3"}
+_OTHER_NAMES = {"sm3-256": "sm3", "sm3_256": "sm3"}
 
 HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha1": hashes.SHA1(),  # noqa: S303 - as old hosts have it; the policy says which keys count, hence which hosts
@@ -170,7 +171,7 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
     candidates = keys.by_id(header.key_id)
     if not candidates:
         return unknown_key(header)
-    if _OLD_NAMES.get(digest.algorithm, digest.algorithm) != header.algorithm:
+    if kernel_hash_name(digest) != header.algorithm:
         reason = f"it is over a {header.algorithm} digest, the entry has {digest.algorithm}"
         return CheckedSignature(SignatureVerdict.BAD, reason, header.key_id)
     algorithm = HASHES.get(header.algorithm)
@@ -187,9 +188,14 @@ def verify_digest(header: SignatureHeader, digest: FileDigest, keys: SigningKeys
     return CheckedSignature(SignatureVerdict.BAD, "it is not by the key that it names", header.key_id)
 
 
+def kernel_hash_name(digest: FileDigest) -> str:
+    """The name that newer kernels have for a digest's hash: SM3 had others."""
+    return _OTHER_NAMES.get(digest.algorithm, digest.algorithm)
+
+
 def signed_by(key: SigningKey, signature: bytes, digest: FileDigest) -> bool:
     """Whether a key made a signature over `digest` itself. False as well for a hash that cannot be checked here."""
-    algorithm = HASHES.get(digest.algorithm)
+    algorithm = HASHES.get(kernel_hash_name(digest))
     if algorithm is None or len(digest.digest) != algorithm.digest_size:
         return False
     return _verifies(key.public, signature, digest.digest, algorithm)

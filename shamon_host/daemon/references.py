@@ -56,6 +56,10 @@ class References:
         cached = self._cache.get(host)
         if cached is None or cached[0] != version:
             data = read_limited(path, MAX_ENVELOPE_BYTES, "file of Reference Values")
-            cached = (version, opened(data, self.signers, source=str(path)))
+            cached = (version, self._shared(opened(data, self.signers, source=str(path))))
             self._cache[host] = cached
         return cached[1]
+
+    def _shared(self, new: ReferenceValues) -> ReferenceValues:
+        """The very same object for hosts of one image: each takes a lot of memory."""
+        return next((known for _, known in self._cache.values() if known.digest == new.digest), new)

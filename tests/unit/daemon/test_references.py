@@ -1,6 +1,7 @@
 """Reference Values from a directory: read once, again when replaced, refused when absent or malformed."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.reference_envelope import checked_signers, sign
 from shamon_host.peer.signed_record import public_text
-from tests.unit.daemon.daemon_world import ALPHA, DaemonWorld
+from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld
 
 
 def test_they_are_read_again_when_replaced(tmp_path: Path) -> None:
@@ -24,12 +25,21 @@ def test_they_are_read_again_when_replaced(tmp_path: Path) -> None:
     assert first.digest == recorded.digest
     assert references.load(ALPHA) is first
     other = tmp_path / "other"
-    dump_reference_values(recorded, other)
+    dump_reference_values(replace(recorded, version=2), other)
     os.utime(other, (1, 1))
     other.rename(path)
-    again = references.load(ALPHA)
-    assert again is not first
-    assert again.digest == first.digest
+    assert references.load(ALPHA) == replace(first, version=2)
+
+
+def test_hosts_of_one_image_share_them(tmp_path: Path) -> None:
+    references = References(tmp_path)
+    recorded = DaemonWorld().alpha.record_reference()
+    for host in (ALPHA, BETA):
+        dump_reference_values(recorded, tmp_path / f"{host}.json")
+    assert references.load(ALPHA) is references.load(BETA)
+    dump_reference_values(replace(recorded, version=2), tmp_path / f"{BETA}.json")
+    assert references.load(BETA).version == 2
+    assert references.load(ALPHA).version == 1
 
 
 def test_none_are_a_reason_not_to_trust(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.results import Claim, ClaimStatus
 
 _SHA256_HEX = 64
+_HOPELESS = (Lacking.NOTHING, Lacking.STRONG_HASH)
 _FLAGS = {"initialized=1", "enforcing=1"}
 
 
@@ -44,7 +45,7 @@ class Difference:
     path: str = ""
     """The file, or the name of the buffer."""
     content: str = ""
-    """SHA-256 digest in hexadecimal, or SELinux's state."""
+    """Digest as Reference Values write it, or SELinux's state."""
     others: int = 0
     """How many further entries fail for this very reason, where none of them can be allowed."""
 
@@ -63,7 +64,7 @@ def log_differences(
     for failure in failures:
         # Of what no rule can allow, the first one is told: one cause has many of them behind it.
         more[failure.claim.reason] += 1
-        if failure.lacking is not Lacking.NOTHING or more[failure.claim.reason] == 1:
+        if failure.lacking not in _HOPELESS or more[failure.claim.reason] == 1:
             found.append(_of_entry(failure, reference))
     found += (
         Difference(claim=claim, missing="none can be given: it has to be measured", part=None)
@@ -130,6 +131,8 @@ def _missing(failure: LogFailure, reference: ReferenceValues) -> tuple[str, Refe
     match failure.lacking:
         case Lacking.FILE:
             return "a digest of this file", ReferencePart(files=digests)
+        case Lacking.STRONG_HASH:
+            return "none can be given: boot with ima_hash=sha256", None
         case Lacking.BUFFER:
             return "a digest of this critical data", ReferencePart(buffers=digests)
         case Lacking.SELINUX_POLICY if len(failure.content) == _SHA256_HEX:

@@ -19,13 +19,10 @@ from shamon_host.attestation.reference_paths import PathPatterns
 _NONE: frozenset[str] = frozenset()
 _NO_MEASUREMENTS: frozenset[bytes] = frozenset()
 _EMPTY_FIELD = bytes(4)
-_FIELDS = {
-    "ima-ng": (b"sha256:\0", b""),
-    "ima-sig": (b"sha256:\0", _EMPTY_FIELD),
-    "ima-ngv2": (b"ima:sha256:\0", b""),
-    "ima-sigv2": (b"ima:sha256:\0", _EMPTY_FIELD),
-}
-"""Template → what stands before the digest, and what follows the path where the file has no signature."""
+_TEMPLATES = {"ima-ng": b"", "ima-sig": _EMPTY_FIELD, "ima-ngv2": b"", "ima-sigv2": _EMPTY_FIELD}
+"""Template → what follows the path where the file has no signature."""
+_WITH_KIND = ("ima-ngv2", "ima-sigv2")
+"""Templates whose digests say of what kind they are (`d-ngv2`); the others have none that is not of the content."""
 _PATH_AT = {"ima-sig": 4 + 8 + 32, "ima-sigv2": 4 + 12 + 32}
 """Where the path field begins behind a SHA-256 digest, under the templates that have a signature."""
 _LENGTH = struct.Struct("<I")
@@ -95,10 +92,9 @@ class ReferenceLookup:
         return known
 
     def _compiled(self, template: str) -> frozenset[bytes]:
-        if template not in _FIELDS:
+        if template not in _TEMPLATES:
             return _NO_MEASUREMENTS
-        before, behind = _FIELDS[template]
-        before = (len(before) + 32).to_bytes(4, "little") + before
+        behind, with_kind = _TEMPLATES[template], template in _WITH_KIND
         compiled = set()
         for path, digests in self._files.items():
             if path in self._demanded or not path.startswith("/"):
@@ -108,8 +104,19 @@ class ReferenceLookup:
             except UnicodeEncodeError:
                 continue  # half of a surrogate pair: no path that is read from a log has one
             tail = len(name).to_bytes(4, "little") + name + behind
-            compiled |= {before + bytes.fromhex(digest) + tail for digest in digests}
+            compiled |= {field + tail for digest in digests if (field := _digest_field(digest, with_kind=with_kind))}
         return frozenset(compiled)
+
+
+def _digest_field(text: str, *, with_kind: bool) -> bytes:
+    """A digest as a kernel writes it, after its length. Empty where it has no such form under the template."""
+    head, _, digest = text.rpartition(":")
+    kind, _, algorithm = (head or "sha256").rpartition(":")
+    if kind and not with_kind:
+        return b""
+    named = f"{kind or 'ima'}:{algorithm}:" if with_kind else f"{algorithm}:"
+    field = named.encode() + b"\0" + bytes.fromhex(digest)
+    return len(field).to_bytes(4, "little") + field
 
 
 def _keys_below(part: ReferencePart) -> dict[str, SigningKeys]:

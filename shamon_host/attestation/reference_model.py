@@ -55,7 +55,7 @@ class CodeReference:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceValues(ReferencePart):
-    """Everything that Evidence of one host is compared with. File digests are SHA-256, lower-case hexadecimal."""
+    """Everything that Evidence of one host is compared with."""
 
     pcrs: Mapping[int, tuple[PcrReference, ...]]
     """For each of APPRAISED_PCRS the values that it may have."""

@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
+from shamon_host.attestation.ima_entry import FileDigest
+
 _T = TypeVar("_T")
 PART_FORMAT = "shamon-reference-part/2"
 
 Digests = Mapping[str, frozenset[str]]
-"""Name → SHA-256 digests, lower-case hexadecimal."""
+"""Name → digests as texts, see `digest_text`; of anything but files, SHA-256 in lower-case hexadecimal."""
+_FILE_HASHES = ("sha256", "sha384", "sha512")
+"""Those of which a digest names one content. A kernel uses the one that `ima_hash` says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,7 @@ class SignedFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencePart:
-    """What may be measured. File digests are SHA-256, lower-case hexadecimal."""
+    """What may be measured. Digests of files are written as `digest_text` does."""
 
     pcrs: Mapping[int, tuple[PcrReference, ...]] = field(default_factory=dict)
     """PCR → values that it may have."""
@@ -163,6 +167,18 @@ def part_document(part: ReferencePart) -> dict[str, Any]:
     accepted = part.accepted_document()
     accepted["selinux"] = {key: value for key, value in accepted["selinux"].items() if value}
     return {"format": PART_FORMAT, **{key: value for key, value in accepted.items() if value}}
+
+
+def digest_text(digest: FileDigest | None) -> str:
+    """How a file's digest is written: SHA-256 in lower-case hexadecimal; others as `sha512:HEX`, `verity:sha256:HEX`.
+
+    Empty for a hash that two files may share: no Reference Values have such a digest.
+    """
+    if digest is None or digest.algorithm not in _FILE_HASHES:
+        return ""
+    if digest.algorithm == "sha256" and digest.kind == "ima":
+        return digest.digest.hex()
+    return str(digest)
 
 
 def package_name(group: str) -> str:

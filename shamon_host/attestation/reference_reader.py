@@ -28,6 +28,9 @@ OLD_FORMAT = "shamon-reference-values/1"
 """Without versions, and without rules other than `files`."""
 REMEDY = "Record the Reference Values again with `shamon reference record`."
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FILE_DIGEST = re.compile(
+    r"[0-9a-f]{64}|(verity:)?(sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})|verity:sha256:[0-9a-f]{64}"
+)
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*(:[a-z0-9-]+)? [!-~]+")
 _OLD_KEYS = ("format", "pcrs", "ima_policy", "early", "selinux", "code", "files", "buffers", "early_data")
 _NEW_KEYS = ("version", "parent")
@@ -61,7 +64,7 @@ class DocumentReader:
         return ReferencePart(
             pcrs={int(pcr): self._pcr(f"pcrs.{pcr}", references) for pcr, references in pcrs.items()},
             selinux=self._selinux(selinux, may_be_empty=True),
-            files=self._digest_table("files", root.get("files", {}), may_be_empty=True),
+            files=self._file_table("files", root.get("files", {}), may_be_empty=True),
             buffers=self._digest_table("buffers", root.get("buffers", {}), may_be_empty=True),
             early_data=self._early_data(root.get("early_data", [])),
             **self._rules(root),
@@ -93,7 +96,7 @@ class DocumentReader:
                     for i, path in enumerate(self._list("code.entries", code["entries"]))
                 ),
             ),
-            files=self._digest_table("files", root["files"], may_be_empty=True),
+            files=self._file_table("files", root["files"], may_be_empty=True),
             buffers=self._digest_table("buffers", root["buffers"], may_be_empty=True),
             early_data=self._early_data(root["early_data"]),
             version=1 if old else self._version("version", root["version"]),
@@ -122,8 +125,8 @@ class DocumentReader:
             if not _PACKAGE.fullmatch(group):
                 raise self._bad(f"packages.{group}"[:200], "a package's name, a space, and its version", group)
         return {
-            "packages": {name: self._digest_table(f"packages.{name}", files) for name, files in packages.items()},
-            "digests": self._digests("digests", root.get("digests", []), may_be_empty=True),
+            "packages": {name: self._file_table(f"packages.{name}", files) for name, files in packages.items()},
+            "digests": self._file_digests("digests", root.get("digests", []), may_be_empty=True),
             "signed": tuple(
                 self._signed(f"signed.{i}", rule)
                 for i, rule in enumerate(self._list("signed", root.get("signed", []), may_be_empty=True))
@@ -234,6 +237,18 @@ class DocumentReader:
     def _digest_table(self, key: str, value: Any, *, may_be_empty: bool = False) -> dict[str, frozenset[str]]:
         table = self._mapping(key, value, may_be_empty=may_be_empty)
         return {name: self._digests(f"{key}.{name}", digests) for name, digests in table.items()}
+
+    def _file_table(self, key: str, value: Any, *, may_be_empty: bool = False) -> dict[str, frozenset[str]]:
+        table = self._mapping(key, value, may_be_empty=may_be_empty)
+        return {path: self._file_digests(f"{key}.{path}", digests) for path, digests in table.items()}
+
+    def _file_digests(self, key: str, value: Any, *, may_be_empty: bool = False) -> frozenset[str]:
+        digests = self._list(key, value, may_be_empty=may_be_empty)
+        for i, digest in enumerate(digests):
+            if not isinstance(digest, str) or not _FILE_DIGEST.fullmatch(digest):
+                expected = "a SHA-256 digest, 64 lower-case hexadecimal digits, or one with its hash, as sha512:..."
+                raise self._bad(f"{key}.{i}", expected, digest)
+        return frozenset(digests)
 
     def _list(self, key: str, value: Any, *, may_be_empty: bool = False) -> list[Any]:
         if not isinstance(value, list) or not (value or may_be_empty):

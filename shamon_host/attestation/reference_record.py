@@ -26,6 +26,7 @@ from shamon_host.attestation.reference_model import (
     SelinuxReference,
     merged_digests,
 )
+from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.uki import pcr4_value, pcr9_value, pcr11_value
 from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.errors import NotTrusted
@@ -176,19 +177,19 @@ def _measured(
     for entry in entries:
         fields = entry.fields()
         digest, path = fields.file_digest, fields.path
-        if entry.violation or digest is None or path is None or digest.algorithm != "sha256" or digest.kind != "ima":
+        if entry.violation or digest is None or path is None or not digest_text(digest):
             unreliable.append(entry.describe())
         elif fields.buf is not None and fields.buffer_matches_digest:
-            buffers = merged_digests(buffers, {path: frozenset({digest.digest.hex()})})
+            buffers = merged_digests(buffers, {path: frozenset({Bank.SHA256.digest(fields.buf).hex()})})
         elif path != BOOT_AGGREGATE and not (early and any(fnmatchcase(path, g) for g in demanded.early_data)):
-            found = digest.digest.hex()
+            found = digest_text(digest)
             files[path] = files[path] | {found} if path in files else frozenset({found})
         early = early and path != demanded.ima_policy
     if unreliable:
         raise NotTrusted(
             "some measurements of this boot are not reliable",
             where="IMA log",
-            expected="sha256 digests, and no file that is open for writing while it is measured",
+            expected="digests of SHA-256, 384 or 512, and no file that is open for writing while it is measured",
             found="; ".join(unreliable[:_MAX_NAMED]) + (f"; {len(unreliable)} in all" if unreliable[1:] else ""),
             remedy="Measure less with the IMA policy (no data files), or stop what writes to these files.",
         )

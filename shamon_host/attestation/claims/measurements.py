@@ -30,6 +30,7 @@ from shamon_host.attestation.ima_log import ImaEntry, ImaFields, ImaLogError, bo
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_lookup import without_signature
 from shamon_host.attestation.reference_model import ReferenceValues
+from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.results import Claim, ClaimName
 
@@ -59,6 +60,8 @@ class Lacking(Enum):
     SELINUX_STATE = auto()
     SELINUX_POLICY = auto()
     VIOLATION = auto()
+    STRONG_HASH = auto()
+    """The entry has a digest that two files may share."""
     NOTHING = auto()
     """No Reference Values excuse it: its place in the log, its form, SELinux that does not enforce."""
 
@@ -73,7 +76,7 @@ class LogFailure:
     path: str
     """The file's, or the name of the buffer."""
     content: str
-    """What would have to be known: a SHA-256 digest in hexadecimal, or SELinux's state. Else empty."""
+    """What would have to be known: a digest as Reference Values write it, or SELinux's state. Else empty."""
     lacking: Lacking
 
 
@@ -256,8 +259,7 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
         _before_the_policy(state, number, path)
     digest = fields.file_digest
     known = lookup.digests(path)
-    plain = digest is not None and digest.kind == "ima" and digest.algorithm == "sha256"
-    content = digest.digest.hex() if digest is not None and plain else ""
+    content = digest_text(digest)
     if content in known:
         _known(state, path)
         return
@@ -282,7 +284,7 @@ def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
         name, reason = ClaimName.SHAMON_CODE, "the daemon read code that is not Shamon's"
     expected = f"{_any(known)}{package}" if known else "no such file"
     claim = failed(name, reason, where=_where(number, path), expected=expected, found=str(digest), sticky=True)
-    state.fail(number, path, claim, Lacking.FILE if content else Lacking.NOTHING, content)
+    state.fail(number, path, claim, Lacking.FILE if content else Lacking.STRONG_HASH, content)
 
 
 def _known(state: _Walk, path: str) -> None:
@@ -384,4 +386,6 @@ def _where(number: int, path: str) -> str:
 
 def _any(digests: frozenset[str]) -> str:
     shown = sorted(digests)[:_SHOWN_DIGESTS]
-    return " or ".join(f"sha256:{digest}" for digest in shown) + (" or others" if len(digests) > len(shown) else "")
+    return " or ".join(digest if ":" in digest else f"sha256:{digest}" for digest in shown) + (
+        " or others" if len(digests) > len(shown) else ""
+    )

@@ -52,10 +52,10 @@ def pcr10(entries: tuple[ImaEntry, ...]) -> bytes:
     return value
 
 
-def of_template(template: str, entry: ImaEntry) -> ImaEntry:
-    """The `ima-sig` entry as a kernel makes it under another template."""
+def of_template(template: str, entry: ImaEntry, kind: str = "ima") -> ImaEntry:
+    """The `ima-sig` entry as a kernel makes it under another template; `kind` is that of a `d-ngv2` digest."""
     raw = dict(entry.fields().raw)
-    raw["d-ngv2"] = b"ima:" + raw["d-ng"]
+    raw["d-ngv2"] = (b"verity:" if kind == "verity" else b"ima:") + raw["d-ng"]
     fields = [raw[field] for field in template_fields(template)]
     measured = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
     return ImaEntry(entry.pcr, template, Bank.SHA1.digest(measured), measured)
@@ -63,9 +63,12 @@ def of_template(template: str, entry: ImaEntry) -> ImaEntry:
 
 def file_entries() -> st.SearchStrategy[ImaEntry]:
     return st.builds(
-        lambda path, content, signature: ima_sig_entry(path, hashlib.sha256(content).digest(), signature=signature),
+        lambda path, content, algorithm, signature: ima_sig_entry(
+            path, hashlib.new(algorithm, content).digest(), algorithm=algorithm, signature=signature
+        ),
         st.sampled_from(PATHS),
         st.sampled_from(CONTENTS),
+        st.sampled_from(("sha256", "sha256", "sha512", "sha1")),
         st.sampled_from((b"", b"", b"\x03\x02\x04sig")),
     )
 
@@ -80,13 +83,27 @@ def entries() -> st.SearchStrategy[ImaEntry]:
         st.builds(
             lambda c: ima_buf_entry("selinux-policy-hash", hashlib.sha256(c).digest()), st.sampled_from(CONTENTS)
         ),
-        st.builds(of_template, st.sampled_from(("ima-ng", "ima-ngv2", "ima-sigv2", "n-ng|d-ng")), file_entries()),
+        st.builds(
+            of_template,
+            st.sampled_from(("ima-ng", "ima-ngv2", "ima-sigv2", "n-ng|d-ng")),
+            file_entries(),
+            st.sampled_from(("ima", "verity")),
+        ),
         st.builds(lambda e: ImaEntry(e.pcr, "ima-ng", Bank.SHA1.digest(e.measured), e.measured), file_entries()),
     )
 
 
-def digest_tables(names: tuple[str, ...], *, least: int = 0) -> st.SearchStrategy[dict[str, frozenset[str]]]:
-    digests = st.frozensets(st.sampled_from([hexdigest(content) for content in CONTENTS]), min_size=1)
+def file_digests() -> list[str]:
+    """Of all contents, as Reference Values write them."""
+    plain = [hexdigest(content) for content in CONTENTS]
+    long = [f"sha512:{hashlib.sha512(content).hexdigest()}" for content in CONTENTS]
+    return [*plain, *long, *(f"verity:sha256:{digest}" for digest in plain), *(f"verity:{digest}" for digest in long)]
+
+
+def digest_tables(
+    names: tuple[str, ...], known: list[str], *, least: int = 0
+) -> st.SearchStrategy[dict[str, frozenset[str]]]:
+    digests = st.frozensets(st.sampled_from(known), min_size=1)
     return st.dictionaries(st.sampled_from(names), digests, min_size=least, max_size=4)
 
 
@@ -96,14 +113,16 @@ def parts() -> st.SearchStrategy[ReferencePart]:
     patterns = st.sampled_from(("/var/lib/app/*", "/var/log/[[]x[]]", "/srv/app/*", "/var/lib/*/data"))
     return st.builds(
         ReferencePart,
-        files=digest_tables(PATHS),
+        files=digest_tables(PATHS, file_digests()),
         packages=st.dictionaries(
-            st.sampled_from(("app 1", "app 2", "libc6 1")), digest_tables(PATHS[:5], least=1), max_size=2
+            st.sampled_from(("app 1", "app 2", "libc6 1")),
+            digest_tables(PATHS[:5], file_digests(), least=1),
+            max_size=2,
         ),
-        digests=st.frozensets(st.sampled_from(hexes), max_size=2),
+        digests=st.frozensets(st.sampled_from(file_digests()), max_size=2),
         patterns=st.lists(patterns, max_size=2, unique=True).map(tuple),
         violations=st.lists(patterns, max_size=2, unique=True).map(tuple),
-        buffers=digest_tables(("kernel_version", "dm")),
+        buffers=digest_tables(("kernel_version", "dm"), hexes),
         selinux=st.builds(
             SelinuxReference,
             states=st.sampled_from(((), (STATE.format(2),))),

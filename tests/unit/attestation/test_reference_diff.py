@@ -106,7 +106,7 @@ def test_each_kind_and_the_entry_that_allows_it(
     ("entry", "why"),
     [
         (ima_buf_entry("selinux-state", b"initialized=1;enforcing=0;"), "not enforcing"),
-        (ima_sig_entry("/usr/bin/old", bytes(20), algorithm="sha1"), "unknown program"),
+        (ima_sig_entry("/usr/bin/old", bytes(20), algorithm="sha1"), "ima_hash=sha256"),
         (ima_sig_entry("boot_aggregate", bytes(32)), "another kernel"),
         (violation_entry("/usr/bin/ls"), "programs may be below /usr/"),
         (violation_entry("/etc/ima/ima-policy"), "demanded"),

@@ -106,6 +106,50 @@ class TestDigestsAlone:
         assert attested(part, content=b"other").status is ClaimStatus.FAIL
 
 
+class TestHashes:
+    """Kernels measure with the hash that `ima_hash` says; the template says of which kind a digest is."""
+
+    @pytest.mark.parametrize("algorithm", ["sha384", "sha512"])
+    def test_a_digest_with_its_hash(self, algorithm: str) -> None:
+        digest = hashlib.new(algorithm, CONTENT)
+        part = ReferencePart(files={PROGRAM: frozenset({f"{algorithm}:{digest.hexdigest()}"})})
+        entry = ima_sig_entry(PROGRAM, digest.digest(), algorithm=algorithm)
+        log = (*good_boot().entries, entry)
+        assert not failures(log, good_reference().merged(part))[1]
+        (found,) = failures(log, good_reference())[2]
+        assert found.content == f"{algorithm}:{digest.hexdigest()}"
+        other = ReferencePart(files={PROGRAM: frozenset({f"{algorithm}:{hashlib.new(algorithm).hexdigest()}"})})
+        assert "as in" not in failures(log, good_reference().merged(other))[1][ClaimName.SOFTWARE].expected
+        assert f"{algorithm}:" in failures(log, good_reference().merged(other))[1][ClaimName.SOFTWARE].expected
+
+    def test_a_verity_digest_is_no_digest_of_the_content(self) -> None:
+        content = ReferencePart(files={PROGRAM: frozenset({hexdigest(CONTENT)})})
+        verity = ReferencePart(files={PROGRAM: frozenset({f"verity:sha256:{hexdigest(CONTENT)}"})})
+        plain = ima_sig_entry(PROGRAM, hashlib.sha256(CONTENT).digest())
+        for part, kind in ((content, "ima"), (verity, "verity")):
+            for entry_kind in ("ima", "verity"):
+                log = (*good_boot().entries, of_template("ima-sigv2", plain, entry_kind))
+                assert bool(failures(log, good_reference().merged(part))[1]) == (kind != entry_kind)
+
+    @pytest.mark.parametrize(
+        "digest",
+        [
+            "sha1:" + "ab" * 20,
+            "sha512:" + "ab" * 32,
+            "sha256:" + "ab" * 32,
+            "verity:" + "ab" * 32,
+            "verity:sha256:" + "AB" * 32,
+            "md5:" + "ab" * 16,
+            "sha512:" + "ab" * 64 + " ",
+            ":" + "ab" * 32,
+            "ab" * 64,
+        ],
+    )
+    def test_another_way_to_write_one_is_refused(self, digest: str) -> None:
+        with pytest.raises(BadInput, match="files"):
+            parse_any(json.dumps({"format": "shamon-reference-part/2", "files": {"/a": [digest]}}).encode())
+
+
 class TestPatterns:
     def test_any_content_is_accepted_and_counted(self) -> None:
         part = ReferencePart(patterns=("/var/lib/app/*",))

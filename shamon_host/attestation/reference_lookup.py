@@ -1,15 +1,15 @@
 """What Reference Values accept, in the form in which a walk over a log asks: once for each of its entries.
 
 The usual entry is a file that is known by path and digest. The kernel hashed `digest field ‖ path field (‖ signature
-field)` for it, so those bytes are put together beforehand, and one look-up in a set decides. Whatever is not found
-there is read field by field and asked for rule by rule.
+field)` for it; once such bytes were found to be good, one look-up in a set says so again. Whatever is not recognised
+like that is read field by field and asked for rule by rule.
 
 Source: Linux security/integrity/ima/ima_template_lib.c (`ima_eventdigest_init_common`, `ima_eventname_init_common`).
 """
 
 import base64
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 
 from shamon_host.attestation.ima_entry import ImaFields
 from shamon_host.attestation.ima_signature import SignatureVerdict, SigningKeys, check_signature, load_signing_key
@@ -19,12 +19,18 @@ from shamon_host.attestation.reference_paths import PathPatterns
 _NONE: frozenset[str] = frozenset()
 _NO_MEASUREMENTS: frozenset[bytes] = frozenset()
 _EMPTY_FIELD = bytes(4)
-_TEMPLATES = {"ima-ng": b"", "ima-sig": _EMPTY_FIELD, "ima-ngv2": b"", "ima-sigv2": _EMPTY_FIELD}
-"""Template → what follows the path where the file has no signature."""
-_WITH_KIND = ("ima-ngv2", "ima-sigv2")
-"""Templates whose digests say of what kind they are (`d-ngv2`); the others have none that is not of the content."""
-_PATH_AT = {"ima-sig": 4 + 8 + 32, "ima-sigv2": 4 + 12 + 32}
-"""Where the path field begins behind a SHA-256 digest, under the templates that have a signature."""
+_PLAIN = {b"sha256": "", b"sha384": "sha384:", b"sha512": "sha512:"}
+_OF_A_KIND = {b"ima:" + name: text for name, text in _PLAIN.items()} | {
+    b"verity:" + name: f"verity:{name.decode()}:" for name in _PLAIN
+}
+"""How a digest begins in its field (`d-ng`, `d-ngv2`), and in Reference Values: see `digest_text`."""
+_TEMPLATES = {
+    "ima-ng": (_PLAIN, False),
+    "ima-sig": (_PLAIN, True),
+    "ima-ngv2": (_OF_A_KIND, False),
+    "ima-sigv2": (_OF_A_KIND, True),
+}
+"""For each template whose entries may be recognised, its digests, and whether a signature field follows."""
 _LENGTH = struct.Struct("<I")
 _SIGNED_DIGESTS = ("sha256", "sha384", "sha512")
 """Hashes of which a signed digest names one file and no other."""
@@ -43,7 +49,8 @@ class ReferenceLookup:
         self._violations = PathPatterns(part.violations)
         self._early_data = PathPatterns(part.early_data)
         self._keys = _keys_below(part)
-        self._measured: dict[str, frozenset[bytes]] = {}
+        self._heads: set[bytes] = set()
+        self._measured: dict[str, set[bytes]] = {template: set() for template in _TEMPLATES}
 
     def digests(self, path: str) -> frozenset[str]:
         """What a file under this path may have, by its own entry or its package's."""
@@ -83,40 +90,47 @@ class ReferenceLookup:
         """The packages that this file is of, as `coreutils 9.1-1`; empty where it is of none."""
         return ", ".join(name for name, files in self._part.packages.items() if path in files)
 
-    def measured(self, template: str) -> frozenset[bytes]:
-        """The bytes that a kernel hashes under this template for each known file without a signature, except those
-        that are demanded. Empty for a template whose entries have to be read."""
-        known = self._measured.get(template)
-        if known is None:
-            known = self._measured[template] = self._compiled(template)
-        return known
+    def recognised(self, template: str) -> Set[bytes]:
+        """What was hashed under this template for files without a signature that were recognised before. It grows, but
+        never beyond the files that are known."""
+        return self._measured.get(template, _NO_MEASUREMENTS)
 
-    def _compiled(self, template: str) -> frozenset[bytes]:
-        if template not in _TEMPLATES:
-            return _NO_MEASUREMENTS
-        behind, with_kind = _TEMPLATES[template], template in _WITH_KIND
-        compiled = set()
-        for path, digests in self._files.items():
-            if path in self._demanded or not path.startswith("/"):
-                continue
-            try:
-                name = path.encode() + b"\0"
-            except UnicodeEncodeError:
-                continue  # half of a surrogate pair: no path that is read from a log has one
-            tail = len(name).to_bytes(4, "little") + name + behind
-            compiled |= {field + tail for digest in digests if (field := _digest_field(digest, with_kind=with_kind))}
-        return frozenset(compiled)
+    def recognises(self, template: str, measured: bytes) -> bool:
+        """Whether these are the bytes that a kernel hashes for a known file of which nothing is demanded, with a
+        signature or without. False says nothing: then the entry has to be read."""
+        digests, signed = _TEMPLATES.get(template, (None, False))
+        size = len(measured)
+        if digests is None or size < 4:
+            return False
+        path_at = 4 + _LENGTH.unpack_from(measured)[0]
+        if size < path_at + 4:
+            return False
+        end = path_at + 4 + _LENGTH.unpack_from(measured, path_at)[0]
+        if signed and (size < end + 4 or size != end + 4 + _LENGTH.unpack_from(measured, end)[0]):
+            return False
+        if not signed and size != end:
+            return False
+        head = measured[:end]
+        if head not in self._heads:
+            if not self._knows(measured[4:path_at], measured[path_at + 4 : end], digests):
+                return False
+            self._heads.add(head)
+        if size - end <= len(_EMPTY_FIELD):
+            self._measured[template].add(measured)
+        return True
 
-
-def _digest_field(text: str, *, with_kind: bool) -> bytes:
-    """A digest as a kernel writes it, after its length. Empty where it has no such form under the template."""
-    head, _, digest = text.rpartition(":")
-    kind, _, algorithm = (head or "sha256").rpartition(":")
-    if kind and not with_kind:
-        return b""
-    named = f"{kind or 'ima'}:{algorithm}:" if with_kind else f"{algorithm}:"
-    field = named.encode() + b"\0" + bytes.fromhex(digest)
-    return len(field).to_bytes(4, "little") + field
+    def _knows(self, digest: bytes, name: bytes, digests: Mapping[bytes, str]) -> bool:
+        """Whether a file of this name may have this digest, both as their fields have them."""
+        algorithm, _, value = digest.partition(b":\0")
+        text = digests.get(algorithm)
+        if text is None or name.find(b"\0") != len(name) - 1:
+            return False
+        try:
+            path = name[:-1].decode()
+        except UnicodeDecodeError:
+            return False
+        # What has no slash in front may be a word of the kernel, as the boot aggregate.
+        return path.startswith("/") and path not in self._demanded and f"{text}{value.hex()}" in self.digests(path)
 
 
 def _keys_below(part: ReferencePart) -> dict[str, SigningKeys]:
@@ -130,17 +144,3 @@ def _keys_below(part: ReferencePart) -> dict[str, SigningKeys]:
         )
         for prefix in prefixes
     }
-
-
-def without_signature(template: str, measured: bytes) -> bytes:
-    """What the kernel would have hashed, had the file no signature; as it is where there is none, or no such field.
-
-    For entries with a SHA-256 digest: of others come bytes that are not those of any known file.
-    """
-    path_at = _PATH_AT.get(template)
-    if path_at is None or len(measured) < path_at + 8:
-        return measured
-    end = path_at + 4 + _LENGTH.unpack_from(measured, path_at)[0]
-    if len(measured) < end + 4 or len(measured) != end + 4 + _LENGTH.unpack_from(measured, end)[0]:
-        return measured
-    return measured[:end] + _EMPTY_FIELD

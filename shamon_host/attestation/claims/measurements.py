@@ -20,7 +20,7 @@ behind SELinux's, both by systemd before it reads a unit or starts a program.
 Source: Linux security/selinux/ima.c (`selinux-state`, `selinux-policy-hash`), security/integrity/ima/ima_main.c.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -28,7 +28,6 @@ from shamon_host.attestation.claims.making import absent, failed, passed
 from shamon_host.attestation.ima_entry import printable
 from shamon_host.attestation.ima_log import ImaEntry, ImaFields, ImaLogError, boot_aggregate
 from shamon_host.attestation.pcr import Bank
-from shamon_host.attestation.reference_lookup import without_signature
 from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.verifier_state import LogFacts
@@ -120,17 +119,17 @@ def walk(
         on_failure,
     )
     lookup = reference.lookup
-    compiled: dict[str, frozenset[bytes]] = {}
+    recognised: dict[str, Set[bytes]] = {}
     # Until the IMA policy is in force, an entry's place counts too, and each one is read.
     ordinary = facts.ima_policy
     for number, entry in enumerate(entries, start=facts.entries + 1):
         if ordinary:
             template, measured = entry.template, entry.measured
-            known = compiled.get(template)
+            known = recognised.get(template)
             if known is None:
-                known = compiled[template] = lookup.measured(template)
+                known = recognised[template] = lookup.recognised(template)
             # Of a violation nothing is proved, whatever it says.
-            if (measured in known or without_signature(template, measured) in known) and any(entry.template_hash):
+            if (measured in known or lookup.recognises(template, measured)) and any(entry.template_hash):
                 continue
         _one(state, number, entry)
         ordinary = state.facts.ima_policy

@@ -16,7 +16,7 @@ from shamon_host.attestation.claims.measurements import LogFailure, walk
 from shamon_host.attestation.ima_entry import ImaEntry
 from shamon_host.attestation.ima_log import ima_sig_entry, violation_entry
 from shamon_host.attestation.pcr import Bank
-from shamon_host.attestation.reference_lookup import ReferenceLookup, without_signature
+from shamon_host.attestation.reference_lookup import ReferenceLookup
 from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues, SignedFiles
 from shamon_host.attestation.reference_part import part_document
 from shamon_host.attestation.reference_paths import PathPatterns, exact_pattern, too_wide
@@ -350,13 +350,16 @@ class TestProperties:
         self, log: tuple[ImaEntry, ...], reference: ReferenceValues
     ) -> None:
         class Slow(ReferenceLookup):
-            def measured(self, template: str) -> frozenset[bytes]:
-                return frozenset()
+            def recognises(self, template: str, measured: bytes) -> bool:
+                return False
 
         slow = replace(reference)
         demanded = (slow.ima_policy, *slow.early.values(), *slow.code.entries)
         vars(slow)["lookup"] = Slow(slow, demanded=demanded, code_prefix=slow.code.prefix)
-        assert failures(log, reference) == failures(log, slow)
+        told = failures(log, slow)
+        assert failures(log, reference) == told  # at first sight
+        assert failures(log, reference) == told  # as recognised before
+        assert not any(map(slow.lookup.recognised, ("ima-ng", "ima-sig", "ima-ngv2", "ima-sigv2")))
 
     def test_an_increment_that_begins_before_the_ima_policy(self) -> None:
         """A known program does not belong there, wherever the Verifier has stopped reading before."""
@@ -414,14 +417,30 @@ class TestProperties:
 def test_a_known_file_is_found_by_what_the_kernel_hashed(template: str, signature: bytes) -> None:
     """Under each template that has a digest and a path, with and without a signature; whatever is amiss is read."""
     part = ReferencePart(files={PROGRAM: frozenset({hexdigest(CONTENT)})})
-    known = good_reference().merged(part).lookup.measured(template)
+    lookup = good_reference().merged(part).lookup
     entry = of_template(template, ima_sig_entry(PROGRAM, hashlib.sha256(CONTENT).digest(), signature=signature))
-    assert without_signature(template, entry.measured) in known
-    for wrong in (entry.measured[:-1], entry.measured + b"\0", entry.measured[1:], b"", entry.measured[:50]):
-        assert without_signature(template, wrong) not in known
+    for _ in range(2):
+        assert lookup.recognises(template, entry.measured)
+        for wrong in (entry.measured[:-1], entry.measured + b"\0", entry.measured[1:], b"", entry.measured[:50]):
+            assert not lookup.recognises(template, wrong)
+    unsigned = not signature or template in {"ima-ng", "ima-ngv2"}
+    assert lookup.recognised(template) == ({entry.measured} if unsigned else set())
+
+
+def test_what_is_recognised_is_bounded_by_what_is_known() -> None:
+    """Not by what a log repeats, with a new signature each time."""
+    part = ReferencePart(files={PROGRAM: frozenset({hexdigest(CONTENT)})})
+    lookup = good_reference().merged(part).lookup
+    digest = hashlib.sha256(CONTENT).digest()
+    for number in range(100):
+        assert lookup.recognises("ima-sig", ima_sig_entry(PROGRAM, digest, signature=b"%d" % number).measured)
+    assert lookup.recognised("ima-sig") == set()
+    assert not lookup.recognises("ima-sig", ima_sig_entry(PROGRAM, bytes(32)).measured)
 
 
 def test_templates_that_have_to_be_read() -> None:
     lookup = good_reference().lookup
     for template in ("ima", "ima-buf", "ima-modsig", "evm-sig", "n-ng|d-ng"):
-        assert lookup.measured(template) == frozenset()
+        assert lookup.recognised(template) == frozenset()
+        assert not lookup.recognises(template, good_boot().entries[-1].measured)
+    assert lookup.recognises("ima-sig", good_boot().entries[-1].measured)

@@ -4,7 +4,6 @@ The judge is the Verifier's own (`walk`, `boot_chain_claim`). A part allows just
 allowed is for a person to decide, who then merges it (`shamon reference merge`).
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,21 +59,22 @@ def log_differences(
     failures: list[LogFailure] = []
     facts, sticky = walk(entries, LogFacts(), reference, pcrs, on_failure=failures.append)
     found: list[Difference] = []
-    more: Counter[str] = Counter()
+    told: dict[str, int] = {}
     for failure in failures:
+        difference = _of_entry(failure, reference)
         # Of what no rule can allow, the first one is told: one cause has many of them behind it.
-        more[failure.claim.reason] += 1
-        if failure.lacking not in _HOPELESS or more[failure.claim.reason] == 1:
-            found.append(_of_entry(failure, reference))
+        if failure.lacking in _HOPELESS and difference.missing in told:
+            first = told[difference.missing]
+            found[first] = replace(found[first], others=found[first].others + 1)
+            continue
+        told[difference.missing] = len(found)
+        found.append(difference)
     found += (
         Difference(claim=claim, missing="none can be given: it has to be measured", part=None)
         for claim in log_claims(facts, sticky, reference)
         if claim.status is ClaimStatus.ABSENT
     )
-    return tuple(
-        replace(each, others=more[each.claim.reason] - 1) if each.entry is not None and each.part is None else each
-        for each in found
-    )
+    return tuple(found)
 
 
 def boot_differences(

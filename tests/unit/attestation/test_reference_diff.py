@@ -213,3 +213,14 @@ def test_values_are_not_changed_by_asking() -> None:
     before = good_reference().digest
     differences((*good_boot().entries, ima_sig_entry("/x", sha256(b""))), good_reference())
     assert replace(good_reference()).digest == before
+
+
+def test_what_cannot_be_allowed_does_not_hide_behind_what_can() -> None:
+    """Both entries fail for the same reason in the verdict's words."""
+    weak = tuple(ima_sig_entry(f"/usr/bin/{name}", bytes(20), algorithm="sha1") for name in "ab")
+    strong = ima_sig_entry("/usr/bin/c", sha256(b"c"))
+    found = differences((*good_boot().entries, strong, *weak), good_reference())
+    assert [(each.path, each.others, each.part is None) for each in found] == [
+        ("/usr/bin/c", 0, False),
+        ("/usr/bin/a", 1, True),
+    ]

@@ -17,7 +17,7 @@ from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.domain.labels import plain_name
 
 if TYPE_CHECKING:
-    from shamon_host.attestation.reference_model import ReferenceValues
+    from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues
 
 DEFAULT_DIRECTORY = Path("/etc/shamon/reference")
 DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
@@ -54,7 +54,7 @@ def add_parsers(commands: Any) -> None:
         "--part", type=Path, action="append", default=[], metavar="PART", help="a part to merge with them (repeatable)"
     )
     take.set_defaults(run=_record)
-    show = actions.add_parser("show", help="what a file of Reference Values demands")
+    show = actions.add_parser("show", help="what a file of Reference Values demands and accepts")
     show.add_argument("file", type=Path, metavar="FILE")
     show.set_defaults(run=_show)
     for parser in (take, show):
@@ -105,11 +105,15 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from shamon_host.cli.reference_files import open_values
+    from shamon_host.attestation.reference_model import ReferenceValues
+    from shamon_host.attestation.reference_part import part_document
+    from shamon_host.cli.reference_files import open_reference
 
-    reference = open_values(arguments.file)
+    reference = open_reference(arguments.file)
+    whole = reference if isinstance(reference, ReferenceValues) else None
     if arguments.json:
-        print_json({**_summary(arguments.file, reference), "values": reference.to_document()})
+        document = whole.to_document() if whole else part_document(reference)
+        print_json({**_summary(arguments.file, reference), "values": document})
         return 0
     rows = [
         {"pcr": pcr, "value": known.value.hex(), "events": len(known.events)}
@@ -117,12 +121,27 @@ def _show(arguments: argparse.Namespace) -> int:
         for known in references
     ]
     print_table(rows, ("pcr", "value", "events"), empty="no PCR values")
-    for name, value in (
+    for name, value in (*(_demanded(whole) if whole else ()), *_accepted(reference)):
+        print(f"{name}: {printable(value)}")
+    if whole:
+        print(f"version: {whole.version}, made from {whole.parent or 'nothing'}\ndigest: {whole.digest}")
+    else:
+        print("a part: it demands nothing, and is merged into Reference Values")
+    return 0
+
+
+def _demanded(reference: "ReferenceValues") -> tuple[tuple[str, object], ...]:
+    return (
         ("IMA policy", reference.ima_policy),
         ("early user space", reference.early),
+        ("Shamon's code", f"{reference.code.prefix}, one of {printable(reference.code.entries)}"),
+    )
+
+
+def _accepted(reference: "ReferencePart") -> tuple[tuple[str, object], ...]:
+    return (
         ("SELinux", reference.selinux.states),
         ("SELinux policy", sorted(reference.selinux.policy_digests)),
-        ("Shamon's code", f"{reference.code.prefix}, one of {printable(reference.code.entries)}"),
         ("files", f"{len(reference.files)} that may run or be read"),
         ("packages", f"{len(reference.packages)}, with {sum(map(len, reference.packages.values()))} files"),
         ("contents under any path", len(reference.digests)),
@@ -130,19 +149,13 @@ def _show(arguments: argparse.Namespace) -> int:
         ("ANY content, also programs, under", reference.patterns or "nothing"),
         ("violations tolerated, on the log's word, of", reference.violations or "nothing"),
         ("excused before the IMA policy", reference.early_data or "nothing"),
-        ("version", f"{reference.version}, made from {reference.parent or 'nothing'}"),
-        ("digest", reference.digest),
-    ):
-        print(f"{name}: {printable(value)}")
-    return 0
+    )
 
 
-def _summary(path: Path, reference: "ReferenceValues") -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "version": reference.version,
-        "parent": reference.parent,
-        "digest": reference.digest,
-        "files": len(reference.files),
-        "packages": len(reference.packages),
-    }
+def _summary(path: Path, reference: "ReferencePart") -> dict[str, Any]:
+    from shamon_host.attestation.reference_model import ReferenceValues
+
+    told: dict[str, Any] = {"file": str(path), "files": len(reference.files), "packages": len(reference.packages)}
+    if isinstance(reference, ReferenceValues):
+        told |= {"version": reference.version, "parent": reference.parent, "digest": reference.digest}
+    return told

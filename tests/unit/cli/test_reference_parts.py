@@ -293,6 +293,20 @@ class TestMerge:
         assert values.read_bytes() == before
 
 
+def test_a_part_is_shown(shamon: Shamon, tmp_path: Path, capsys: Printed) -> None:
+    part = tmp_path / "part"
+    dump_part(ReferencePart(patterns=("/var/lib/app/*",), digests=frozenset({hexdigest(b"x")})), part)
+    assert shamon("reference", "show", part) == 0
+    told = capsys.readouterr().out
+    assert "ANY content, also programs, under: /var/lib/app/*" in told
+    assert "contents under any path: 1" in told
+    assert "it demands nothing" in told
+    assert shamon("reference", "show", part, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["values"] == json.loads(part.read_text())
+    assert "digest" not in shown
+
+
 class TestKeys:
     @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
     def test_a_rule_for_a_key(self, shamon: Shamon, tmp_path: Path, encoding: Encoding, capsys: Printed) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
-from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.carried import CarriedTypes
@@ -23,7 +22,7 @@ from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.permitted_links import permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
-from shamon_host.daemon.references import ReferenceSource
+from shamon_host.daemon.references import ReferenceSource, note_reference
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.daemon.tap_filters import check_reported_filters, tap_filters
@@ -170,7 +169,9 @@ class CoalitionHost:
         if terms.ak_name != enrolled.ak_name:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
-        self._note_reference(peer, reference)
+        note_reference(
+            reference, peer, policy=self.policy, signed=self.references.signed, store=self.store, audit=self.audit
+        )
         theirs = self.policies.of(peer)
 
         def decide() -> tuple[AttestationResult, VerifierState]:
@@ -470,27 +471,6 @@ class CoalitionHost:
     def _expelled(self, host: HostName) -> bool:
         enrolled = self.registry.get(host)
         return enrolled is not None and enrolled.expelled
-
-    def _note_reference(self, peer: HostName, new: ReferenceValues) -> None:
-        """Decide on Reference Values that are new or changed since the last appraisal of this peer. Raises Refused."""
-        seen = self.store.get("reference", peer) or {}
-        known = seen.get("digest")
-        if known == new.digest:
-            return
-        decision = monitor.reference_update(
-            self.policy,
-            peer,
-            made_for=peer,
-            current=known,
-            replaces=known,
-            new=new.digest,
-            version=new.version,
-            newest_seen=int(seen.get("version", 0)),
-            signed=self.references.signed,
-        )
-        self.audit.append(decision.check, peer, decision.as_detail())
-        decision.enforce()
-        self.store.put("reference", peer, {"digest": new.digest, "version": new.version})
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())

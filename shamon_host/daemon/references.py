@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Protocol
 
 from shamon_host.attestation.reference_model import ReferenceValues
+from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.files import read_limited
+from shamon_host.daemon.store import Store
+from shamon_host.domain import monitor
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, plain_name
+from shamon_host.domain.policy import Policy
 from shamon_host.peer.reference_envelope import MAX_ENVELOPE_BYTES, ReferenceSigners, opened
 
 
@@ -63,3 +67,27 @@ class References:
     def _shared(self, new: ReferenceValues) -> ReferenceValues:
         """The very same object for hosts of one image: each takes a lot of memory."""
         return next((known for _, known in self._cache.values() if known.digest == new.digest), new)
+
+
+def note_reference(
+    new: ReferenceValues, host: HostName, *, policy: Policy, signed: bool, store: Store, audit: AuditLog
+) -> None:
+    """Decide on Reference Values that are new or changed since the last appraisal of this host. Raises Refused."""
+    seen = store.get("reference", host) or {}
+    known = seen.get("digest")
+    if known == new.digest:
+        return
+    decision = monitor.reference_update(
+        policy,
+        host,
+        made_for=host,
+        current=known,
+        replaces=known,
+        new=new.digest,
+        version=new.version,
+        newest_seen=int(seen.get("version", 0)),
+        signed=signed,
+    )
+    audit.append(decision.check, host, decision.as_detail())
+    decision.enforce()
+    store.put("reference", host, {"digest": new.digest, "version": new.version})

@@ -17,6 +17,10 @@ from shamon_host.domain.errors import BadInput
 
 _CHUNK = 1 << 20
 _MAX_FILES = 4_000_000
+_MAX_FILE_BYTES = 4 << 30
+"""Larger files are left out: they are logs and disks, with holes that take hours to read, and nobody runs them."""
+_MAX_BYTES = 256 << 30
+"""Of all files of an archive. It takes an hour to read so much, and a damaged or hostile one may say anything."""
 _QCOW2 = b"QFI\xfb"
 _EXT4_AT, _EXT4 = 0x438, b"\x53\xef"
 _PARTITIONS_AT, _PARTITIONS = 0x1FE, b"\x55\xaa"
@@ -45,7 +49,8 @@ def _of_directory(root: Path) -> dict[str, str]:
             if inside.startswith(BOOTED_ALONE) or not _printable(inside):
                 continue
             try:
-                if stat.S_ISREG(path.lstat().st_mode):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_FILE_BYTES:
                     with path.open("rb") as file:
                         files[inside] = _sha256(file)
             except OSError as error:
@@ -59,11 +64,15 @@ def _of_archive(path: Path) -> dict[str, str]:
     files: dict[str, str] = {}
     try:
         with tarfile.open(path, "r|*") as archive:
+            total = 0
             for count, member in enumerate(archive):
-                if count >= _MAX_FILES:
-                    raise BadInput("too many files", where=str(path), expected=f"at most {_MAX_FILES}")
+                total += member.size if member.isreg() else 0
+                if count >= _MAX_FILES or total > _MAX_BYTES:
+                    raise ValueError(f"more than {_MAX_FILES} files, or {_MAX_BYTES} bytes")
+                if member.issparse():
+                    raise ValueError(f"a sparse file, {member.name[:80]}: pack it without --sparse")
                 name = _inside(member.name)
-                if member.isreg():
+                if member.isreg() and member.size <= _MAX_FILE_BYTES:
                     content = archive.extractfile(member)
                     digest = _sha256(content) if content is not None else ""
                 elif member.islnk():

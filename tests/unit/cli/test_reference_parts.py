@@ -6,7 +6,9 @@ import io
 import json
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shamon_host.attestation.evidence import Evidence, encode
 from shamon_host.attestation.ports import Quote
@@ -25,6 +29,7 @@ from shamon_host.cli.main import main
 from shamon_host.cli.rooted import real_path
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.testing.machine import MeasuredMachine
+from tests.examples import examples
 from tests.unit.attestation.measured_world import good_boot, good_reference, hexdigest
 
 Shamon = Callable[..., int]
@@ -67,6 +72,8 @@ class TestImages:
         put(root, "/boot/vmlinuz", b"kernel")
         (root / "bin").symlink_to("usr/bin")
         (root / "usr/bin/dir").symlink_to("ls")
+        with (root / "usr/lastlog").open("wb") as file:
+            file.truncate(1 << 40)  # nothing but a hole
         assert shamon("reference", "from-image", root, "--out", out) == 0
         assert load_any(out) == ReferencePart(files={"/usr/bin/ls": frozenset({hexdigest(b"ls")})})
         assert "a part, 1 files" in capsys.readouterr().out
@@ -120,6 +127,36 @@ class TestImages:
         for image in (path, tmp_path / "nowhere"):
             with pytest.raises(BadInput):
                 image_files(image)
+
+    @settings(max_examples=examples(300), deadline=None)
+    @given(data=st.data())
+    def test_an_archive_that_was_damaged(self, data: st.DataObject) -> None:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=data.draw(st.sampled_from((0, 1, 2)))) as archive:
+            for name in ("usr/bin/ls", "usr/" + "y" * 60 + "/" + "x" * 90):
+                member = tarfile.TarInfo(name)
+                member.size = 3
+                archive.addfile(member, io.BytesIO(b"abc"))
+        damaged = bytearray(buffer.getvalue())
+        for at, value in data.draw(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6)):
+            damaged[at % len(damaged)] = value
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "root.tar")
+            path.write_bytes(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+            with suppress(BadInput):
+                assert image_files(path).files
+
+    def test_a_sparse_file_of_any_size_is_not_read(self, tmp_path: Path) -> None:
+        header = bytearray(tarfile.TarInfo("usr/bin/big").tobuf(tarfile.GNU_FORMAT))
+        header[156:157] = tarfile.GNUTYPE_SPARSE
+        header[483:495] = b"77777777777\0"
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        path = tmp_path / "root.tar"
+        path.write_bytes(bytes(header) + bytes(1024))
+        with pytest.raises(BadInput) as caught:
+            image_files(path)
+        assert "sparse" in caught.value.found
 
     def test_a_member_that_leaves_the_root(self, tmp_path: Path) -> None:
         path = tmp_path / "root.tar"

@@ -28,6 +28,12 @@ def add_parser(actions: Any) -> None:
         "--log", type=Path, metavar="FILE", help="a whole binary IMA log (default: this host's, of this boot)"
     )
     source.add_argument("--evidence", type=Path, metavar="FILE", help="stored Evidence, with the whole log in it")
+    diff.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="with --evidence: the policy, for the PCRs that it demands to be empty",
+    )
     diff.add_argument("--out", type=Path, metavar="PART", help="write the part that allows all of it")
     diff.add_argument("--json", action="store_true", help="print JSON")
     diff.set_defaults(run=_diff)
@@ -63,6 +69,7 @@ def _differences(arguments: argparse.Namespace, reference: "ReferenceValues") ->
     from shamon_host.attestation.ima_log import IMA_PCR, detect_log_bank, parse_ima_log, replay_until
     from shamon_host.attestation.reference_diff import boot_differences, log_differences
     from shamon_host.daemon.files import read_limited
+    from shamon_host.daemon.policy_source import read_policy_or_envelope
 
     if arguments.evidence is not None:
         evidence = decode(read_limited(arguments.evidence, MAX_EVIDENCE_BYTES, "Evidence"))
@@ -76,7 +83,11 @@ def _differences(arguments: argparse.Namespace, reference: "ReferenceValues") ->
         pcrs = evidence.quote.pcr_values
         entries = parse_ima_log(evidence.ima_log)
         entries = entries[: replay_until(entries, {}, {IMA_PCR: pcrs[IMA_PCR]}).verified]
-        return (*boot_differences(pcrs, evidence.event_log, reference), *log_differences(entries, reference, pcrs))
+        empty = read_policy_or_envelope(arguments.policy)[0].demands.empty_pcrs if arguments.policy else ()
+        return (
+            *boot_differences(pcrs, evidence.event_log, reference, empty),
+            *log_differences(entries, reference, pcrs),
+        )
     if arguments.log is not None:
         log = read_limited(arguments.log, _MAX_LOG_BYTES, "IMA log")
     else:

@@ -29,6 +29,8 @@ from shamon_host.cli.main import main
 from shamon_host.cli.rooted import real_path
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.testing.machine import MeasuredMachine
+from shamon_host.testing.memory_world import MEMORY_TIMING
+from shamon_host.testing.story_policy import story_policy
 from tests.examples import examples
 from tests.unit.attestation.measured_world import good_boot, good_reference, hexdigest
 
@@ -462,6 +464,15 @@ class TestDiff:
         found = json.loads(capsys.readouterr().out)
         assert found["differences"][0]["claim"] == "boot-chain"
         assert list(found["part"]["pcrs"]) == ["8"]
+        policy = tmp_path / "policy.toml"
+        policy.write_text(story_policy(image_sha256="ab" * 32, timing=MEMORY_TIMING))
+        machine.boot()
+        machine.tpm.extend(12, bytes(32))
+        path.write_bytes(self.evidence(machine))
+        assert shamon(*arguments, "--policy", policy, "--json") == NotTrusted.exit_code
+        found = json.loads(capsys.readouterr().out)
+        assert "empty" in found["differences"][0]["missing"]
+        assert found["part"] is None
         path.write_bytes(self.evidence(machine, offset=1))
         assert shamon(*arguments) == BadInput.exit_code
         path.write_bytes(b"{")

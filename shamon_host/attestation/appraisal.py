@@ -29,7 +29,7 @@ from shamon_host.attestation.quote import VerifiedQuote, load_ak, verify_quote
 from shamon_host.attestation.reference_model import IMA_PCR, ReferenceValues
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import ClockInfo
-from shamon_host.attestation.verifier_state import VerifierState
+from shamon_host.attestation.verifier_state import LogFacts, VerifierState
 from shamon_host.domain.errors import NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Demands
@@ -67,7 +67,7 @@ def appraise(
     """
     key, area = load_ak(ak_public)
     ak_name = (area or TpmPublic.attestation_key(key)).name
-    known = state.under(reference.digest) if state is not None and state.seen else None
+    known = state if state is not None and state.seen else None
     quoted: VerifiedQuote | None = None
     try:
         quoted = _bound(evidence, role, transcript, ak_public, allow_sha1=demands.allow_sha1)
@@ -84,7 +84,7 @@ def appraise(
         quoted = None
     if quoted is None:
         keep = known or VerifierState.unseen()
-        claims = _nothing_else(binding, known)
+        claims = _nothing_else(binding, known.under(reference.digest) if known else None)
         return _result(host, ak_name, keep.reset_count, enrolled_tpm_kind, claims), keep
     claims, following = appraise_quoted(quoted, evidence, demands=demands, reference=reference, state=known)
     all_claims = (
@@ -114,16 +114,46 @@ def appraise_quoted(
         if state is not None and same_boot
         else VerifierState.of_boot(quoted.clock, reference.digest)
     )
+    known: tuple[ImaEntry, ...] = ()
+    if current.reference_digest != reference.digest:
+        current, known = _to_judge_anew(current, reference.digest)
     try:
         vouched = _vouched(evidence, current, pcrs[IMA_PCR])
     except ShamonError as error:
         # Transient: the log may only have been read too early or from the wrong place. What stuck before stays.
-        claims = unvouched_claims(current.sticky, f"the IMA log proves nothing: {error.what}")
-        return (boot, *_with_reason(claims, error)), current
-    facts, failures = walk(vouched.entries, current.facts, reference, pcrs)
+        following = current
+        if known:
+            facts, sticky = walk(known, LogFacts(), reference, pcrs)
+            following = replace(current, facts=facts, sticky=sticky)
+        claims = unvouched_claims(following.sticky, f"the IMA log proves nothing: {error.what}")
+        return (boot, *_with_reason(claims, error)), following
+    facts, failures = walk((*known, *vouched.entries), current.facts, reference, pcrs)
     sticky = {**failures, **current.sticky}
-    following = replace(current, ima_offset=vouched.offset, ima_pcr=pcrs[IMA_PCR], facts=facts, sticky=sticky)
+    following = replace(
+        current,
+        ima_offset=vouched.offset,
+        ima_pcr=pcrs[IMA_PCR],
+        facts=facts,
+        sticky=sticky,
+        ledger=current.ledger.followed_by(vouched.entries),
+    )
     return (boot, *log_claims(facts, sticky, reference)), following
+
+
+def _to_judge_anew(state: VerifierState, reference_digest: str) -> tuple[VerifierState, tuple[ImaEntry, ...]]:
+    """The state with nothing judged, and the entries that it vouches for: none, and the state from the beginning of the
+    log, where the ledger is not whole or does not lead to the PCR that was vouched for."""
+    ledger = state.ledger
+    if ledger.elsewhere or ledger.count != state.facts.entries:
+        return state.under(reference_digest), ()
+    entries = ledger.entries
+    try:
+        whole = replay_until(entries, {}, {IMA_PCR: state.ima_pcr}).verified == len(entries)
+    except ImaReplayError:
+        whole = False
+    if not whole:
+        return state.under(reference_digest), ()
+    return replace(state, reference_digest=reference_digest, facts=LogFacts(), sticky={}), entries
 
 
 def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes, *, allow_sha1: bool) -> VerifiedQuote:

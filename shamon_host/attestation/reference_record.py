@@ -21,16 +21,18 @@ from shamon_host.attestation.reference_model import (
     CodeReference,
     EventReference,
     PcrReference,
+    ReferencePart,
     ReferenceValues,
     SelinuxReference,
     merged_digests,
 )
+from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.uki import pcr4_value, pcr9_value, pcr11_value
 from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.errors import NotTrusted
 
 _MAX_NAMED = 5
-_BOOTED_ALONE = "/boot/"
+BOOTED_ALONE = "/boot/"
 """Kernels of the image are started by the firmware. On a running host kexec alone reads them, with a command line of
 its caller's choice, and PCRs that stay as they are: so they are no programs that may run."""
 
@@ -83,7 +85,7 @@ def record(
     vouched = entries[: replay_until(entries, {}, {IMA_PCR: pcrs[IMA_PCR]}).verified]
     files, buffers = _measured(vouched, demanded)
     known = {
-        path: frozenset(digests) for path, digests in (manifest or {}).items() if not path.startswith(_BOOTED_ALONE)
+        path: frozenset(digests) for path, digests in (manifest or {}).items() if not path.startswith(BOOTED_ALONE)
     }
     runtime = merged_digests(known, files)
     _require(demanded, files)
@@ -94,7 +96,7 @@ def record(
         selinux=_selinux(vouched, buffers),
         code=CodeReference(prefix=demanded.code_prefix, entries=_code_entries(demanded, files, runtime)),
         files=runtime,
-        buffers={name: digests for name, digests in buffers.items() if name not in {SELINUX_STATE, SELINUX_POLICY}},
+        buffers=_others(buffers),
         early_data=demanded.early_data,
     )
     # What is left: entries in an order that no good boot has.
@@ -102,6 +104,18 @@ def record(
     for failure in failures.values():
         raise NotTrusted(failure.reason, where=failure.where, expected=failure.expected, found=failure.found)
     return reference
+
+
+def record_part(*, pcr10: bytes, ima_log: bytes, demanded: Demanded | None = None) -> ReferencePart:
+    """What this boot has measured, as a part: files, SELinux's states and policies, other critical data. No PCRs.
+
+    `pcr10` is the quoted value, `ima_log` the whole log, read after the quote. Raises as `record` does.
+    """
+    demanded = demanded or Demanded()
+    entries = parse_ima_log(ima_log)
+    vouched = entries[: replay_until(entries, {}, {IMA_PCR: pcr10}).verified]
+    files, buffers = _measured(vouched, demanded)
+    return ReferencePart(files=files, selinux=_selinux(vouched, buffers), buffers=_others(buffers))
 
 
 def not_in_manifest(reference: ReferenceValues, manifest: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
@@ -163,23 +177,28 @@ def _measured(
     for entry in entries:
         fields = entry.fields()
         digest, path = fields.file_digest, fields.path
-        if entry.violation or digest is None or path is None or digest.algorithm != "sha256" or digest.kind != "ima":
+        if entry.violation or digest is None or path is None or not digest_text(digest):
             unreliable.append(entry.describe())
         elif fields.buf is not None and fields.buffer_matches_digest:
-            buffers = merged_digests(buffers, {path: frozenset({digest.digest.hex()})})
+            buffers = merged_digests(buffers, {path: frozenset({Bank.SHA256.digest(fields.buf).hex()})})
         elif path != BOOT_AGGREGATE and not (early and any(fnmatchcase(path, g) for g in demanded.early_data)):
-            found = digest.digest.hex()
+            found = digest_text(digest)
             files[path] = files[path] | {found} if path in files else frozenset({found})
         early = early and path != demanded.ima_policy
     if unreliable:
         raise NotTrusted(
             "some measurements of this boot are not reliable",
             where="IMA log",
-            expected="sha256 digests, and no file that is open for writing while it is measured",
+            expected="digests of SHA-256, 384 or 512, and no file that is open for writing while it is measured",
             found="; ".join(unreliable[:_MAX_NAMED]) + (f"; {len(unreliable)} in all" if unreliable[1:] else ""),
             remedy="Measure less with the IMA policy (no data files), or stop what writes to these files.",
         )
     return files, buffers
+
+
+def _others(buffers: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Critical data that is not SELinux's."""
+    return {name: digests for name, digests in buffers.items() if name not in {SELINUX_STATE, SELINUX_POLICY}}
 
 
 def _require(demanded: Demanded, files: Mapping[str, frozenset[str]]) -> None:

@@ -1,14 +1,16 @@
 """What the Verifier remembers of one AK between two pieces of Evidence.
 
 `appraisal` takes the state of the last appraisal and returns the next one; the daemon stores it as a JSON object. It
-makes two things possible: the IMA log travels as increments from an offset that the Verifier vouches for, and a failure
-that IMA logs only once counts until the host boots again (another resetCount) or its Reference Values change.
+makes three things possible: the IMA log travels as increments from an offset that the Verifier vouches for; a failure
+that IMA logs only once counts until the host boots again (another resetCount) or its Reference Values change; and when
+they do, what was vouched for is judged anew from the `ledger`, without asking for the log again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shamon_host.attestation.ledger import Ledger
 from shamon_host.attestation.tpm_structures import ClockInfo
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
@@ -34,6 +36,12 @@ class LogFacts:
     """One of Shamon's own entry modules was read."""
     entries: int = 0
     """How many entries the vouched part has."""
+    signed: int = 0
+    """How many files were accepted by their signature."""
+    excused: int = 0
+    """How many files were accepted by the pattern of their path alone."""
+    violations: int = 0
+    """How many violations the Reference Values tolerated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +59,8 @@ class VerifierState:
     facts: LogFacts = LogFacts()
     sticky: Mapping[ClaimName, Claim] = field(default_factory=dict)
     """The first failure of each sticky claim in this boot."""
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    """What the vouched part measured. Not in the document: it is stored apart, piece after piece."""
 
     @classmethod
     def unseen(cls) -> "VerifierState":
@@ -73,7 +83,8 @@ class VerifierState:
         return bool(self.reference_digest)
 
     def under(self, reference_digest: str) -> "VerifierState":
-        """The same under these Reference Values: where they are others, all that was judged by the old ones is void."""
+        """The same under these Reference Values: where they are others, all that was judged by the old ones is void,
+        and the log is wanted from its beginning. That is for who has no ledger."""
         if reference_digest == self.reference_digest or not self.seen:
             return self
         return VerifierState(
@@ -86,6 +97,10 @@ class VerifierState:
     def at(self, clock: ClockInfo) -> "VerifierState":
         """The same with the clock of a newer quote."""
         return replace(self, restart_count=clock.restart_count, clock_ms=clock.clock_ms)
+
+    def with_ledger(self, ledger: Ledger) -> "VerifierState":
+        """The same, to be judged anew if the Reference Values are others."""
+        return replace(self, ledger=ledger)
 
     def to_document(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -104,6 +119,9 @@ class VerifierState:
                 "selinux_policy": self.facts.selinux_policy,
                 "code_entry": self.facts.code_entry,
                 "entries": self.facts.entries,
+                "signed": self.facts.signed,
+                "excused": self.facts.excused,
+                "violations": self.facts.violations,
             },
             "sticky": [
                 {
@@ -149,8 +167,12 @@ class VerifierState:
                     selinux_policy=str(facts["selinux_policy"]),
                     code_entry=facts["code_entry"] is True,
                     entries=_count(facts["entries"]),
+                    signed=_count(facts.get("signed", 0)),
+                    excused=_count(facts.get("excused", 0)),
+                    violations=_count(facts.get("violations", 0)),
                 ),
                 sticky={claim.name: claim for claim in sticky},
+                ledger=Ledger(elsewhere=_count(facts["entries"])),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput("a stored Verifier state is malformed", found=f"{type(error).__name__}: {error}") from error

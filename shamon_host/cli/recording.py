@@ -13,8 +13,8 @@ from pathlib import Path
 from shamon_host.attestation.pcr import Bank, PcrSelection
 from shamon_host.attestation.ports import QUOTED_PCRS, MeasurementLogs, Tpm
 from shamon_host.attestation.quote import verify_quote
-from shamon_host.attestation.reference_model import ReferenceValues, merged_digests
-from shamon_host.attestation.reference_record import record
+from shamon_host.attestation.reference_model import IMA_PCR, ReferencePart, ReferenceValues, merged_digests
+from shamon_host.attestation.reference_record import record, record_part
 from shamon_host.cli.output import printable
 from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
@@ -30,18 +30,28 @@ def record_boot(
     tpm: Tpm, logs: MeasurementLogs, *, manifest: Digests | None = None, uki: bytes | None = None
 ) -> ReferenceValues:
     """Reference Values of the boot that this host is in. Raises BackendFailed, BadInput, NotTrusted; see `record`."""
-    nonce = secrets.token_bytes(32)
-    quote = tpm.quote(nonce)
-    values = {Bank.SHA256: quote.pcr_values}
-    selection = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
-    quoted = verify_quote(quote.attest, quote.signature, tpm.ak_public(), nonce, selection, values)
     return record(
-        pcrs=quoted.pcrs[Bank.SHA256],
+        pcrs=_quoted(tpm),
         event_log=logs.event_log(),
         ima_log=logs.ima_log(0),
         manifest=manifest,
         uki=uki,
     )
+
+
+def record_host(tpm: Tpm, logs: MeasurementLogs) -> ReferencePart:
+    """What this boot of this host has measured, as a part. Raises as `record_boot` does."""
+    return record_part(pcr10=_quoted(tpm)[IMA_PCR], ima_log=logs.ima_log(0))
+
+
+def _quoted(tpm: Tpm) -> Mapping[int, bytes]:
+    """The PCRs, as a fresh quote has them."""
+    nonce = secrets.token_bytes(32)
+    quote = tpm.quote(nonce)
+    values = {Bank.SHA256: quote.pcr_values}
+    selection = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
+    quoted = verify_quote(quote.attest, quote.signature, tpm.ak_public(), nonce, selection, values)
+    return quoted.pcrs[Bank.SHA256]
 
 
 def chosen_files(chosen: Sequence[str], default: Path) -> dict[str, frozenset[str]]:

@@ -1,5 +1,7 @@
 """`shamon reference`: Reference Values of a host, recorded on a known-good boot, and shown.
 
+Parts of them, signatures and differences: `reference_parts`, `reference_signing`, `reference_diff`.
+
 `record` runs on the host itself, right after an installation that somebody has reason to trust: it quotes, reads both
 logs, and writes nothing unless they explain the quote. With the image's manifest, every program of the image may run
 later, not only those that ran in this boot; with the unified kernel image, PCR 4, 9 and 11 are computed and compared.
@@ -10,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shamon_host.cli import reference_diff, reference_parts, reference_signing
 from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.domain.labels import plain_name
 
 if TYPE_CHECKING:
-    from shamon_host.attestation.reference_model import ReferenceValues
+    from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues
 
 DEFAULT_DIRECTORY = Path("/etc/shamon/reference")
 DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
@@ -47,19 +50,25 @@ def add_parsers(commands: Any) -> None:
         help="PATH may be measured too, with the content it has here, or with that of FILE (repeatable; "
         f"default {DEFAULT_CONFIG}, where the host is this one)",
     )
+    take.add_argument(
+        "--part", type=Path, action="append", default=[], metavar="PART", help="a part to merge with them (repeatable)"
+    )
     take.set_defaults(run=_record)
-    show = actions.add_parser("show", help="what a file of Reference Values demands")
+    show = actions.add_parser("show", help="what a file of Reference Values demands and accepts")
     show.add_argument("file", type=Path, metavar="FILE")
     show.set_defaults(run=_show)
     for parser in (take, show):
         parser.add_argument("--json", action="store_true", help="print JSON")
+    reference_parts.add_parsers(actions)
+    reference_diff.add_parser(actions)
+    reference_signing.add_parsers(actions)
 
 
 def _record(arguments: argparse.Namespace) -> int:
     from shamon_host.attestation.reference_model import merged_digests
     from shamon_host.attestation.reference_record import not_in_manifest
-    from shamon_host.attestation.reference_values import dump_reference_values
     from shamon_host.cli.recording import chosen_files, read_manifest, record_boot
+    from shamon_host.cli.reference_files import open_reference, versioned, write_reference
     from shamon_host.daemon.composition import open_logs, open_tpm
     from shamon_host.daemon.files import read_limited
 
@@ -69,18 +78,25 @@ def _record(arguments: argparse.Namespace) -> int:
     uki = read_limited(arguments.uki, _MAX_IMAGE_BYTES, "unified kernel image") if arguments.uki else None
     files = chosen_files(arguments.file, DEFAULT_CONFIG)
     recorded = record_boot(open_tpm(arguments.tcti), open_logs(), manifest=manifest, uki=uki)
+    parts = [open_reference(path) for path in arguments.part]
     reference = replace(recorded, files=merged_digests(recorded.files, files))
-    dump_reference_values(reference, out)
-    boot_alone = sorted(not_in_manifest(recorded, manifest)) if arguments.manifest else []
+    for part in parts:
+        reference = reference.merged(part)
+    reference = versioned(reference.grouped(), out)
+    write_reference(reference, out)
+    known = merged_digests(manifest, *(files for part in parts for files in (part.files, *part.packages.values())))
+    boot_alone = sorted(not_in_manifest(recorded, known)) if known else []
     if arguments.json:
         print_json({"host": host, "boot_alone": boot_alone, **_summary(out, reference)})
         return 0
-    print(f"{out}: Reference Values of {host}, digest {reference.digest}.")
+    print(f"{out}: Reference Values of {host}, version {reference.version}, digest {reference.digest}.")
     print(f"{len(reference.files)} files may run, {len(files)} of them as given by --file or by this host.")
-    if boot_alone:
+    if reference.packages:
         print(
-            f"{len(boot_alone)} files are not in the manifest, and were taken as this boot measured them. Look at them:"
+            f"{len(reference.packages)} packages, with {sum(map(len, reference.packages.values()))} files, may run too."
         )
+    if boot_alone:
+        print(f"{len(boot_alone)} files are in no manifest or part, taken as this boot measured them. Look at them:")
         for path in boot_alone[:_SHOWN]:
             print(f"  {printable(path)}")
         if len(boot_alone) > _SHOWN:
@@ -89,11 +105,15 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from shamon_host.attestation.reference_values import load_reference_values
+    from shamon_host.attestation.reference_model import ReferenceValues
+    from shamon_host.attestation.reference_part import part_document
+    from shamon_host.cli.reference_files import open_reference
 
-    reference = load_reference_values(arguments.file)
+    reference = open_reference(arguments.file)
+    whole = reference if isinstance(reference, ReferenceValues) else None
     if arguments.json:
-        print_json({**_summary(arguments.file, reference), "values": reference.to_document()})
+        document = whole.to_document() if whole else part_document(reference)
+        print_json({**_summary(arguments.file, reference), "values": document})
         return 0
     rows = [
         {"pcr": pcr, "value": known.value.hex(), "events": len(known.events)}
@@ -101,19 +121,41 @@ def _show(arguments: argparse.Namespace) -> int:
         for known in references
     ]
     print_table(rows, ("pcr", "value", "events"), empty="no PCR values")
-    for name, value in (
-        ("IMA policy", reference.ima_policy),
-        ("early user space", reference.early),
-        ("SELinux", reference.selinux.states),
-        ("SELinux policy", sorted(reference.selinux.policy_digests)),
-        ("Shamon's code", f"{reference.code.prefix}, one of {printable(reference.code.entries)}"),
-        ("files", f"{len(reference.files)} that may run or be read"),
-        ("excused before the IMA policy", reference.early_data or "nothing"),
-        ("digest", reference.digest),
-    ):
+    for name, value in (*(_demanded(whole) if whole else ()), *_accepted(reference)):
         print(f"{name}: {printable(value)}")
+    if whole:
+        print(f"version: {whole.version}, made from {whole.parent or 'nothing'}\ndigest: {whole.digest}")
+    else:
+        print("a part: it demands nothing, and is merged into Reference Values")
     return 0
 
 
-def _summary(path: Path, reference: "ReferenceValues") -> dict[str, Any]:
-    return {"file": str(path), "digest": reference.digest, "files": len(reference.files)}
+def _demanded(reference: "ReferenceValues") -> tuple[tuple[str, object], ...]:
+    return (
+        ("IMA policy", reference.ima_policy),
+        ("early user space", reference.early),
+        ("Shamon's code", f"{reference.code.prefix}, one of {printable(reference.code.entries)}"),
+    )
+
+
+def _accepted(reference: "ReferencePart") -> tuple[tuple[str, object], ...]:
+    return (
+        ("SELinux", reference.selinux.states),
+        ("SELinux policy", sorted(reference.selinux.policy_digests)),
+        ("files", f"{len(reference.files)} that may run or be read"),
+        ("packages", f"{len(reference.packages)}, with {sum(map(len, reference.packages.values()))} files"),
+        ("contents under any path", len(reference.digests)),
+        ("signed files below", [rule.prefix for rule in reference.signed] or "nothing"),
+        ("ANY content, also programs, under", reference.patterns or "nothing"),
+        ("violations tolerated, on the log's word, of", reference.violations or "nothing"),
+        ("excused before the IMA policy", reference.early_data or "nothing"),
+    )
+
+
+def _summary(path: Path, reference: "ReferencePart") -> dict[str, Any]:
+    from shamon_host.attestation.reference_model import ReferenceValues
+
+    told: dict[str, Any] = {"file": str(path), "files": len(reference.files), "packages": len(reference.packages)}
+    if isinstance(reference, ReferenceValues):
+        told |= {"version": reference.version, "parent": reference.parent, "digest": reference.digest}
+    return told

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from shamon_host.attestation.appraisal import VerifierState
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
 from shamon_host.daemon.appraising import Appraisal, behind_its_quote
@@ -23,11 +22,12 @@ from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.permitted_links import permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
-from shamon_host.daemon.references import ReferenceSource
+from shamon_host.daemon.references import ReferenceSource, note_reference
 from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.daemon.tap_filters import tap_filters
+from shamon_host.daemon.verifier_memory import VerifierMemory
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
@@ -39,7 +39,7 @@ from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
+from shamon_host.peer.ports import AgreedLink, LinkOffer, Outcome, Terms
 
 _HINTS_PER_PERIOD = 3
 _AUDIT_HEAD = "peer-audit-head"
@@ -88,6 +88,7 @@ class CoalitionHost:
     """Peer → why it does not trust this host, in its words; empty once it does."""
     _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
     _carried: CarriedTypes = field(init=False)
+    _verified: VerifierMemory = field(init=False)
     _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
     _hinted_s: dict[HostName, float] = field(init=False, default_factory=dict)
     _unclosed: set[HostName] = field(init=False, default_factory=set)
@@ -99,6 +100,7 @@ class CoalitionHost:
 
     def __post_init__(self) -> None:
         self._started_s = self.clock.boottime_s()
+        self._verified = VerifierMemory(self.store, self._forgotten)
         self.peers = {host: self._new_peer(host) for host in self.policy.hosts if host != self.name}
         self._carried = CarriedTypes(self.store, peers=self.peers, types=self.policy.types)
 
@@ -123,11 +125,10 @@ class CoalitionHost:
             raise Refused("the host is expelled from the coalition", where=peer)
         self.on_handshake()
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
-        verified = self._verifier_state(enrolled)
-        if verified is not None:
-            with suppress(ShamonError):  # without Reference Values the appraisal says so
-                # Under changed Reference Values the log is wanted from its beginning.
-                verified = verified.under(self.references.load(peer).digest)
+        digest = None
+        with suppress(ShamonError):  # without Reference Values the appraisal says so
+            digest = self.references.load(peer).digest
+        ima_offset, ima_reset_count = self._verified.wanted_from(enrolled.ak_name, digest)
         if not self.policies.same(peer):
             await self.blocking(lambda: self.policies.shared(peer))  # once for two policies; large ones take long
         shared, theirs = self.policies.shared(peer), self.policies.of(peer).digest
@@ -143,8 +144,8 @@ class CoalitionHost:
             certificate_sha256=own.certificate_sha256,
             ak_name=own.ak_name,
             offers=tuple(LinkOffer(type=shared.names[offer.type], port=offer.port, spi=offer.spi) for offer in offers),
-            ima_offset=verified.ima_offset if verified else 0,
-            ima_reset_count=verified.reset_count if verified else 0,
+            ima_offset=ima_offset,
+            ima_reset_count=ima_reset_count,
         )
 
     async def evidence(
@@ -173,14 +174,16 @@ class CoalitionHost:
         if terms.ak_name != enrolled.ak_name:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
-        self._note_reference(peer, reference.digest)
+        note_reference(
+            reference, peer, policy=self.policy, signed=self.references.signed, store=self.store, audit=self.audit
+        )
         appraisal = Appraisal(
             verifier=self.name,
             enrolled=enrolled,
             policy=self.policy,
             peer_policy=self.policies.of(peer),
             reference=reference,
-            state=self._verifier_state(enrolled),
+            state=await self.blocking(lambda: self._verified.recall(enrolled.ak_name, reference.digest)),
             wall_s=self.clock.wall_s(),
         )
         with self.figures.timed("appraise_ms"):
@@ -191,7 +194,7 @@ class CoalitionHost:
             # First of all, whatever becomes of the rest; the same log would show the same failure again.
             words = "; ".join(describe(claim) for claim in result.failures)
             await self.suspend(peer, words, definite=not all(map(is_transient, result.failures)), received=received)
-        self.store.put("verifier", result.ak_name.hex(), appraised.following.to_document())
+        await self.blocking(lambda: self._verified.keep(result.ak_name, appraised.following))
         await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})
@@ -472,25 +475,10 @@ class CoalitionHost:
         enrolled = self.registry.get(host)
         return enrolled is not None and enrolled.expelled
 
-    def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
-        document = self.store.get("verifier", enrolled.ak_name.hex())
-        try:
-            return VerifierState.from_document(document) if document else None
-        except BadInput as error:
-            # Another version of this program wrote it. The whole log shows again what stuck in this boot.
-            self.audit.append("peer.state-unreadable", enrolled.host, {"reason": str(error)})
-            self.store.delete("verifier", enrolled.ak_name.hex())
-            return None
-
-    def _note_reference(self, peer: HostName, digest: str) -> None:
-        """Decide on Reference Values that are new or changed since the last appraisal of this peer. Raises Refused."""
-        known = (self.store.get("reference", peer) or {}).get("digest")
-        if known == digest:
-            return
-        decision = monitor.reference_update(self.policy, peer, made_for=peer, current=known, replaces=known, new=digest)
-        self.audit.append(decision.check, peer, decision.as_detail())
-        decision.enforce()
-        self.store.put("reference", peer, {"digest": digest})
+    def _forgotten(self, ak_name: bytes, error: BadInput) -> None:
+        """Another version of this program wrote what was known of an AK."""
+        whose = next((peer.host for peer in self.registry.hosts() if peer.ak_name == ak_name), ak_name.hex())
+        self.audit.append("peer.state-unreadable", whose, {"reason": str(error)})
 
     def _lock(self, peer: HostName) -> asyncio.Lock:
         return self._locks.setdefault(peer, asyncio.Lock())

@@ -77,7 +77,7 @@ async def _run(config: HostConfig) -> int:
             policy_file=policy,
             policy_envelope=envelope,
             registry=registry,
-            references=References(config.reference),
+            references=References(config.reference, config.reference_signers),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
             history=ResultHistory(database, config.results),

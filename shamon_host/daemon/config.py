@@ -11,8 +11,10 @@ from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.hypervisor.vms import VmSettings
+from shamon_host.peer.reference_envelope import ReferenceSigners, checked_signers
 
 MAX_CONFIG_BYTES = 1 << 20
+_MAX_SIGNERS = 65
 _STRINGS = {
     "state_dir": "/var/lib/shamon",
     "runtime_dir": "/run/shamon",
@@ -35,6 +37,8 @@ class HostConfig:
     """Directory of the peer registry: one TOML file for each host of the coalition, this one included."""
     reference: Path
     """Directory of Reference Values: NAME.json for each host."""
+    reference_signers: ReferenceSigners | None
+    """Who must sign them; None where nobody has to."""
     tls_ca: Path
     tls_certificate: Path
     tls_key: Path
@@ -69,7 +73,8 @@ def load_config(path: Path) -> HostConfig:
 def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     """Check the fields of a configuration. Raises BadInput."""
     reader = _Reader(source)
-    reader.only(fields, "", {"name", "tls", "tpm", "hypervisor", "images", "vms", "results", *_STRINGS})
+    tables = {"tls", "tpm", "hypervisor", "images", "vms", "results", "reference_signing"}
+    reader.only(fields, "", {"name", *tables, *_STRINGS})
     paths = {key: reader.path(fields, "", key, default) for key, default in _STRINGS.items()}
     tls, tpm, hypervisor = (reader.table(fields, key) for key in ("tls", "tpm", "hypervisor"))
     reader.only(tls, "tls.", set(_TLS))
@@ -90,6 +95,7 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     return HostConfig(
         name=HostName(reader.name(reader.string(fields, "", "name", None), "name")),
         **paths,
+        reference_signers=_reference_signers(reader, fields),
         tls_ca=tls_paths["ca"],
         tls_certificate=tls_paths["certificate"],
         tls_key=tls_paths["key"],
@@ -111,6 +117,22 @@ def _retention(reader: "_Reader", table: Mapping[str, Any]) -> Retention:
         runs=reader.integer(table, "results.", "runs", default.runs, range(2, 100_001)),
         evidence_bytes=reader.integer(table, "results.", "evidence_mib", mebibytes, range(49)) << 20,
     )
+
+
+def _reference_signers(reader: "_Reader", fields: Mapping[str, Any]) -> ReferenceSigners | None:
+    if "reference_signing" not in fields:
+        return None
+    table = reader.table(fields, "reference_signing")
+    prefix = "reference_signing."
+    reader.only(table, prefix, {"keys", "threshold"})
+    keys = table.get("keys")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise reader.error(f"{prefix}keys", "a list of public keys, as `shamon policy keygen` prints them", keys)
+    threshold = reader.integer(table, prefix, "threshold", 1, range(1, _MAX_SIGNERS))
+    try:
+        return checked_signers(keys, threshold)
+    except BadInput as error:
+        raise reader.error("reference_signing", error.expected, error.found) from error
 
 
 def _vm_settings(reader: "_Reader", name: str, table: Mapping[str, Any]) -> VmSettings:

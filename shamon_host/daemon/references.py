@@ -1,16 +1,28 @@
-"""The Reference Values of every host of the coalition, from a directory of NAME.json files."""
+"""The Reference Values of every host of the coalition, from a directory of NAME.json files, signed where this host's
+configuration says who must sign them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from shamon_host.attestation.reference_values import ReferenceValues, load_reference_values
+from shamon_host.attestation.reference_model import ReferenceValues
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.files import read_limited
+from shamon_host.daemon.store import Store
+from shamon_host.domain import monitor
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, plain_name
+from shamon_host.domain.policy import Policy
+from shamon_host.peer.reference_envelope import MAX_ENVELOPE_BYTES, ReferenceSigners, opened
 
 
 class ReferenceSource(Protocol):
     """Where Reference Values come from."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether signatures are demanded of them."""
+        ...
 
     def load(self, host: HostName) -> ReferenceValues:
         """Raises NotTrusted when there are none for this host."""
@@ -22,10 +34,18 @@ class References:
     """Reads a host's file when it is first asked for, and again whenever the file was replaced."""
 
     directory: Path
+    signers: ReferenceSigners | None = None
+    """None: files without a signature will do, and those of others are not looked at."""
     _cache: dict[HostName, tuple[tuple[int, int, int], ReferenceValues]] = field(default_factory=dict)
 
+    @property
+    def signed(self) -> bool:
+        """Whether signatures are demanded."""
+        return self.signers is not None
+
     def load(self, host: HostName) -> ReferenceValues:
-        """Raises NotTrusted when there are none for this host, BadInput when the file is malformed."""
+        """Raises NotTrusted when there are none for this host, or they are not signed as demanded, BadInput when the
+        file is malformed."""
         path = self.directory / f"{plain_name(host, 'host name')}.json"
         try:
             found = path.stat()
@@ -39,6 +59,35 @@ class References:
         version = (found.st_ino, found.st_mtime_ns, found.st_size)
         cached = self._cache.get(host)
         if cached is None or cached[0] != version:
-            cached = (version, load_reference_values(path))
+            data = read_limited(path, MAX_ENVELOPE_BYTES, "file of Reference Values")
+            cached = (version, self._shared(opened(data, self.signers, source=str(path))))
             self._cache[host] = cached
         return cached[1]
+
+    def _shared(self, new: ReferenceValues) -> ReferenceValues:
+        """The very same object for hosts of one image: each takes a lot of memory."""
+        return next((known for _, known in self._cache.values() if known.digest == new.digest), new)
+
+
+def note_reference(
+    new: ReferenceValues, host: HostName, *, policy: Policy, signed: bool, store: Store, audit: AuditLog
+) -> None:
+    """Decide on Reference Values that are new or changed since the last appraisal of this host. Raises Refused."""
+    seen = store.get("reference", host) or {}
+    known = seen.get("digest")
+    if known == new.digest:
+        return
+    decision = monitor.reference_update(
+        policy,
+        host,
+        made_for=host,
+        current=known,
+        replaces=known,
+        new=new.digest,
+        version=new.version,
+        newest_seen=int(seen.get("version", 0)),
+        signed=signed,
+    )
+    audit.append(decision.check, host, decision.as_detail())
+    decision.enforce()
+    store.put("reference", host, {"digest": new.digest, "version": new.version})

@@ -192,11 +192,21 @@ def host_admit(
 
 
 def reference_update(
-    policy: Policy, host: HostName, *, made_for: HostName, current: str | None, replaces: str | None, new: str
+    policy: Policy,
+    host: HostName,
+    *,
+    made_for: HostName,
+    current: str | None,
+    replaces: str | None,
+    new: str,
+    version: int = 1,
+    newest_seen: int = 0,
+    signed: bool = False,
 ) -> Decision:
     """May the Reference Values of `host` change? Digests: what is in force, what the change replaces, the new ones.
 
-    A change names what it replaces, so that an old one cannot be played again over a newer one.
+    A change names what it replaces, so that an old one cannot be played again over a newer one. Nor can an older
+    version (`newest_seen` is the newest that was in force); where they are `signed`, each change is another version.
     """
 
     def denials() -> Denials:
@@ -208,6 +218,10 @@ def reference_update(
             yield Deny(Rule.WELL_FORMED, "they have no digest")
         if replaces != current:
             yield Deny(Rule.LINEAGE, f"they replace {replaces or 'none'}; in force is {current or 'none'}")
+        if version < newest_seen:
+            yield Deny(Rule.ROLLBACK, f"they are version {version}; version {newest_seen} was in force")
+        elif signed and version == newest_seen and new != current:
+            yield Deny(Rule.ROLLBACK, f"they are another version {version} than the one that was in force")
 
     return _decide(Check.REFERENCE_UPDATE, host, new, denials())
 

@@ -59,6 +59,8 @@ class Enrolment:
     """Host → envelope around its policy, where that is signed."""
     registry: PeerRegistry = field(default_factory=PeerRegistry)
     reference: ReferenceValues | None = None
+    signed: bool = False
+    """Whether each change of the Reference Values must be another version."""
     hosts: "dict[str, MemoryHost]" = field(default_factory=dict)
 
     def address(self, host: str) -> str:

@@ -4,9 +4,13 @@
 what they amount to. The kernel logs a file or a state once, so facts and failures outlive the increment that showed
 them (`verifier_state`), and a failure is sticky until the next boot.
 
+`walk` is the one place that judges: `reference_diff` listens to it (`on_failure`), and a changed version of the
+Reference Values has it walk again over what was vouched for before (`ledger`).
+
 What a replay proves is the measured bytes, not the name of the template. So an entry counts as critical data only if
 its buffer hashes to its digest and is one of those expected, and everything else is taken for a file, whatever it says.
-A violation proves nothing but itself, so every violation fails, whatever path it names.
+A violation proves nothing but itself, so a violation fails, unless the Reference Values take the log's word for its
+path.
 
 Root can extend PCR 10 too. That can take nothing out of the log, but add what should be there and is not: the entry of
 an IMA policy that was never loaded, while rules written straight to the kernel, which it does not measure, are in
@@ -16,15 +20,16 @@ behind SELinux's, both by systemd before it reads a unit or starts a program.
 Source: Linux security/selinux/ima.c (`selinux-state`, `selinux-policy-hash`), security/integrity/ima/ima_main.c.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from enum import Enum, auto
 
 from shamon_host.attestation.claims.making import absent, failed, passed
 from shamon_host.attestation.ima_entry import printable
 from shamon_host.attestation.ima_log import ImaEntry, ImaFields, ImaLogError, boot_aggregate
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_model import ReferenceValues
+from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.results import Claim, ClaimName
 
@@ -46,37 +51,88 @@ _NO_DIGESTS: frozenset[str] = frozenset()
 _SHOWN_DIGESTS = 3
 
 
+class Lacking(Enum):
+    """What Reference Values would have to have for an entry not to fail."""
+
+    FILE = auto()
+    BUFFER = auto()
+    SELINUX_STATE = auto()
+    SELINUX_POLICY = auto()
+    VIOLATION = auto()
+    STRONG_HASH = auto()
+    """The entry has a digest that two files may share."""
+    NOTHING = auto()
+    """No Reference Values excuse it: its place in the log, its form, SELinux that does not enforce."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFailure:
+    """One entry that fails."""
+
+    claim: Claim
+    number: int
+    """Of the entry, from 1."""
+    path: str
+    """The file's, or the name of the buffer."""
+    content: str
+    """What would have to be known: a digest as Reference Values write it, or SELinux's state. Else empty."""
+    lacking: Lacking
+
+
 @dataclass(slots=True)
 class _Walk:
     """Where a walk stands; `failures` has the first one of each claim, `more` how many came after it."""
 
     reference: ReferenceValues
-    aggregates: tuple[bytes, ...]
+    aggregates: tuple[bytes, ...] | None
     facts: LogFacts
+    on_failure: Callable[[LogFailure], None] | None
     failures: dict[ClaimName, Claim] = field(default_factory=dict)
     more: dict[ClaimName, int] = field(default_factory=dict)
 
-    def fail(self, claim: Claim) -> None:
+    def fail(self, number: int, path: str, claim: Claim, lacking: Lacking = Lacking.NOTHING, content: str = "") -> None:
         if claim.name in self.failures:
             self.more[claim.name] = self.more.get(claim.name, 0) + 1
         else:
             self.failures[claim.name] = claim
+        if self.on_failure is not None:
+            self.on_failure(LogFailure(claim=claim, number=number, path=path, content=content, lacking=lacking))
 
 
 def walk(
-    entries: Sequence[ImaEntry], facts: LogFacts, reference: ReferenceValues, pcrs: Mapping[int, bytes]
+    entries: Sequence[ImaEntry],
+    facts: LogFacts,
+    reference: ReferenceValues,
+    pcrs: Mapping[int, bytes] | None,
+    *,
+    on_failure: Callable[[LogFailure], None] | None = None,
 ) -> tuple[LogFacts, dict[ClaimName, Claim]]:
     """Facts and first failures after `entries`, which follow the part of the log that `facts` are about.
 
-    `pcrs` are the quoted values: the log's first entry holds a digest over PCR 0-9.
+    `pcrs` are the quoted values: the log's first entry holds a digest over PCR 0-9. None is for who has no quote, and
+    learns nothing of the boot that the log is of. `on_failure` is told of every failure, not of the first ones alone.
     """
     state = _Walk(
         reference,
-        (boot_aggregate(Bank.SHA256, pcrs), boot_aggregate(Bank.SHA256, {pcr: pcrs[pcr] for pcr in range(8)})),
+        None if pcrs is None else _aggregates(pcrs),
         facts,
+        on_failure,
     )
+    lookup = reference.lookup
+    recognised: dict[str, Set[bytes]] = {}
+    # Until the IMA policy is in force, an entry's place counts too, and each one is read.
+    ordinary = facts.ima_policy
     for number, entry in enumerate(entries, start=facts.entries + 1):
+        if ordinary:
+            template, measured = entry.template, entry.measured
+            known = recognised.get(template)
+            if known is None:
+                known = recognised[template] = lookup.recognised(template)
+            # Of a violation nothing is proved, whatever it says.
+            if (measured in known or lookup.recognises(template, measured)) and any(entry.template_hash):
+                continue
         _one(state, number, entry)
+        ordinary = state.facts.ima_policy
     state.facts = replace(state.facts, entries=facts.entries + len(entries))
     return state.facts, {
         name: replace(claim, reason=f"{claim.reason} (and {state.more[name]} more)") if name in state.more else claim
@@ -88,19 +144,29 @@ def _one(state: _Walk, number: int, entry: ImaEntry) -> None:
     try:
         fields = entry.fields()
     except ImaLogError as error:
-        state.fail(_software("an entry of the IMA log is malformed", number, entry.template, found=str(error)))
+        claim = _software("an entry of the IMA log is malformed", number, entry.template, found=str(error))
+        state.fail(number, entry.template, claim)
         return
     path = fields.path
     if entry.violation:
-        state.fail(_software("a measurement could not be relied on: the file was open for writing", number, path or ""))
+        _violation(state, number, path or "")
     elif fields.file_digest is None or path is None:
-        state.fail(_software("an entry of the IMA log lacks a digest or a path", number, entry.template))
+        claim = _software("an entry of the IMA log lacks a digest or a path", number, entry.template)
+        state.fail(number, entry.template, claim)
     elif fields.buf is not None and fields.buffer_matches_digest:
         _buffer(state, number, path, fields.buf)
     elif path == BOOT_AGGREGATE:
         _aggregate(state, number, fields)
     else:
         _file(state, number, path, fields)
+
+
+def _violation(state: _Walk, number: int, path: str) -> None:
+    if state.reference.lookup.may_be_written(path):
+        state.facts = replace(state.facts, violations=state.facts.violations + 1)
+        return
+    claim = _software("a measurement could not be relied on: the file was open for writing", number, path)
+    state.fail(number, path, claim, Lacking.VIOLATION)
 
 
 def _buffer(state: _Walk, number: int, name: str, buf: bytes) -> None:
@@ -113,9 +179,10 @@ def _buffer(state: _Walk, number: int, name: str, buf: bytes) -> None:
             digest = Bank.SHA256.digest(buf).hex()
             known = state.reference.buffers.get(name, _NO_DIGESTS)
             if digest not in known:
-                state.fail(
-                    _software("unknown critical data was measured", number, name, expected=_any(known), found=digest)
+                claim = _software(
+                    "unknown critical data was measured", number, name, expected=_any(known), found=digest
                 )
+                state.fail(number, name, claim, Lacking.BUFFER, digest)
 
 
 def _selinux_state(state: _Walk, number: int, buf: bytes) -> None:
@@ -125,114 +192,111 @@ def _selinux_state(state: _Walk, number: int, buf: bytes) -> None:
     if not previous and "initialized=0" in flags:
         state.facts = replace(state.facts, selinux_state="")  # before its policy is loaded, SELinux decides nothing
     elif "enforcing=1" not in flags:
-        state.fail(
-            failed(
-                ClaimName.SELINUX,
-                "SELinux was not enforcing",
-                where=_where(number, SELINUX_STATE),
-                expected="enforcing=1 ever since boot",
-                found=next((flag for flag in text.split(";") if flag.startswith("enforcing")), text),
-                sticky=True,
-            )
+        claim = failed(
+            ClaimName.SELINUX,
+            "SELinux was not enforcing",
+            where=_where(number, SELINUX_STATE),
+            expected="enforcing=1 ever since boot",
+            found=next((flag for flag in text.split(";") if flag.startswith("enforcing")), text),
+            sticky=True,
         )
+        state.fail(number, SELINUX_STATE, claim)
     elif text not in state.reference.selinux.states:
-        state.fail(
-            failed(
-                ClaimName.SELINUX,
-                "SELinux is in a state that no good boot was in",
-                where=_where(number, SELINUX_STATE),
-                expected=" or ".join(state.reference.selinux.states),
-                found=text,
-                sticky=True,
-            )
+        claim = failed(
+            ClaimName.SELINUX,
+            "SELinux is in a state that no good boot was in",
+            where=_where(number, SELINUX_STATE),
+            expected=" or ".join(state.reference.selinux.states),
+            found=text,
+            sticky=True,
         )
+        state.fail(number, SELINUX_STATE, claim, Lacking.SELINUX_STATE, text)
 
 
 def _selinux_policy(state: _Walk, number: int, buf: bytes) -> None:
     state.facts = replace(state.facts, selinux_policy=buf.hex())
     known = state.reference.selinux.policy_digests
     if buf.hex() not in known:
-        state.fail(
-            failed(
-                ClaimName.SELINUX,
-                "another SELinux policy was loaded",
-                where=_where(number, SELINUX_POLICY),
-                expected=_any(known),
-                found=buf.hex(),
-                sticky=True,
-            )
+        claim = failed(
+            ClaimName.SELINUX,
+            "another SELinux policy was loaded",
+            where=_where(number, SELINUX_POLICY),
+            expected=_any(known),
+            found=buf.hex(),
+            sticky=True,
         )
+        state.fail(number, SELINUX_POLICY, claim, Lacking.SELINUX_POLICY, buf.hex())
+
+
+def _aggregates(pcrs: Mapping[int, bytes]) -> tuple[bytes, ...]:
+    """What a kernel may have written first: over PCR 0-9, or before version 5.8 over PCR 0-7."""
+    return boot_aggregate(Bank.SHA256, pcrs), boot_aggregate(Bank.SHA256, {pcr: pcrs[pcr] for pcr in range(8)})
 
 
 def _aggregate(state: _Walk, number: int, fields: ImaFields) -> None:
     digest = fields.file_digest
     if number > 1:
         # A kernel writes one, at its start: the second one is of a kernel that kexec started.
-        state.fail(
-            failed(
-                ClaimName.IMA_POLICY,
-                "another kernel was started without a new boot",
-                where=_where(number, BOOT_AGGREGATE),
-                expected="one boot aggregate, the first entry",
-                found=str(digest),
-                sticky=True,
-            )
-        )
-        return
-    if digest is not None and digest.algorithm == "sha256" and digest.digest in state.aggregates:
+        reason, expected = "another kernel was started without a new boot", "one boot aggregate, the first entry"
+    elif state.aggregates is None or (
+        digest is not None and digest.algorithm == "sha256" and digest.digest in state.aggregates
+    ):
         state.facts = replace(state.facts, boot_aggregate=True)
         return
-    state.fail(
-        failed(
-            ClaimName.IMA_POLICY,
-            "the IMA log began after another boot than the quoted one",
-            where=_where(number, BOOT_AGGREGATE),
-            expected=f"sha256:{state.aggregates[0].hex()}",
-            found=str(digest),
-            sticky=True,
-        )
-    )
+    else:
+        reason = "the IMA log began after another boot than the quoted one"
+        expected = f"sha256:{state.aggregates[0].hex()}"
+    where = _where(number, BOOT_AGGREGATE)
+    claim = failed(ClaimName.IMA_POLICY, reason, where=where, expected=expected, found=str(digest), sticky=True)
+    state.fail(number, BOOT_AGGREGATE, claim)
 
 
 def _file(state: _Walk, number: int, path: str, fields: ImaFields) -> None:
-    reference, facts = state.reference, state.facts
-    if not facts.ima_policy:
+    reference, lookup = state.reference, state.reference.lookup
+    before = not state.facts.ima_policy
+    if before:
         _before_the_policy(state, number, path)
     digest = fields.file_digest
-    known = reference.files.get(path, _NO_DIGESTS)
-    good = digest is not None and digest.kind == "ima" and digest.algorithm == "sha256" and digest.digest.hex() in known
-    if good:
-        if path == reference.ima_policy:
-            state.facts = facts = replace(facts, ima_policy=True)
-        words = {word for word, demanded in reference.early.items() if demanded == path}
-        if not words <= facts.early:
-            state.facts = facts = replace(facts, early=facts.early | words)
-        if path in reference.code.entries:
-            state.facts = replace(facts, code_entry=True)
+    known = lookup.digests(path)
+    content = digest_text(digest)
+    if content in known:
+        _known(state, path)
         return
-    # Once programs alone are measured, a path says nothing about whether its content was run: no excuse then.
-    demanded = (
-        path == reference.ima_policy or path in reference.early.values() or path.startswith(reference.code.prefix)
-    )
-    if not facts.ima_policy and not demanded and any(fnmatchcase(path, glob) for glob in reference.early_data):
+    if content and lookup.has_digest(path, content):
+        return
+    # Once programs alone are measured, a path says nothing about whether its content was run: no early excuse then.
+    if before and lookup.excused_early(path):
+        return
+    if lookup.is_signed(path, fields):
+        state.facts = replace(state.facts, signed=state.facts.signed + 1)
+        return
+    if lookup.excused(path):
+        state.facts = replace(state.facts, excused=state.facts.excused + 1)
         return
     name, reason = ClaimName.SOFTWARE, "an unknown program or file was measured"
+    package = f", as in package {of}" if known and (of := lookup.package(path)) else ""
     if known:
         reason = "a program or file was measured that is not the known one"
     if path == reference.ima_policy:
         name, reason = ClaimName.IMA_POLICY, "another IMA policy was loaded"
     elif path.startswith(reference.code.prefix):
         name, reason = ClaimName.SHAMON_CODE, "the daemon read code that is not Shamon's"
-    state.fail(
-        failed(
-            name,
-            reason,
-            where=_where(number, path),
-            expected=_any(known) or "no such file",
-            found=str(digest),
-            sticky=True,
-        )
-    )
+    expected = f"{_any(known)}{package}" if known else "no such file"
+    claim = failed(name, reason, where=_where(number, path), expected=expected, found=str(digest), sticky=True)
+    state.fail(number, path, claim, Lacking.FILE if content else Lacking.STRONG_HASH, content)
+
+
+def _known(state: _Walk, path: str) -> None:
+    """What a file shows that was measured with an expected digest."""
+    reference, facts = state.reference, state.facts
+    if path == reference.ima_policy:
+        facts = replace(facts, ima_policy=True)
+    words = {word for word, demanded in reference.early.items() if demanded == path}
+    if not words <= facts.early:
+        facts = replace(facts, early=facts.early | words)
+    if path in reference.code.entries:
+        facts = replace(facts, code_entry=True)
+    state.facts = facts
 
 
 def _before_the_policy(state: _Walk, number: int, path: str) -> None:
@@ -246,9 +310,9 @@ def _before_the_policy(state: _Walk, number: int, path: str) -> None:
         reason, expected = "the boot went on without the IMA policy", f"IMA policy {state.reference.ima_policy}"
     else:
         return
-    state.fail(
-        failed(ClaimName.IMA_POLICY, reason, where=_where(number, path), expected=expected, found=path, sticky=True)
-    )
+    where = _where(number, path)
+    claim = failed(ClaimName.IMA_POLICY, reason, where=where, expected=expected, found=path, sticky=True)
+    state.fail(number, path, claim)
 
 
 def log_claims(facts: LogFacts, sticky: Mapping[ClaimName, Claim], reference: ReferenceValues) -> tuple[Claim, ...]:
@@ -288,7 +352,17 @@ def _selinux(facts: LogFacts) -> Claim:
 def _whole(facts: LogFacts) -> Claim:
     if not facts.entries:
         return absent(ClaimName.SOFTWARE, "the IMA log is empty: IMA does not measure")
-    return passed(ClaimName.SOFTWARE, f"all {facts.entries} measurements are known")
+    excused = [
+        f"{count} {what}"
+        for count, what in (
+            (facts.signed, "by their signature"),
+            (facts.excused, "excused by the pattern of their path"),
+            (facts.violations, "of data files that were being written"),
+        )
+        if count
+    ]
+    told = f" ({', '.join(excused)})" if excused else ""
+    return passed(ClaimName.SOFTWARE, f"all {facts.entries} measurements are known{told}")
 
 
 def _code(facts: LogFacts, reference: ReferenceValues) -> Claim:
@@ -311,4 +385,6 @@ def _where(number: int, path: str) -> str:
 
 def _any(digests: frozenset[str]) -> str:
     shown = sorted(digests)[:_SHOWN_DIGESTS]
-    return " or ".join(f"sha256:{digest}" for digest in shown) + (" or others" if len(digests) > len(shown) else "")
+    return " or ".join(digest if ":" in digest else f"sha256:{digest}" for digest in shown) + (
+        " or others" if len(digests) > len(shown) else ""
+    )

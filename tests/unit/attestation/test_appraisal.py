@@ -291,6 +291,18 @@ class TestSticky:
         assert world.state.ima_offset == 0
         assert world.attest().trusted
 
+    def test_unbound_evidence_after_a_change_judges_nothing(self, world: Attested) -> None:
+        """Neither by the old values, nor by the new ones: what was vouched for waits for a quote."""
+        world.machine.run_program(UNKNOWN, b"x")
+        assert not world.attest().trusted
+        before = world.state
+        world.reference = replace(world.reference, version=2)
+        evidence = world.evidence(world.new_transcript())
+        claim = claim_of(world.appraise(evidence, world.new_transcript()), ClaimName.SOFTWARE)
+        assert claim.status is ClaimStatus.ABSENT
+        assert not claim.sticky
+        assert world.state == before
+
     def test_under_changed_reference_values_an_increment_proves_nothing(self, world: Attested) -> None:
         assert world.attest().trusted
         world.reference = replace(world.reference, files={**world.reference.files, "/a": frozenset({"0" * 64})})

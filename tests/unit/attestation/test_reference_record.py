@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from shamon_host.attestation.event_log import encode_event_log
+from shamon_host.attestation.ima_log import ImaEntry, ima_sig_entry
+from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_record import Demanded, not_in_manifest, record
 from shamon_host.attestation.reference_values import ReferenceValues
 from shamon_host.domain.errors import NotTrusted
@@ -133,3 +135,17 @@ def test_a_boot_that_loaded_its_ima_policy_late_is_not_recorded(machine: Measure
     machine.boot(replace(GOOD, files=(GOOD.files[1], GOOD.files[0], *GOOD.files[2:])))
     with pytest.raises(NotTrusted, match="went on without the IMA policy"):
         taken(machine)
+
+
+def test_a_host_that_measures_with_another_hash(machine: MeasuredMachine) -> None:
+    """`ima_hash=sha512`: what is recorded is what is judged by."""
+    content = b"\x7fELF long"
+    entry = ima_sig_entry("/usr/bin/long", hashlib.sha512(content).digest(), algorithm="sha512")
+    buffer = ima_sig_entry("dm", hashlib.sha512(b"table").digest(), algorithm="sha512")
+    measured = buffer.measured[:-4] + len(b"table").to_bytes(4, "little") + b"table"
+    for made in (entry, ImaEntry(10, "ima-buf", hashlib.sha1(measured).digest(), measured)):
+        machine.tpm.extend(10, made.pcr_digest(Bank.SHA256))
+        machine.logs.entries.append(made)
+    reference = taken(machine)
+    assert reference.files["/usr/bin/long"] == {f"sha512:{hashlib.sha512(content).hexdigest()}"}
+    assert reference.buffers["dm"] == {hashlib.sha256(b"table").hexdigest()}

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from shamon_host.attestation.reference_part import part_document
 from shamon_host.attestation.reference_values import (
     ReferenceValues,
     dump_reference_values,
     load_reference_values,
+    parse_any,
     parse_reference_values,
 )
 from shamon_host.domain.errors import BadInput
+from tests.examples import examples
 from tests.unit.attestation.appraised_world import recorded
 
 DIGEST = "ab" * 32
@@ -88,7 +93,7 @@ def _drop(*keys: str) -> Callable[[dict[str, Any]], None]:
     ("change", "key", "expected"),
     [
         (_drop("format"), "format", ""),
-        (_set("format", value="other/9"), "format", "shamon-reference-values/1"),
+        (_set("format", value="other/9"), "format", "shamon-reference-values/2"),
         (_set("extra", value=1), "extra", "format, pcrs"),
         (_set("selinux", "mode", value="x"), "selinux.mode", "states, policy_digests"),
         (_drop("pcrs", "4"), "pcrs.4", ""),
@@ -157,3 +162,26 @@ def test_what_cannot_be_written_leaves_nothing(reference: ReferenceValues, tmp_p
     with pytest.raises(BadInput):
         dump_reference_values(reference, tmp_path / "taken.json")
     assert [item.name for item in tmp_path.iterdir()] == ["taken.json"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["/a/b/c", DIGEST]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = ("format", "version", "parent", "pcrs", "selinux", "files", "packages", "digests", "signed", "patterns")
+MORE_KEYS = ("violations", "buffers", "early_data", "early", "code", "ima_policy", "other")
+
+
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(KEYS + MORE_KEYS), JSON, min_size=1, max_size=3), part=st.booleans())
+def test_whatever_stands_under_a_key_is_read_or_refused(
+    document: dict[str, Any], changes: dict[str, Any], part: bool
+) -> None:
+    base = {"format": "shamon-reference-part/2"} if part else document
+    try:
+        again = parse_any(json.dumps(base | changes).encode())
+    except BadInput:
+        return
+    written = again.to_document() if isinstance(again, ReferenceValues) else part_document(again)
+    assert parse_any(json.dumps(written).encode()) == again

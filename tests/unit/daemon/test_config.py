@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shamon_host.daemon.config import MAX_CONFIG_BYTES, load_config
 from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.vms import VmSettings
+from shamon_host.peer.signed_record import public_text
 
 FULL = """
 name = "alpha"
@@ -134,3 +136,48 @@ def test_no_file(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml")
     with pytest.raises(BadInput, match="cannot read"):
         load_config(tmp_path)
+
+
+PUBLIC = public_text(Ed25519PrivateKey.generate())
+
+
+def test_who_signs_reference_values(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    path.write_text(f'name = "alpha"\n[reference_signing]\nkeys = ["{PUBLIC}"]')
+    signers = load_config(path).reference_signers
+    assert signers is not None
+    assert signers.keys == {PUBLIC}
+    assert signers.threshold == 1
+    path.write_text('name = "alpha"')
+    assert load_config(path).reference_signers is None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "",
+        "keys = []",
+        'keys = ["x"]',
+        "keys = [1]",
+        f'keys = "{PUBLIC}"',
+        f'keys = ["{PUBLIC}"]\nthreshold = 2',
+        f'keys = ["{PUBLIC}"]\nthreshold = 0',
+        f'keys = ["{PUBLIC}"]\nother = 1',
+        f'keys = ["{PUBLIC}", "{PUBLIC}"]',
+    ],
+    ids=[
+        "nothing",
+        "none",
+        "no-key",
+        "a-number",
+        "no-list",
+        "too-many-of-them",
+        "none-of-them",
+        "unknown-key",
+        "twice",
+    ],
+)
+def test_signers_that_cannot_be(table: str, tmp_path: Path) -> None:
+    error = load(f'name = "alpha"\n[reference_signing]\n{table}', tmp_path)
+    assert error is not None
+    assert "reference_signing" in error.where

@@ -244,6 +244,29 @@ def test_reference_update() -> None:
     assert_denied(change(new=""), Rule.WELL_FORMED)
 
 
+def test_reference_values_do_not_go_back() -> None:
+    def change(version: int, newest_seen: int, *, signed: bool, new: str = "new") -> Decision:
+        return monitor.reference_update(
+            POLICY,
+            BETA,
+            made_for=BETA,
+            current="old",
+            replaces="old",
+            new=new,
+            version=version,
+            newest_seen=newest_seen,
+            signed=signed,
+        )
+
+    for signed in (False, True):
+        assert_permitted(change(1, 0, signed=signed))
+        assert_permitted(change(4, 3, signed=signed))
+        assert_denied(change(2, 3, signed=signed), Rule.ROLLBACK, "version 2", "version 3")
+    assert_permitted(change(3, 3, signed=False))  # as an operator edits a file
+    assert_denied(change(3, 3, signed=True), Rule.ROLLBACK, "another version 3")
+    assert_permitted(change(3, 3, signed=True, new="old"))
+
+
 # labelmap.install, label.vm, label.resource
 
 

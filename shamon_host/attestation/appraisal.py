@@ -8,20 +8,24 @@ The Verifier's own layer ends at the host's boot, kernel and software. What the 
 by the same quote but read by the layers that know it: their checks are given as functions.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
 
 from shamon_host.attestation.claims.boot_chain import boot_chain_claim
 from shamon_host.attestation.claims.making import absent, failed, passed
 from shamon_host.attestation.claims.measurements import log_claims, unvouched_claims, walk
 from shamon_host.attestation.evidence import Evidence, Role, leaf
 from shamon_host.attestation.ima_log import (
+    Frame,
     ImaEntry,
-    ImaLogTruncatedError,
     ImaReplayError,
-    parse_ima_log,
+    Vouched,
+    iter_frames,
     replay_until,
+    vouched_entries,
 )
+from shamon_host.attestation.ledger import LoggedEntries
 from shamon_host.attestation.merkle import root_from_path
 from shamon_host.attestation.pcr import Bank, PcrSelection
 from shamon_host.attestation.ports import QUOTED_PCRS
@@ -117,8 +121,10 @@ def appraise_quoted(
     known: tuple[ImaEntry, ...] = ()
     if current.reference_digest != reference.digest:
         current, known = _to_judge_anew(current, reference.digest)
+    vouched = Vouched()
     try:
-        vouched = _vouched(evidence, current, pcrs[IMA_PCR])
+        new = vouched_entries(_log_behind(evidence, current), current.ima_pcr, pcrs[IMA_PCR], vouched)
+        facts, failures = walk(chain[Frame](known, new), current.facts, reference, pcrs)
     except ShamonError as error:
         # Transient: the log may only have been read too early or from the wrong place. What stuck before stays.
         following = current
@@ -127,15 +133,16 @@ def appraise_quoted(
             following = replace(current, facts=facts, sticky=sticky)
         claims = unvouched_claims(following.sticky, f"the IMA log proves nothing: {error.what}")
         return (boot, *_with_reason(claims, error)), following
-    facts, failures = walk((*known, *vouched.entries), current.facts, reference, pcrs)
     sticky = {**failures, **current.sticky}
+    offset = current.ima_offset if vouched.offset is None else vouched.offset
+    log = evidence.ima_log[current.ima_offset - evidence.ima_offset : offset - evidence.ima_offset]
     following = replace(
         current,
-        ima_offset=vouched.offset,
+        ima_offset=offset,
         ima_pcr=pcrs[IMA_PCR],
         facts=facts,
         sticky=sticky,
-        ledger=current.ledger.followed_by(vouched.entries),
+        ledger=current.ledger.followed_by(LoggedEntries(log, vouched.count)),
     )
     return (boot, *log_claims(facts, sticky, reference)), following
 
@@ -205,16 +212,8 @@ def _gone_back(what: str, before: int, now: int) -> NotTrusted:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Vouched:
-    """New entries that the quote vouches for, and the offset behind them in the whole log."""
-
-    entries: tuple[ImaEntry, ...]
-    offset: int
-
-
-def _vouched(evidence: Evidence, state: VerifierState, quoted: bytes) -> _Vouched:
-    """The entries behind `state.ima_offset` up to the quote. Raises ShamonError where the log does not lead there."""
+def _log_behind(evidence: Evidence, state: VerifierState) -> Iterator[Frame]:
+    """The entries of the Evidence's log behind what `state` vouches for. Raises ShamonError for another log."""
     start = evidence.ima_offset
     if start not in {0, state.ima_offset}:
         raise NotTrusted(
@@ -224,31 +223,28 @@ def _vouched(evidence: Evidence, state: VerifierState, quoted: bytes) -> _Vouche
             found=f"byte {start}",
             remedy="It comes whole the next time.",
         )
-    try:
-        entries = parse_ima_log(evidence.ima_log, base_offset=start)
-    except ImaLogTruncatedError as error:
-        # The kernel may have been writing; what the quote covers is in front of that.
-        entries = parse_ima_log(evidence.ima_log[: error.offset - start], base_offset=start)
-    value = state.ima_pcr
+    entries = iter_frames(evidence.ima_log, base_offset=start)
     if start < state.ima_offset:
-        known = [entry for entry in entries if entry.end_offset <= state.ima_offset]
-        if not known or known[-1].end_offset != state.ima_offset:
-            raise _shorter("it is shorter than before", state.ima_offset, known[-1].end_offset if known else 0)
         # The same boot, told from its beginning: it must be the history that was vouched for.
-        if replay_until(known, {}, {IMA_PCR: state.ima_pcr}).next_offset != state.ima_offset:
-            raise _shorter("its beginning is not the one vouched for before", state.ima_offset, start)
-        entries = entries[len(known) :]
-    replayed = replay_until(entries, {IMA_PCR: value}, {IMA_PCR: quoted})
-    offset = replayed.next_offset if replayed.next_offset is not None else state.ima_offset
-    return _Vouched(entries=entries[: replayed.verified], offset=offset)
+        known = Vouched()
+        try:
+            for _ in vouched_entries(entries, bytes(len(state.ima_pcr)), state.ima_pcr, known):
+                pass
+        except ImaReplayError:
+            raise _another_log("its beginning is not the one vouched for before", evidence, state) from None
+        if known.offset != state.ima_offset:
+            raise _another_log("its beginning is not the one vouched for before", evidence, state)
+    return entries
 
 
-def _shorter(what: str, expected: int, found: int) -> ImaReplayError:
+def _another_log(what: str, evidence: Evidence, state: VerifierState) -> ImaReplayError:
+    length = len(evidence.ima_log)
+    what = "it is shorter than before" if length < state.ima_offset else what
     return ImaReplayError(
         f"the IMA log is not the one of this boot: {what}",
         where="IMA log",
-        expected=f"{expected} bytes as vouched for",
-        found=f"{found}",
+        expected=f"{state.ima_offset} bytes as vouched for",
+        found=f"{length} bytes",
     )
 
 

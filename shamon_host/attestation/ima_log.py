@@ -10,7 +10,8 @@ Source: Linux security/integrity/ima/ima_fs.c (`ima_measurements_show`), ima_que
 (`ima_calc_boot_aggregate_tfm`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shamon_host.attestation.ima_entry import (
@@ -23,9 +24,11 @@ from shamon_host.attestation.ima_entry import (
     ImaLogError,
 )
 from shamon_host.attestation.ima_reader import (
+    Frame,
     ImaLogTruncatedError,
     LogHash,
     detect_log_bank,
+    iter_frames,
     iter_ima_log,
     parse_ima_log,
     template_hasher,
@@ -36,6 +39,7 @@ from shamon_host.domain.errors import NotTrusted
 __all__ = [
     "IMA_PCR",
     "FileDigest",
+    "Frame",
     "ImaEntry",
     "ImaFields",
     "ImaLogError",
@@ -49,6 +53,7 @@ __all__ = [
     "encode_ima_log",
     "ima_buf_entry",
     "ima_sig_entry",
+    "iter_frames",
     "iter_ima_log",
     "parse_ima_log",
     "replay_until",
@@ -122,15 +127,62 @@ def replay_until(
             open_pcrs.add(pcr)
     if open_pcrs:
         pcr = min(open_pcrs)
-        raise ImaReplayError(
-            f"the IMA log does not lead to the quoted PCR {pcr}",
-            where=f"{len(entries)} entries replayed, bank {bank}",
-            expected=target[pcr].hex(),
-            found=values[pcr].hex(),
-            remedy="Entries are missing, changed or out of order, or the log was read before the quote.",
-        )
+        raise _astray(pcr, len(entries), bank, target[pcr], values[pcr])
     return ImaReplay(
         verified=verified, next_offset=entries[verified - 1].end_offset if verified else None, values=values
+    )
+
+
+@dataclass(slots=True)
+class Vouched:
+    """What came of `vouched_entries`, once it has come to its end."""
+
+    count: int = 0
+    offset: int | None = None
+    """Behind the last entry; None where there is none."""
+
+
+def vouched_entries(
+    entries: Iterable[Frame], start: bytes, target: bytes, result: Vouched, *, pcr: int = IMA_PCR
+) -> Iterator[Frame]:
+    """The prefix of `entries` that leads from `start` to the quoted `target` (SHA-256 bank, 32 bytes), one by one.
+
+    For logs of any length: nothing is kept. Whoever takes an entry may believe it only when the last one has come; an
+    `ImaReplayError` instead says that the entries do not lead there, as does one that is cut short before they do, or
+    that went into another PCR.
+    """
+    if start == target:
+        return
+    sha256, ones, value, number = hashlib.sha256, b"\xff" * 32, start, 0
+    zeros = b""
+    try:
+        for number, entry in enumerate(entries, start=1):
+            at, _, template_hash, measured, end = entry
+            if at != pcr:
+                raise ImaReplayError(
+                    "an IMA entry went into a PCR that is not quoted",
+                    where=f"entry {number}: {ImaEntry._make(entry).describe()}",
+                    expected=f"PCR {pcr}",
+                    found=f"PCR {at}",
+                )
+            zeros = zeros or bytes(len(template_hash))
+            value = sha256(value + (ones if template_hash == zeros else sha256(measured).digest())).digest()
+            yield entry
+            if value == target:
+                result.count, result.offset = number, end
+                return
+    except ImaLogTruncatedError:
+        pass  # the kernel may have been writing: what a quote covers is in front of that
+    raise _astray(pcr, number, Bank.SHA256, target, value)
+
+
+def _astray(pcr: int, count: int, bank: Bank, target: bytes, value: bytes) -> ImaReplayError:
+    return ImaReplayError(
+        f"the IMA log does not lead to the quoted PCR {pcr}",
+        where=f"{count} entries replayed, bank {bank}",
+        expected=target.hex(),
+        found=value.hex(),
+        remedy="Entries are missing, changed or out of order, or the log was read before the quote.",
     )
 
 

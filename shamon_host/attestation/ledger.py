@@ -11,10 +11,12 @@ A ledger is believed only if it leads to the PCR value that was vouched for.
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from shamon_host.attestation.ima_entry import ImaEntry
+from shamon_host.attestation.ima_reader import iter_frames
 from shamon_host.domain.errors import BadInput, ShamonError
 
 MAX_LEDGER_BYTES = 64 * 1024 * 1024
@@ -28,13 +30,35 @@ _SPEED = 1
 """Digests do not get smaller, paths do at any level."""
 
 
+class Entries(Protocol):
+    """Entries that can be gone through again and again."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ImaEntry]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEntries:
+    """Entries as they stand in a binary log, which takes less memory than they do. `count`: how many there are."""
+
+    log: bytes
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[ImaEntry]:
+        return map(ImaEntry._make, iter_frames(self.log))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
     """Entries in the order of the log."""
 
     elsewhere: int = 0
     """How many entries stand in front of those that are here: whoever stores the state has them, or nobody."""
-    pieces: tuple[tuple[ImaEntry, ...], ...] = ()
+    pieces: tuple[Entries, ...] = ()
 
     @property
     def entries(self) -> tuple[ImaEntry, ...]:
@@ -46,11 +70,11 @@ class Ledger:
         """How many entries there are, here and elsewhere."""
         return self.elsewhere + sum(map(len, self.pieces))
 
-    def followed_by(self, entries: Sequence[ImaEntry]) -> "Ledger":
+    def followed_by(self, entries: Entries) -> "Ledger":
         """With what was vouched for next. Takes no time: nothing is packed before it is stored."""
-        if not entries:
+        if not len(entries):
             return self
-        return Ledger(elsewhere=self.elsewhere, pieces=(*self.pieces, tuple(entries)))
+        return Ledger(elsewhere=self.elsewhere, pieces=(*self.pieces, entries))
 
 
 def pack(entries: Iterable[ImaEntry]) -> bytes:

@@ -20,13 +20,13 @@ behind SELinux's, both by systemd before it reads a unit or starts a program.
 Source: Linux security/selinux/ima.c (`selinux-state`, `selinux-policy-hash`), security/integrity/ima/ima_main.c.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from shamon_host.attestation.claims.making import absent, failed, passed
 from shamon_host.attestation.ima_entry import printable
-from shamon_host.attestation.ima_log import ImaEntry, ImaFields, ImaLogError, boot_aggregate
+from shamon_host.attestation.ima_log import Frame, ImaEntry, ImaFields, ImaLogError, boot_aggregate
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.reference_part import digest_text
@@ -100,7 +100,7 @@ class _Walk:
 
 
 def walk(
-    entries: Sequence[ImaEntry],
+    entries: Iterable[Frame],
     facts: LogFacts,
     reference: ReferenceValues,
     pcrs: Mapping[int, bytes] | None,
@@ -119,21 +119,23 @@ def walk(
         on_failure,
     )
     lookup = reference.lookup
-    recognised: dict[str, Set[bytes]] = {}
+    last = ""
+    known: Set[bytes] = frozenset()
     # Until the IMA policy is in force, an entry's place counts too, and each one is read.
     ordinary = facts.ima_policy
-    for number, entry in enumerate(entries, start=facts.entries + 1):
+    before = number = facts.entries
+    for number, entry in enumerate(entries, start=before + 1):
         if ordinary:
-            template, measured = entry.template, entry.measured
-            known = recognised.get(template)
-            if known is None:
-                known = recognised[template] = lookup.recognised(template)
+            _, template, template_hash, measured, _ = entry
+            if template != last:
+                last, known = template, lookup.recognised(template)
             # Of a violation nothing is proved, whatever it says.
-            if (measured in known or lookup.recognises(template, measured)) and any(entry.template_hash):
+            proved = template_hash[0] or any(template_hash)
+            if proved and (measured in known or lookup.recognises(template, measured)):
                 continue
-        _one(state, number, entry)
+        _one(state, number, ImaEntry._make(entry))
         ordinary = state.facts.ima_policy
-    state.facts = replace(state.facts, entries=facts.entries + len(entries))
+    state.facts = replace(state.facts, entries=number)
     return state.facts, {
         name: replace(claim, reason=f"{claim.reason} (and {state.more[name]} more)") if name in state.more else claim
         for name, claim in state.failures.items()

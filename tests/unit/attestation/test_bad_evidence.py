@@ -199,8 +199,8 @@ CORPUS = (
     Bad("log-truncated", _logged(lambda entries: entries[:-1]), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
     Bad("log-empty", _logged(lambda entries: []), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
     Bad("log-without-its-first", _logged(lambda entries: entries[1:]), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
-    Bad("log-reordered", _logged(lambda e: [e[1], e[0], *e[2:]]), SOFTWARE, _ASTRAY),
-    Bad("log-reversed", _logged(lambda entries: entries[::-1]), SOFTWARE, _ASTRAY),
+    Bad("log-reordered", _logged(lambda e: [e[1], e[0], *e[2:]]), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
+    Bad("log-reversed", _logged(lambda entries: entries[::-1]), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
     Bad("entry-duplicated", _logged(lambda e: [e[0], e[0], *e[1:]]), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
     Bad("log-is-something-else", lambda _w, e, _t: replace(e, ima_log=b"\1" * 64), SOFTWARE, ""),
 )

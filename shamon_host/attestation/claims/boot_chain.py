@@ -43,8 +43,11 @@ def boot_chain_claim(
         else _difference(pcr, pcrs[pcr], reference.pcrs[pcr], log, unreadable)
         for pcr in wrong
     ]
-    # The PCR that can say which event it was is told first.
-    first = next((item for item in differences if ", event" in item.where), differences[0])
+    # The PCR that can say which event it was is told first, above all one that ought to have none: what was given to
+    # the image beside it leaves its traces in others, too.
+    named = [item for item in differences if ", event" in item.where]
+    unexpected = [item for pcr, item in zip(wrong, differences, strict=True) if pcr in empty_pcrs and item in named]
+    first = next(iter(unexpected or named or differences))
     others = [_in_short(item) for item in differences if item is not first]
     also = f" ({', '.join(others)} {'differs' if len(others) == 1 else 'differ'} too)" if others else ""
     return failed(_NAME, f"{first.reason}{also}", where=first.where, expected=first.expected, found=first.found)

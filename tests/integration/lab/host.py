@@ -56,8 +56,19 @@ class LabHost:
         """QEMU's process id while the host runs."""
         return self._machine.pid if self._machine is not None and self._machine.running else None
 
-    def start(self, image: BootImage = BootImage.RIGHT, *, fresh_disk: bool = False) -> None:
-        """Switch the host on and return at once. The disk overlay stays from the last boot unless `fresh_disk`."""
+    def start(
+        self,
+        image: BootImage = BootImage.RIGHT,
+        *,
+        fresh_disk: bool = False,
+        load_options: str = "",
+        credential: bytes | None = None,
+    ) -> None:
+        """Switch the host on and return at once. The disk overlay stays from the last boot unless `fresh_disk`.
+
+        `load_options` replace the image's command line; with a `credential` the image is booted from an EFI system
+        partition where the credential lies beside it.
+        """
         if self.pid is not None:
             raise LabError(f"{self.name} is running already")
         self.boots += 1
@@ -80,6 +91,8 @@ class LabHost:
             serial_log=self.serial_log,
             ssh_port=self.ssh_port,
             wire=self._wire_option,
+            load_options=load_options,
+            esp=self._esp(image, credential) if credential is not None else None,
         )
         self._machine = Machine(settings)
 
@@ -96,6 +109,26 @@ class LabHost:
             if time.monotonic() > deadline:
                 raise LabError(f"{self.name}: no ssh after {timeout_s:.0f} s\n{self._last_words()}")
             time.sleep(1)
+
+    def take_tpm_out(self) -> Path:
+        """Only while the host is off: the next boot finds another TPM. `put_tpm_in` brings this one back."""
+        if self.pid is not None:
+            raise LabError(f"{self.name} is running: its TPM cannot be taken out")
+        return self._tpm.take_out()
+
+    def put_tpm_in(self, taken: Path) -> None:
+        """The TPM that was taken out, in place of the one that is there."""
+        self._tpm.put_in(taken)
+
+    def _esp(self, image: BootImage, credential: bytes) -> Path:
+        """The removable-media path of the UEFI specification, and what systemd's stub looks for beside the image."""
+        esp = self._directory / "esp"
+        boot = esp / "EFI" / "BOOT"
+        shutil.rmtree(esp, ignore_errors=True)
+        (boot / "BOOTX64.EFI.extra.d").mkdir(parents=True)
+        shutil.copy(self._images / image.value, boot / "BOOTX64.EFI")
+        (boot / "BOOTX64.EFI.extra.d" / "given.cred").write_bytes(credential)
+        return esp
 
     def boot(
         self, image: BootImage = BootImage.RIGHT, *, fresh_disk: bool = False, timeout_s: float = _BOOT_LIMIT_S

@@ -31,6 +31,10 @@ class MachineSettings:
     serial_log: Path
     ssh_port: int
     wire: str
+    load_options: str = ""
+    """Not empty: a command line that is given to the image instead of its own."""
+    esp: Path | None = None
+    """A directory to boot from as if it were an EFI system partition, in place of the image."""
 
 
 class Machine:
@@ -120,7 +124,11 @@ def _command(settings: MachineSettings) -> list[str]:
     command += ["-device", "virtio-blk-pci,drive=disk,addr=5"]
     for family in ("IPv4", "IPv6"):
         command += ["-fw_cfg", f"name=opt/org.tianocore/{family}PXESupport,string=n"]
-    return [*command, "-kernel", str(settings.uki)]
+    if settings.esp is not None:
+        command += ["-drive", f"file=fat:{settings.esp},if=none,id=esp,format=raw,readonly=on"]
+        return [*command, "-device", "virtio-blk-pci,drive=esp,addr=6,bootindex=0"]
+    command += ["-kernel", str(settings.uki)]
+    return [*command, "-append", settings.load_options] if settings.load_options else command
 
 
 def make_disk(disk: Path, image: Path) -> None:

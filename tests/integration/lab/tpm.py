@@ -1,5 +1,6 @@
 """A software TPM for one host, outside it, with state that lasts as long as the lab."""
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -38,6 +39,17 @@ class SoftwareTpm:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"swtpm did not start; see {self._directory}/swtpm.log")
             time.sleep(0.05)
+
+    def take_out(self) -> Path:
+        """Put the state aside: the next start makes another TPM. Returns where it lies."""
+        self.stop()
+        return self._directory.rename(self._directory.with_name("tpm-taken-out"))
+
+    def put_in(self, taken: Path) -> None:
+        """Put the state that was put aside in the place of this one."""
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        taken.rename(self._directory)
 
     def stop(self) -> None:
         """End swtpm if it still runs."""

@@ -73,7 +73,8 @@ def test_a_single_pcr_that_differs() -> None:
 
 def test_a_replaced_command_line_is_seen_in_pcr_12() -> None:
     claim = claim_about(booted(replace(GOOD, load_options="enforcing=0")))
-    assert "PCR 12" in claim.reason
+    assert claim.where == "PCR 12, event 1"
+    assert "must be empty" in claim.reason
     assert "PCR 9" in claim.reason
 
 

@@ -32,7 +32,6 @@ from shamon_host.attestation.ports import QUOTED_PCRS
 from shamon_host.attestation.quote import VerifiedQuote, load_ak, verify_quote
 from shamon_host.attestation.reference_model import IMA_PCR, ReferenceValues
 from shamon_host.attestation.tpm_public import TpmPublic
-from shamon_host.attestation.tpm_structures import ClockInfo
 from shamon_host.attestation.verifier_state import LogFacts, VerifierState
 from shamon_host.domain.errors import NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName
@@ -75,7 +74,7 @@ def appraise(
     quoted: VerifiedQuote | None = None
     try:
         quoted = _bound(evidence, role, transcript, ak_public, allow_sha1=demands.allow_sha1)
-        _require_forward(known, quoted.clock)
+        _require_forward(known, quoted)
         binding = passed(ClaimName.BINDING, "a fresh quote by the enrolled AK, made for this handshake")
     except ShamonError as error:
         binding = failed(
@@ -114,9 +113,9 @@ def appraise_quoted(
     boot = boot_chain_claim(pcrs, evidence.event_log, reference, demands.empty_pcrs)
     same_boot = state is not None and state.reset_count == quoted.clock.reset_count
     current = (
-        state.at(quoted.clock)
+        state.at(quoted.clock, quoted.firmware_version)
         if state is not None and same_boot
-        else VerifierState.of_boot(quoted.clock, reference.digest)
+        else VerifierState.of_boot(quoted.clock, quoted.firmware_version, reference.digest)
     )
     known: tuple[ImaEntry, ...] = ()
     if current.reference_digest != reference.digest:
@@ -185,10 +184,22 @@ def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes, 
     )
 
 
-def _require_forward(state: VerifierState | None, clock: ClockInfo) -> None:
-    """Raises NotTrusted where the TPM has gone back behind what it said before: its state was copied and restored."""
+def _require_forward(state: VerifierState | None, quoted: VerifiedQuote) -> None:
+    """Raises NotTrusted where the TPM has gone back behind what it said before: its state was copied and restored.
+
+    Its firmware may be another one after a reset alone (TPM 2.0 Part 1, field upgrade).
+    """
     if state is None:
         return
+    clock = quoted.clock
+    if clock.reset_count == state.reset_count and state.firmware_version not in {None, quoted.firmware_version}:
+        raise NotTrusted(
+            "the TPM's firmware changed within a boot",
+            where="TPMS_ATTEST.firmwareVersion",
+            expected=f"{state.firmware_version:016x}",
+            found=f"{quoted.firmware_version:016x}",
+            remedy="A TPM whose firmware was updated has to be reset: boot the host.",
+        )
     # Counts may be disguised by a constant (modulo 2**32), so they are compared as serial numbers.
     for what, before, now in (
         ("resetCount", state.reset_count, clock.reset_count),

@@ -51,6 +51,8 @@ class VerifierState:
     reset_count: int
     restart_count: int
     clock_ms: int
+    firmware_version: int | None = None
+    """Of the TPM, as its quotes say; None where no quote has said it yet."""
     reference_digest: str
     ima_offset: int = 0
     """Bytes of the IMA log that quotes have vouched for: the next Evidence may start here."""
@@ -68,12 +70,13 @@ class VerifierState:
         return cls(reset_count=0, restart_count=0, clock_ms=0, reference_digest="")
 
     @classmethod
-    def of_boot(cls, clock: ClockInfo, reference_digest: str) -> "VerifierState":
+    def of_boot(cls, clock: ClockInfo, firmware_version: int, reference_digest: str) -> "VerifierState":
         """The state before the first entry of a boot."""
         return cls(
             reset_count=clock.reset_count,
             restart_count=clock.restart_count,
             clock_ms=clock.clock_ms,
+            firmware_version=firmware_version,
             reference_digest=reference_digest,
         )
 
@@ -91,12 +94,18 @@ class VerifierState:
             reset_count=self.reset_count,
             restart_count=self.restart_count,
             clock_ms=self.clock_ms,
+            firmware_version=self.firmware_version,
             reference_digest=reference_digest,
         )
 
-    def at(self, clock: ClockInfo) -> "VerifierState":
-        """The same with the clock of a newer quote."""
-        return replace(self, restart_count=clock.restart_count, clock_ms=clock.clock_ms)
+    def at(self, clock: ClockInfo, firmware_version: int) -> "VerifierState":
+        """The same with what a newer quote says of the TPM."""
+        return replace(
+            self,
+            restart_count=clock.restart_count,
+            clock_ms=clock.clock_ms,
+            firmware_version=firmware_version,
+        )
 
     def with_ledger(self, ledger: Ledger) -> "VerifierState":
         """The same, to be judged anew if the Reference Values are others."""
@@ -108,6 +117,7 @@ class VerifierState:
             "reset_count": self.reset_count,
             "restart_count": self.restart_count,
             "clock_ms": self.clock_ms,
+            "firmware_version": self.firmware_version,
             "reference_digest": self.reference_digest,
             "ima_offset": self.ima_offset,
             "ima_pcr": self.ima_pcr.hex(),
@@ -156,6 +166,7 @@ class VerifierState:
                 reset_count=_count(document["reset_count"]),
                 restart_count=_count(document["restart_count"]),
                 clock_ms=_count(document["clock_ms"]),
+                firmware_version=None if (firmware := document.get("firmware_version")) is None else _count(firmware),
                 reference_digest=str(document["reference_digest"]),
                 ima_offset=_count(document["ima_offset"]),
                 ima_pcr=bytes.fromhex(document["ima_pcr"]),

@@ -109,6 +109,7 @@ def _state(file: EvidenceFile, reference: ReferenceValues) -> VerifierState | No
         reset_count=state.reset_count,
         restart_count=state.restart_count,
         clock_ms=state.clock_ms,
+        firmware_version=state.firmware_version,
         reference_digest=reference.digest,
     )
 

@@ -195,6 +195,7 @@ CORPUS = (
     Bad("relayed-binding", _relayed, BINDING, "other qualifying data"),
     Bad("path-from-an-earlier-root", _path_of_an_earlier_root, BINDING, "other qualifying data"),
     Bad("clock-rolled-back", _clock_rolled_back, BINDING, "clock went backwards"),
+    Bad("firmware-changed-in-a-boot", _saying(firmware_version=1), BINDING, "firmware changed within a boot"),
     Bad("boots-rolled-back", _boots_rolled_back, BINDING, "resetCount went backwards"),
     Bad("log-truncated", _logged(lambda entries: entries[:-1]), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
     Bad("log-empty", _logged(lambda entries: []), SOFTWARE, _ASTRAY, _ANOTHER_LOG),
@@ -210,7 +211,7 @@ CORPUS = (
 @pytest.mark.parametrize("known", [False, True], ids=["first-seen", "known-before"])
 def test_bad_evidence_is_refused_for_its_own_reason(bad: Bad, known: bool) -> None:
     world = Attested()
-    needs_history = bad.name.endswith("rolled-back")
+    needs_history = bad.name.endswith(("rolled-back", "in-a-boot"))
     if known or needs_history:
         assert world.attest().trusted
     state = world.state

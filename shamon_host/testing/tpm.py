@@ -11,12 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from shamon_host.attestation.credential import Credential, EkPrivate, open_credential
+from shamon_host.attestation.ek import EkPublic
 from shamon_host.attestation.nv_counter import NvCounter
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest, extend, initial_value
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
 from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
 from shamon_host.attestation.tpm_structures import ClockInfo, QuoteAttest, TpmSignature
-from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.errors import BackendFailed, BadInput
 
 _SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
 _FIRMWARE_VERSION = 0x20220101_00120000
@@ -35,6 +37,8 @@ class MemoryTpm:
     clock_s: Callable[[], float] = lambda: 0.0
     reset_count: int = 0
     out_of_reach: bool = False
+    certificate: bytes = b""
+    """Of its EK, DER; empty: nobody certified it."""
     quotes: int = 0
     """How many TPM2_Quote commands it has carried out."""
     pcrs: dict[int, bytes] = field(default_factory=_zeroed)
@@ -46,10 +50,27 @@ class MemoryTpm:
     _key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
     )
+    ek: EkPrivate = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False)
+    """Its EK, ECC P-256 or RSA 2048."""
 
     def ak_public(self) -> bytes:
         self._reach()
         return self._public().encode()
+
+    def ek_public(self) -> bytes:
+        self._reach()
+        return EkPublic.of(self.ek.public_key()).encode()
+
+    def ek_certificate(self) -> bytes:
+        self._reach()
+        return self.certificate
+
+    def activate_credential(self, credential: Credential) -> bytes:
+        self._reach()
+        try:
+            return open_credential(self.ek, self._public().name, credential)
+        except BadInput as error:
+            raise BackendFailed("TPM2_ActivateCredential failed", where="TPM", found="TPM_RC_INTEGRITY") from error
 
     def manufacturer(self) -> str:
         self._reach()

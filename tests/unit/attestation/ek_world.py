@@ -1,0 +1,96 @@
+"""A maker of TPMs for tests: its CAs, and the certificates that they give to EKs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID, ObjectIdentifier
+
+from shamon_host.attestation.ek import EkPublic
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+EK_USAGE = ObjectIdentifier("2.23.133.8.1")
+_TPM_MANUFACTURER = ObjectIdentifier("2.23.133.2.1")
+
+
+def name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def usage(*, certificates: bool, encrypts: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=encrypts,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+@dataclass(kw_only=True)
+class Authority:
+    """A CA. `path_length`, `ca` and `valid` are what goes into its own certificate."""
+
+    text: str
+    issuer: Self | None = None
+    path_length: int | None = None
+    ca: bool = True
+    may_sign: bool = True
+    valid: tuple[timedelta, timedelta] = (timedelta(days=-100), timedelta(days=100))
+    extra: Sequence[x509.ExtensionType] = ()
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    certificate: x509.Certificate = field(init=False)
+
+    def __post_init__(self) -> None:
+        builder = self._builder(name(self.text), self.key.public_key(), self.valid)
+        builder = builder.add_extension(
+            x509.BasicConstraints(ca=self.ca, path_length=self.path_length if self.ca else None), critical=True
+        ).add_extension(usage(certificates=self.may_sign, encrypts=False), critical=True)
+        for extension in self.extra:
+            builder = builder.add_extension(extension, critical=True)
+        issuer = self.issuer or self
+        self.certificate = builder.issuer_name(name(issuer.text)).sign(issuer.key, SHA256())
+
+    def certify(
+        self,
+        ek: EkPublic,
+        *,
+        valid: tuple[timedelta, timedelta] = (timedelta(days=-1), timedelta(days=1)),
+        extended: ObjectIdentifier | None = EK_USAGE,
+        ca: bool = False,
+        encrypts: bool = True,
+        extra: Sequence[x509.ExtensionType] = (),
+    ) -> bytes:
+        """The certificate of an EK, DER, with the critical subjectAltName that names the TPM's maker."""
+        maker = x509.Name([x509.NameAttribute(_TPM_MANUFACTURER, "id:00001014")])
+        builder = (
+            self._builder(x509.Name([]), ek.key, valid)
+            .add_extension(x509.SubjectAlternativeName([x509.DirectoryName(maker)]), critical=True)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(usage(certificates=False, encrypts=encrypts), critical=True)
+        )
+        if extended is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([extended]), critical=False)
+        for extension in extra:
+            builder = builder.add_extension(extension, critical=True)
+        return builder.issuer_name(name(self.text)).sign(self.key, SHA256()).public_bytes(Encoding.DER)
+
+    @staticmethod
+    def _builder(subject: x509.Name, key: object, valid: tuple[timedelta, timedelta]) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .public_key(key)  # type: ignore[arg-type]  # an EK's is one of those that it takes
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW + valid[0])
+            .not_valid_after(NOW + valid[1])
+        )

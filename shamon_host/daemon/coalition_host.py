@@ -37,7 +37,7 @@ from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_re
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Outcome, Terms
+from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Membership, Outcome, Terms
 
 _HINTS_PER_PERIOD = 3
 _AUDIT_HEAD = "peer-audit-head"
@@ -308,8 +308,27 @@ class CoalitionHost:
         work = self._cut_off(peer, reason, definite=definite, received=received)
         await asyncio.shield(self.background.spawn(work, f"cut off {peer}", finish=True))
 
+    async def expel(self, peer: HostName, reason: str) -> None:
+        """Cut a peer off as `suspend` does, and for as long as the registry says that it is out."""
+        work = self._cut_off(peer, reason, definite=True, out=True)
+        await asyncio.shield(self.background.spawn(work, f"expel {peer}", finish=True))
+
+    async def enrolled_anew(self, peer: EnrolledPeer, before: EnrolledPeer | None) -> None:
+        """The registry has a new record of a peer. What was proved by another AK counts no more."""
+        if before is not None and before.ak_name != peer.ak_name:
+            await self.suspend(peer.host, "it was enrolled anew, with another AK", definite=False)
+        if peer.host in self.peers and self.peers[peer.host].state is AdmissionState.EXPELLED:
+            self.peers[peer.host] = self._new_peer(peer.host)
+
     async def _cut_off(
-        self, peer: HostName, reason: str, *, definite: bool, received: float | None = None, lapsed: bool = False
+        self,
+        peer: HostName,
+        reason: str,
+        *,
+        definite: bool,
+        received: float | None = None,
+        lapsed: bool = False,
+        out: bool = False,
     ) -> None:
         async with self._lock(peer):
             if peer not in self.peers:
@@ -322,19 +341,19 @@ class CoalitionHost:
             news = state.state is not AdmissionState.SUSPENDED or state.reason != reason
             carried = self._carried.of(peer)
             proved = self._proved_s.pop(peer, None)
-            self.peers[peer] = admission.suspend(state, reason)
+            self.peers[peer] = admission.expel(state, reason) if out else admission.suspend(state, reason)
             try:
-                if news or carried:
+                if news or carried or out:
                     detail: dict[str, object] = {"reason": reason, "definite": definite, "carried": sorted(carried)}
                     if proved is not None:
                         detail["exposure_s"] = round(self.clock.boottime_s() - proved, 3)
-                    self.audit.append("peer.suspend", peer, detail)
+                    self.audit.append("peer.expel" if out else "peer.suspend", peer, detail)
             finally:
                 # It only narrows: done even if the log cannot be written any more.
                 await self._close_links(peer)
             if received is not None and carried:
                 self.figures.add("detect_to_teardown_ms", (time.perf_counter() - received) * 1000)
-            if news or carried:
+            if news or carried or out:
                 self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
             self._carried.forget(peer)
 
@@ -364,7 +383,7 @@ class CoalitionHost:
                 pass
 
     async def close_expelled(self, peer: HostName) -> None:
-        """Remove whatever an earlier run of this daemon left of a host that was expelled since."""
+        """Remove whatever an earlier run of this daemon left of a host that was expelled, or left, since."""
         self.audit.append("peer.expelled", peer, {})
         await self.blocking(lambda: self.links.close_peer(peer, self._address(peer)))
 
@@ -462,11 +481,12 @@ class CoalitionHost:
         return entry.address if entry else self._dropped[peer]
 
     def _new_peer(self, host: HostName) -> PeerState:
-        return PeerState(host=host, state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED)
-
-    def _expelled(self, host: HostName) -> bool:
-        enrolled = self.registry.get(host)
-        return enrolled is not None and enrolled.expelled
+        known = self.registry.get(host)
+        if known is not None and known.membership is not Membership.ENROLLED:
+            return PeerState(
+                host=host, state=AdmissionState.EXPELLED, reason=known.reason or f"it was {known.membership}"
+            )
+        return PeerState(host=host)
 
     def _verifier_state(self, enrolled: EnrolledPeer) -> VerifierState | None:
         document = self.store.get("verifier", enrolled.ak_name.hex())

@@ -31,7 +31,9 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import OverlayImages
 from shamon_host.links.linux_kernel import LinuxLinkKernel
+from shamon_host.peer.coalition_ca import read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.host_record import authorities_of
 from shamon_host.peer.http_transport import HttpTransport, serve_peers
 from shamon_host.peer.tls import TlsFiles
 
@@ -62,7 +64,8 @@ async def _run(config: HostConfig) -> int:
         _make_directory(config.state_dir)
         stack.enter_context(only_one(config.state_dir / "daemon.lock"))
         policy, envelope = read_policy_or_envelope(config.policy)
-        registry = PeerRegistry.load(config.peers)
+        authorities = authorities_of(read_ca_certificates(config.tls_ca))
+        registry = PeerRegistry.load(config.peers, authorities)
         tls = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
         clock = SystemClock()
         database = stack.enter_context(closing(Database(config.database)))
@@ -76,6 +79,7 @@ async def _run(config: HostConfig) -> int:
             policy_file=policy,
             policy_envelope=envelope,
             registry=registry,
+            authorities=authorities,
             references=References(config.reference),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),

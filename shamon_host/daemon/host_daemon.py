@@ -17,6 +17,7 @@ from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.membership import Members, take_stored
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.policy_changes import PolicyChanges
@@ -35,6 +36,7 @@ from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
+from shamon_host.peer.host_record import Authorities
 
 
 @dataclass(kw_only=True)
@@ -46,6 +48,8 @@ class HostDaemon:
     """What the host was set up with; an update may have brought another one in force since."""
     policy_envelope: bytes = b""
     registry: PeerRegistry
+    authorities: Authorities
+    """Whose records of hosts count: the coalition's CA."""
     references: ReferenceSource
     store: Store
     audit: AuditLog
@@ -57,6 +61,7 @@ class HostDaemon:
     host: CoalitionHost = field(init=False)
     handshaker: Handshaker = field(init=False)
     changes: PolicyChanges = field(init=False)
+    members: Members = field(init=False)
     service: PeerService = field(init=False)
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
@@ -66,6 +71,7 @@ class HostDaemon:
 
     def __post_init__(self) -> None:
         backends = self.backends
+        take_stored(self.registry, self.store, self.authorities)
         versions = PolicyVersions(self.store)
         self.enforced = enforced = EnforcedPolicy(
             host=self.name,
@@ -142,7 +148,17 @@ class HostDaemon:
             changed=self._on_policy_changed,
             wake=self.schedule.wake,
         )
-        self.service = PeerService(handshaker=handshaker, hinted=self.host.hinted, policies=self.changes)
+        self.members = Members(
+            host=self.host,
+            store=self.store,
+            authorities=self.authorities,
+            transport=backends.transport,
+            key=backends.record_key,
+            wake=self.schedule.wake,
+        )
+        self.service = PeerService(
+            handshaker=handshaker, hinted=self.host.hinted, policies=self.changes, registry=self.members
+        )
         self.reactions = Reactions(
             host=self.host,
             handshaker=handshaker,
@@ -212,6 +228,7 @@ class HostDaemon:
             group.create_task(self.background.run(), name="background")
             group.create_task(self.watchers.run(), name="watchers")
             group.create_task(self.schedule.run(), name="schedule")
+            group.create_task(self.members.run(), name="members")
 
     async def stop(self) -> None:
         """The end of the unit: close every link at once, unless this is half of a restart. Raises ShamonError, but

@@ -7,12 +7,13 @@ dNSName. Private keys are written with mode 0600, whole or not at all, and go no
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -29,8 +30,12 @@ CA_CERTIFICATE = "ca.pem"
 CA_KEY = "ca.key"
 _CA_DAYS = 3650
 _HOST_DAYS = 825
+MAX_CAS = 2
 _BACKDATE = timedelta(hours=1)
 """Clocks of hosts differ a little."""
+
+
+CertifiedKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ def init_coalition(directory: Path, coalition: str) -> Path:
     """
     if not 0 < len(coalition) <= 64 or not coalition.isprintable():
         raise BadInput("bad name of a coalition", expected="1 to 64 printable characters")
-    _make_directory(directory)
+    make_directory(directory)
     certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
     for path in (certificate_path, key_path):
         if path.exists():
@@ -56,15 +61,61 @@ def init_coalition(directory: Path, coalition: str) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Shamon coalition {coalition}"[:64])])
     certificate = (
-        _builder(name, name, key.public_key(), days=_CA_DAYS)
+        _builder(name, name, key.public_key(), timedelta(days=_CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, SHA256())
     )
-    write_atomically(key_path, _key_pem(key), mode=0o600)
+    write_atomically(key_path, key_pem(key), mode=0o600)
     write_atomically(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)
     return certificate_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoalitionCa:
+    """The CA with its key, on the operator's machine. `certificates`: its own first, then an older one."""
+
+    certificates: tuple[x509.Certificate, ...]
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read `ca.pem` and `ca.key`. Raises BadInput, also where the two do not belong together."""
+        certificates = read_ca_certificates(directory / CA_CERTIFICATE)
+        key = _load_key(directory / CA_KEY)
+        if key.public_key() != certificates[0].public_key():
+            raise BadInput("the key is not that of the certificate", where=str(directory), expected="one CA")
+        return cls(certificates=certificates, key=key)
+
+    @property
+    def pem(self) -> bytes:
+        """What hosts have as `ca.pem`."""
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.certificates)
+
+    def issue_host(self, host: HostName, key: CertifiedKey) -> x509.Certificate:
+        """A host's TLS certificate, with its name as the only dNSName."""
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._issue(host, key, timedelta(days=_HOST_DAYS), usages)
+
+    def issue_operator(self, name: str, key: CertifiedKey, valid: timedelta, *, server: bool) -> x509.Certificate:
+        """A short-lived certificate of the operator's own, under a name that no host can have."""
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._issue(name, key, valid, [usage])
+
+    def _issue(
+        self, name: str, key: CertifiedKey, valid: timedelta, usages: list[x509.ObjectIdentifier]
+    ) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+        return (
+            _builder(subject, self.certificates[0].subject, key, valid)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, SHA256())
+        )
 
 
 def issue_host_certificate(ca_directory: Path, host: HostName, destination: Path) -> IssuedCertificate:
@@ -72,26 +123,30 @@ def issue_host_certificate(ca_directory: Path, host: HostName, destination: Path
 
     Raises BadInput when the CA cannot be read. An older certificate of the host is replaced.
     """
-    ca_certificate = parse_certificate(_read(ca_directory / CA_CERTIFICATE), where=str(ca_directory / CA_CERTIFICATE))
-    ca_key = _load_key(ca_directory / CA_KEY)
+    ca = CoalitionCa.load(ca_directory)
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    certificate = (
-        _builder(subject, ca_certificate.subject, key.public_key(), days=_HOST_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(certificates=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, SHA256())
-    )
-    _make_directory(destination)
+    certificate = ca.issue_host(host, key.public_key())
+    make_directory(destination)
     issued = IssuedCertificate(certificate=destination / f"{host}.pem", key=destination / f"{host}.key")
-    write_atomically(issued.key, _key_pem(key), mode=0o600)
+    write_atomically(issued.key, key_pem(key), mode=0o600)
     write_atomically(issued.certificate, certificate.public_bytes(Encoding.PEM), mode=0o644)
     return issued
+
+
+def read_ca_certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    """The CAs in a `ca.pem`: one, or two in a rotation, the one that issues now first. Raises BadInput."""
+    return parse_ca_certificates(_read(path), where=str(path))
+
+
+def parse_ca_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, ...]:
+    """As `read_ca_certificates`, from what such a file holds."""
+    try:
+        certificates = tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise BadInput("not the certificate of a CA", where=where, expected="PEM") from error
+    if not 0 < len(certificates) <= MAX_CAS:
+        raise BadInput("too many CAs", where=where, expected=f"1 to {MAX_CAS}", found=str(len(certificates)))
+    return certificates
 
 
 def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
@@ -143,9 +198,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int) -> None:
         raise BackendFailed("cannot be written", where=str(path), found=error.strerror or "") from error
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: CertifiedKey, valid: timedelta) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -154,7 +207,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATE)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(now + valid)
     )
 
 
@@ -172,11 +225,13 @@ def _key_usage(*, certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """PKCS #8 in PEM, not encrypted: for a file of mode 0600."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Make it with mode 0700 where it is not there. Raises BackendFailed."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

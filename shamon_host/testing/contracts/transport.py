@@ -17,6 +17,7 @@ from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import PeerIdentity, PeerTransport
 from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, HINT, body_limit
+from shamon_host.testing.memory_ca import memory_expelled
 
 ALPHA, BETA, GAMMA, STRANGER = HostName("alpha"), HostName("beta"), HostName("gamma"), HostName("stranger")
 """`STRANGER` has a certificate like the others, and is enrolled with nobody but itself."""
@@ -245,10 +246,10 @@ class TransportContract(ABC):
             handler = Answers()
             await world.listen(BETA, handler)
             await world.transport(ALPHA).call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
-            world.registry(BETA).expel(ALPHA)
+            world.registry(BETA).take(memory_expelled(world.registry(BETA).enrolled(ALPHA)))
             with pytest.raises(Refused, match="expelled"):
                 await world.transport(ALPHA).call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
-            world.registry(GAMMA).expel(BETA)
+            world.registry(GAMMA).take(memory_expelled(world.registry(GAMMA).enrolled(BETA)))
             with pytest.raises(NotTrusted, match="expelled"):
                 await world.transport(GAMMA).call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
             assert len(handler.seen) == 1

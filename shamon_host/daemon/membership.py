@@ -1,0 +1,202 @@
+"""Who is enrolled, kept up to date between hosts: records come in, are decided on, take effect at once, and go on.
+
+What narrows (a host was expelled, or left) takes effect whatever this host's policy says of it; a host that is
+enrolled, newly or again, needs the monitor's `host.enrol`. Each decision is in the audit log before its effect, and a
+record is in the store before it counts, so that no restart brings an older one back.
+
+Every period, and at once when something is new, this host compares its records with those of every other one.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.ports import Waker
+from shamon_host.daemon.store import Store
+from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.labels import HostName
+from shamon_host.peer.enrolment import PeerRegistry, decide_enrolment
+from shamon_host.peer.host_record import Authorities, HostRecord, read_host_record, sign_leave
+from shamon_host.peer.ports import EnrolledPeer, Membership, PeerTransport
+from shamon_host.peer.registry_messages import Exchange
+from shamon_host.peer.signed_record import PrivateKey
+from shamon_host.peer.wire import REGISTRY
+
+_KIND = "registry"
+_ROUNDS = 8
+"""Messages of one exchange, each with as many records as fit."""
+
+
+def take_stored(registry: PeerRegistry, store: Store, authorities: Authorities) -> None:
+    """At the start: what came in since the files of the registry were written. Raises BackendFailed.
+
+    A stored record that no CA of this host has signed (any more) counts for nothing; its host is known by its file.
+    """
+    for host, document in store.items(_KIND):
+        with suppress(BadInput, NotTrusted):
+            envelope = str(document.get("record", "")).encode("ascii", "replace")
+            record = read_host_record(envelope, authorities, source=f"stored record of {host}")
+            registry.take(record)
+
+
+@dataclass(kw_only=True)
+class Members:
+    """See the module. Implements `peer.ports.RegistryHandler`; `run` goes on until cancelled."""
+
+    host: CoalitionHost
+    store: Store
+    authorities: Authorities
+    transport: PeerTransport
+    key: PrivateKey = field(repr=False)
+    """Of this host's certificate: signs that this host leaves."""
+    wake: Waker
+    _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _taking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _refused: dict[HostName, int] = field(init=False, default_factory=dict)
+    """Host → rank of the newest record of it that was refused here: it is offered again and again, and told once."""
+
+    _failed: dict[HostName, str] = field(init=False, default_factory=dict)
+
+    @property
+    def registry(self) -> PeerRegistry:
+        return self.host.registry
+
+    async def run(self) -> None:
+        """Compare records with every other host, for ever. Raises what ends the daemon."""
+        while True:
+            self._news.clear()
+            await self.exchange_with_all()
+            await self._period()
+
+    async def exchange_with_all(self) -> Mapping[HostName, str]:
+        """Compare records with every host that the policy has, once; host → why it did not work, where it did not."""
+        policy = self.host.policy
+        others = [host for host in sorted(policy.hosts) if host != self.host.name]
+        outcomes = await asyncio.gather(*(self._exchange_with(host) for host in others))
+        return {host: words for host, words in zip(others, outcomes, strict=True) if words}
+
+    async def handle_registry(self, caller: HostName, body: bytes) -> bytes:
+        request = Exchange.decode(body)
+        await self.receive(request.records, caller)
+        return Exchange.of(self.registry.ranks(), self.registry.newer_than(request.ranks)).encode()
+
+    async def receive(self, envelopes: Iterable[bytes], source: str) -> None:
+        """Take what is newer and rightly signed. Raises BackendFailed when it cannot be written down, NotTrusted for
+        a record that is signed by nobody whom this host knows, BadInput for one that is none."""
+        records = [read_host_record(each, self.authorities, source=f"record from {source}") for each in envelopes]
+        async with self._taking:
+            # First what makes room: the TPM of a host that left may be another host's now.
+            for record in sorted(records, key=lambda each: each.peer.membership is Membership.ENROLLED):
+                await self._take(record, source)
+
+    async def leave(self) -> Mapping[HostName, str]:
+        """This host gives up its place: it says so to every other one, and closes its links.
+
+        Host → why it has not heard, for those that have not. Raises NotTrusted when this host is not enrolled.
+        """
+        self.registry.enrolled(self.host.name)
+        own = self.registry.record(self.host.name)
+        if own is None or not own.envelope:
+            raise Refused("this host has no signed record to leave by", where=self.host.name)
+        record = sign_leave(own, self.key, self.authorities)
+        self.host.audit.append("host.leave", self.host.name, {"serial": own.peer.serial})
+        unheard = await self._tell(record)
+        async with self._taking:
+            await self._take(record, self.host.name)
+        return unheard
+
+    async def _tell(self, record: HostRecord) -> Mapping[HostName, str]:
+        """Say it to everybody while this host still counts, hence may call them."""
+        others = [host for host in sorted(self.host.policy.hosts) if host != self.host.name]
+        body = Exchange.of({}, [record]).encode()
+
+        async def tell(host: HostName) -> str:
+            try:
+                await self._call(host, body)
+            except ShamonError as error:
+                return str(error)
+            return ""
+
+        outcomes = await asyncio.gather(*map(tell, others))
+        return {host: words for host, words in zip(others, outcomes, strict=True) if words}
+
+    async def _take(self, record: HostRecord, source: str) -> None:
+        peer, registry = record.peer, self.registry
+        before = registry.get(peer.host)
+        if record.rank <= registry.ranks().get(peer.host, -1):
+            return  # old news, or an old record played again
+        enrolled = peer.membership is Membership.ENROLLED
+        if enrolled:
+            decision = decide_enrolment(
+                self.host.policy,
+                registry,
+                host=peer.host,
+                ak_name=peer.ak_name,
+                ek_sha256=peer.ek_sha256,
+                tpm=peer.tpm,
+                anew=True,
+            )
+            if not decision.permitted and self._refused.get(peer.host, -1) >= record.rank:
+                return
+            self.host.audit.append(decision.check, peer.host, {**decision.as_detail(), "from": source})
+            if not decision.permitted:
+                self._refused[peer.host] = record.rank
+                return
+        else:
+            detail = {"serial": peer.serial, "reason": peer.reason, "from": source}
+            self.host.audit.append(f"host.{peer.membership}", peer.host, detail)
+        self.store.put(_KIND, peer.host, {"record": record.envelope.decode("ascii")})
+        registry.take(record)
+        self._news.set()
+        await self._apply(peer, before)
+
+    async def _apply(self, peer: EnrolledPeer, before: EnrolledPeer | None) -> None:
+        """What follows from a record that counts now."""
+        if peer.membership is Membership.ENROLLED:
+            if peer.host in self.host.peers:
+                await self.host.enrolled_anew(peer, before)
+                self.wake(peer.host)
+            return
+        words = peer.reason or f"it was {peer.membership}"
+        if peer.host == self.host.name:
+            for other in tuple(self.host.peers):
+                await self.host.suspend(other, f"this host is out of the coalition: {words}", definite=False)
+        elif peer.host in self.host.peers:
+            await self.host.expel(peer.host, words)
+
+    async def _exchange_with(self, host: HostName) -> str:
+        try:
+            for _ in range(_ROUNDS):
+                ranks = self.registry.ranks()
+                answer = Exchange.decode(await self._call(host, Exchange.of(ranks).encode()))
+                await self.receive(answer.records, host)
+                lacking = self.registry.newer_than(answer.ranks)
+                if lacking:
+                    await self._call(host, Exchange.of(self.registry.ranks(), lacking).encode())
+                if not answer.records:
+                    break
+        except (NotTrusted, BadInput) as error:  # a bad record, or a bad answer: somebody should know
+            if self._failed.get(host) != str(error):
+                self._failed[host] = str(error)
+                self.host.audit.append("host.bad-records", host, {"reason": str(error)})
+            return str(error)
+        except (Unreachable, Refused) as error:
+            return str(error)
+        self._failed.pop(host, None)
+        return ""
+
+    async def _call(self, host: HostName, body: bytes) -> bytes:
+        policy = self.host.policy
+        return await self.transport.call(policy.hosts[host], REGISTRY, body, timeout_s=policy.intervals.timeout_s)
+
+    async def _period(self) -> None:
+        """Until the period is over or something is new."""
+        sleeper = asyncio.ensure_future(self.host.clock.sleep(self.host.policy.intervals.period_s))
+        waiter = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleeper, waiter):
+                task.cancel()

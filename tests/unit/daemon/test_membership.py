@@ -1,0 +1,254 @@
+"""Records of hosts between daemons: they spread, they count at once, and no old, foreign or forbidden one counts."""
+
+from dataclasses import replace
+
+import pytest
+
+from shamon_host.domain.errors import NotTrusted, Refused
+from shamon_host.domain.labels import HostName
+from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.host_record import HostRecord, sign_host_record, sign_leave
+from shamon_host.peer.ports import EnrolledPeer
+from shamon_host.peer.registry_messages import Exchange
+from shamon_host.peer.wire import REGISTRY
+from shamon_host.testing.memory_ca import (
+    memory_authorities,
+    memory_certificate,
+    memory_expelled,
+    memory_key,
+    memory_record,
+)
+from shamon_host.testing.memory_host import MemoryHost
+from shamon_host.testing.tpm import MemoryTpm
+from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, DaemonWorld, daemon, play, records, state
+
+
+def registry(host: MemoryHost) -> PeerRegistry:
+    return daemon(host).registry
+
+
+async def tell(host: MemoryHost, *told: HostRecord) -> None:
+    """As the operator tells one host."""
+    await daemon(host).members.receive([record.envelope for record in told], "operator")
+
+
+def test_an_expulsion_told_to_one_host_is_known_to_all_and_cuts_the_expelled_off() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("gamma")
+        await world.pair_with_link()
+        await tell(world.gamma, memory_expelled(registry(world.gamma).enrolled(BETA)))
+
+        async def known() -> bool:
+            return state(world.alpha, "beta") == "expelled"
+
+        took_s = await world.until(known, within_s=2, what="alpha hears of it")
+        assert took_s < world.timing.period_s / 2
+        assert (await world.alpha.objects("beta")).nothing
+        assert not await world.web_reaches_db()
+        for host, source in ((world.gamma, "operator"), (world.alpha, "gamma")):
+            assert records(host, "host.expelled", "beta") == [
+                {"serial": 2, "reason": "it was told to go", "from": source}
+            ]
+            kinds = [record.kind for record in daemon(host).audit.records(limit=10_000) if record.subject == "beta"]
+            assert kinds.index("host.expelled") < kinds.index("peer.expel")
+        with pytest.raises(NotTrusted, match="expelled"):
+            registry(world.alpha).enrolled(BETA)
+
+        await world.wait(60)
+        assert state(world.alpha, "gamma") == "admitted"
+        assert state(world.alpha, "beta") == "expelled"
+
+    play(test)
+
+
+def test_what_is_known_survives_a_restart_with_older_files() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await tell(world.alpha, memory_expelled(registry(world.alpha).enrolled(BETA)))
+        await world.alpha.kill_daemon()
+        world.enrolment.registry.enrolled(BETA)  # what lies in the files
+        await world.alpha.start_daemon()
+        assert state(world.alpha, "beta") == "expelled"
+        with pytest.raises(NotTrusted, match="expelled"):
+            registry(world.alpha).enrolled(BETA)
+
+    play(test)
+
+
+def test_an_old_record_is_no_news_and_a_forged_one_is_refused() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        first = registry(world.alpha).record(BETA)
+        assert first is not None
+        second = memory_record(replace(first.peer, serial=2))
+        await tell(world.alpha, second)
+        await tell(world.alpha, first)
+        assert registry(world.alpha).record(BETA) == second
+        forged = sign_host_record(replace(first.peer, serial=9), memory_certificate(BETA), memory_key(GAMMA))
+        with pytest.raises(NotTrusted, match="signature is missing or wrong"):
+            await tell(world.alpha, forged)
+        transport = daemon(world.beta).backends.transport
+        body = Exchange.of({}, [forged]).encode()
+        with pytest.raises(Refused, match="signature is missing or wrong"):
+            await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
+        assert registry(world.alpha).record(BETA) == second
+        assert state(world.alpha, "beta") == "admitted"
+
+    play(test)
+
+
+def test_a_new_host_introduces_itself() -> None:
+    """It has the records of all, and nobody has its own yet."""
+
+    async def test(world: DaemonWorld) -> None:
+        complete = world.enrolment.registry
+        world.enrolment.registry = PeerRegistry(
+            records=[record for record in complete.records() if record.peer.host != GAMMA]
+        )
+        await world.boot("alpha", "beta")
+        assert registry(world.alpha).get(GAMMA) is None
+        world.enrolment.registry = complete
+        await world.boot("gamma")
+        for host in (world.alpha, world.beta):
+            decision = records(host, "host.enrol", "gamma")[0]
+            assert decision["permitted"]
+            assert registry(host).enrolled(GAMMA) == complete.enrolled(GAMMA)
+
+    play(test)
+
+
+def test_one_tpm_as_two_hosts_is_refused_by_every_host_and_told_once() -> None:
+    async def test(world: DaemonWorld) -> None:
+        complete = world.enrolment.registry
+        world.enrolment.registry = PeerRegistry(
+            records=[record for record in complete.records() if record.peer.host != GAMMA]
+        )
+        await world.boot("alpha", "beta")
+        beta, gamma = registry(world.alpha).enrolled(BETA), complete.enrolled(GAMMA)
+        twice = memory_record(replace(gamma, ak_public=beta.ak_public, ak_name=beta.ak_name))
+        for _ in range(3):
+            await tell(world.alpha, twice)
+        (decision,) = records(world.alpha, "host.enrol", "gamma")
+        assert not decision["permitted"]
+        assert "beta is enrolled with the same AK" in str(decision["reason"])
+        assert registry(world.alpha).get(GAMMA) is None
+
+    play(test)
+
+
+def test_a_host_that_the_policy_does_not_know_is_not_enrolled() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        known = registry(world.alpha).enrolled(BETA)
+        stranger = HostName("delta")
+        peer = EnrolledPeer(
+            host=stranger,
+            certificate_sha256=b"",
+            ak_public=(public := MemoryTpm().ak_public()),
+            ak_name=b"",
+            tpm=known.tpm,
+            serial=1,
+        )
+        assert public
+        await tell(world.alpha, memory_record(peer))
+        assert registry(world.alpha).get(stranger) is None
+        (decision,) = records(world.alpha, "host.enrol", "delta")
+        assert "the policy knows no host delta" in str(decision["reason"])
+
+    play(test)
+
+
+def test_an_expelled_host_is_never_enrolled_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        beta = registry(world.alpha).enrolled(BETA)
+        await tell(world.alpha, memory_expelled(beta))
+        await tell(world.alpha, memory_record(replace(beta, serial=7)))
+        assert state(world.alpha, "beta") == "expelled"
+        assert "was expelled" in str(records(world.alpha, "host.enrol", "beta")[0]["reason"])
+
+    play(test)
+
+
+def test_a_host_with_another_tpm_is_cut_off_until_that_one_proves_itself() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        beta = registry(world.alpha).enrolled(BETA)
+        public = MemoryTpm().ak_public()
+        await tell(world.alpha, memory_record(replace(beta, serial=2, ak_public=public)))
+        assert state(world.alpha, "beta") == "suspended"
+        assert (await world.alpha.objects("beta")).nothing
+        await world.wait(60)
+        assert state(world.alpha, "beta") != "admitted"
+
+    play(test)
+
+
+def test_a_host_leaves_and_everybody_hears() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("gamma")
+        await world.pair_with_link()
+        unheard = await daemon(world.beta).members.leave()
+        assert unheard == {}
+        for host in (world.alpha, world.gamma):
+            assert state(host, "beta") == "expelled"
+            assert daemon(host).host.peers[BETA].reason == "it left the coalition"
+            assert records(host, "host.left", "beta")
+        assert (await world.beta.objects("alpha")).nothing
+        assert (await world.alpha.objects("beta")).nothing
+        with pytest.raises(NotTrusted, match="left"):
+            await daemon(world.beta).members.leave()
+
+        # Whoever was away hears it later, and the CA may enrol the host again.
+        again = memory_record(replace(world.enrolment.registry.enrolled(BETA), serial=2))
+        await tell(world.gamma, again)
+        await world.admitted("alpha", "beta", "gamma")
+
+    play(test)
+
+
+def test_a_host_that_hears_of_its_own_expulsion_closes_its_links() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await tell(world.beta, memory_expelled(registry(world.beta).enrolled(BETA)))
+        assert (await world.beta.objects("alpha")).nothing
+        assert "out of the coalition" in daemon(world.beta).host.peers[ALPHA].reason
+
+    play(test)
+
+
+def test_an_expelled_host_learns_and_tells_nothing() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await tell(world.alpha, memory_expelled(registry(world.alpha).enrolled(BETA)))
+        transport = daemon(world.beta).backends.transport
+        with pytest.raises(Refused, match="expelled"):
+            await transport.call(world.policy.hosts[ALPHA], REGISTRY, Exchange.of({}).encode(), timeout_s=5)
+
+    play(test)
+
+
+def test_a_record_that_cannot_be_written_down_does_not_count() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        before = registry(world.alpha).record(BETA)
+        assert before is not None
+        assert world.alpha.database is not None
+        world.alpha.database.full = True
+        with pytest.raises(Exception, match="database failed"):
+            await tell(world.alpha, memory_record(replace(before.peer, serial=2)))
+        assert registry(world.alpha).record(BETA) == before
+        world.alpha.database.full = False
+
+    play(test)
+
+
+def test_a_leave_by_another_key_than_the_hosts_is_refused() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        record = registry(world.alpha).record(BETA)
+        assert record is not None
+        with pytest.raises(NotTrusted, match="signature"):
+            sign_leave(record, memory_key(GAMMA), memory_authorities())
+
+    play(test)

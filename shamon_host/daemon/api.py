@@ -69,6 +69,8 @@ class Api:
                 return await self._dry_run(VmName(_text(fields, "vm", "")))
             case "POST", ["v1", "policy", "update"]:
                 return await self._update(fields)
+            case "POST", ["v1", "leave"]:
+                return {"host": self.daemon.name, "unheard": dict(await self.daemon.members.leave())}
             case "POST", ["v1", "attest"]:
                 self.daemon.schedule.wake_all()
                 return {"attesting": sorted(self.daemon.host.peers)}

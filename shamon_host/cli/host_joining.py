@@ -1,0 +1,70 @@
+"""What `shamon host join` does: prove this host's TPM, and write down what the coalition gives for it."""
+
+import argparse
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from shamon_host.attestation.ports import Tpm
+from shamon_host.cli.output import print_json
+from shamon_host.daemon.files import read_limited
+from shamon_host.peer.coalition_ca import CA_CERTIFICATE, key_pem, make_directory, write_atomically
+from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.host_record import write_record
+from shamon_host.peer.join_http import call
+from shamon_host.peer.join_messages import PROOF, REQUEST, Invitation
+from shamon_host.peer.joining import Applicant
+
+_MAX_INVITATION_BYTES = 64 * 1024
+CERTIFICATE, KEY, PEERS = "host.pem", "host.key", "peers"
+
+
+def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
+    """Join; nothing is written before the operator's side has agreed. Raises ShamonError."""
+    invitation = Invitation.decode(read_limited(arguments.invitation, _MAX_INVITATION_BYTES, "invitation"))
+    applicant = Applicant(invitation=invitation, tpm=tpm, key=ec.generate_private_key(ec.SECP256R1()))
+    challenge = call(invitation, REQUEST, applicant.request())
+    answer = call(invitation, PROOF, applicant.proof(challenge))
+    granted, registry, certificate = applicant.accept(answer)
+    _write(arguments.dir, granted.ca_pem, registry, certificate, applicant.key)
+    arguments.invitation.unlink(missing_ok=True)  # used up, and nobody else's business
+    own = registry.enrolled(invitation.host)
+    if arguments.json:
+        print_json(
+            {
+                "host": own.host,
+                "serial": own.serial,
+                "tpm": own.tpm.value,
+                "expires": certificate.not_valid_after_utc.isoformat(),
+                "hosts": [peer.host for peer in registry.hosts()],
+                "directory": str(arguments.dir),
+            }
+        )
+        return 0
+    print(
+        f"{own.host} has joined with its {own.tpm} TPM. Its certificate ends on "
+        f"{certificate.not_valid_after_utc:%Y-%m-%d}."
+    )
+    print(
+        f"{arguments.dir}: {CA_CERTIFICATE}, {CERTIFICATE}, {KEY}, and {PEERS}/ with {len(registry.hosts())} records."
+    )
+    return 0
+
+
+def _write(
+    directory: Path,
+    ca_pem: bytes,
+    registry: PeerRegistry,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    """Raises BackendFailed; then join again: what is half written is told by the daemon, which does not start."""
+    make_directory(directory)
+    make_directory(directory / PEERS)
+    for record in registry.records():
+        write_record(directory / PEERS, record)
+    write_atomically(directory / CA_CERTIFICATE, ca_pem, mode=0o644)
+    write_atomically(directory / KEY, key_pem(key), mode=0o600)
+    write_atomically(directory / CERTIFICATE, certificate.public_bytes(Encoding.PEM), mode=0o644)

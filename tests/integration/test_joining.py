@@ -1,0 +1,176 @@
+"""`shamon coalition invite` and `shamon host join` against each other, over TLS on the loopback interface."""
+
+import argparse
+import json
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from shamon_host.attestation.ek import EkPublic
+from shamon_host.cli.host_joining import join_coalition
+from shamon_host.cli.main import main
+from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.labels import HostName
+from shamon_host.peer.coalition_ca import init_coalition, parse_certificate, read_ca_certificates
+from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.host_record import authorities_of
+from shamon_host.peer.join_http import call
+from shamon_host.peer.join_messages import REQUEST, Invitation
+from shamon_host.peer.joining import Applicant
+from shamon_host.peer.tls import TlsFiles, server_context
+from shamon_host.testing.memory_world import MEMORY_TIMING
+from shamon_host.testing.story_policy import story_policy
+from shamon_host.testing.tpm import MemoryTpm
+
+LOOPBACK = "127.0.0.1"
+HOST_ALPHA = HostName("alpha")
+
+
+class Operator:
+    """The operator's machine: a CA, a policy, a registry."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        init_coalition(root / "ca", "lab")
+        (root / "policy.toml").write_text(story_policy(image_sha256="0" * 64, timing=MEMORY_TIMING))
+
+    @contextmanager
+    def inviting(self, host: str, *more: str, valid: str = "60s") -> Iterator["Waiting"]:
+        waiting = Waiting(self.root / f"{host}.invitation")
+        arguments = ["coalition", "invite", host, "--listen", f"{LOOPBACK}:0", "--valid", valid, *more]
+        arguments += ["--out", str(waiting.invitation), "--tpm", "software"]
+        for name, path in (("ca", "ca"), ("policy", "policy.toml"), ("registry", "peers")):
+            arguments += [f"--{name}", str(self.root / path)]
+        thread = threading.Thread(target=waiting.run, args=(arguments,))
+        thread.start()
+        try:
+            waiting.until_there()
+            yield waiting
+        finally:
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+
+    def registry(self) -> PeerRegistry:
+        return PeerRegistry.load(self.root / "peers", authorities_of(read_ca_certificates(self.root / "ca" / "ca.pem")))
+
+
+class Waiting:
+    """An `invite` that runs; `exit_code` when it has ended."""
+
+    def __init__(self, invitation: Path) -> None:
+        self.invitation = invitation
+        self.exit_code: int | None = None
+
+    def run(self, arguments: list[str]) -> None:
+        self.exit_code = main(arguments)
+
+    def until_there(self) -> None:
+        deadline = time.monotonic() + 20
+        while not self.invitation.exists():
+            assert self.exit_code is None, "it has ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def taken(self, to: Path) -> Path:
+        """The invitation's file, as the host gets it."""
+        to.write_bytes(self.invitation.read_bytes())
+        return to
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Operator:
+    root = tmp_path / "operator"
+    root.mkdir()
+    return Operator(root)
+
+
+def join(invitation: Path, tpm: MemoryTpm, directory: Path) -> int:
+    return join_coalition(argparse.Namespace(invitation=invitation, dir=directory, json=True), tpm)
+
+
+def test_two_hosts_join_and_the_second_one_knows_the_first(
+    operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, host in enumerate(("alpha", "beta"), start=1):
+        tpm, directory = MemoryTpm(), tmp_path / host
+        pin = EkPublic.parse(tpm.ek_public()).sha256.hex()
+        with operator.inviting(host, "--ek", pin) as waiting:
+            assert stat.S_IMODE(waiting.invitation.stat().st_mode) == 0o600
+            invitation = waiting.taken(tmp_path / "invitation")
+            assert join(invitation, tpm, directory) == 0
+        assert waiting.exit_code == 0
+        assert not invitation.exists()
+        assert not waiting.invitation.exists()
+        assert f"{host} has joined: software TPM" in capsys.readouterr().out
+        authorities = authorities_of(read_ca_certificates(directory / "ca.pem"))
+        registry = PeerRegistry.load(directory / "peers", authorities)
+        assert len(registry.hosts()) == number
+        assert registry.records() == operator.registry().records()
+        assert stat.S_IMODE((directory / "host.key").stat().st_mode) == 0o600
+        files = TlsFiles(ca=directory / "ca.pem", certificate=directory / "host.pem", key=directory / "host.key")
+        server_context(files)  # they belong together
+        own = registry.by_certificate(files.certificate_sha256())
+        assert (own.host, own.ak_public, own.ek_sha256.hex()) == (host, tpm.ak_public(), pin)
+
+
+def test_a_host_that_joins_again_gets_a_new_certificate(operator: Operator, tmp_path: Path) -> None:
+    tpm, directory = MemoryTpm(), tmp_path / "alpha"
+    serials = []
+    for _ in range(2):
+        with operator.inviting("alpha", "--trust-first-ek") as waiting:
+            join(waiting.taken(tmp_path / "invitation"), tpm, directory)
+        serials.append(parse_certificate((directory / "host.pem").read_bytes(), where="host").serial_number)
+    assert serials[0] != serials[1]
+    alpha = operator.registry().get(HOST_ALPHA)
+    assert alpha is not None
+    assert alpha.serial == 2
+
+
+def test_another_tpm_does_not_get_the_name_and_nothing_is_written(
+    operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        join(waiting.taken(tmp_path / "invitation"), MemoryTpm(), tmp_path / "alpha")
+    before = operator.registry().records()
+    with (
+        operator.inviting("alpha", "--trust-first-ek") as waiting,
+        pytest.raises(Refused, match="alpha is enrolled with another"),
+    ):
+        join(waiting.taken(tmp_path / "invitation"), MemoryTpm(), tmp_path / "other")
+    assert waiting.exit_code == 1
+    assert "alpha is enrolled with another" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    assert operator.registry().records() == before
+
+
+def test_nobody_comes_in_time(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    with operator.inviting("alpha", "--trust-first-ek", valid="1s") as waiting:
+        pass
+    assert waiting.exit_code == 1
+    assert "has expired" in capsys.readouterr().err
+    assert not waiting.invitation.exists()
+
+
+def test_an_operator_of_another_ca_is_not_believed(operator: Operator, tmp_path: Path) -> None:
+    """Nor is any host of the right one: its certificate has another name."""
+    init_coalition(tmp_path / "false", "lab")
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        invitation = Invitation.decode(waiting.invitation.read_bytes())
+        fields = json.loads(waiting.invitation.read_bytes()) | {
+            "ca": (tmp_path / "false" / "ca.pem").read_bytes().hex()
+        }
+        false = Invitation.decode(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+        applicant = Applicant(invitation=false, tpm=MemoryTpm(), key=ec.generate_private_key(ec.SECP256R1()))
+        with pytest.raises(NotTrusted, match="not the operator who invited"):
+            call(false, REQUEST, applicant.request())
+        with pytest.raises(ShamonError, match="nothing is served here"):
+            call(invitation, "/v1/hello", b"{}")
+        join(waiting.taken(tmp_path / "invitation"), MemoryTpm(), tmp_path / "alpha")
+    with pytest.raises(Unreachable, match="does not answer"):
+        call(invitation, REQUEST, b"{}")

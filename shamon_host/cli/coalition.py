@@ -52,7 +52,20 @@ def add_parsers(commands: Any) -> None:
     invite.add_argument("--valid", default="15m", metavar="TIME", help="how long it is good (default 15m)")
     invite.add_argument("--out", type=Path, required=True, metavar="FILE", help="the invitation")
     invite.set_defaults(run=_invite)
-    for parser in (init, key, enrol, invite):
+    expel = actions.add_parser("expel", help="revoke a host's certificate, AK and EK, for good, and tell the others")
+    expel.add_argument("host", metavar="HOST")
+    expel.add_argument("--reason", default="by the operator", help="for the hosts' audit logs")
+    expel.set_defaults(run=_expel)
+    publish = actions.add_parser("publish", help="tell the hosts what the registry has, and hear who left")
+    publish.set_defaults(run=_publish)
+    hosts = actions.add_parser("hosts", help="print the registry")
+    hosts.set_defaults(run=_hosts)
+    for parser in (expel, publish, hosts):
+        parser.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
+        parser.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where the records are")
+    expel.add_argument("--policy", type=Path, metavar="FILE", help="where the hosts are; without it nobody is told")
+    publish.add_argument("--policy", type=Path, required=True, metavar="FILE", help="where the hosts are")
+    for parser in (init, key, enrol, invite, expel, publish, hosts):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -86,6 +99,24 @@ def _invite(arguments: argparse.Namespace) -> int:
     from shamon_host.cli.inviting import invite_host
 
     return invite_host(arguments)
+
+
+def _expel(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import expel_host
+
+    return expel_host(arguments)
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import publish_records
+
+    return publish_records(arguments)
+
+
+def _hosts(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import list_hosts
+
+    return list_hosts(arguments)
 
 
 def _enrol(arguments: argparse.Namespace) -> int:

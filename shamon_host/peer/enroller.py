@@ -1,15 +1,15 @@
-"""What only the operator does, with the CA's key at hand: enrol a host, renew its certificate, expel it.
+"""What only the operator does, with the CA's key at hand: enrol a host, or expel it.
 
 The registry on the operator's machine is a folder of records (`host_record`); each act writes the next record of one
 host, with a higher serial number. How it gets to the hosts is another matter: any one of them spreads it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BadInput, Refused
@@ -23,6 +23,7 @@ from shamon_host.peer.host_record import (
     HostRecord,
     authorities_of,
     enrolled_peer,
+    read_host_record,
     sign_host_record,
     write_record,
 )
@@ -69,19 +70,6 @@ class Enroller:
         peer = replace(enrolled_peer(host, certificate, ak_public, tpm), ek_sha256=ek_sha256)
         return self._write(peer, certificate)
 
-    def renew(self, host: HostName) -> HostRecord:
-        """Another certificate for the key that the host has. Raises BadInput, NotTrusted for a host that is out."""
-        peer = self.registry.enrolled(host)
-        record = self.registry.record(host)
-        if record is None:
-            raise BadInput("the host is not enrolled", where=host)
-        key = x509.load_der_x509_certificate(record.certificate).public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-            raise BadInput("a key of another kind", where=host, remedy="Invite the host again: it makes a new key.")
-        certificate = self.ca.issue_host(host, key)
-        renewed = enrolled_peer(host, certificate, peer.ak_public, peer.tpm)
-        return self._write(replace(renewed, ek_sha256=peer.ek_sha256), certificate)
-
     def expel(self, host: HostName, reason: str) -> HostRecord:
         """Revoke certificate, AK and EK, for good. Raises BadInput when it was never enrolled, Refused when it is out
         already."""
@@ -93,6 +81,17 @@ class Enroller:
         words = "".join(character if character.isprintable() else "?" for character in reason)[:MAX_REASON]
         certificate = x509.load_der_x509_certificate(record.certificate)
         return self._write(replace(record.peer, membership=Membership.EXPELLED, reason=words), certificate)
+
+    def take(self, envelopes: Iterable[bytes], source: str) -> tuple[HostRecord, ...]:
+        """Write down what hosts know that is newer than what is here: that one of them left. Raises BadInput,
+        NotTrusted."""
+        authorities, taken = authorities_of(self.ca.certificates), []
+        for envelope in envelopes:
+            record = read_host_record(envelope, authorities, source=f"record from {source}")
+            if record.rank > self.registry.ranks().get(record.peer.host, -1) and self.registry.take(record):
+                write_record(self.directory, record)
+                taken.append(record)
+        return tuple(taken)
 
     def _write(self, peer: EnrolledPeer, certificate: x509.Certificate) -> HostRecord:
         known = self.registry.get(peer.host)

@@ -19,6 +19,8 @@ from shamon_host.peer.host_record import MAX_RECORD_ENVELOPE_BYTES, MAX_SERIAL, 
 from shamon_host.peer.wire import MAX_REGISTRY_MESSAGE, Fields, encode_object, join, split
 
 MAX_HOSTS = 1024
+OPERATOR_NAME = "the-operator-of-this-coalition.who-tells-hosts-of-its-members.shamon.invalid"
+"""dNSName of the operator's certificate: longer than the name of any host, so that it is nobody's."""
 _MAX_BATCH = MAX_REGISTRY_MESSAGE - 256 * 1024
 _SIZES = frozenset({"bytes"})
 

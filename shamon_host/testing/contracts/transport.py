@@ -16,7 +16,7 @@ from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import PeerIdentity, PeerTransport
-from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, HINT, body_limit
+from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, HINT, REGISTRY, body_limit
 from shamon_host.testing.memory_ca import memory_expelled
 
 ALPHA, BETA, GAMMA, STRANGER = HostName("alpha"), HostName("beta"), HostName("gamma"), HostName("stranger")
@@ -238,6 +238,25 @@ class TransportContract(ABC):
             with pytest.raises(NotTrusted, match="not enrolled"):
                 await world.transport(ALPHA).call(world.entry(STRANGER), HELLO, b"", timeout_s=TIMEOUT_S)
             assert handler.seen == []
+
+        self.run(scenario)
+
+    def test_a_host_that_nobody_knows_yet_exchanges_records_and_nothing_else(self) -> None:
+        async def scenario(world: TransportWorld) -> None:
+            handler = Answers()
+            await world.listen(BETA, handler)
+            transport = world.transport(STRANGER)
+            await transport.call(world.entry(BETA), REGISTRY, b"records", timeout_s=TIMEOUT_S)
+            ((caller, path, body),) = handler.seen
+            assert (caller.host, path, body) == (STRANGER, REGISTRY, b"records")
+            assert caller.certificate_sha256 == world.registry(STRANGER).enrolled(STRANGER).certificate_sha256
+            with pytest.raises(Refused, match="not enrolled"):
+                await transport.call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
+            out = memory_expelled(world.registry(STRANGER).enrolled(STRANGER))
+            world.registry(BETA).take(out)
+            with pytest.raises(Refused, match="expelled"):
+                await transport.call(world.entry(BETA), REGISTRY, b"", timeout_s=TIMEOUT_S)
+            assert len(handler.seen) == 1
 
         self.run(scenario)
 

@@ -169,8 +169,6 @@ def test_expelled_host_stays_out_over_a_restart(enroller: Enroller, ca: Path) ->
         enroller.expel(GAMMA, "")
     with pytest.raises(Refused, match="already"):
         enroller.expel(BETA, "")
-    with pytest.raises(NotTrusted, match="expelled"):
-        enroller.renew(BETA)
 
 
 def test_what_an_expelled_host_had_is_revoked(enroller: Enroller) -> None:
@@ -211,16 +209,6 @@ def test_the_same_host_with_its_tpm_is_enrolled_again(enroller: Enroller) -> Non
     again = enrol(enroller, ALPHA, ak=before.ak_public).peer
     assert (again.serial, again.ak_name) == (2, before.ak_name)
     assert again.certificate_sha256 != before.certificate_sha256
-
-
-def test_a_renewed_certificate_is_for_the_same_key(enroller: Enroller, ca: Path) -> None:
-    before = enroller.registry.enrolled(ALPHA)
-    renewed = enroller.renew(ALPHA)
-    assert renewed.peer == replace(before, serial=2, certificate_sha256=renewed.peer.certificate_sha256)
-    assert renewed.peer.certificate_sha256 != before.certificate_sha256
-    assert reloaded(enroller, ca).enrolled(ALPHA) == renewed.peer
-    with pytest.raises(NotTrusted, match="not enrolled"):
-        enroller.renew(GAMMA)
 
 
 def test_an_older_record_and_another_one_of_the_same_number_are_refused(enroller: Enroller, ca: Path) -> None:

@@ -60,12 +60,17 @@ def add_parsers(commands: Any) -> None:
     publish.set_defaults(run=_publish)
     hosts = actions.add_parser("hosts", help="print the registry")
     hosts.set_defaults(run=_hosts)
-    for parser in (expel, publish, hosts):
+    rotate = actions.add_parser("rotate-ca", help="a new CA, certified by the old one; signs every record anew")
+    rotate.set_defaults(run=_rotate)
+    for parser in (expel, publish, hosts, rotate):
         parser.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
         parser.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where the records are")
-    expel.add_argument("--policy", type=Path, metavar="FILE", help="where the hosts are; without it nobody is told")
+    for parser in (expel, rotate):
+        parser.add_argument(
+            "--policy", type=Path, metavar="FILE", help="where the hosts are; without it nobody is told"
+        )
     publish.add_argument("--policy", type=Path, required=True, metavar="FILE", help="where the hosts are")
-    for parser in (init, key, enrol, invite, expel, publish, hosts):
+    for parser in (init, key, enrol, invite, expel, publish, hosts, rotate):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -111,6 +116,12 @@ def _publish(arguments: argparse.Namespace) -> int:
     from shamon_host.cli.publishing import publish_records
 
     return publish_records(arguments)
+
+
+def _rotate(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import rotate_ca
+
+    return rotate_ca(arguments)
 
 
 def _hosts(arguments: argparse.Namespace) -> int:

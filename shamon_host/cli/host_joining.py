@@ -28,7 +28,8 @@ def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     challenge = call(invitation, REQUEST, applicant.request())
     answer = call(invitation, PROOF, applicant.proof(challenge))
     granted, registry, certificate = applicant.accept(answer)
-    _write(arguments.dir, granted.ca_pem, registry, certificate, applicant.key)
+    chain = [certificate, *map(x509.load_der_x509_certificate, granted.exchange.cas)]
+    _write(arguments.dir, granted.ca_pem, registry, chain, applicant.key)
     arguments.invitation.unlink(missing_ok=True)  # used up, and nobody else's business
     own = registry.enrolled(invitation.host)
     if arguments.json:
@@ -57,7 +58,7 @@ def _write(
     directory: Path,
     ca_pem: bytes,
     registry: PeerRegistry,
-    certificate: x509.Certificate,
+    chain: list[x509.Certificate],
     key: ec.EllipticCurvePrivateKey,
 ) -> None:
     """Raises BackendFailed; then join again: what is half written is told by the daemon, which does not start."""
@@ -67,4 +68,4 @@ def _write(
         write_record(directory / PEERS, record)
     write_atomically(directory / CA_CERTIFICATE, ca_pem, mode=0o644)
     write_atomically(directory / KEY, key_pem(key), mode=0o600)
-    write_atomically(directory / CERTIFICATE, certificate.public_bytes(Encoding.PEM), mode=0o644)
+    write_atomically(directory / CERTIFICATE, b"".join(each.public_bytes(Encoding.PEM) for each in chain), mode=0o644)

@@ -64,7 +64,7 @@ async def _serve(
             ek_sha256=joiner.ek.sha256,
             tpm=joiner.tpm,
         )
-        return record, granted(enroller.ca.pem, enroller.registry.records())
+        return record, granted(enroller.ca.pem, enroller.registry.records(), enroller.cas)
 
     def told(error: ShamonError) -> None:
         if not arguments.json:

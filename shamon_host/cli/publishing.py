@@ -54,6 +54,22 @@ def publish_records(arguments: argparse.Namespace) -> int:
     return _publish(enroller, read_policy_or_envelope(arguments.policy)[0], arguments, {})
 
 
+def rotate_ca(arguments: argparse.Namespace) -> int:
+    """A new CA, certified by the old one; every record signed anew; tell the hosts. Raises ShamonError."""
+    enroller = Enroller.load(arguments.ca, arguments.registry)
+    policy = read_policy_or_envelope(arguments.policy)[0] if arguments.policy else None
+    old = enroller.ca.certificates[0]
+    records = enroller.rotate(arguments.ca)
+    name = enroller.ca.certificates[0].subject.rfc4514_string()
+    if not arguments.json:
+        print(f"{name} is the coalition's CA now; {len(records)} records are signed anew, and the old key is gone.")
+        print(
+            f"Hosts take both until the old one ends, on {old.not_valid_after_utc:%Y-%m-%d}: let each join again by "
+            "then."
+        )
+    return _publish(enroller, policy, arguments, {"ca": name, "records": len(records)})
+
+
 def list_hosts(arguments: argparse.Namespace) -> int:
     """Print the registry."""
     rows = [
@@ -112,7 +128,7 @@ async def _tell(enroller: Enroller, policy: Policy) -> dict[HostName, str]:
 async def _tell_one(enroller: Enroller, transport: HttpTransport, entry: HostEntry) -> str:
     registry = enroller.registry
     try:
-        body = Exchange.of(registry.ranks(), registry.records()).encode()
+        body = Exchange.of(registry.ranks(), registry.records(), enroller.cas).encode()
         answer = Exchange.decode(await transport.call(entry, REGISTRY, body, timeout_s=_TIMEOUT_S))
         enroller.take(answer.records, entry.name)
     except ShamonError as error:
@@ -122,9 +138,11 @@ async def _tell_one(enroller: Enroller, transport: HttpTransport, entry: HostEnt
 
 def _own_files(enroller: Enroller, directory: Path) -> TlsFiles:
     key = ec.generate_private_key(ec.SECP256R1())
+    cross = enroller.ca.cross
+    more = b"" if cross is None else cross.public_bytes(Encoding.PEM)
     certificate = enroller.ca.issue_operator(OPERATOR_NAME, key.public_key(), _VALID, server=False)
     files = TlsFiles(ca=directory / "ca.pem", certificate=directory / "own.pem", key=directory / "own.key")
     write_atomically(files.ca, enroller.ca.pem, mode=0o600)
-    write_atomically(files.certificate, certificate.public_bytes(Encoding.PEM), mode=0o600)
+    write_atomically(files.certificate, certificate.public_bytes(Encoding.PEM) + more, mode=0o600)
     write_atomically(files.key, key_pem(key), mode=0o600)
     return files

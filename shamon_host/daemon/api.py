@@ -89,6 +89,7 @@ class Api:
             "coalition": daemon.policy.coalition,
             "policy": daemon.enforced.status(),
             "boot_id": daemon.backends.boot_id,
+            "enrolment": daemon.members.own_enrolment(),
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
             "audit_head": daemon.audit.head().hex(),
@@ -103,7 +104,7 @@ class Api:
         state = self.daemon.host.peers[host]
         admitted = state.state is AdmissionState.ADMITTED
         policies, policy = self.daemon.host.policies, self.daemon.policy
-        shared = policies.shared(host)
+        shared, enrolled = policies.shared(host), self.daemon.registry.get(host)
         return {
             "host": host,
             "address": self.daemon.policy.hosts[host].address,
@@ -112,6 +113,7 @@ class Api:
             "reason": state.reason,
             "claims": [describe(claim) for claim in state.result.claims] if state.result else [],
             "tpm": state.result.tpm.value if state.result else "",
+            "ek": enrolled.ek_sha256.hex() if enrolled else "",
             "carried": sorted(self.daemon.host.carried(host)),
             "policy": _version(policies.says(host)),
             "shared": sorted(shared.types),

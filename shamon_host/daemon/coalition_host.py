@@ -94,7 +94,7 @@ class CoalitionHost:
 
     def __post_init__(self) -> None:
         self._started_s = self.clock.boottime_s()
-        self.peers = {host: self._new_peer(host) for host in self.policy.hosts if host != self.name}
+        self.peers = {host: self.new_peer(host) for host in self.policy.hosts if host != self.name}
         self._carried = CarriedTypes(self.store, peers=self.peers, types=self.policy.types)
 
     @property
@@ -313,13 +313,6 @@ class CoalitionHost:
         work = self._cut_off(peer, reason, definite=True, out=True)
         await asyncio.shield(self.background.spawn(work, f"expel {peer}", finish=True))
 
-    async def enrolled_anew(self, peer: EnrolledPeer, before: EnrolledPeer | None) -> None:
-        """The registry has a new record of a peer. What was proved by another AK counts no more."""
-        if before is not None and before.ak_name != peer.ak_name:
-            await self.suspend(peer.host, "it was enrolled anew, with another AK", definite=False)
-        if peer.host in self.peers and self.peers[peer.host].state is AdmissionState.EXPELLED:
-            self.peers[peer.host] = self._new_peer(peer.host)
-
     async def _cut_off(
         self,
         peer: HostName,
@@ -427,7 +420,7 @@ class CoalitionHost:
 
     def meet_host(self, host: HostName) -> None:
         """The policy has a new host."""
-        self.peers.setdefault(host, self._new_peer(host))
+        self.peers.setdefault(host, self.new_peer(host))
 
     async def drop_host(self, host: HostName, address: str) -> None:
         """The policy has this host no more. What still goes on with it finds its address, and nothing else."""
@@ -480,7 +473,8 @@ class CoalitionHost:
             raise Refused("the policy knows no such host", where=peer)
         return entry.address if entry else self._dropped[peer]
 
-    def _new_peer(self, host: HostName) -> PeerState:
+    def new_peer(self, host: HostName) -> PeerState:
+        """What a peer is before it has proved anything, by the registry."""
         known = self.registry.get(host)
         if known is not None and known.membership is not Membership.ENROLLED:
             return PeerState(

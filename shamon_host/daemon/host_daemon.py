@@ -17,7 +17,7 @@ from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
-from shamon_host.daemon.membership import Members, take_stored
+from shamon_host.daemon.membership import Members, stored_authorities, take_stored
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.policy_changes import PolicyChanges
@@ -71,7 +71,8 @@ class HostDaemon:
 
     def __post_init__(self) -> None:
         backends = self.backends
-        take_stored(self.registry, self.store, self.authorities)
+        authorities = stored_authorities(self.authorities, self.store, backends.clock.wall_s())
+        take_stored(self.registry, self.store, authorities)
         versions = PolicyVersions(self.store)
         self.enforced = enforced = EnforcedPolicy(
             host=self.name,
@@ -151,7 +152,7 @@ class HostDaemon:
         self.members = Members(
             host=self.host,
             store=self.store,
-            authorities=self.authorities,
+            authorities=authorities,
             transport=backends.transport,
             key=backends.record_key,
             wake=self.schedule.wake,

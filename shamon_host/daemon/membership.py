@@ -8,25 +8,43 @@ Every period, and at once when something is new, this host compares its records 
 """
 
 import asyncio
+import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography import x509
 
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.ports import Waker
 from shamon_host.daemon.store import Store
+from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.enrolment import PeerRegistry, decide_enrolment
-from shamon_host.peer.host_record import Authorities, HostRecord, read_host_record, sign_leave
+from shamon_host.peer.host_record import Authorities, HostRecord, read_host_record, sign_leave, successor
 from shamon_host.peer.ports import EnrolledPeer, Membership, PeerTransport
 from shamon_host.peer.registry_messages import Exchange
-from shamon_host.peer.signed_record import PrivateKey
+from shamon_host.peer.signed_record import PrivateKey, PublicKey
 from shamon_host.peer.wire import REGISTRY
 
-_KIND = "registry"
+_KIND, _CA_KIND = "registry", "registry-ca"
+_RENEW_S = 60 * 86400.0
+"""What is left of a certificate when people are told to renew it."""
 _ROUNDS = 8
 """Messages of one exchange, each with as many records as fit."""
+
+
+def stored_authorities(authorities: Authorities, store: Store, wall_s: float) -> dict[str, PublicKey]:
+    """The CAs of this host's `ca.pem`, and those that came after them. Raises BackendFailed."""
+    known = dict(authorities)
+    now = datetime.fromtimestamp(wall_s, UTC)
+    for _, document in sorted(store.items(_CA_KIND), key=lambda item: int(item[1].get("number", 0))):
+        with suppress(BadInput, NotTrusted, ValueError):
+            name, key = successor(bytes.fromhex(str(document.get("certificate", ""))), known, now)
+            known[name] = key
+    return known
 
 
 def take_stored(registry: PeerRegistry, store: Store, authorities: Authorities) -> None:
@@ -47,7 +65,8 @@ class Members:
 
     host: CoalitionHost
     store: Store
-    authorities: Authorities
+    authorities: dict[str, PublicKey]
+    """The coalition's CAs: `receive` adds the one that comes next."""
     transport: PeerTransport
     key: PrivateKey = field(repr=False)
     """Of this host's certificate: signs that this host leaves."""
@@ -62,6 +81,22 @@ class Members:
     @property
     def registry(self) -> PeerRegistry:
         return self.host.registry
+
+    def own_enrolment(self) -> Mapping[str, object]:
+        """What the coalition says of this host, and when its certificate ends, for people."""
+        record = self.registry.record(self.host.name)
+        if record is None or not record.certificate:
+            return {}
+        ends = x509.load_der_x509_certificate(record.certificate).not_valid_after_utc
+        left_s = ends.timestamp() - self.host.clock.wall_s()
+        return {
+            "state": record.peer.membership.value,
+            "serial": record.peer.serial,
+            "tpm": record.peer.tpm.value,
+            "ek": record.peer.ek_sha256.hex(),
+            "certificate_until": ends.strftime("%Y-%m-%d"),
+            "renew": left_s < _RENEW_S,
+        }
 
     async def run(self) -> None:
         """Compare records with every other host, for ever. Raises what ends the daemon."""
@@ -79,12 +114,14 @@ class Members:
 
     async def handle_registry(self, caller: HostName, body: bytes) -> bytes:
         request = Exchange.decode(body)
-        await self.receive(request.records, caller)
-        return Exchange.of(self.registry.ranks(), self.registry.newer_than(request.ranks)).encode()
+        await self.receive(request.records, caller, cas=request.cas)
+        return self._message(self.registry.newer_than(request.ranks))
 
-    async def receive(self, envelopes: Iterable[bytes], source: str) -> None:
+    async def receive(self, envelopes: Iterable[bytes], source: str, *, cas: Iterable[bytes] = ()) -> None:
         """Take what is newer and rightly signed. Raises BackendFailed when it cannot be written down, NotTrusted for
         a record that is signed by nobody whom this host knows, BadInput for one that is none."""
+        for certificate in cas:
+            await self._take_ca(certificate, source)
         records = [read_host_record(each, self.authorities, source=f"record from {source}") for each in envelopes]
         async with self._taking:
             # First what makes room: the TPM of a host that left may be another host's now.
@@ -122,6 +159,27 @@ class Members:
         outcomes = await asyncio.gather(*map(tell, others))
         return {host: words for host, words in zip(others, outcomes, strict=True) if words}
 
+    async def _take_ca(self, certificate: bytes, source: str) -> None:
+        digest = hashlib.sha256(certificate).hexdigest()
+        if self.store.get(_CA_KIND, digest) is not None:
+            return
+        now = datetime.fromtimestamp(self.host.clock.wall_s(), UTC)
+        name, key = successor(certificate, self.authorities, now)
+        if name in self.authorities:
+            return  # this host's own `ca.pem` has it
+        self.host.audit.append("coalition.ca", self.host.name, {"certificate": digest, "from": source})
+        number = len(self.store.items(_CA_KIND)) + 1
+        self.store.put(_CA_KIND, digest, {"certificate": certificate.hex(), "number": number})
+        self.authorities[name] = key
+        self._news.set()
+
+    def _cas(self) -> list[bytes]:
+        documents = [document for _, document in self.store.items(_CA_KIND)]
+        return [bytes.fromhex(str(each["certificate"])) for each in sorted(documents, key=lambda each: each["number"])]
+
+    def _message(self, records: Iterable[HostRecord] = ()) -> bytes:
+        return Exchange.of(self.registry.ranks(), records, self._cas()).encode()
+
     async def _take(self, record: HostRecord, source: str) -> None:
         peer, registry = record.peer, self.registry
         before = registry.get(peer.host)
@@ -156,8 +214,7 @@ class Members:
         """What follows from a record that counts now."""
         if peer.membership is Membership.ENROLLED:
             if peer.host in self.host.peers:
-                await self.host.enrolled_anew(peer, before)
-                self.wake(peer.host)
+                await self._enrolled(peer, before)
             return
         words = peer.reason or f"it was {peer.membership}"
         if peer.host == self.host.name:
@@ -166,15 +223,22 @@ class Members:
         elif peer.host in self.host.peers:
             await self.host.expel(peer.host, words)
 
+    async def _enrolled(self, peer: EnrolledPeer, before: EnrolledPeer | None) -> None:
+        """What was proved by another AK counts no more, and who was out may prove itself again."""
+        if before is not None and before.ak_name != peer.ak_name:
+            await self.host.suspend(peer.host, "it was enrolled anew, with another AK", definite=False)
+        if self.host.peers[peer.host].state is AdmissionState.EXPELLED:
+            self.host.peers[peer.host] = self.host.new_peer(peer.host)
+        self.wake(peer.host)
+
     async def _exchange_with(self, host: HostName) -> str:
         try:
             for _ in range(_ROUNDS):
-                ranks = self.registry.ranks()
-                answer = Exchange.decode(await self._call(host, Exchange.of(ranks).encode()))
-                await self.receive(answer.records, host)
+                answer = Exchange.decode(await self._call(host, self._message()))
+                await self.receive(answer.records, host, cas=answer.cas)
                 lacking = self.registry.newer_than(answer.ranks)
                 if lacking:
-                    await self._call(host, Exchange.of(self.registry.ranks(), lacking).encode())
+                    await self._call(host, self._message(lacking))
                 if not answer.records:
                     break
         except (NotTrusted, BadInput) as error:  # a bad record, or a bad answer: somebody should know

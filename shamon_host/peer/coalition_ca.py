@@ -28,6 +28,9 @@ from shamon_host.domain.labels import HostName
 
 CA_CERTIFICATE = "ca.pem"
 CA_KEY = "ca.key"
+CA_CROSS = "ca.cross.pem"
+_NEXT_KEY = "ca.key.next"
+_MAX_COMMON_NAME = 64
 _CA_DAYS = 3650
 _HOST_DAYS = 825
 MAX_CAS = 2
@@ -59,14 +62,8 @@ def init_coalition(directory: Path, coalition: str) -> Path:
         if path.exists():
             raise BadInput("the coalition has a CA already", where=str(path), remedy="Choose another directory.")
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Shamon coalition {coalition}"[:64])])
-    certificate = (
-        _builder(name, name, key.public_key(), timedelta(days=_CA_DAYS))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, SHA256())
-    )
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Shamon coalition {coalition}"[:_MAX_COMMON_NAME])])
+    certificate = _ca_certificate(name, key.public_key(), issuer=name, issuer_key=key)
     write_atomically(key_path, key_pem(key), mode=0o600)
     write_atomically(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)
     return certificate_path
@@ -78,15 +75,43 @@ class CoalitionCa:
 
     certificates: tuple[x509.Certificate, ...]
     key: ec.EllipticCurvePrivateKey = field(repr=False)
+    cross: x509.Certificate | None = None
+    """After a rotation: the older CA's certificate for this one's key. Who knows only the older one takes it."""
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read `ca.pem` and `ca.key`. Raises BadInput, also where the two do not belong together."""
         certificates = read_ca_certificates(directory / CA_CERTIFICATE)
         key = _load_key(directory / CA_KEY)
+        next_key = directory / _NEXT_KEY
+        if key.public_key() != certificates[0].public_key() and next_key.exists():
+            key = _load_key(next_key)  # a rotation that was cut short
+            next_key.replace(directory / CA_KEY)
+        path = directory / CA_CROSS
+        cross = parse_certificate(_read(path), where=str(path)) if path.exists() else None
+        if cross is not None and cross.public_key() != key.public_key():
+            cross = None  # of a rotation that was cut short before it counted
         if key.public_key() != certificates[0].public_key():
             raise BadInput("the key is not that of the certificate", where=str(directory), expected="one CA")
-        return cls(certificates=certificates, key=key)
+        return cls(certificates=certificates, key=key, cross=cross)
+
+    def rotate(self, directory: Path) -> "CoalitionCa":
+        """Make a new CA in place of this one, which certifies it for the last time. Raises BackendFailed.
+
+        `ca.pem` has both from then on, `ca.cross.pem` the old one's word for the new one. The old key is gone.
+        """
+        old = self.certificates[0]
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _next_name(old.subject)
+        new = _ca_certificate(name, key.public_key(), issuer=name, issuer_key=key)
+        cross = _ca_certificate(name, key.public_key(), issuer=old.subject, issuer_key=self.key, until=old)
+        rotated = CoalitionCa(certificates=(new, old), key=key, cross=cross)
+        # The key last: until then this CA is whole, and `load` finishes what was begun.
+        write_atomically(directory / _NEXT_KEY, key_pem(key), mode=0o600)
+        write_atomically(directory / CA_CROSS, cross.public_bytes(Encoding.PEM), mode=0o644)
+        write_atomically(directory / CA_CERTIFICATE, rotated.pem, mode=0o644)
+        (directory / _NEXT_KEY).replace(directory / CA_KEY)
+        return rotated
 
     @property
     def pem(self) -> bytes:
@@ -140,13 +165,18 @@ def read_ca_certificates(path: Path) -> tuple[x509.Certificate, ...]:
 
 def parse_ca_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, ...]:
     """As `read_ca_certificates`, from what such a file holds."""
-    try:
-        certificates = tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
-        raise BadInput("not the certificate of a CA", where=where, expected="PEM") from error
-    if not 0 < len(certificates) <= MAX_CAS:
-        raise BadInput("too many CAs", where=where, expected=f"1 to {MAX_CAS}", found=str(len(certificates)))
+    certificates = parse_certificates(pem, where=where)
+    if len(certificates) > MAX_CAS:
+        raise BadInput("too many CAs", where=where, expected=f"at most {MAX_CAS}", found=str(len(certificates)))
     return certificates
+
+
+def parse_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, ...]:
+    """One certificate or more in PEM. Raises BadInput naming `where`."""
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise BadInput("not a certificate", where=where, expected="certificates in PEM") from error
 
 
 def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
@@ -196,6 +226,41 @@ def write_atomically(path: Path, data: bytes, *, mode: int) -> None:
             os.close(directory)
     except OSError as error:
         raise BackendFailed("cannot be written", where=str(path), found=error.strerror or "") from error
+
+
+def _ca_certificate(
+    subject: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    until: x509.Certificate | None = None,
+) -> x509.Certificate:
+    """Of a CA, by itself or by the one before it (then no longer valid than that one, `until`).
+
+    A path length of 1: below a root there may be the CA that comes after it, and nothing below that but hosts.
+    """
+    valid = timedelta(days=_CA_DAYS)
+    if until is not None:
+        valid = min(valid, until.not_valid_after_utc - datetime.now(UTC))
+    return (
+        _builder(subject, issuer, key, valid)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1 if until is None else 0), critical=True)
+        .add_extension(_key_usage(certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .sign(issuer_key, SHA256())
+    )
+
+
+def _next_name(name: x509.Name) -> x509.Name:
+    """`Shamon coalition lab`, then `Shamon coalition lab #2`, and so on."""
+    text = str(name.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    base, _, number = text.rpartition(" #")
+    if not base or not number.isdecimal():
+        base, number = text, "1"
+    suffix = f" #{int(number) + 1}"
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, base[: _MAX_COMMON_NAME - len(suffix)] + suffix)])
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: CertifiedKey, valid: timedelta) -> x509.CertificateBuilder:

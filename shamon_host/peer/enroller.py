@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BadInput, Refused
@@ -81,6 +82,19 @@ class Enroller:
         words = "".join(character if character.isprintable() else "?" for character in reason)[:MAX_REASON]
         certificate = x509.load_der_x509_certificate(record.certificate)
         return self._write(replace(record.peer, membership=Membership.EXPELLED, reason=words), certificate)
+
+    def rotate(self, ca_directory: Path) -> tuple[HostRecord, ...]:
+        """A new CA, certified by the old one, which signs every record anew."""
+        self.ca = self.ca.rotate(ca_directory)
+        return tuple(
+            self._write(record.peer, x509.load_der_x509_certificate(record.certificate))
+            for record in self.registry.records()
+        )
+
+    @property
+    def cas(self) -> tuple[bytes, ...]:
+        """What tells a host that knows the older CA of this one."""
+        return () if self.ca.cross is None else (self.ca.cross.public_bytes(Encoding.DER),)
 
     def take(self, envelopes: Iterable[bytes], source: str) -> tuple[HostRecord, ...]:
         """Write down what hosts know that is newer than what is here: that one of them left. Raises BadInput,

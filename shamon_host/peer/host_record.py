@@ -13,11 +13,17 @@ enrolled by hand, with nothing to show that its AK lies in a TPM.
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shamon_host.attestation.tpm_public import TpmPublic
@@ -72,6 +78,31 @@ def authorities_of(certificates: Iterable[x509.Certificate]) -> Authorities:
     """The keys of these CAs. Raises BadInput for a key of another kind than Ed25519 or ECDSA P-256."""
     names = [public_text(certificate.public_key()) for certificate in certificates]
     return {name: read_public(name) for name in names}
+
+
+def successor(data: bytes, authorities: Authorities, now: datetime) -> tuple[str, PublicKey]:
+    """The CA that an older one, known here, has certified as the next one; `data` is that certificate, DER.
+
+    Raises BadInput, NotTrusted where no CA that is known here has signed it, or it is out of date.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        name = public_text(certificate.public_key())
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        raise BadInput("not the certificate of a CA", where="next CA", found=type(error).__name__) from None
+    if not constraints.ca:
+        raise NotTrusted("it is no certificate of a CA", where="next CA")
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise NotTrusted("it is out of date", where="next CA")
+    for key in authorities.values():
+        with suppress(InvalidSignature):
+            if isinstance(key, Ed25519PublicKey):
+                key.verify(certificate.signature, certificate.tbs_certificate_bytes)
+            else:
+                key.verify(certificate.signature, certificate.tbs_certificate_bytes, ECDSA(SHA256()))
+            return name, read_public(name)
+    raise NotTrusted("no CA that this host knows has certified it", where="next CA")
 
 
 def sign_host_record(peer: EnrolledPeer, certificate: x509.Certificate, ca_key: PrivateKey) -> HostRecord:

@@ -239,6 +239,6 @@ def _response(status: int, body: bytes) -> web.Response:
     return web.Response(status=status, body=body, content_type=_CONTENT_TYPE)
 
 
-def granted(ca_pem: bytes, records: tuple[HostRecord, ...]) -> Granted:
+def granted(ca_pem: bytes, records: tuple[HostRecord, ...], cas: tuple[bytes, ...]) -> Granted:
     """What a host gets that has joined: the CA, and everybody's record."""
-    return Granted(ca_pem=ca_pem, exchange=Exchange.of({}, records))
+    return Granted(ca_pem=ca_pem, exchange=Exchange.of({}, records, cas))

@@ -180,6 +180,7 @@ class Granted:
 
     ca_pem: bytes
     exchange: Exchange
+    """Its `cas` go behind the host's certificate: who knows only the older CA finds the way."""
 
     def encode(self) -> bytes:
         return join(encode_object({"ca": self.ca_pem.hex()}), self.exchange.encode())

@@ -22,6 +22,8 @@ MAX_HOSTS = 1024
 OPERATOR_NAME = "the-operator-of-this-coalition.who-tells-hosts-of-its-members.shamon.invalid"
 """dNSName of the operator's certificate: longer than the name of any host, so that it is nobody's."""
 _MAX_BATCH = MAX_REGISTRY_MESSAGE - 256 * 1024
+MAX_CAS = 4
+_MAX_CA_BYTES = 2048
 _SIZES = frozenset({"bytes"})
 
 
@@ -31,9 +33,11 @@ class Exchange:
 
     ranks: Mapping[HostName, int]
     records: tuple[bytes, ...] = ()
+    cas: tuple[bytes, ...] = ()
+    """Certificates of the coalition's next CA by the one before it, DER (`host_record.successor`)."""
 
     @classmethod
-    def of(cls, ranks: Mapping[HostName, int], records: Iterable[HostRecord] = ()) -> Self:
+    def of(cls, ranks: Mapping[HostName, int], records: Iterable[HostRecord] = (), cas: Iterable[bytes] = ()) -> Self:
         """As many of the records as one message takes; the rest goes with the next one."""
         chosen: list[bytes] = []
         size = 0
@@ -42,11 +46,12 @@ class Exchange:
             if size > _MAX_BATCH or len(chosen) == MAX_HOSTS:
                 break
             chosen.append(record.envelope)
-        return cls(ranks=ranks, records=tuple(chosen))
+        return cls(ranks=ranks, records=tuple(chosen), cas=tuple(cas)[-MAX_CAS:])
 
     def encode(self) -> bytes:
         header = encode_object(
             {
+                "cas": [{"certificate": each.hex()} for each in self.cas],
                 "ranks": [{"host": host, "rank": rank} for host, rank in sorted(self.ranks.items())],
                 "sizes": [{"bytes": len(record)} for record in self.records],
             }
@@ -57,7 +62,7 @@ class Exchange:
     def decode(cls, body: bytes) -> Self:
         """Raises BadInput."""
         header, payload = split(body)
-        fields = Fields.parse(header, "registry", frozenset({"ranks", "sizes"}))
+        fields = Fields.parse(header, "registry", frozenset({"cas", "ranks", "sizes"}))
         ranks: dict[HostName, int] = {}
         for each in fields.objects("ranks", frozenset({"host", "rank"}), most=MAX_HOSTS):
             host = HostName(plain_name(each.text("host", most=63), "host name"))
@@ -72,4 +77,8 @@ class Exchange:
             raise BadInput(
                 "malformed message", where="registry", expected=f"{at} bytes of records", found=str(len(payload))
             )
-        return cls(ranks=ranks, records=tuple(records))
+        cas = tuple(
+            each.octets("certificate", least=1, most=_MAX_CA_BYTES)
+            for each in fields.objects("cas", frozenset({"certificate"}), most=MAX_CAS)
+        )
+        return cls(ranks=ranks, records=tuple(records), cas=cas)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.peer.coalition_ca import parse_certificate
+from shamon_host.peer.coalition_ca import parse_certificates
 from shamon_host.peer.signed_record import PrivateKey
 
 
@@ -34,7 +34,7 @@ class TlsFiles:
             pem = self.certificate.read_bytes()
         except OSError as error:
             raise BadInput("cannot be read", where=str(self.certificate), found=error.strerror or "") from error
-        certificate = parse_certificate(pem, where=str(self.certificate))
+        certificate = parse_certificates(pem, where=str(self.certificate))[0]  # and behind it those between, if any
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
     def private_key(self) -> PrivateKey:

@@ -15,7 +15,7 @@ from shamon_host.domain.results import TpmKind
 from shamon_host.peer.host_record import Authorities, HostRecord, authorities_from_key, enrolled_peer, sign_host_record
 from shamon_host.peer.ports import EnrolledPeer, Membership
 
-_FROM, _UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)
+_FROM, _UNTIL = datetime(2000, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)
 
 
 def memory_key(host: HostName) -> Ed25519PrivateKey:
@@ -42,6 +42,23 @@ def memory_certificate(host: HostName) -> x509.Certificate:
 def memory_authorities() -> Authorities:
     """What every host in memory has as `ca.pem`."""
     return authorities_from_key(_ca_key())
+
+
+def memory_next_ca() -> tuple[bytes, Ed25519PrivateKey]:
+    """The CA that comes after this one: its certificate by this one, DER, and its key."""
+    key = _key("key of the next CA")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_name("memory #2"))
+        .issuer_name(_name("memory"))
+        .public_key(key.public_key())
+        .serial_number(2)
+        .not_valid_before(_FROM)
+        .not_valid_after(_UNTIL)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(_ca_key(), None)
+    )
+    return certificate.public_bytes(Encoding.DER), key
 
 
 def memory_record(peer: EnrolledPeer) -> HostRecord:

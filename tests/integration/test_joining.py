@@ -1,6 +1,7 @@
 """`shamon coalition invite` and `shamon host join` against each other, over TLS on the loopback interface."""
 
 import argparse
+import asyncio
 import json
 import stat
 import threading
@@ -17,13 +18,17 @@ from shamon_host.cli.host_joining import join_coalition
 from shamon_host.cli.main import main
 from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
+from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.coalition_ca import init_coalition, parse_certificate, read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import authorities_of
+from shamon_host.peer.http_transport import HttpTransport, serve_peers
 from shamon_host.peer.join_http import call
 from shamon_host.peer.join_messages import REQUEST, Invitation
 from shamon_host.peer.joining import Applicant
+from shamon_host.peer.ports import PeerIdentity
 from shamon_host.peer.tls import TlsFiles, server_context
+from shamon_host.peer.wire import HELLO
 from shamon_host.testing.memory_world import MEMORY_TIMING
 from shamon_host.testing.story_policy import story_policy
 from shamon_host.testing.tpm import MemoryTpm
@@ -174,3 +179,34 @@ def test_an_operator_of_another_ca_is_not_believed(operator: Operator, tmp_path:
         join(waiting.taken(tmp_path / "invitation"), MemoryTpm(), tmp_path / "alpha")
     with pytest.raises(Unreachable, match="does not answer"):
         call(invitation, REQUEST, b"{}")
+
+
+def test_after_a_rotation_old_and_new_hosts_know_each_other(operator: Operator, tmp_path: Path) -> None:
+    """alpha joined before it and has only the older CA; beta joined after it."""
+    files = {}
+    for host in ("alpha", "beta"):
+        directory = tmp_path / host
+        with operator.inviting(host, "--trust-first-ek") as waiting:
+            join(waiting.taken(tmp_path / "invitation"), MemoryTpm(), directory)
+        files[host] = TlsFiles(ca=directory / "ca.pem", certificate=directory / "host.pem", key=directory / "host.key")
+        if host == "alpha":
+            command = ["coalition", "rotate-ca", "--ca", str(operator.root / "ca")]
+            assert main([*command, "--registry", str(operator.root / "peers")]) == 0
+    assert [len(read_ca_certificates(each.ca)) for each in files.values()] == [1, 2]
+    for caller, callee in (("alpha", "beta"), ("beta", "alpha")):
+        asyncio.run(_call_each_other(files[caller], files[callee], HostName(callee), operator.registry()))
+
+
+async def _call_each_other(caller: TlsFiles, callee: TlsFiles, name: HostName, registry: PeerRegistry) -> None:
+    class Echo:
+        async def handle(self, _caller: PeerIdentity, _path: str, body: bytes) -> bytes:
+            return body
+
+    server = await serve_peers(Echo(), name=name, tls=callee, directory=registry, address=LOOPBACK, port=0)
+    transport = HttpTransport(tls=caller, directory=registry)
+    try:
+        entry = HostEntry(name=name, address=LOOPBACK, port=server.port, types=frozenset())
+        assert await transport.call(entry, HELLO, b"hello", timeout_s=5) == b"hello"
+    finally:
+        await transport.close()
+        await server.close()

@@ -10,10 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from shamon_host.attestation.ports import Tpm
 from shamon_host.testing.contracts.tpm import NONCE, TpmContract
@@ -34,6 +35,9 @@ from shamon_host.attestation.nv_counter import COUNTER_INDEX, NvCounter
 from shamon_host.attestation.tpm_device import DeviceTpm
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BackendFailed, NotTrusted
+from shamon_host.domain.labels import HostName
+from shamon_host.domain.results import TpmKind
+from shamon_host.peer.joining import Applicant, EkTrust, Reception, invite
 
 _PCR = 14
 
@@ -202,6 +206,32 @@ def test_a_credential_for_one_tpm_is_not_activated_by_another(tmp_path: Path) ->
                 credential = make_credential(EkPublic.parse(ek), name, b"secret")
                 with pytest.raises(BackendFailed):
                     tpm.activate_credential(credential)  # it holds neither that AK, nor that EK
+    finally:
+        own.stop()
+        other.stop()
+
+
+@pytest.mark.parametrize("ek", [EkKind.RSA, EkKind.ECC])
+def test_a_host_joins_by_its_tpm_and_not_by_another(tmp_path: Path, ek: EkKind) -> None:
+    """The whole of `shamon host join`, with the wire left out."""
+    own, other = (Swtpm(_directory(tmp_path, name)) for name in ("own", "other"))
+    now, host = datetime.now(UTC), HostName("alpha")
+    try:
+        with DeviceTpm(own.tcti, ek=ek) as tpm, DeviceTpm(other.tcti, ek=ek) as another:
+            pin = EkPublic.parse(tpm.ek_public())
+            trust = EkTrust(tpm=TpmKind.SOFTWARE, pinned_sha256=pin.sha256)
+            for joining, words in ((tpm, ""), (another, "another TPM than the one that was pinned")):
+                expires = now + timedelta(minutes=1)
+                invitation = invite(host, address="192.0.2.1", port=1, ca_pem=b"CA", expires=expires)
+                reception = Reception(invitation=invitation, trust=trust, check=lambda _, **__: None)
+                key = ec.generate_private_key(ec.SECP256R1())
+                applicant = Applicant(invitation=invitation, tpm=joining, key=key)
+                if words:
+                    with pytest.raises(NotTrusted, match=words):
+                        reception.request(applicant.request(), now)
+                    continue
+                joiner = reception.prove(applicant.proof(reception.request(applicant.request(), now)), now)
+                assert (joiner.ek, joiner.key, joiner.ak_public) == (pin, key.public_key(), tpm.ak_public())
     finally:
         own.stop()
         other.stop()

@@ -1,8 +1,11 @@
 """Records of hosts between daemons: they spread, they count at once, and no old, foreign or forbidden one counts."""
 
+import hashlib
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.labels import HostName
@@ -16,10 +19,12 @@ from shamon_host.testing.memory_ca import (
     memory_certificate,
     memory_expelled,
     memory_key,
+    memory_next_ca,
     memory_record,
 )
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.tpm import MemoryTpm
+from tests.unit.attestation.ek_world import Authority
 from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, DaemonWorld, daemon, play, records, state
 
 
@@ -250,5 +255,44 @@ def test_a_leave_by_another_key_than_the_hosts_is_refused() -> None:
         assert record is not None
         with pytest.raises(NotTrusted, match="signature"):
             sign_leave(record, memory_key(GAMMA), memory_authorities())
+
+    play(test)
+
+
+def test_the_next_ca_is_known_to_all_by_the_word_of_the_one_before_it() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        certificate, key = memory_next_ca()
+        known = registry(world.alpha).enrolled(GAMMA)
+        record = sign_host_record(replace(known, serial=2), memory_certificate(GAMMA), key)
+        with pytest.raises(NotTrusted, match="signature"):
+            await tell(world.alpha, record)
+        await daemon(world.alpha).members.receive([record.envelope], "operator", cas=[certificate])
+
+        async def heard() -> bool:
+            return registry(world.beta).enrolled(GAMMA).serial == 2
+
+        await world.until(heard, within_s=2, what="beta hears of both")
+        assert records(world.beta, "coalition.ca") == [
+            {"certificate": hashlib.sha256(certificate).hexdigest(), "from": "alpha"}
+        ]
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        assert registry(world.beta).enrolled(GAMMA).serial == 2  # it knows that CA still
+        await world.admitted("alpha", "beta", "gamma")
+
+    play(test)
+
+
+def test_a_ca_that_certified_itself_is_not_the_next_one() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        ages = timedelta(days=10_000)
+        false = Authority(text="memory #2", valid=(-ages, ages)).certificate.public_bytes(Encoding.DER)
+        transport = daemon(world.beta).backends.transport
+        body = Exchange.of({}, cas=[false]).encode()
+        with pytest.raises(Refused, match="no CA that this host knows"):
+            await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
+        assert not records(world.alpha, "coalition.ca")
 
     play(test)

@@ -4,7 +4,7 @@ import base64
 import json
 import stat
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,7 @@ from shamon_host.peer.host_record import (
     read_host_record,
     sign_host_record,
     sign_leave,
+    successor,
 )
 from shamon_host.peer.ports import Membership
 from shamon_host.peer.signed_record import sign_record
@@ -108,7 +109,7 @@ def test_ca_and_host_certificate_are_what_tls_needs(ca: Path, tmp_path: Path) ->
     certificate.verify_directly_issued_by(authority)
     constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert constraints.ca
-    assert constraints.path_length == 0
+    assert constraints.path_length == 1  # the CA that comes after it
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [ALPHA]
     assert certificate.not_valid_before_utc < datetime.now(UTC) < certificate.not_valid_after_utc
@@ -269,6 +270,80 @@ def test_a_host_leaves_by_its_own_signature_and_comes_back_by_the_cas(enroller: 
     assert registry.enrolled(GAMMA) == again.peer
     with pytest.raises(NotTrusted, match="a newer record"):
         registry.take(leave)
+
+
+def test_a_new_ca_signs_everything_anew_and_is_known_by_the_old_ones_word(tmp_path: Path) -> None:
+    init_coalition(tmp_path / "ca", "example")
+    enroller = Enroller.load(tmp_path / "ca", tmp_path / "peers")
+    enrol(enroller, ALPHA)
+    before = authorities(tmp_path / "ca")
+    old_record = enroller.registry.record(ALPHA)
+    assert old_record is not None
+    for number in (2, 3):
+        old = CoalitionCa.load(tmp_path / "ca")
+        (record,) = enroller.rotate(tmp_path / "ca")
+        new = CoalitionCa.load(tmp_path / "ca")
+        assert new.certificates == (enroller.ca.certificates[0], old.certificates[0])
+        assert new.certificates[0].subject.rfc4514_string() == f"CN=Shamon coalition example #{number}"
+        assert record.peer == replace(old_record.peer, serial=number)
+        assert new.cross is not None
+        new.cross.verify_directly_issued_by(old.certificates[0])
+    known = dict(before)
+    (record,) = enroller.registry.records()
+    with pytest.raises(NotTrusted, match="signature"):
+        read_host_record(record.envelope, known, source="it")
+    (last,) = enroller.cas
+    with pytest.raises(NotTrusted, match="no CA that this host knows"):
+        successor(last, known, datetime.now(UTC))  # the step between is missing
+
+
+def test_only_a_ca_in_time_that_an_older_one_has_certified_comes_next(tmp_path: Path) -> None:
+    init_coalition(tmp_path / "ca", "example")
+    enroller = Enroller.load(tmp_path / "ca", tmp_path / "peers")
+    host = enrol(enroller, ALPHA)
+    known, now = authorities(tmp_path / "ca"), datetime.now(UTC)
+    enroller.rotate(tmp_path / "ca")
+    (cross,) = enroller.cas
+    name, key = successor(cross, known, now)
+    (record,) = enroller.registry.records()
+    assert read_host_record(record.envelope, {name: key}, source="it") == record
+    for data, when, words in (
+        (cross, now + timedelta(days=10_000), "out of date"),
+        (host.certificate, now, "no certificate of a CA"),
+        (cross[:-1] + bytes([cross[-1] ^ 1]), now, "no CA that this host knows|not the certificate"),
+    ):
+        with pytest.raises((NotTrusted, BadInput), match=words):
+            successor(data, known, when)
+    with pytest.raises(BadInput, match="not the certificate of a CA"):
+        successor(b"nothing", known, now)
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_a_rotation_that_is_cut_short_leaves_one_whole_ca(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    init_coalition(tmp_path / "ca", "example")
+    ca, left = CoalitionCa.load(tmp_path / "ca"), [written]
+
+    def write(path: Path, data: bytes, *, mode: int) -> None:
+        if not left[0]:
+            raise BackendFailed("the power is gone")
+        left[0] -= 1
+        write_atomically(path, data, mode=mode)
+
+    def never(*_: object) -> None:
+        raise BackendFailed("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shamon_host.peer.coalition_ca.write_atomically", write)
+        patch.setattr(Path, "replace", never)
+        with pytest.raises(BackendFailed, match="power"):
+            ca.rotate(tmp_path / "ca")
+    found = CoalitionCa.load(tmp_path / "ca")
+    assert (found.certificates == ca.certificates) is (written < 3)
+    assert (found.cross is None) is (written < 3)
+    again = CoalitionCa.load(tmp_path / "ca")
+    assert again.key.public_key() == found.key.public_key() == found.certificates[0].public_key()
 
 
 def test_one_certificate_or_tpm_for_two_hosts_is_refused(enroller: Enroller) -> None:

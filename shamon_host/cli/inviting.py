@@ -49,6 +49,8 @@ async def _serve(
     arguments: argparse.Namespace, host: HostName, policy: Policy, enroller: Enroller, trust: EkTrust
 ) -> int:
     address, port = parse_address(arguments.listen)
+    if ipaddress.ip_address(address).is_unspecified and not arguments.reach:
+        raise BadInput("nobody can call this address", where="--listen", found=address, remedy="Name one with --reach.")
     valid = parse_duration(arguments.valid)
     expires = datetime.now(UTC) + valid
 

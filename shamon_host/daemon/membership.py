@@ -122,11 +122,26 @@ class Members:
         a record that is signed by nobody whom this host knows, BadInput for one that is none."""
         for certificate in cas:
             await self._take_ca(certificate, source)
-        records = [read_host_record(each, self.authorities, source=f"record from {source}") for each in envelopes]
-        async with self._taking:
-            # First what makes room: the TPM of a host that left may be another host's now.
-            for record in sorted(records, key=lambda each: each.peer.membership is Membership.ENROLLED):
-                await self._take(record, source)
+        known = {record.envelope for record in self.registry.records()}
+        news = [envelope for envelope in envelopes if envelope not in known]
+        if not news:
+            return
+
+        def read() -> list[HostRecord]:
+            return [read_host_record(each, self.authorities, source=f"record from {source}") for each in news]
+
+        await self._take_all(await self.host.blocking(read), source)
+
+    async def _take_all(self, records: Iterable[HostRecord], source: str) -> None:
+        """To its end, also when whoever brought them does not wait for it."""
+
+        async def take() -> None:
+            async with self._taking:
+                # First what makes room: the TPM of a host that left may be another host's now.
+                for record in sorted(records, key=lambda each: each.peer.membership is Membership.ENROLLED):
+                    await self._take(record, source)
+
+        await asyncio.shield(self.host.background.spawn(take(), f"records from {source}", finish=True))
 
     async def leave(self) -> Mapping[HostName, str]:
         """This host gives up its place: it says so to every other one, and closes its links.
@@ -140,8 +155,7 @@ class Members:
         record = sign_leave(own, self.key, self.authorities)
         self.host.audit.append("host.leave", self.host.name, {"serial": own.peer.serial})
         unheard = await self._tell(record)
-        async with self._taking:
-            await self._take(record, self.host.name)
+        await self._take_all([record], self.host.name)
         return unheard
 
     async def _tell(self, record: HostRecord) -> Mapping[HostName, str]:
@@ -185,33 +199,46 @@ class Members:
         before = registry.get(peer.host)
         if record.rank <= registry.ranks().get(peer.host, -1):
             return  # old news, or an old record played again
-        enrolled = peer.membership is Membership.ENROLLED
-        if enrolled:
-            decision = decide_enrolment(
-                self.host.policy,
-                registry,
-                host=peer.host,
-                ak_name=peer.ak_name,
-                ek_sha256=peer.ek_sha256,
-                tpm=peer.tpm,
-                anew=True,
-            )
-            if not decision.permitted and self._refused.get(peer.host, -1) >= record.rank:
-                return
-            self.host.audit.append(decision.check, peer.host, {**decision.as_detail(), "from": source})
-            if not decision.permitted:
-                self._refused[peer.host] = record.rank
-                return
-        else:
+        if peer.membership is Membership.ENROLLED:
+            if self._is_permitted(record, source):
+                self._store(record)
+                registry.take(record)
+                await self._apply(peer, before)
+            return
+        try:
             detail = {"serial": peer.serial, "reason": peer.reason, "from": source}
             self.host.audit.append(f"host.{peer.membership}", peer.host, detail)
-        self.store.put(_KIND, peer.host, {"record": record.envelope.decode("ascii")})
-        registry.take(record)
-        self._news.set()
-        await self._apply(peer, before)
+            self._store(record)
+        finally:
+            # It only narrows: done even if nothing can be written any more.
+            registry.take(record)
+            await self._apply(peer, before)
+
+    def _is_permitted(self, record: HostRecord, source: str) -> bool:
+        """Ask the monitor, and write down what it says; the same no is written down once."""
+        peer = record.peer
+        decision = decide_enrolment(
+            self.host.policy,
+            self.registry,
+            host=peer.host,
+            ak_name=peer.ak_name,
+            ek_sha256=peer.ek_sha256,
+            tpm=peer.tpm,
+            anew=True,
+        )
+        if not decision.permitted:
+            if self._refused.get(peer.host, -1) >= record.rank:
+                return False
+            self._refused[peer.host] = record.rank
+        self.host.audit.append(decision.check, peer.host, {**decision.as_detail(), "from": source})
+        return decision.permitted
+
+    def _store(self, record: HostRecord) -> None:
+        self.store.put(_KIND, record.peer.host, {"record": record.envelope.decode("ascii")})
 
     async def _apply(self, peer: EnrolledPeer, before: EnrolledPeer | None) -> None:
         """What follows from a record that counts now."""
+        self._news.set()
         if peer.membership is Membership.ENROLLED:
             if peer.host in self.host.peers:
                 await self._enrolled(peer, before)

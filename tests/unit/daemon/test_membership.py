@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shamon_host.domain.errors import NotTrusted, Refused
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import HostRecord, sign_host_record, sign_leave
@@ -233,19 +233,48 @@ def test_an_expelled_host_learns_and_tells_nothing() -> None:
     play(test)
 
 
-def test_a_record_that_cannot_be_written_down_does_not_count() -> None:
+def test_an_enrolment_that_cannot_be_written_down_does_not_count_and_ends_the_daemon() -> None:
     async def test(world: DaemonWorld) -> None:
-        await world.boot("alpha", "beta")
+        await world.boot("alpha")
         before = registry(world.alpha).record(BETA)
         assert before is not None
-        assert world.alpha.database is not None
-        world.alpha.database.full = True
-        with pytest.raises(Exception, match="database failed"):
+        known, database = registry(world.alpha), world.alpha.database
+        assert database is not None
+        database.full = True
+        with pytest.raises(BackendFailed, match="database failed"):
             await tell(world.alpha, memory_record(replace(before.peer, serial=2)))
-        assert registry(world.alpha).record(BETA) == before
-        world.alpha.database.full = False
+        assert known.record(BETA) == before
+        database.full = False
+        await ended(world)
 
     play(test)
+
+
+def test_an_expulsion_that_cannot_be_written_down_counts_nevertheless() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        known, database = registry(world.alpha), world.alpha.database
+        assert database is not None
+        database.full = True
+        with pytest.raises(BackendFailed, match="database failed"):
+            await tell(world.alpha, memory_expelled(known.enrolled(BETA)))
+        with pytest.raises(NotTrusted, match="expelled"):
+            known.enrolled(BETA)
+        assert (await world.alpha.objects("beta")).nothing
+        database.full = False
+        await ended(world)
+
+    play(test)
+
+
+async def ended(world: DaemonWorld) -> None:
+    """The daemon of alpha ends by itself, as it has to; the next one begins."""
+
+    async def it_has() -> bool:
+        return world.alpha.failure() is not None
+
+    await world.until(it_has, within_s=10, what="alpha's daemon ends")
+    await world.alpha.kill_daemon()
 
 
 def test_a_leave_by_another_key_than_the_hosts_is_refused() -> None:

@@ -88,7 +88,8 @@ def _init(arguments: argparse.Namespace) -> int:
 def _ak(arguments: argparse.Namespace) -> int:
     from shamon_host.daemon.composition import open_tpm
 
-    public = open_tpm(arguments.tcti).ak_public()
+    with open_tpm(arguments.tcti) as tpm:
+        public = tpm.ak_public()
     if arguments.out is None:
         sys.stdout.buffer.write(public)
         return 0

@@ -24,6 +24,7 @@ def add_parsers(commands: Any) -> None:
         "invitation", type=Path, metavar="INVITATION", help="the file that the operator gave to this host"
     )
     join.add_argument("--dir", type=Path, default=Path("/etc/shamon"), help="where the files go (default /etc/shamon)")
+    join.add_argument("--new-key", action="store_true", help="make a new TLS key, though this host has one")
     join.set_defaults(run=_join)
     ek = actions.add_parser("ek", help="print the digest of this host's EK, for `shamon coalition invite --ek`")
     ek.set_defaults(run=_ek)
@@ -37,15 +38,16 @@ def _join(arguments: argparse.Namespace) -> int:
     from shamon_host.cli.host_joining import join_coalition
     from shamon_host.daemon.composition import open_tpm
 
-    return join_coalition(arguments, open_tpm(arguments.tcti))
+    with open_tpm(arguments.tcti) as tpm:
+        return join_coalition(arguments, tpm)
 
 
 def _ek(arguments: argparse.Namespace) -> int:
     from shamon_host.attestation.ek import EkPublic
     from shamon_host.daemon.composition import open_tpm
 
-    tpm = open_tpm(arguments.tcti)
-    ek, certified = EkPublic.parse(tpm.ek_public()), bool(tpm.ek_certificate())
+    with open_tpm(arguments.tcti) as tpm:
+        ek, certified = EkPublic.parse(tpm.ek_public()), bool(tpm.ek_certificate())
     if arguments.json:
         print_json({"ek": ek.sha256.hex(), "kind": ek.kind.value, "certificate": certified})
     else:

@@ -10,12 +10,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from shamon_host.attestation.ports import Tpm
 from shamon_host.cli.output import print_json
 from shamon_host.daemon.files import read_limited
+from shamon_host.domain.errors import BadInput
 from shamon_host.peer.coalition_ca import CA_CERTIFICATE, key_pem, make_directory, write_atomically
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import write_record
 from shamon_host.peer.join_http import call
 from shamon_host.peer.join_messages import PROOF, REQUEST, Invitation
 from shamon_host.peer.joining import Applicant
+from shamon_host.peer.tls import TlsFiles
 
 _MAX_INVITATION_BYTES = 64 * 1024
 CERTIFICATE, KEY, PEERS = "host.pem", "host.key", "peers"
@@ -24,7 +26,7 @@ CERTIFICATE, KEY, PEERS = "host.pem", "host.key", "peers"
 def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     """Join; nothing is written before the operator's side has agreed. Raises ShamonError."""
     invitation = Invitation.decode(read_limited(arguments.invitation, _MAX_INVITATION_BYTES, "invitation"))
-    applicant = Applicant(invitation=invitation, tpm=tpm, key=ec.generate_private_key(ec.SECP256R1()))
+    applicant = Applicant(invitation=invitation, tpm=tpm, key=_key(arguments.dir / KEY, anew=arguments.new_key))
     challenge = call(invitation, REQUEST, applicant.request())
     answer = call(invitation, PROOF, applicant.proof(challenge))
     granted, registry, certificate = applicant.accept(answer)
@@ -44,14 +46,27 @@ def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
             }
         )
         return 0
+    names = ", ".join(peer.host for peer in registry.hosts())
     print(
         f"{own.host} has joined with its {own.tpm} TPM. Its certificate ends on "
         f"{certificate.not_valid_after_utc:%Y-%m-%d}."
     )
-    print(
-        f"{arguments.dir}: {CA_CERTIFICATE}, {CERTIFICATE}, {KEY}, and {PEERS}/ with {len(registry.hosts())} records."
-    )
+    print(f"{arguments.dir}: {CA_CERTIFICATE}, {CERTIFICATE}, {KEY}, and {PEERS}/ ({names}).")
     return 0
+
+
+def _key(path: Path, *, anew: bool) -> ec.EllipticCurvePrivateKey:
+    """The key that the host has, or a new one.
+
+    It is kept: the host's votes on policies are signed by it, and a host that catches up later checks them. Raises
+    BadInput for a file that holds no such key.
+    """
+    if anew or not path.exists():
+        return ec.generate_private_key(ec.SECP256R1())
+    key = TlsFiles(ca=path, certificate=path, key=path).private_key()
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise BadInput("a key of another kind", where=str(path), expected="ECDSA P-256", remedy="Use --new-key.")
+    return key
 
 
 def _write(

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
-from shamon_host.attestation.ports import MeasurementLogs, Tpm
+from shamon_host.attestation.ports import MeasurementLogs
 from shamon_host.attestation.tpm_device import DeviceTpm
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.api_server import serve_api
@@ -41,8 +41,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OVERLAYS = Path("/var/lib/libvirt/images/shamon")
 
 
-def open_tpm(tcti: str) -> Tpm:
-    """The TPM of this host. Raises BackendFailed."""
+def open_tpm(tcti: str) -> DeviceTpm:
+    """The TPM of this host, a context manager: what is left loaded in a TPM takes the room of others."""
     return DeviceTpm(tcti)
 
 

@@ -48,7 +48,8 @@ class Joined:
 
 
 class JoinServer:
-    """Serves one invitation. `grant` issues the certificate and writes the record; `told` gets every refusal."""
+    """Serves one invitation. `grant` issues the certificate and writes the record; `told` gets the refusals that
+    do not use the invitation up."""
 
     def __init__(
         self,
@@ -115,9 +116,10 @@ class JoinServer:
             body = await self._body(request)
             return _response(_ANSWERED, self._answer(request.rel_url.raw_path, body))
         except ShamonError as error:
-            self._told(error)
             if self._reception.stage is Stage.USED_UP and before is not Stage.USED_UP and not self._done.done():
                 self._done.set_exception(error)
+            elif not self._done.done():
+                self._told(error)
             return _response(_REFUSED, encode_refusal(error))
 
     def _answer(self, path: str, body: bytes) -> bytes:

@@ -95,8 +95,9 @@ def operator(tmp_path: Path) -> Operator:
     return Operator(root)
 
 
-def join(invitation: Path, tpm: MemoryTpm, directory: Path) -> int:
-    return join_coalition(argparse.Namespace(invitation=invitation, dir=directory, json=True), tpm)
+def join(invitation: Path, tpm: MemoryTpm, directory: Path, *, new_key: bool = False) -> int:
+    arguments = argparse.Namespace(invitation=invitation, dir=directory, json=True, new_key=new_key)
+    return join_coalition(arguments, tpm)
 
 
 def test_two_hosts_join_and_the_second_one_knows_the_first(
@@ -124,17 +125,19 @@ def test_two_hosts_join_and_the_second_one_knows_the_first(
         assert (own.host, own.ak_public, own.ek_sha256.hex()) == (host, tpm.ak_public(), pin)
 
 
-def test_a_host_that_joins_again_gets_a_new_certificate(operator: Operator, tmp_path: Path) -> None:
+def test_a_host_that_joins_again_gets_a_new_certificate_for_its_key(operator: Operator, tmp_path: Path) -> None:
     tpm, directory = MemoryTpm(), tmp_path / "alpha"
-    serials = []
-    for _ in range(2):
+    serials, keys = [], []
+    for new_key in (False, False, True):
         with operator.inviting("alpha", "--trust-first-ek") as waiting:
-            join(waiting.taken(tmp_path / "invitation"), tpm, directory)
+            join(waiting.taken(tmp_path / "invitation"), tpm, directory, new_key=new_key)
         serials.append(parse_certificate((directory / "host.pem").read_bytes(), where="host").serial_number)
-    assert serials[0] != serials[1]
+        keys.append((directory / "host.key").read_bytes())
+    assert len(set(serials)) == 3
+    assert keys[0] == keys[1] != keys[2]
     alpha = operator.registry().get(HOST_ALPHA)
     assert alpha is not None
-    assert alpha.serial == 2
+    assert alpha.serial == 3
 
 
 def test_another_tpm_does_not_get_the_name_and_nothing_is_written(

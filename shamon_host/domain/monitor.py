@@ -153,6 +153,8 @@ def host_enrol(
         for other, other_ak in sorted(enrolled.items()):
             if other != host and other_ak == ak_name:
                 yield Deny(Rule.IDENTITY, f"{other} is enrolled with the same AK")
+        if not ek and host in endorsed:
+            yield Deny(Rule.IDENTITY, f"{host} has shown its TPM before, and does not now")
         if ek and endorsed.get(host, ek) != ek:
             yield Deny(Rule.IDENTITY, f"{host} is enrolled with another TPM")
         for other, other_ek in sorted(endorsed.items()):

@@ -5,6 +5,7 @@ name that no host can have (`JOIN_NAME`), and the host takes no other CA than th
 """
 
 import asyncio
+import logging
 import ssl
 import tempfile
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from shamon_host.peer.joining import Joiner, Reception, Stage
 from shamon_host.peer.registry_messages import Exchange
 from shamon_host.peer.wire import MAX_REFUSAL_BYTES, MAX_REGISTRY_MESSAGE, decode_refusal, encode_refusal, printable
 
+_LOG = logging.getLogger(__name__)
 _CONTENT_TYPE = "application/octet-stream"
 _ANSWERED, _REFUSED = 200, 403
 _MAX_CONNECTIONS = 16
@@ -121,6 +123,12 @@ class JoinServer:
             elif not self._done.done():
                 self._told(error)
             return _response(_REFUSED, encode_refusal(error))
+        except Exception:  # noqa: BLE001 - a bug must not leave the operator waiting, nor tell a stranger about this machine
+            _LOG.exception("a request to join could not be answered")
+            failed = BackendFailed("an error on the operator's machine, see its log")
+            if not self._done.done():
+                self._done.set_exception(failed)
+            return _response(_REFUSED, encode_refusal(failed))
 
     def _answer(self, path: str, body: bytes) -> bytes:
         now = datetime.now(UTC)

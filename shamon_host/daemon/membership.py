@@ -72,11 +72,17 @@ class Members:
     """Of this host's certificate: signs that this host leaves."""
     wake: Waker
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """Something is new here, or this host is."""
     _taking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _refused: dict[HostName, int] = field(init=False, default_factory=dict)
     """Host → rank of the newest record of it that was refused here: it is offered again and again, and told once."""
 
+    _owing: set[HostName] = field(init=False, default_factory=set)
+    """Hosts that lack something of what is known here, as far as this host can tell: they are asked every period."""
     _failed: dict[HostName, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._news.set()
 
     @property
     def registry(self) -> PeerRegistry:
@@ -101,16 +107,17 @@ class Members:
     async def run(self) -> None:
         """Compare records with every other host, for ever. Raises what ends the daemon."""
         while True:
-            self._news.clear()
-            await self.exchange_with_all()
+            if self._news.is_set():
+                self._news.clear()
+                self._owing.update(self._others())
+            # Of two hosts that both know all, the one whose name sorts first asks.
+            await asyncio.gather(
+                *(self._exchange_with(host) for host in self._others() if host in self._owing or self.host.name < host)
+            )
             await self._period()
 
-    async def exchange_with_all(self) -> Mapping[HostName, str]:
-        """Compare records with every host that the policy has, once; host → why it did not work, where it did not."""
-        policy = self.host.policy
-        others = [host for host in sorted(policy.hosts) if host != self.host.name]
-        outcomes = await asyncio.gather(*(self._exchange_with(host) for host in others))
-        return {host: words for host, words in zip(others, outcomes, strict=True) if words}
+    def _others(self) -> list[HostName]:
+        return [host for host in sorted(self.host.policy.hosts) if host != self.host.name]
 
     async def handle_registry(self, caller: HostName, body: bytes) -> bytes:
         request = Exchange.decode(body)
@@ -160,7 +167,7 @@ class Members:
 
     async def _tell(self, record: HostRecord) -> Mapping[HostName, str]:
         """Say it to everybody while this host still counts, hence may call them."""
-        others = [host for host in sorted(self.host.policy.hosts) if host != self.host.name]
+        others = self._others()
         body = Exchange.of({}, [record]).encode()
 
         async def tell(host: HostName) -> str:
@@ -258,28 +265,34 @@ class Members:
             self.host.peers[peer.host] = self.host.new_peer(peer.host)
         self.wake(peer.host)
 
-    async def _exchange_with(self, host: HostName) -> str:
+    async def _exchange_with(self, host: HostName) -> None:
+        """Compare records with this host. It is owed another try as long as it lacks something."""
         try:
+            answer = Exchange.decode(await self._call(host, self._message()))
+            await self.receive(answer.records, host, cas=answer.cas)
             for _ in range(_ROUNDS):
-                answer = Exchange.decode(await self._call(host, self._message()))
-                await self.receive(answer.records, host, cas=answer.cas)
                 lacking = self.registry.newer_than(answer.ranks)
-                if lacking:
-                    await self._call(host, self._message(lacking))
-                if not answer.records:
+                if not lacking and not answer.records:
                     break
+                answer = Exchange.decode(await self._call(host, self._message(lacking)))
+                await self.receive(answer.records, host, cas=answer.cas)
         except (NotTrusted, BadInput) as error:  # a bad record, or a bad answer: somebody should know
             if self._failed.get(host) != str(error):
                 self._failed[host] = str(error)
                 self.host.audit.append("host.bad-records", host, {"reason": str(error)})
-            return str(error)
-        except (Unreachable, Refused) as error:
-            return str(error)
-        self._failed.pop(host, None)
-        return ""
+        except (Unreachable, Refused):
+            self._owing.add(host)
+        else:
+            self._failed.pop(host, None)
+            if self.registry.newer_than(answer.ranks):
+                self._owing.add(host)
+            else:
+                self._owing.discard(host)
 
     async def _call(self, host: HostName, body: bytes) -> bytes:
         policy = self.host.policy
+        if host not in policy.hosts:
+            raise Refused("the policy knows no such host", where=host)  # any more: it has changed meanwhile
         return await self.transport.call(policy.hosts[host], REGISTRY, body, timeout_s=policy.intervals.timeout_s)
 
     async def _period(self) -> None:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
+from shamon_host.domain.policy import Policy
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import HostRecord, sign_host_record, sign_leave
 from shamon_host.peer.ports import EnrolledPeer
@@ -30,6 +31,18 @@ from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, DaemonWorld, daem
 
 def registry(host: MemoryHost) -> PeerRegistry:
     return daemon(host).registry
+
+
+async def under(host: MemoryHost, policy: Policy) -> None:
+    """The host enforces this policy from now on, with or without gamma, however it came to it."""
+    running = daemon(host)
+    before = running.policy.hosts
+    running.enforced._record = replace(running.enforced._record, policy=policy)
+    if GAMMA in policy.hosts:
+        running.host.meet_host(GAMMA)
+    else:
+        await running.host.drop_host(GAMMA, before[GAMMA].address)
+    running.schedule.peers_changed()
 
 
 async def tell(host: MemoryHost, *told: HostRecord) -> None:
@@ -323,5 +336,60 @@ def test_a_ca_that_certified_itself_is_not_the_next_one() -> None:
         with pytest.raises(Refused, match="no CA that this host knows"):
             await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
         assert not records(world.alpha, "coalition.ca")
+
+    play(test)
+
+
+def test_who_was_cut_off_hears_it_when_it_is_back() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        world.network.cut_host(BETA)
+        await tell(world.alpha, memory_expelled(registry(world.alpha).enrolled(GAMMA)))
+        await world.wait(5 * world.timing.period_s)
+        assert state(world.beta, "gamma") == "suspended"  # by its lease
+        world.network.heal_host(BETA)
+
+        async def heard() -> bool:
+            return state(world.beta, "gamma") == "expelled"
+
+        await world.until(heard, within_s=2 * world.timing.period_s, what="beta hears of it")
+
+    play(test)
+
+
+def test_a_host_that_was_refused_is_taken_once_the_policy_knows_it() -> None:
+    """It does not have to be started again for that."""
+
+    async def test(world: DaemonWorld) -> None:
+        complete, policy = world.enrolment.registry, world.policy
+        without = PeerRegistry(records=[record for record in complete.records() if record.peer.host != GAMMA])
+        world.enrolment.registry = without
+        await world.boot("alpha", "beta")
+        smaller = replace(policy, hosts={name: entry for name, entry in policy.hosts.items() if name != GAMMA})
+        for host in (world.alpha, world.beta):
+            await under(host, smaller)
+        world.enrolment.registry = complete
+        await world.hosts["gamma"].boot()
+        await world.wait(3 * world.timing.period_s)
+        assert registry(world.alpha).get(GAMMA) is None
+        for host in (world.alpha, world.beta):
+            await under(host, policy)
+
+        async def known() -> bool:
+            return all(registry(host).get(GAMMA) is not None for host in (world.alpha, world.beta))
+
+        await world.until(known, within_s=2 * world.timing.period_s, what="both know gamma")
+
+    play(test)
+
+
+def test_in_quiet_times_one_host_of_two_asks() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.wait(3 * world.timing.period_s)
+        calls = world.count_calls(REGISTRY)
+        await world.wait(5 * world.timing.period_s)
+        assert {call for call in calls if "gamma" not in call} == {("alpha", "beta")}
+        assert len([call for call in calls if "gamma" not in call]) in {4, 5, 6}
 
     play(test)

@@ -268,6 +268,50 @@ def test_what_the_monitor_denies_is_refused() -> None:
     door.refused(door.applicant.request(), "alpha software 32")
 
 
+_STEPS = st.lists(
+    st.sampled_from(
+        ["request", "bad request", "proof", "bad proof", "foreign request", "foreign proof", "nonsense", "late"]
+    ),
+    max_size=8,
+)
+
+
+@given(_STEPS)
+def test_whatever_comes_in_whatever_order_one_host_joins_at_most_and_none_after_a_mistake(steps: list[str]) -> None:
+    door, other, now = Door(tpm=_TPM), Door(tpm=_TPM), NOW
+    challenge, joined, spoilt = b"", 0, False
+    bad = Proof(token=door.invitation.token, secret=bytes(32)).encode()
+    for step in steps:
+        try:
+            match step:
+                case "request":
+                    challenge = door.reception.request(door.applicant.request(), now)
+                case "bad request":
+                    door.reception.request(door.altered(host=BETA), now)
+                case "proof":
+                    door.reception.prove(door.applicant.proof(challenge) if challenge else bad, now)
+                    joined += 1
+                    assert not spoilt
+                    assert now < NOW + timedelta(minutes=15)
+                case "bad proof":
+                    door.reception.prove(bad, now)
+                case "foreign request":
+                    door.reception.request(other.applicant.request(), now)
+                case "foreign proof":
+                    door.reception.prove(Proof(token=bytes(32), secret=bytes(32)).encode(), now)
+                case "nonsense":
+                    door.reception.request(b"{}", now)
+                case "late":
+                    now = NOW + timedelta(minutes=15)
+        except ShamonError:
+            spoilt = spoilt or step in {"request", "bad request", "proof", "bad proof"}
+    assert joined <= 1
+    assert (door.reception.stage is Stage.JOINED) is (joined == 1)
+
+
+_TPM = MemoryTpm()
+
+
 @pytest.mark.parametrize(
     "ways",
     [

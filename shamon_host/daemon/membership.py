@@ -117,7 +117,9 @@ class Members:
             await self._period()
 
     def _others(self) -> list[HostName]:
-        return [host for host in sorted(self.host.policy.hosts) if host != self.host.name]
+        """The other hosts of the policy that are enrolled, as far as is known here: the others can only call."""
+        known = {peer.host for peer in self.registry.hosts() if peer.membership is Membership.ENROLLED}
+        return [host for host in sorted(self.host.policy.hosts) if host != self.host.name and host in known]
 
     async def handle_registry(self, caller: HostName, body: bytes) -> bytes:
         request = Exchange.decode(body)
@@ -276,10 +278,11 @@ class Members:
                     break
                 answer = Exchange.decode(await self._call(host, self._message(lacking)))
                 await self.receive(answer.records, host, cas=answer.cas)
-        except (NotTrusted, BadInput) as error:  # a bad record, or a bad answer: somebody should know
+        except (NotTrusted, BadInput) as error:  # a bad record or answer, or somebody else's: people should know
+            self._owing.add(host)
             if self._failed.get(host) != str(error):
                 self._failed[host] = str(error)
-                self.host.audit.append("host.bad-records", host, {"reason": str(error)})
+                self.host.audit.append("host.not-compared", host, {"reason": str(error)})
         except (Unreachable, Refused):
             self._owing.add(host)
         else:

@@ -24,6 +24,7 @@ from shamon_host.testing.memory_ca import (
     memory_record,
 )
 from shamon_host.testing.memory_host import MemoryHost
+from shamon_host.testing.network import Deliver, Request
 from shamon_host.testing.tpm import MemoryTpm
 from tests.unit.attestation.ek_world import Authority
 from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, DaemonWorld, daemon, play, records, state
@@ -379,6 +380,42 @@ def test_a_host_that_was_refused_is_taken_once_the_policy_knows_it() -> None:
             return all(registry(host).get(GAMMA) is not None for host in (world.alpha, world.beta))
 
         await world.until(known, within_s=2 * world.timing.period_s, what="both know gamma")
+
+    play(test)
+
+
+def test_who_answers_with_a_bad_record_is_noted_once_and_the_rest_goes_on() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        record = registry(world.alpha).record(GAMMA)
+        assert record is not None
+        forged = sign_host_record(replace(record.peer, serial=9), memory_certificate(GAMMA), memory_key(BETA))
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path == REGISTRY and request.to == BETA:
+                return Exchange.of({}, [forged]).encode()
+            return answer
+
+        world.network.tap = tap
+        await world.wait(5 * world.timing.period_s)
+        (noted,) = records(world.alpha, "host.not-compared", "beta")
+        assert "signature is missing or wrong" in noted["reason"]
+        assert registry(world.alpha).record(GAMMA) == record
+        assert state(world.alpha, "beta") == "admitted"
+
+    play(test)
+
+
+def test_a_host_that_is_not_enrolled_yet_is_no_news() -> None:
+    async def test(world: DaemonWorld) -> None:
+        complete = world.enrolment.registry
+        world.enrolment.registry = PeerRegistry(
+            records=[record for record in complete.records() if record.peer.host != GAMMA]
+        )
+        await world.boot("alpha", "beta")
+        await world.wait(5 * world.timing.period_s)
+        assert not records(world.alpha, "host.not-compared")
 
     play(test)
 

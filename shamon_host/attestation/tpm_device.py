@@ -9,7 +9,7 @@ repeated until the values read are those of the quote.
 
 The counter is an index in NV memory, looked up anew for each use: its owner may have removed it meanwhile.
 
-The Endorsement Key is in `tpm_endorsement`.
+The Endorsement Key is in `tpm_endorsement`, sealed secrets in `tpm_sealing`.
 
 Source: TCG TPM 2.0 Library Part 1, 14 (primary seeds); Part 3, 18.4 (TPM2_Quote), 22.4 (TPM2_PCR_Read), 24.1
 (TPM2_CreatePrimary), 30.2 (TPM2_GetCapability), 31.3 (TPM2_NV_DefineSpace), 31.8 (TPM2_NV_Increment), 31.13
@@ -45,6 +45,7 @@ from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
 from shamon_host.attestation.tpm_endorsement import Endorsement, has_index
 from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, TPM_ALG_ECC, TPM_ALG_NULL, TpmPublic
+from shamon_host.attestation.tpm_sealing import seal, unseal
 from shamon_host.attestation.tpm_structures import (
     QuoteAttest,
     SignatureAlgorithm,
@@ -101,6 +102,21 @@ class DeviceTpm:
     def activate_credential(self, credential: Credential) -> bytes:
         """The secret in a credential for this EK and AK. Raises BackendFailed."""
         return self._endorsement.activate(self._open(), self._ak, credential)
+
+    def seal(self, secret: bytes) -> bytes:
+        """See `Tpm.seal`. Raises BackendFailed."""
+        esapi = self._open()
+        return self._do("seal a secret", lambda: seal(esapi, secret))
+
+    def unseal(self, blob: bytes) -> bytes:
+        """See `Tpm.unseal`. Raises BackendFailed."""
+        esapi = self._open()
+        try:
+            return self._do(
+                "open what was sealed", lambda: unseal(esapi, blob), remedy="Was it sealed by this very TPM?"
+            )
+        except BadInput as error:
+            raise BackendFailed("what was sealed is unreadable", where=self._tcti, found=str(error)) from error
 
     def manufacturer(self) -> str:
         """TPM_PT_MANUFACTURER as text, e.g. `IBM` (libtpms), `INTC`. Raises BackendFailed."""

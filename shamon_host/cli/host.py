@@ -25,6 +25,7 @@ def add_parsers(commands: Any) -> None:
     )
     join.add_argument("--dir", type=Path, default=Path("/etc/shamon"), help="where the files go (default /etc/shamon)")
     join.add_argument("--new-key", action="store_true", help="make a new TLS key, though this host has one")
+    join.add_argument("--plain-key", action="store_true", help="do not seal the TLS key by this host's TPM")
     join.set_defaults(run=_join)
     ek = actions.add_parser("ek", help="print the digest of this host's EK, for `shamon coalition invite --ek`")
     ek.set_defaults(run=_ek)

@@ -17,6 +17,7 @@ from shamon_host.peer.host_record import write_record
 from shamon_host.peer.join_http import call
 from shamon_host.peer.join_messages import PROOF, REQUEST, Invitation
 from shamon_host.peer.joining import Applicant
+from shamon_host.peer.sealed_key import sealed_key
 from shamon_host.peer.tls import TlsFiles
 
 _MAX_INVITATION_BYTES = 64 * 1024
@@ -26,12 +27,14 @@ CERTIFICATE, KEY, PEERS = "host.pem", "host.key", "peers"
 def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     """Join; nothing is written before the operator's side has agreed. Raises ShamonError."""
     invitation = Invitation.decode(read_limited(arguments.invitation, _MAX_INVITATION_BYTES, "invitation"))
-    applicant = Applicant(invitation=invitation, tpm=tpm, key=_key(arguments.dir / KEY, anew=arguments.new_key))
+    key = _key(arguments.dir / KEY, tpm, anew=arguments.new_key)
+    key_file = key_pem(key) if arguments.plain_key else sealed_key(key, tpm.seal)
+    applicant = Applicant(invitation=invitation, tpm=tpm, key=key)
     challenge = call(invitation, REQUEST, applicant.request())
     answer = call(invitation, PROOF, applicant.proof(challenge))
     granted, registry, certificate = applicant.accept(answer)
     chain = [certificate, *map(x509.load_der_x509_certificate, granted.exchange.cas)]
-    _write(arguments.dir, granted.ca_pem, registry, chain, applicant.key)
+    _write(arguments.dir, granted.ca_pem, registry, chain, key_file)
     arguments.invitation.unlink(missing_ok=True)  # used up, and nobody else's business
     own = registry.enrolled(invitation.host)
     if arguments.json:
@@ -55,7 +58,7 @@ def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     return 0
 
 
-def _key(path: Path, *, anew: bool) -> ec.EllipticCurvePrivateKey:
+def _key(path: Path, tpm: Tpm, *, anew: bool) -> ec.EllipticCurvePrivateKey:
     """The key that the host has, or a new one.
 
     It is kept: the host's votes on policies are signed by it, and a host that catches up later checks them. Raises
@@ -63,7 +66,7 @@ def _key(path: Path, *, anew: bool) -> ec.EllipticCurvePrivateKey:
     """
     if anew or not path.exists():
         return ec.generate_private_key(ec.SECP256R1())
-    key = TlsFiles(ca=path, certificate=path, key=path).private_key()
+    key = TlsFiles(ca=path, certificate=path, key=path).opened(tpm.unseal, path.parent).private_key()
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise BadInput("a key of another kind", where=str(path), expected="ECDSA P-256", remedy="Use --new-key.")
     return key
@@ -74,7 +77,7 @@ def _write(
     ca_pem: bytes,
     registry: PeerRegistry,
     chain: list[x509.Certificate],
-    key: ec.EllipticCurvePrivateKey,
+    key_file: bytes,
 ) -> None:
     """Raises BackendFailed; then join again: what is half written is told by the daemon, which does not start."""
     make_directory(directory)
@@ -82,5 +85,5 @@ def _write(
     for record in registry.records():
         write_record(directory / PEERS, record)
     write_atomically(directory / CA_CERTIFICATE, ca_pem, mode=0o644)
-    write_atomically(directory / KEY, key_pem(key), mode=0o600)
+    write_atomically(directory / KEY, key_file, mode=0o600)
     write_atomically(directory / CERTIFICATE, b"".join(each.public_bytes(Encoding.PEM) for each in chain), mode=0o644)

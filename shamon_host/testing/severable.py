@@ -69,6 +69,12 @@ class SeverableTpm:
     def activate_credential(self, credential: Credential) -> bytes:
         return self._tpm.activate_credential(credential)
 
+    def seal(self, secret: bytes) -> bytes:
+        return self._tpm.seal(secret)
+
+    def unseal(self, blob: bytes) -> bytes:
+        return self._tpm.unseal(blob)
+
     def manufacturer(self) -> str:
         return self._tpm.manufacturer()
 

@@ -346,7 +346,8 @@ async def test_broken_tls_files_are_named(coalition: Coalition, tmp_path: Path, 
     for content in (None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         if content is not None:
             bad.write_bytes(content)
-        files = TlsFiles(**{"ca": good.ca, "certificate": good.certificate, "key": good.key, broken: bad})
+        paths = {"ca": good.ca, "certificate": good.certificate, "key": good.key, broken: bad}
+        files = TlsFiles(ca=paths["ca"], certificate=paths["certificate"], key=paths["key"])
         with pytest.raises(BadInput, match=r"bad\.pem"):
             HttpTransport(tls=files, directory=coalition.registry(BETA))
 

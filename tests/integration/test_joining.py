@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shamon_host.attestation.ek import EkPublic
 from shamon_host.cli.host_joining import join_coalition
 from shamon_host.cli.main import main
-from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.coalition_ca import init_coalition, parse_certificate, read_ca_certificates
@@ -27,6 +27,7 @@ from shamon_host.peer.join_http import call
 from shamon_host.peer.join_messages import REQUEST, Invitation
 from shamon_host.peer.joining import Applicant
 from shamon_host.peer.ports import PeerIdentity
+from shamon_host.peer.signed_record import public_text
 from shamon_host.peer.tls import TlsFiles, server_context
 from shamon_host.peer.wire import HELLO
 from shamon_host.testing.memory_world import MEMORY_TIMING
@@ -95,8 +96,10 @@ def operator(tmp_path: Path) -> Operator:
     return Operator(root)
 
 
-def join(invitation: Path, tpm: MemoryTpm, directory: Path, *, new_key: bool = False) -> int:
-    arguments = argparse.Namespace(invitation=invitation, dir=directory, json=True, new_key=new_key)
+def join(invitation: Path, tpm: MemoryTpm, directory: Path, *, new_key: bool = False, plain_key: bool = False) -> int:
+    arguments = argparse.Namespace(
+        invitation=invitation, dir=directory, json=True, new_key=new_key, plain_key=plain_key
+    )
     return join_coalition(arguments, tpm)
 
 
@@ -120,24 +123,35 @@ def test_two_hosts_join_and_the_second_one_knows_the_first(
         assert registry.records() == operator.registry().records()
         assert stat.S_IMODE((directory / "host.key").stat().st_mode) == 0o600
         files = TlsFiles(ca=directory / "ca.pem", certificate=directory / "host.pem", key=directory / "host.key")
-        server_context(files)  # they belong together
+        assert b"PRIVATE KEY" not in files.key.read_bytes()
+        with pytest.raises(BadInput, match="sealed by the host's TPM"):
+            files.private_key()
+        with pytest.raises(BackendFailed):
+            files.opened(MemoryTpm().unseal, tmp_path)  # another TPM's
+        scratch = tmp_path / "scratch"
+        scratch.mkdir(exist_ok=True)
+        server_context(files.opened(tpm.unseal, scratch))  # they belong together
+        assert list(scratch.iterdir()) == []
         own = registry.by_certificate(files.certificate_sha256())
         assert (own.host, own.ak_public, own.ek_sha256.hex()) == (host, tpm.ak_public(), pin)
 
 
 def test_a_host_that_joins_again_gets_a_new_certificate_for_its_key(operator: Operator, tmp_path: Path) -> None:
     tpm, directory = MemoryTpm(), tmp_path / "alpha"
+    files = TlsFiles(ca=directory / "ca.pem", certificate=directory / "host.pem", key=directory / "host.key")
     serials, keys = [], []
-    for new_key in (False, False, True):
+    for new_key, plain_key in ((False, False), (False, True), (False, False), (True, False)):
         with operator.inviting("alpha", "--trust-first-ek") as waiting:
-            join(waiting.taken(tmp_path / "invitation"), tpm, directory, new_key=new_key)
-        serials.append(parse_certificate((directory / "host.pem").read_bytes(), where="host").serial_number)
-        keys.append((directory / "host.key").read_bytes())
-    assert len(set(serials)) == 3
-    assert keys[0] == keys[1] != keys[2]
+            join(waiting.taken(tmp_path / "invitation"), tpm, directory, new_key=new_key, plain_key=plain_key)
+        assert (b"PRIVATE KEY" in files.key.read_bytes()) is plain_key
+        serials.append(parse_certificate(files.certificate.read_bytes(), where="host").serial_number)
+        keys.append(public_text(files.opened(tpm.unseal, tmp_path).private_key()))
+    assert len(set(serials)) == 4
+    assert len(set(keys[:3])) == 1
+    assert keys[3] != keys[0]
     alpha = operator.registry().get(HOST_ALPHA)
     assert alpha is not None
-    assert alpha.serial == 3
+    assert (alpha.serial, alpha.record_key) == (4, keys[3])
 
 
 def test_another_tpm_does_not_get_the_name_and_nothing_is_written(
@@ -190,8 +204,10 @@ def test_after_a_rotation_old_and_new_hosts_know_each_other(operator: Operator, 
     for host in ("alpha", "beta"):
         directory = tmp_path / host
         with operator.inviting(host, "--trust-first-ek") as waiting:
-            join(waiting.taken(tmp_path / "invitation"), MemoryTpm(), directory)
-        files[host] = TlsFiles(ca=directory / "ca.pem", certificate=directory / "host.pem", key=directory / "host.key")
+            tpm = MemoryTpm()
+            join(waiting.taken(tmp_path / "invitation"), tpm, directory)
+        sealed = TlsFiles(ca=directory / "ca.pem", certificate=directory / "host.pem", key=directory / "host.key")
+        files[host] = sealed.opened(tpm.unseal, tmp_path)
         if host == "alpha":
             command = ["coalition", "rotate-ca", "--ca", str(operator.root / "ca")]
             assert main([*command, "--registry", str(operator.root / "peers")]) == 0

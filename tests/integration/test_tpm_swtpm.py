@@ -211,6 +211,26 @@ def test_a_credential_for_one_tpm_is_not_activated_by_another(tmp_path: Path) ->
         other.stop()
 
 
+def test_what_one_tpm_sealed_opens_in_no_other_and_not_after_tpm2_clear(tmp_path: Path) -> None:
+    own, other = (Swtpm(_directory(tmp_path, name)) for name in ("own", "other"))
+    try:
+        with DeviceTpm(own.tcti) as tpm, DeviceTpm(other.tcti) as another:
+            blob = tpm.seal(b"secret")
+            with pytest.raises(BackendFailed, match="sealed by this very TPM"):
+                another.unseal(blob)
+            assert tpm.unseal(blob) == b"secret"
+            public = tpm.ak_public()
+            tpm.close()
+            nv_index.clear(own.tcti)
+            with pytest.raises(BackendFailed, match="sealed by this very TPM"):
+                tpm.unseal(blob)
+            assert tpm.ak_public() == public
+            assert tpm.unseal(tpm.seal(b"another")) == b"another"
+    finally:
+        own.stop()
+        other.stop()
+
+
 @pytest.mark.parametrize("ek", [EkKind.RSA, EkKind.ECC])
 def test_a_host_joins_by_its_tpm_and_not_by_another(tmp_path: Path, ek: EkKind) -> None:
     """The whole of `shamon host join`, with the wire left out."""

@@ -15,7 +15,7 @@ from shamon_host.attestation.credential import Credential, make_credential
 from shamon_host.attestation.ek import EkPublic
 from shamon_host.attestation.ek_certificate import read_ek_certificate
 from shamon_host.attestation.pcr import Bank, PcrSelection
-from shamon_host.attestation.ports import QUOTED_PCRS, Quote, Tpm
+from shamon_host.attestation.ports import MAX_SEALED_BYTES, QUOTED_PCRS, Quote, Tpm
 from shamon_host.attestation.quote import QuoteError, QuoteFault, VerifiedQuote, verify_quote
 from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
 from shamon_host.domain.errors import BackendFailed
@@ -213,6 +213,30 @@ class TpmContract:
                 tpm.activate_credential(bad)
         assert tpm.activate_credential(good) == b"secret"
 
+    def test_what_is_sealed_opens_again(self, tpm: Tpm) -> None:
+        secrets = [b"s", bytes(range(MAX_SEALED_BYTES))]
+        blobs = [tpm.seal(secret) for secret in secrets]
+        assert all(secret not in blob for secret, blob in zip(secrets[1:], blobs[1:], strict=True))
+        again = self.reopen(tpm)
+        for _ in range(3):
+            assert [again.unseal(blob) for blob in blobs] == secrets
+        assert again.seal(b"s") != blobs[0]
+
+    def test_what_is_sealed_opens_after_a_reset(self, tpm: Tpm) -> None:
+        blob = tpm.seal(b"secret")
+        assert self.restart(tpm).unseal(blob) == b"secret"
+
+    def test_what_is_no_sealed_secret_does_not_open(self, tpm: Tpm) -> None:
+        blob = tpm.seal(b"secret")
+        for bad in (b"", blob[:-1], blob + b"\0", blob[:-1] + bytes([blob[-1] ^ 1]), bytes(300)):
+            with pytest.raises(BackendFailed):
+                tpm.unseal(bad)
+        for secret in (b"", bytes(MAX_SEALED_BYTES + 1)):
+            with pytest.raises(BackendFailed):
+                tpm.seal(secret)
+        assert tpm.unseal(blob) == b"secret"
+        verified(tpm, tpm.quote(NONCE))
+
     def test_a_tpm_out_of_reach_is_a_failed_backend(self) -> None:
         broken = self.broken()
         calls = (broken.ak_public, broken.manufacturer, broken.counter, broken.increment_counter)
@@ -223,6 +247,8 @@ class TpmContract:
             *endorsement,
             lambda: broken.quote(NONCE),
             lambda: broken.activate_credential(credential),
+            lambda: broken.seal(b"secret"),
+            lambda: broken.unseal(b"blob"),
         ):
             with pytest.raises(BackendFailed):
                 call()

@@ -31,6 +31,15 @@ MAX_DEPTH = 6
 _MAX_SIGNATURES = 64
 _MIN_RSA_BITS = 2048
 _WHERE = "EK certificate"
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What `cryptography` raises for certificates that it cannot read, now or when a part of them is asked for."""
 _TCG_KP_EK_CERTIFICATE = ObjectIdentifier("2.23.133.8.1")
 _UNDERSTOOD = frozenset(
     {
@@ -65,7 +74,7 @@ def load_roots(directory: Path) -> tuple[x509.Certificate, ...]:
                 data = file.read(64 * MAX_CERTIFICATE_BYTES)
             pem = b"-----BEGIN" in data
             found += x509.load_pem_x509_certificates(data) if pem else [x509.load_der_x509_certificate(data)]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, x509.InvalidVersion) as error:
             raise BadInput(
                 "not a certificate", where=str(path), expected="PEM or DER", found=type(error).__name__
             ) from error
@@ -79,8 +88,11 @@ def read_ek_certificate(data: bytes) -> x509.Certificate:
             raise ValueError
         if data[:2] == b"\x30\x82":
             data = data[: 4 + int.from_bytes(data[2:4], "big")]
-        return x509.load_der_x509_certificate(data)
-    except ValueError:
+        certificate = x509.load_der_x509_certificate(data)
+        # These are parsed when they are asked for: from here on nobody need expect an error then.
+        _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.signature_algorithm_oid)
+        return certificate
+    except _UNREADABLE:
         raise NotTrusted(
             "it cannot be read", where=_WHERE, expected=f"X.509 in DER, at most {MAX_CERTIFICATE_BYTES} bytes"
         ) from None

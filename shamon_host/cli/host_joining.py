@@ -11,7 +11,13 @@ from shamon_host.attestation.ports import Tpm
 from shamon_host.cli.output import print_json
 from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
-from shamon_host.peer.coalition_ca import CA_CERTIFICATE, key_pem, make_directory, write_atomically
+from shamon_host.peer.coalition_ca import (
+    CA_CERTIFICATE,
+    key_pem,
+    make_directory,
+    read_der_certificate,
+    write_atomically,
+)
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import write_record
 from shamon_host.peer.join_http import call
@@ -33,7 +39,7 @@ def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     challenge = call(invitation, REQUEST, applicant.request())
     answer = call(invitation, PROOF, applicant.proof(challenge))
     granted, registry, certificate = applicant.accept(answer)
-    chain = [certificate, *map(x509.load_der_x509_certificate, granted.exchange.cas)]
+    chain = [certificate, *(read_der_certificate(each, where="next CA") for each in granted.exchange.cas)]
     _write(arguments.dir, granted.ca_pem, registry, chain, key_file)
     arguments.invitation.unlink(missing_ok=True)  # used up, and nobody else's business
     own = registry.enrolled(invitation.host)

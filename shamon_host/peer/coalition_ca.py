@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -34,6 +35,15 @@ _MAX_COMMON_NAME = 64
 _CA_DAYS = 3650
 _HOST_DAYS = 825
 MAX_CAS = 2
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What `cryptography` raises for certificates that it cannot read, now or when a part of them is asked for."""
 _BACKDATE = timedelta(hours=1)
 """Clocks of hosts differ a little."""
 
@@ -175,15 +185,28 @@ def parse_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, ...
     """One certificate or more in PEM. Raises BadInput naming `where`."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise BadInput("not a certificate", where=where, expected="certificates in PEM") from error
+
+
+def read_der_certificate(data: bytes, *, where: str) -> x509.Certificate:
+    """One certificate in DER, with names, key and extensions that can be read. Raises BadInput naming `where`."""
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        # These are parsed when they are asked for: whoever has the certificate need not expect an error then.
+        _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
+    except _UNREADABLE as error:
+        raise BadInput(
+            "not a certificate", where=where, expected="one certificate in DER", found=type(error).__name__
+        ) from None
+    return certificate
 
 
 def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
     """One certificate in PEM. Raises BadInput naming `where`."""
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise BadInput("not a certificate", where=where, expected="one certificate in PEM") from error
     if len(certificates) != 1:
         raise BadInput(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -31,7 +31,7 @@ from shamon_host.attestation.tpm_structures import TpmFormatError
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import TpmKind
-from shamon_host.peer.coalition_ca import certificate_names, write_atomically
+from shamon_host.peer.coalition_ca import certificate_names, read_der_certificate, write_atomically
 from shamon_host.peer.ports import EnrolledPeer, Membership
 from shamon_host.peer.signed_record import (
     PrivateKey,
@@ -85,16 +85,16 @@ def successor(data: bytes, authorities: Authorities, now: datetime) -> tuple[str
 
     Raises BadInput, NotTrusted where no CA that is known here has signed it, or it is out of date.
     """
+    certificate = read_der_certificate(data, where="next CA")
     try:
-        certificate = x509.load_der_x509_certificate(data)
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        name = public_text(certificate.public_key())
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except x509.ExtensionNotFound as error:
         raise BadInput("not the certificate of a CA", where="next CA", found=type(error).__name__) from None
     if not constraints.ca:
         raise NotTrusted("it is no certificate of a CA", where="next CA")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise NotTrusted("it is out of date", where="next CA")
+    name = public_text(certificate.public_key())
     for key in authorities.values():
         with suppress(InvalidSignature):
             if isinstance(key, Ed25519PublicKey):
@@ -189,10 +189,7 @@ def _peer_of(values: dict[str, Any], source: str) -> tuple[EnrolledPeer, bytes]:
     except ValueError as error:
         raise BadInput("malformed record", where=source, found=str(error)[:80]) from None
     der = fields.octets("certificate", least=1, most=_MAX_CERTIFICATE_BYTES)
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-    except ValueError:
-        raise BadInput("not a certificate", where=f"{source}: certificate", expected="one in DER") from None
+    certificate = read_der_certificate(der, where=f"{source}: certificate")
     peer = enrolled_peer(host, certificate, fields.octets("ak", least=1, most=_MAX_AK_BYTES), tpm)
     serial = fields.number("serial", least=1, most=MAX_SERIAL)
     return replace(peer, ek_sha256=ek, serial=serial, membership=state, reason=reason), der

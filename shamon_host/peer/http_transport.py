@@ -14,14 +14,13 @@ from collections import Counter
 
 import aiohttp
 from aiohttp import web
-from cryptography import x509
 from yarl import URL
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.callers import known_caller
-from shamon_host.peer.coalition_ca import certificate_names
+from shamon_host.peer.coalition_ca import certificate_names, read_der_certificate
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import PeerDirectory, PeerHandler, PeerIdentity
 from shamon_host.peer.tls import TlsFiles, client_context, server_context
@@ -200,10 +199,7 @@ class PeerServer:
         certificate = connection.getpeercert(True) if isinstance(connection, ssl.SSLObject) else None
         if not certificate:
             raise NotTrusted("a request without a certificate")
-        try:
-            names = certificate_names(x509.load_der_x509_certificate(certificate))
-        except ValueError:
-            names = ()
+        names = certificate_names(read_der_certificate(certificate, where="certificate"))
         if len(names) != 1:
             raise NotTrusted("a certificate without a name of its own", expected="one dNSName")
         shown = PeerIdentity(host=HostName(names[0]), certificate_sha256=hashlib.sha256(certificate).digest())

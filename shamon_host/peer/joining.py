@@ -37,7 +37,7 @@ from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import TpmKind
-from shamon_host.peer.coalition_ca import certificate_names, parse_ca_certificates
+from shamon_host.peer.coalition_ca import certificate_names, parse_ca_certificates, read_der_certificate
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import authorities_of, read_host_record
 from shamon_host.peer.join_messages import (
@@ -229,7 +229,7 @@ def _csr_key(data: bytes) -> ec.EllipticCurvePublicKey:
         fit = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
         if fit and isinstance(key, ec.EllipticCurvePublicKey) and csr.is_signature_valid:
             return key
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm):
         pass
     raise NotTrusted("not a certificate request", expected="PKCS #10 for an ECC P-256 key, signed by it")
 
@@ -281,7 +281,7 @@ class Applicant:
         if own is None:
             raise NotTrusted("there is no record of this host", where=self.invitation.host)
         registry.enrolled(self.invitation.host)
-        certificate = x509.load_der_x509_certificate(own.certificate)
+        certificate = read_der_certificate(own.certificate, where="record")
         if (
             own.peer.ak_public != self._ak_public
             or certificate.public_key() != self.key.public_key()

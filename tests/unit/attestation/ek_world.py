@@ -10,12 +10,29 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID, ObjectIdentifier
+from hypothesis import strategies as st
 
 from shamon_host.attestation.ek import EkPublic
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 EK_USAGE = ObjectIdentifier("2.23.133.8.1")
 _TPM_MANUFACTURER = ObjectIdentifier("2.23.133.2.1")
+
+
+@st.composite
+def mutated(draw: st.DrawFn, data: bytes) -> bytes:
+    """`data` with a few bytes changed, taken out or put in."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(changed) - 1))
+        match draw(st.integers(0, 5)):
+            case 0:
+                del changed[at]
+            case 1:
+                changed.insert(at, draw(st.integers(0, 255)))
+            case _:
+                changed[at] = draw(st.integers(0, 255))
+    return bytes(changed)
 
 
 def name(text: str) -> x509.Name:

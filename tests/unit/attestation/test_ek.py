@@ -18,12 +18,13 @@ from shamon_host.attestation.ek_certificate import MAX_DEPTH, load_roots, verify
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import TpmFormatError
 from shamon_host.domain.errors import BadInput, NotTrusted
-from tests.unit.attestation.ek_world import NOW, Authority
+from tests.unit.attestation.ek_world import NOW, Authority, mutated
 
 _ECC = EkPublic.of(ec.generate_private_key(ec.SECP256R1()).public_key())
 _RSA = EkPublic.of(rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key())
 _MAKER = Authority(text="maker")
 _BETWEEN = Authority(text="between", issuer=_MAKER, path_length=0)
+_CERTIFIED = _BETWEEN.certify(_ECC)
 
 
 @pytest.mark.parametrize(("ek", "kind"), [(_ECC, EkKind.ECC), (_RSA, EkKind.RSA)])
@@ -160,6 +161,17 @@ def test_a_chain_has_a_longest_length_and_a_circle_ends() -> None:
     ]
     with pytest.raises(NotTrusted, match="no chain"):
         verify_ek_certificate(one.certify(_ECC), _ECC, circle, NOW)
+
+
+@given(mutated(_CERTIFIED))
+def test_a_changed_certificate_is_refused_in_words(data: bytes) -> None:
+    trusted = [_BETWEEN.certificate, _MAKER.certificate]
+    try:
+        chain = verify_ek_certificate(data, _ECC, trusted, NOW)
+    except NotTrusted:
+        return
+    assert chain[0].public_bytes(Encoding.DER) == data[: len(chain[0].public_bytes(Encoding.DER))]  # filling, at most
+    assert chain[0] == verify_ek_certificate(_CERTIFIED, _ECC, trusted, NOW)[0]
 
 
 def test_a_folder_of_roots_has_pem_and_der_and_nothing_else(tmp_path: Path) -> None:

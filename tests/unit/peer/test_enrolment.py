@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ from shamon_host.peer.host_record import (
     RECORD_TYPE,
     Authorities,
     HostRecord,
+    authorities_from_key,
     authorities_of,
     read_host_record,
     sign_host_record,
@@ -42,10 +44,11 @@ from shamon_host.peer.host_record import (
     successor,
 )
 from shamon_host.peer.ports import Membership
-from shamon_host.peer.signed_record import sign_record
-from shamon_host.testing.memory_ca import memory_authorities
+from shamon_host.peer.signed_record import public_text, sign_record
+from shamon_host.testing.memory_ca import memory_authorities, memory_key, memory_next_ca, memory_peer, memory_record
 from shamon_host.testing.memory_world import MEMORY_TIMING
 from shamon_host.testing.story_policy import story_policy
+from tests.unit.attestation.ek_world import mutated
 from tests.unit.peer.handshake_world import ALPHA, BETA, GAMMA
 
 
@@ -314,7 +317,7 @@ def test_only_a_ca_in_time_that_an_older_one_has_certified_comes_next(tmp_path: 
     ):
         with pytest.raises((NotTrusted, BadInput), match=words):
             successor(data, known, when)
-    with pytest.raises(BadInput, match="not the certificate of a CA"):
+    with pytest.raises(BadInput, match="next CA: not a certificate"):
         successor(b"nothing", known, now)
 
 
@@ -388,6 +391,28 @@ def test_any_bytes_are_no_record(data: bytes) -> None:
     for start in (b"", LEAVE_TYPE.encode(), b'{"payloadType": "' + RECORD_TYPE.encode() + b'"'):
         with pytest.raises((BadInput, NotTrusted)):
             read_host_record(start + data, memory_authorities(), source="it")
+
+
+_AK = new_ak()
+_RECORD = memory_record(memory_peer(ALPHA, _AK))
+
+
+@given(mutated(_RECORD.certificate))
+def test_a_record_with_a_changed_certificate_is_read_or_refused_in_words(data: bytes) -> None:
+    """Even with the right signature."""
+    values = json.loads(base64.b64decode(json.loads(_RECORD.envelope)["payload"]))
+    signed = sign_record({**values, "certificate": data.hex()}, memory_key(ALPHA), payload_type=RECORD_TYPE)
+    with suppress(BadInput):
+        read_host_record(signed, authorities_from_key(memory_key(ALPHA)), source="it")
+
+
+@given(mutated(memory_next_ca()[0]))
+def test_a_changed_certificate_of_the_next_ca_is_refused_in_words(data: bytes) -> None:
+    try:
+        name, _ = successor(data, memory_authorities(), datetime.now(UTC))
+    except (BadInput, NotTrusted):
+        return
+    assert name == public_text(memory_next_ca()[1])
 
 
 def test_unreadable_or_huge_files_are_refused(enroller: Enroller, ca: Path, tmp_path: Path) -> None:

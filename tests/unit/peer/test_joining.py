@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -32,12 +33,22 @@ from shamon_host.peer.join_messages import (
 )
 from shamon_host.peer.joining import Applicant, EkTrust, Joiner, Reception, Stage, invite
 from shamon_host.testing.tpm import MemoryTpm
-from tests.unit.attestation.ek_world import NOW, Authority
+from tests.unit.attestation.ek_world import NOW, Authority, mutated
 from tests.unit.peer.handshake_world import ALPHA, BETA
+
+
+def csr(key: Any) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alpha")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
+    return request.public_bytes(Encoding.DER)
+
 
 MAKER = Authority(text="maker")
 FIRST = EkTrust(tpm=TpmKind.SOFTWARE, first=True)
 ROOTS = EkTrust(tpm=TpmKind.HARDWARE, roots=[MAKER.certificate])
+
+
+_CSR = csr(ec.generate_private_key(ec.SECP256R1()))
 
 
 def no_objection(_: HostName, **__: Any) -> None:
@@ -347,6 +358,16 @@ def test_any_bytes_are_refused_in_words(decode: Callable[[bytes], object], data:
         decode(data)
 
 
+@given(mutated(_CSR))
+def test_a_changed_certificate_request_is_refused_in_words(data: bytes) -> None:
+    door = Door(tpm=_TPM)
+    quote = door.tpm.quote(hashlib.sha256(data).digest())
+    body = door.altered(csr=data.hex(), attest=quote.attest.hex(), signature=quote.signature.hex())
+    with suppress(ShamonError):
+        door.reception.request(body, door.now)
+        assert data == _CSR
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -363,12 +384,6 @@ def test_a_malformed_request_is_refused_before_anything_else(changes: dict[str, 
     with pytest.raises(BadInput):
         door.reception.request(door.altered(**changes), door.now)
     door.enter()
-
-
-def csr(key: Any) -> bytes:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alpha")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
-    return request.public_bytes(Encoding.DER)
 
 
 def unsigned(data: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 import argparse
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -10,7 +9,7 @@ from shamon_host.cli.output import print_json
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import TpmKind
-from shamon_host.peer.coalition_ca import key_pem, make_directory, write_atomically
+from shamon_host.peer.coalition_ca import key_pem, make_directory, read_der_certificate, write_atomically
 from shamon_host.peer.enroller import Enroller
 from shamon_host.peer.enrolment import RECORD_SUFFIX, read_ak_file
 
@@ -25,9 +24,10 @@ def enrol_host(arguments: argparse.Namespace) -> int:
         policy, host, key=key.public_key(), ak_public=read_ak_file(arguments.ak), tpm=TpmKind(arguments.tpm)
     )
     make_directory(arguments.out)
-    certificate = x509.load_der_x509_certificate(record.certificate)
+    chain = [read_der_certificate(each, where="certificate") for each in (record.certificate, *enroller.cas)]
     write_atomically(arguments.out / f"{host}.key", key_pem(key), mode=0o600)
-    write_atomically(arguments.out / f"{host}.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
+    pem = b"".join(each.public_bytes(Encoding.PEM) for each in chain)
+    write_atomically(arguments.out / f"{host}.pem", pem, mode=0o644)
     peer, entry = record.peer, arguments.registry / f"{host}{RECORD_SUFFIX}"
     if arguments.json:
         print_json({"host": host, "entry": str(entry), "ak_name": peer.ak_name.hex(), "tpm": peer.tpm.value})

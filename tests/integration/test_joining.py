@@ -199,7 +199,7 @@ def test_an_operator_of_another_ca_is_not_believed(operator: Operator, tmp_path:
 
 
 def test_after_a_rotation_old_and_new_hosts_know_each_other(operator: Operator, tmp_path: Path) -> None:
-    """alpha joined before it and has only the older CA; beta joined after it."""
+    """alpha joined before it and has only the older CA; beta joined after it, and gamma was enrolled by hand."""
     files = {}
     for host in ("alpha", "beta"):
         directory = tmp_path / host
@@ -211,8 +211,17 @@ def test_after_a_rotation_old_and_new_hosts_know_each_other(operator: Operator, 
         if host == "alpha":
             command = ["coalition", "rotate-ca", "--ca", str(operator.root / "ca")]
             assert main([*command, "--registry", str(operator.root / "peers")]) == 0
-    assert [len(read_ca_certificates(each.ca)) for each in files.values()] == [1, 2]
-    for caller, callee in (("alpha", "beta"), ("beta", "alpha")):
+    (tmp_path / "gamma.ak").write_bytes(MemoryTpm().ak_public())
+    command = ["coalition", "enrol", "gamma", "--ak", str(tmp_path / "gamma.ak"), "--out", str(tmp_path / "gamma")]
+    command += ["--tpm", "software", "--policy", str(operator.root / "policy.toml")]
+    assert main([*command, "--ca", str(operator.root / "ca"), "--registry", str(operator.root / "peers")]) == 0
+    files["gamma"] = TlsFiles(
+        ca=operator.root / "ca" / "ca.pem",
+        certificate=tmp_path / "gamma" / "gamma.pem",
+        key=tmp_path / "gamma" / "gamma.key",
+    )
+    assert [len(read_ca_certificates(each.ca)) for each in files.values()] == [1, 2, 2]
+    for caller, callee in (("alpha", "beta"), ("beta", "alpha"), ("alpha", "gamma"), ("gamma", "alpha")):
         asyncio.run(_call_each_other(files[caller], files[callee], HostName(callee), operator.registry()))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from shamon_host.domain.results import TpmKind
 from shamon_host.peer.coalition_ca import init_coalition, key_pem, read_ca_certificates
 from shamon_host.peer.enroller import Enroller
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.host_record import Authorities, authorities_of, read_host_record, sign_leave
+from shamon_host.peer.host_record import Authorities, authorities_of, read_host_record, sign_leave, successor
 from shamon_host.peer.http_transport import serve_peers
 from shamon_host.peer.ports import Membership, PeerIdentity
 from shamon_host.peer.registry_messages import OPERATOR_NAME, Exchange
@@ -36,13 +37,16 @@ class Listener:
 
     def __init__(self, registry: PeerRegistry, authorities: Authorities) -> None:
         self.registry = registry
-        self.authorities = authorities
+        self.authorities = dict(authorities)
         self.callers: list[str] = []
 
     async def handle(self, caller: PeerIdentity, path: str, body: bytes) -> bytes:
         assert path == REGISTRY
         self.callers.append(caller.host)
         told = Exchange.decode(body)
+        for certificate in told.cas:
+            name, key = successor(certificate, self.authorities, datetime.now(UTC))
+            self.authorities[name] = key
         for record in told.records:
             read = read_host_record(record, self.authorities, source="test")
             if read.rank > self.registry.ranks().get(read.peer.host, -1):
@@ -127,6 +131,24 @@ async def test_who_left_is_heard_of(world: World, capsys: pytest.CaptureFixture[
     gamma = PeerRegistry.load(world.root / "peers", world.authorities).get(GAMMA)
     assert gamma is not None
     assert gamma.membership is Membership.LEFT
+
+
+async def test_hosts_that_know_the_older_ca_hear_of_the_new_one(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The operator's own certificate is by the new one already."""
+    (world.root / "host-ca.pem").write_bytes(world.files.ca.read_bytes())
+    world.files = replace(world.files, ca=world.root / "host-ca.pem")
+    assert await world.run("rotate-ca") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["told"], told["records"]) == (["alpha"], 3)
+    assert told["ca"] == "CN=Shamon coalition lab #2"
+    assert [peer.serial for peer in world.alpha.registry.hosts()] == [2, 2, 2]
+    assert len(world.alpha.authorities) == 2
+    assert await world.run("expel", "gamma") == 0
+    gamma = world.alpha.registry.get(GAMMA)
+    assert gamma is not None
+    assert gamma.expelled
 
 
 async def test_nobody_answers(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
+from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.ek import EkPublic
+from shamon_host.attestation.tpm_structures import TpmFormatError
 from shamon_host.domain.errors import BadInput, NotTrusted
 
 MAX_CERTIFICATE_BYTES = 8 * 1024
@@ -40,6 +42,7 @@ _UNREADABLE = (
     UnsupportedAlgorithm,
 )
 """What `cryptography` raises for certificates that it cannot read, now or when a part of them is asked for."""
+_RSAES_OAEP = ObjectIdentifier("1.2.840.113549.1.1.7")
 _TCG_KP_EK_CERTIFICATE = ObjectIdentifier("2.23.133.8.1")
 _UNDERSTOOD = frozenset(
     {
@@ -228,10 +231,46 @@ def _not_understood(certificate: x509.Certificate) -> str:
 
 
 def _key_bytes(certificate: x509.Certificate) -> bytes:
+    """DER SubjectPublicKeyInfo of its key, in the one form that an EK's has here. Raises NotTrusted."""
     try:
-        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm):
+        if certificate.public_key_algorithm_oid == _RSAES_OAEP:
+            key: object = load_der_public_key(_key_of_tbs(certificate.tbs_certificate_bytes))
+        else:
+            key = certificate.public_key()
+        return EkPublic.of(key).key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm, BadInput):
         raise NotTrusted("its key is of a kind that is not known here", where=_WHERE) from None
+
+
+def _key_of_tbs(data: bytes) -> bytes:
+    """The RSAPublicKey (RFC 8017, A.1.1) in a TBSCertificate (RFC 5280, section 4.1). Raises TpmFormatError.
+
+    Some makers say of an EK that it is for RSAES-OAEP alone (RFC 4055, section 4.1). `cryptography` reads no such key.
+    """
+    tbs = _reader(_der(_reader(data)))
+    for _ in range(6):  # version, serialNumber, signature, issuer, validity, subject
+        _der(tbs)
+    info = _reader(_der(tbs))
+    _der(info)  # algorithm
+    bits = _der(info)
+    if bits[:1] != b"\0":
+        raise TpmFormatError("a key of a part of a byte", where=_WHERE)
+    return bits[1:]
+
+
+def _reader(data: bytes) -> ByteReader:
+    return ByteReader(data, order="big", error=TpmFormatError, where=_WHERE)
+
+
+def _der(reader: ByteReader) -> bytes:
+    """The contents of the next value (X.690, section 8.1). Raises TpmFormatError."""
+    reader.u8("tag")
+    size = reader.u8("length")
+    if size in {0x81, 0x82}:
+        size = reader.uint(size & 0x7F, "length")
+    elif size > 0x7F:
+        raise TpmFormatError("a length that is too long", where=_WHERE)
+    return reader.take(size, "value")
 
 
 def _name(name: x509.Name) -> str:

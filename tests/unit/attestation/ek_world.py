@@ -35,6 +35,13 @@ def mutated(draw: st.DrawFn, data: bytes) -> bytes:
     return bytes(changed)
 
 
+def der(tag: int, content: bytes) -> bytes:
+    """A value in DER."""
+    size = len(content)
+    length = bytes([size]) if size < 0x80 else b"\x82" + size.to_bytes(2, "big")
+    return bytes([tag]) + length + content
+
+
 def name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
@@ -100,6 +107,17 @@ class Authority:
         for extension in extra:
             builder = builder.add_extension(extension, critical=True)
         return builder.issuer_name(name(self.text)).sign(self.key, SHA256()).public_bytes(Encoding.DER)
+
+    def certify_for_oaep(self, ek: EkPublic) -> bytes:
+        """As some makers do: the key's algorithm is id-RSAES-OAEP (RFC 4055), which no builder here writes."""
+        plain = x509.load_der_x509_certificate(self.certify(ek))
+        tbs = plain.tbs_certificate_bytes
+        rsa_encryption, rsaes_oaep = (bytes.fromhex("06092a864886f70d0101") + bytes([last]) for last in (1, 7))
+        assert tbs.count(rsa_encryption) == 1
+        tbs = tbs.replace(rsa_encryption, rsaes_oaep)
+        signature = self.key.sign(tbs, ec.ECDSA(SHA256()))
+        ecdsa_with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")
+        return der(0x30, tbs + ecdsa_with_sha256 + der(0x03, b"\0" + signature))
 
     @staticmethod
     def _builder(subject: x509.Name, key: object, valid: tuple[timedelta, timedelta]) -> x509.CertificateBuilder:

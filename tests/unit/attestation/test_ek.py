@@ -101,6 +101,21 @@ def test_a_certificate_without_usages_is_taken() -> None:
     verify_ek_certificate(_MAKER.certify(_ECC, extended=None), _ECC, [_MAKER.certificate], NOW)
 
 
+def test_a_key_that_is_said_to_be_for_oaep_alone_is_read_too() -> None:
+    certificate = _BETWEEN.certify_for_oaep(_RSA)
+    trusted = [_BETWEEN.certificate, _MAKER.certificate]
+    assert len(verify_ek_certificate(certificate, _RSA, trusted, NOW)) == 3
+    other = EkPublic.of(rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key())
+    with pytest.raises(NotTrusted, match="another key than the TPM's EK"):
+        verify_ek_certificate(certificate, other, trusted, NOW)
+
+
+@given(mutated(_BETWEEN.certify_for_oaep(_RSA)))
+def test_a_changed_certificate_for_oaep_is_refused_in_words(data: bytes) -> None:
+    with suppress(NotTrusted):
+        verify_ek_certificate(data, _RSA, [_BETWEEN.certificate, _MAKER.certificate], NOW)
+
+
 @pytest.mark.parametrize(
     ("certificate", "trusted", "words"),
     [

@@ -37,6 +37,7 @@ from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_re
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import AgreedLink, EnrolledPeer, LinkOffer, Membership, Outcome, Terms
 
 _HINTS_PER_PERIOD = 3
@@ -76,6 +77,8 @@ class CoalitionHost:
     on_first_admitted: Callable[[], None] = lambda: None
     """Some peer has admitted this host, for the first time in this boot."""
     on_hint: Callable[[HostName], None] = lambda _: None
+    heard: Callable[[], bool] = lambda: True
+    """Whether this host may have heard by now who was expelled while it was away."""
     peers: dict[HostName, PeerState] = field(init=False)
     admitted_in_this_boot: bool = field(init=False, default=False)
     """Some peer and this host have admitted each other since the boot (`HostEntry.starting`)."""
@@ -114,6 +117,8 @@ class CoalitionHost:
 
     async def terms(self, peer: HostName) -> Terms:
         state = self._state(peer)
+        if not self.heard():
+            raise Busy("this host hears first who is enrolled", where=self.name)
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)

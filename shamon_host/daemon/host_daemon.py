@@ -128,6 +128,7 @@ class HostDaemon:
             on_admitted=self._on_admitted,
             on_first_admitted=self._on_first_admitted,
             on_hint=self._on_hint,
+            heard=self._heard,
         )
         self.handshaker = handshaker = Handshaker(
             name=self.name,
@@ -275,6 +276,9 @@ class HostDaemon:
 
     def _on_suspended(self, event: Suspension) -> None:
         self.reactions.suspended(event)
+
+    def _heard(self) -> bool:
+        return self.members.heard()
 
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)

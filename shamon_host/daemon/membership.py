@@ -9,6 +9,7 @@ Every period, and at once when something is new, this host compares its records 
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from shamon_host.peer.wire import REGISTRY
 _KIND, _CA_KIND = "registry", "registry-ca"
 _RENEW_S = 60 * 86400.0
 """What is left of a certificate when people are told to renew it."""
+_HEAR_S = 2.0
+"""How long a host that has started waits for what it may have missed, before it admits anybody."""
 _ROUNDS = 8
 """Messages of one exchange, each with as many records as fit."""
 
@@ -77,6 +80,8 @@ class Members:
     _refused: dict[HostName, int] = field(init=False, default_factory=dict)
     """Host → rank of the newest record of it that was refused here: it is offered again and again, and told once."""
 
+    _compared: bool = field(init=False, default=False)
+    _begun_s: float = field(init=False, default=math.inf)
     _owing: set[HostName] = field(init=False, default_factory=set)
     """Hosts that lack something of what is known here, as far as this host can tell: they are asked every period."""
     _failed: dict[HostName, str] = field(init=False, default_factory=dict)
@@ -104,8 +109,13 @@ class Members:
             "renew": left_s < _RENEW_S,
         }
 
+    def heard(self) -> bool:
+        """Whether every other host has been asked once since the start, or has had its time to answer."""
+        return self._compared or self.host.clock.boottime_s() >= self._begun_s + _HEAR_S
+
     async def run(self) -> None:
         """Compare records with every other host, for ever. Raises what ends the daemon."""
+        self._begun_s = self.host.clock.boottime_s()
         while True:
             if self._news.is_set():
                 self._news.clear()
@@ -114,6 +124,7 @@ class Members:
             await asyncio.gather(
                 *(self._exchange_with(host) for host in self._others() if host in self._owing or self.host.name < host)
             )
+            self._compared = True
             await self._period()
 
     def _others(self) -> list[HostName]:

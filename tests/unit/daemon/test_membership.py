@@ -1,5 +1,6 @@
 """Records of hosts between daemons: they spread, they count at once, and no old, foreign or forbidden one counts."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from datetime import timedelta
@@ -354,6 +355,43 @@ def test_who_was_cut_off_hears_it_when_it_is_back() -> None:
             return state(world.beta, "gamma") == "expelled"
 
         await world.until(heard, within_s=2 * world.timing.period_s, what="beta hears of it")
+
+    play(test)
+
+
+def test_who_was_away_hears_it_before_it_admits_anybody() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        before = len(records(world.alpha, "host.admit", "beta"))
+        await world.alpha.kill_daemon()
+        await tell(world.gamma, memory_expelled(registry(world.gamma).enrolled(BETA)))
+        await world.wait(1)
+
+        async def slow(request: Request, deliver: Deliver) -> bytes:
+            await asyncio.sleep(1.0 if request.path == REGISTRY else 0.0)
+            return await deliver(request)
+
+        world.network.tap = slow
+        await world.alpha.start_daemon()
+        await world.admitted("alpha", "gamma")
+        assert state(world.alpha, "beta") == "expelled"
+        await world.wait(60)
+        assert len(records(world.alpha, "host.admit", "beta")) == before
+
+    play(test)
+
+
+def test_who_cannot_be_asked_does_not_hold_up_the_others_for_long() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        await world.alpha.kill_daemon()
+        world.network.cut_host(GAMMA)
+        await world.alpha.start_daemon()
+
+        async def it_is() -> bool:
+            return state(world.alpha, "beta") == "admitted"
+
+        await world.until(it_is, within_s=5, what="beta is admitted")
 
     play(test)
 

@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from shamon_host.attestation.credential import Credential
+
 QUOTED_BANK = "sha256"
 QUOTED_PCRS = tuple(range(15))
 """PCR 0-14: what a quote of this program always covers, in the SHA-256 bank."""
+
+MAX_SEALED_BYTES = 128
+"""What every TPM takes into one object (MAX_SYM_DATA)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,29 @@ class Tpm(Protocol):
 
     def ak_public(self) -> bytes:
         """TPMT_PUBLIC of the AK. The same over reboots. Raises BackendFailed."""
+        ...
+
+    def ek_public(self) -> bytes:
+        """TPMT_PUBLIC of its Endorsement Key, of one of the templates of `ek`: the one that has a certificate, else
+        the ECC one. Raises BackendFailed."""
+        ...
+
+    def ek_certificate(self) -> bytes:
+        """The certificate of that key (DER, what fills the NV index behind it included); empty where there is none.
+        Raises BackendFailed."""
+        ...
+
+    def activate_credential(self, credential: Credential) -> bytes:
+        """The secret in a credential for this EK and this AK. Raises BackendFailed, also for one that is not."""
+        ...
+
+    def seal(self, secret: bytes) -> bytes:
+        """A blob from which this TPM, and no other, makes `secret` (1 to `MAX_SEALED_BYTES`) again, over reboots
+        until its owner clears it (TPM2_Clear). Raises BackendFailed."""
+        ...
+
+    def unseal(self, blob: bytes) -> bytes:
+        """The secret in a blob of `seal`. Raises BackendFailed, also for one of another TPM."""
         ...
 
     def manufacturer(self) -> str:

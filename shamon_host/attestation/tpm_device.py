@@ -9,6 +9,8 @@ repeated until the values read are those of the quote.
 
 The counter is an index in NV memory, looked up anew for each use: its owner may have removed it meanwhile.
 
+The Endorsement Key is in `tpm_endorsement`, sealed secrets in `tpm_sealing`.
+
 Source: TCG TPM 2.0 Library Part 1, 14 (primary seeds); Part 3, 18.4 (TPM2_Quote), 22.4 (TPM2_PCR_Read), 24.1
 (TPM2_CreatePrimary), 30.2 (TPM2_GetCapability), 31.3 (TPM2_NV_DefineSpace), 31.8 (TPM2_NV_Increment), 31.13
 (TPM2_NV_Read).
@@ -36,10 +38,14 @@ from tpm2_pytss.types import (
     TPMT_SIG_SCHEME,
 )
 
+from shamon_host.attestation.credential import Credential
+from shamon_host.attestation.ek import EkKind
 from shamon_host.attestation.nv_counter import COUNTER_SIZE, NvCounter
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
+from shamon_host.attestation.tpm_endorsement import Endorsement, has_index
 from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, TPM_ALG_ECC, TPM_ALG_NULL, TpmPublic
+from shamon_host.attestation.tpm_sealing import seal, unseal
 from shamon_host.attestation.tpm_structures import (
     QuoteAttest,
     SignatureAlgorithm,
@@ -65,8 +71,10 @@ class DeviceTpm:
     the next use connects again. Not thread-safe. `counter`: another one than the program's, for tests.
     """
 
-    def __init__(self, tcti: str, *, counter: NvCounter | None = None) -> None:
+    def __init__(self, tcti: str, *, counter: NvCounter | None = None, ek: EkKind | None = None) -> None:
+        """`ek`: which EK to use; None: the one that has a certificate, else ECC."""
         self._tcti = tcti
+        self._endorsement = Endorsement(self._do, kind=ek)
         self._counter = counter or NvCounter()
         self._esapi: Any = None
         self._ak: Any = None
@@ -82,6 +90,33 @@ class DeviceTpm:
         """TPMT_PUBLIC of the AK. Raises BackendFailed."""
         self._open()
         return self._ak_public
+
+    def ek_public(self) -> bytes:
+        """TPMT_PUBLIC of the EK (see `Tpm.ek_public`). Raises BackendFailed."""
+        return self._endorsement.public(self._open())
+
+    def ek_certificate(self) -> bytes:
+        """The EK's certificate as its NV index holds it; empty where there is none. Raises BackendFailed."""
+        return self._endorsement.certificate(self._open())
+
+    def activate_credential(self, credential: Credential) -> bytes:
+        """The secret in a credential for this EK and AK. Raises BackendFailed."""
+        return self._endorsement.activate(self._open(), self._ak, credential)
+
+    def seal(self, secret: bytes) -> bytes:
+        """See `Tpm.seal`. Raises BackendFailed."""
+        esapi = self._open()
+        return self._do("seal a secret", lambda: seal(esapi, secret))
+
+    def unseal(self, blob: bytes) -> bytes:
+        """See `Tpm.unseal`. Raises BackendFailed."""
+        esapi = self._open()
+        try:
+            return self._do(
+                "open what was sealed", lambda: unseal(esapi, blob), remedy="Was it sealed by this very TPM?"
+            )
+        except BadInput as error:
+            raise BackendFailed("what was sealed is unreadable", where=self._tcti, found=str(error)) from error
 
     def manufacturer(self) -> str:
         """TPM_PT_MANUFACTURER as text, e.g. `IBM` (libtpms), `INTC`. Raises BackendFailed."""
@@ -202,10 +237,8 @@ class DeviceTpm:
         return values
 
     def _counter_is_defined(self, esapi: Any) -> bool:
-        """A TPM lists handles from the one asked for on: the first is that one, or it is not there."""
         index = self._counter.index
-        _, capability = self._do("list its NV indices", lambda: esapi.get_capability(TPM2_CAP.HANDLES, index, 1))
-        return any(int(handle) == index for handle in capability.data.handles)
+        return self._do("list its NV indices", lambda: has_index(esapi, index))
 
     def _define_counter(self, esapi: Any) -> None:
         area, _ = TPMS_NV_PUBLIC.unmarshal(self._counter.public(written=False))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shamon_host.cli.output import print_json, printable
+from shamon_host.cli.registry import add_ca, read_registry
 from shamon_host.cli.results import print_result
 from shamon_host.domain.errors import NotTrusted
 
@@ -27,6 +28,7 @@ def add_parsers(commands: Any) -> None:
     enrolled = appraise.add_mutually_exclusive_group()
     enrolled.add_argument("--ak", type=Path, metavar="FILE", help="the AK that is enrolled for the host")
     enrolled.add_argument("--registry", type=Path, metavar="DIR", help=f"default {DEFAULT_REGISTRY}, if it is there")
+    add_ca(appraise)
     appraise.add_argument("--json", action="store_true", help="print JSON")
     appraise.set_defaults(run=_appraise)
 
@@ -78,11 +80,11 @@ def _defaults(arguments: argparse.Namespace) -> list[str]:
 
 def _enrolled(arguments: argparse.Namespace, host: "HostName") -> "Enrolled | None":
     from shamon_host.daemon.offline_appraisal import Enrolled
-    from shamon_host.peer.enrolment import PeerRegistry, read_ak_file
+    from shamon_host.peer.enrolment import read_ak_file
 
     if arguments.ak:
         return Enrolled(ak_public=read_ak_file(arguments.ak), tpm=None)
     if arguments.registry:
-        entry = PeerRegistry.load(arguments.registry).enrolled(host)
+        entry = read_registry(arguments.registry, arguments).enrolled(host)
         return Enrolled(ak_public=entry.ak_public, tpm=entry.tpm)
     return None

@@ -1,8 +1,9 @@
-"""`shamon coalition`: found a coalition, and enrol its hosts by hand.
+"""`shamon coalition`: found a coalition, invite its hosts, and expel them.
 
-`init` makes the coalition's CA, whose key stays with the operator, off the hosts. `ak`, run on a host, prints the
-public part of its TPM's Attestation Key. `enrol` issues the host's TLS certificate and writes its entry for the
-registry that every host has.
+`init` makes the coalition's CA, whose key stays with the operator, off the hosts. `invite` waits for one host, which
+proves its TPM before it gets its certificate (`shamon host join`). Enrolling by hand is for hosts that cannot call the
+operator's machine: `ak`, run on a host, prints the public part of its TPM's Attestation Key, and `enrol` issues the
+host's certificate and writes its record; whoever carries the file is trusted for it.
 """
 
 import argparse
@@ -33,10 +34,43 @@ def add_parsers(commands: Any) -> None:
     enrol.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the coalition's policy")
     enrol.add_argument("--ak", type=Path, required=True, metavar="FILE", help="AK public of the host, see ak")
     enrol.add_argument("--tpm", choices=[kind.value for kind in TpmKind], required=True, help="what kind of TPM it is")
-    enrol.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where HOST.toml goes")
+    enrol.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where HOST.record goes")
     enrol.add_argument("--out", type=Path, required=True, metavar="DIR", help="where HOST.pem and HOST.key go")
     enrol.set_defaults(run=_enrol)
-    for parser in (init, key, enrol):
+    invite = actions.add_parser("invite", help="let one host join that proves its TPM (`shamon host join` there)")
+    invite.add_argument("host", metavar="HOST")
+    invite.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
+    invite.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the coalition's policy")
+    invite.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where HOST.record goes")
+    invite.add_argument("--tpm", choices=[kind.value for kind in TpmKind], required=True, help="what kind of TPM it is")
+    known = invite.add_mutually_exclusive_group(required=True)
+    known.add_argument("--ek-roots", type=Path, metavar="DIR", help="certificates of the TPM makers that are trusted")
+    known.add_argument("--ek", metavar="SHA256", help="digest of the host's EK, as `shamon host ek` prints it there")
+    known.add_argument("--trust-first-ek", action="store_true", help="any EK; only for a software TPM")
+    invite.add_argument("--listen", required=True, metavar="ADDR:PORT", help="where to wait for the host")
+    invite.add_argument("--reach", metavar="ADDR", help="address for the host to call, where it is another one")
+    invite.add_argument("--valid", default="15m", metavar="TIME", help="how long it is good (default 15m)")
+    invite.add_argument("--out", type=Path, required=True, metavar="FILE", help="the invitation")
+    invite.set_defaults(run=_invite)
+    expel = actions.add_parser("expel", help="revoke a host's certificate, AK and EK, for good, and tell the others")
+    expel.add_argument("host", metavar="HOST")
+    expel.add_argument("--reason", default="by the operator", help="for the hosts' audit logs")
+    expel.set_defaults(run=_expel)
+    publish = actions.add_parser("publish", help="tell the hosts what the registry has, and hear who left")
+    publish.set_defaults(run=_publish)
+    hosts = actions.add_parser("hosts", help="print the registry")
+    hosts.set_defaults(run=_hosts)
+    rotate = actions.add_parser("rotate-ca", help="a new CA, certified by the old one; signs every record anew")
+    rotate.set_defaults(run=_rotate)
+    for parser in (expel, publish, hosts, rotate):
+        parser.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
+        parser.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where the records are")
+    for parser in (expel, rotate):
+        parser.add_argument(
+            "--policy", type=Path, metavar="FILE", help="where the hosts are; without it nobody is told"
+        )
+    publish.add_argument("--policy", type=Path, required=True, metavar="FILE", help="where the hosts are")
+    for parser in (init, key, enrol, invite, expel, publish, hosts, rotate):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -54,7 +88,8 @@ def _init(arguments: argparse.Namespace) -> int:
 def _ak(arguments: argparse.Namespace) -> int:
     from shamon_host.daemon.composition import open_tpm
 
-    public = open_tpm(arguments.tcti).ak_public()
+    with open_tpm(arguments.tcti) as tpm:
+        public = tpm.ak_public()
     if arguments.out is None:
         sys.stdout.buffer.write(public)
         return 0
@@ -64,6 +99,36 @@ def _ak(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.out}: AK public of this host, for `shamon coalition enrol`.")
     return 0
+
+
+def _invite(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.inviting import invite_host
+
+    return invite_host(arguments)
+
+
+def _expel(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import expel_host
+
+    return expel_host(arguments)
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import publish_records
+
+    return publish_records(arguments)
+
+
+def _rotate(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import rotate_ca
+
+    return rotate_ca(arguments)
+
+
+def _hosts(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import list_hosts
+
+    return list_hosts(arguments)
 
 
 def _enrol(arguments: argparse.Namespace) -> int:

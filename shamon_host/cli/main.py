@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shamon_host import __version__
-from shamon_host.cli import appraising, coalition, demo, host_daemon, inspect, operate, policy, reference, results
+from shamon_host.cli import (
+    appraising,
+    coalition,
+    demo,
+    host,
+    host_daemon,
+    inspect,
+    operate,
+    policy,
+    reference,
+    results,
+)
 from shamon_host.cli.output import print_error
 from shamon_host.domain.errors import BackendFailed, ShamonError
 
@@ -25,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"shamon {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (operate, results, appraising, policy, coalition, reference, inspect, host_daemon, demo):
+    for module in (operate, results, appraising, policy, coalition, host, reference, inspect, host_daemon, demo):
         module.add_parsers(commands)
     return parser
 

@@ -66,6 +66,12 @@ def _status(arguments: argparse.Namespace) -> int:
         f"{status['host']} of {status['coalition']}, policy version {status['policy']['version']} "
         f"({status['policy']['digest'][:16]})"
     )
+    if enrolment := status["enrolment"]:
+        renew = ": ask for an invitation, and run `shamon host join`" if enrolment["renew"] else ""
+        print(
+            f"{enrolment['state']}, record {enrolment['serial']}, {enrolment['tpm']} TPM, certificate until "
+            f"{enrolment['certificate_until']}{renew}"
+        )
     counts = ", ".join(f"{count} {state}" for state, count in status["peers"].items() if count)
     print(f"peers: {counts or 'none'}")
     for peer, words in status["refused_by"].items():

@@ -9,8 +9,10 @@ from typing import Any
 
 from shamon_host.cli.operate import daemon_client, daemon_command
 from shamon_host.cli.output import print_json, print_table, printable, write_new
+from shamon_host.cli.registry import add_ca, read_registry
 from shamon_host.domain.errors import BadInput, NotTrusted
 
+_MAX_CERTIFICATE_BYTES = 64 * 1024
 _COLUMNS = ("number", "verdict", "first", "last", "count", "why")
 
 
@@ -29,6 +31,7 @@ def add_parsers(commands: Any) -> None:
     known = verify.add_mutually_exclusive_group(required=True)
     known.add_argument("--registry", type=Path, metavar="DIR", help="the coalition's registry of hosts")
     known.add_argument("--certificate", type=Path, metavar="FILE", help="the Verifier's TLS certificate (PEM)")
+    add_ca(verify)
     verify.add_argument("--json", action="store_true", help="print JSON")
     verify.set_defaults(run=_verify)
     schema = actions.add_parser("schema", help="print the JSON Schema of Attestation Results")
@@ -104,7 +107,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     from shamon_host.attestation.result_document import result_document
     from shamon_host.daemon.files import read_limited
     from shamon_host.peer.coalition_ca import parse_certificate
-    from shamon_host.peer.enrolment import MAX_ENTRY_BYTES, PeerRegistry
     from shamon_host.peer.result_envelope import (
         MAX_ENVELOPE_BYTES,
         verifier_of_certificate,
@@ -113,11 +115,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
 
     if arguments.registry:
-        verifiers = verifiers_of_registry(PeerRegistry.load(arguments.registry))
+        verifiers = verifiers_of_registry(read_registry(arguments.registry, arguments))
     else:
         where = str(arguments.certificate)
         certificate = parse_certificate(
-            read_limited(arguments.certificate, MAX_ENTRY_BYTES, "certificate"), where=where
+            read_limited(arguments.certificate, _MAX_CERTIFICATE_BYTES, "certificate"), where=where
         )
         verifiers = verifier_of_certificate(certificate, where=where)
     data = read_limited(arguments.file, MAX_ENVELOPE_BYTES, "signed result")

@@ -72,6 +72,8 @@ class Api:
                 return await self._dry_run(VmName(_text(fields, "vm", "")))
             case "POST", ["v1", "policy", "update"]:
                 return await self._update(fields)
+            case "POST", ["v1", "leave"]:
+                return {"host": self.daemon.name, "unheard": dict(await self.daemon.members.leave())}
             case "POST", ["v1", "attest"]:
                 self.daemon.schedule.wake_all()
                 return {"attesting": sorted(self.daemon.host.peers)}
@@ -90,6 +92,7 @@ class Api:
             "coalition": daemon.policy.coalition,
             "policy": daemon.enforced.status(),
             "boot_id": daemon.backends.boot_id,
+            "enrolment": daemon.members.own_enrolment(),
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
             "audit_head": daemon.audit.head().hex(),
@@ -104,7 +107,7 @@ class Api:
         state = self.daemon.host.peers[host]
         admitted = state.state is AdmissionState.ADMITTED
         policies, policy = self.daemon.host.policies, self.daemon.policy
-        shared = policies.shared(host)
+        shared, enrolled = policies.shared(host), self.daemon.registry.get(host)
         return {
             "host": host,
             "address": self.daemon.policy.hosts[host].address,
@@ -113,6 +116,7 @@ class Api:
             "reason": state.reason,
             "claims": [describe(claim) for claim in state.result.claims] if state.result else [],
             "tpm": state.result.tpm.value if state.result else "",
+            "ek": enrolled.ek_sha256.hex() if enrolled else "",
             "carried": sorted(self.daemon.host.carried(host)),
             "policy": _version(policies.says(host)),
             "shared": sorted(shared.types),

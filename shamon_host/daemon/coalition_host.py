@@ -39,7 +39,8 @@ from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.ports import AgreedLink, LinkOffer, Outcome, Terms
+from shamon_host.peer.errors import Busy
+from shamon_host.peer.ports import AgreedLink, LinkOffer, Membership, Outcome, Terms
 
 _HINTS_PER_PERIOD = 3
 _AUDIT_HEAD = "peer-audit-head"
@@ -79,8 +80,10 @@ class CoalitionHost:
     on_first_admitted: Callable[[], None] = lambda: None
     """Some peer has admitted this host, for the first time in this boot."""
     on_hint: Callable[[HostName], None] = lambda _: None
-    on_handshake: Callable[[], None] = lambda: None
+    on_handshake: Callable[[HostName], None] = lambda _: None
     """A handshake with a peer that may be admitted begins, whoever started it."""
+    heard: Callable[[], bool] = lambda: True
+    """Whether this host may have heard by now who was expelled while it was away."""
     peers: dict[HostName, PeerState] = field(init=False)
     admitted_in_this_boot: bool = field(init=False, default=False)
     """Some peer and this host have admitted each other since the boot (`HostEntry.starting`)."""
@@ -101,7 +104,7 @@ class CoalitionHost:
     def __post_init__(self) -> None:
         self._started_s = self.clock.boottime_s()
         self._verified = VerifierMemory(self.store, self._forgotten)
-        self.peers = {host: self._new_peer(host) for host in self.policy.hosts if host != self.name}
+        self.peers = {host: self.new_peer(host) for host in self.policy.hosts if host != self.name}
         self._carried = CarriedTypes(self.store, peers=self.peers, types=self.policy.types)
 
     @property
@@ -121,9 +124,11 @@ class CoalitionHost:
 
     async def terms(self, peer: HostName) -> Terms:
         state = self._state(peer)
+        if not self.heard():
+            raise Busy("this host hears first who is enrolled", where=self.name)
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
-        self.on_handshake()
+        self.on_handshake(peer)
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
         digest = None
         with suppress(ShamonError):  # without Reference Values the appraisal says so
@@ -315,8 +320,20 @@ class CoalitionHost:
         work = self._cut_off(peer, reason, definite=definite, received=received)
         await asyncio.shield(self.background.spawn(work, f"cut off {peer}", finish=True))
 
+    async def expel(self, peer: HostName, reason: str) -> None:
+        """Cut a peer off as `suspend` does, and for as long as the registry says that it is out."""
+        work = self._cut_off(peer, reason, definite=True, out=True)
+        await asyncio.shield(self.background.spawn(work, f"expel {peer}", finish=True))
+
     async def _cut_off(
-        self, peer: HostName, reason: str, *, definite: bool, received: float | None = None, lapsed: bool = False
+        self,
+        peer: HostName,
+        reason: str,
+        *,
+        definite: bool,
+        received: float | None = None,
+        lapsed: bool = False,
+        out: bool = False,
     ) -> None:
         async with self._lock(peer):
             if peer not in self.peers:
@@ -329,19 +346,19 @@ class CoalitionHost:
             news = state.state is not AdmissionState.SUSPENDED or state.reason != reason
             carried = self._carried.of(peer)
             proved = self._proved_s.pop(peer, None)
-            self.peers[peer] = admission.suspend(state, reason)
+            self.peers[peer] = admission.expel(state, reason) if out else admission.suspend(state, reason)
             try:
-                if news or carried:
+                if news or carried or out:
                     detail: dict[str, object] = {"reason": reason, "definite": definite, "carried": sorted(carried)}
                     if proved is not None:
                         detail["exposure_s"] = round(self.clock.boottime_s() - proved, 3)
-                    self.audit.append("peer.suspend", peer, detail)
+                    self.audit.append("peer.expel" if out else "peer.suspend", peer, detail)
             finally:
                 # It only narrows: done even if the log cannot be written any more.
                 await self._close_links(peer)
             if received is not None and carried:
                 self.figures.add("detect_to_teardown_ms", (time.perf_counter() - received) * 1000)
-            if news or carried:
+            if news or carried or out:
                 self.on_suspended(Suspension(peer=peer, reason=reason, definite=definite, carried=carried))
             self._carried.forget(peer)
 
@@ -371,7 +388,7 @@ class CoalitionHost:
                 pass
 
     async def close_expelled(self, peer: HostName) -> None:
-        """Remove whatever an earlier run of this daemon left of a host that was expelled since."""
+        """Remove whatever an earlier run of this daemon left of a host that was expelled, or left, since."""
         self.audit.append("peer.expelled", peer, {})
         await self.blocking(lambda: self.links.close_peer(peer, self._address(peer)))
 
@@ -415,7 +432,7 @@ class CoalitionHost:
 
     def meet_host(self, host: HostName) -> None:
         """The policy has a new host."""
-        self.peers.setdefault(host, self._new_peer(host))
+        self.peers.setdefault(host, self.new_peer(host))
 
     async def drop_host(self, host: HostName, address: str) -> None:
         """The policy has this host no more. What still goes on with it finds its address, and nothing else."""
@@ -468,12 +485,14 @@ class CoalitionHost:
             raise Refused("the policy knows no such host", where=peer)
         return entry.address if entry else self._dropped[peer]
 
-    def _new_peer(self, host: HostName) -> PeerState:
-        return PeerState(host=host, state=AdmissionState.EXPELLED if self._expelled(host) else AdmissionState.ENROLLED)
-
-    def _expelled(self, host: HostName) -> bool:
-        enrolled = self.registry.get(host)
-        return enrolled is not None and enrolled.expelled
+    def new_peer(self, host: HostName) -> PeerState:
+        """What a peer is before it has proved anything, by the registry."""
+        known = self.registry.get(host)
+        if known is not None and known.membership is not Membership.ENROLLED:
+            return PeerState(
+                host=host, state=AdmissionState.EXPELLED, reason=known.reason or f"it was {known.membership}"
+            )
+        return PeerState(host=host)
 
     def _forgotten(self, ak_name: bytes, error: BadInput) -> None:
         """Another version of this program wrote what was known of an AK."""

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
-from shamon_host.attestation.ports import MeasurementLogs, Tpm
+from shamon_host.attestation.ports import MeasurementLogs
 from shamon_host.attestation.tpm_device import DeviceTpm
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.api_server import serve_api
@@ -32,7 +32,9 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import OverlayImages
 from shamon_host.links.linux_kernel import LinuxLinkKernel
+from shamon_host.peer.coalition_ca import read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.peer.host_record import authorities_of
 from shamon_host.peer.http_transport import HttpTransport, serve_peers
 from shamon_host.peer.tls import TlsFiles
 
@@ -40,8 +42,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OVERLAYS = Path("/var/lib/libvirt/images/shamon")
 
 
-def open_tpm(tcti: str) -> Tpm:
-    """The TPM of this host. Raises BackendFailed."""
+def open_tpm(tcti: str) -> DeviceTpm:
+    """The TPM of this host, a context manager: what is left loaded in a TPM takes the room of others."""
     return DeviceTpm(tcti)
 
 
@@ -63,13 +65,15 @@ async def _run(config: HostConfig) -> int:
         _make_directory(config.state_dir)
         stack.enter_context(only_one(config.state_dir / "daemon.lock"))
         policy, envelope = read_policy_or_envelope(config.policy)
-        registry = PeerRegistry.load(config.peers)
-        tls = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
+        authorities = authorities_of(read_ca_certificates(config.tls_ca))
+        registry = PeerRegistry.load(config.peers, authorities)
         clock = SystemClock()
         database = stack.enter_context(closing(Database(config.database)))
         kernel = stack.enter_context(closing(LinuxLinkKernel()))
         hypervisor = stack.enter_context(closing(LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type)))
         tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))
+        files = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
+        tls = files.opened(tpm.unseal, config.runtime_dir)
         transport = HttpTransport(tls=tls, directory=registry)
         stack.push_async_callback(transport.close)
         daemon = HostDaemon(
@@ -77,6 +81,7 @@ async def _run(config: HostConfig) -> int:
             policy_file=policy,
             policy_envelope=envelope,
             registry=registry,
+            authorities=authorities,
             references=References(config.reference, config.reference_signers),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),

@@ -34,7 +34,7 @@ class HostConfig:
     runtime_dir: Path
     policy: Path
     peers: Path
-    """Directory of the peer registry: one TOML file for each host of the coalition, this one included."""
+    """Directory of the peer registry: HOST.record for each host of the coalition, this one included."""
     reference: Path
     """Directory of Reference Values: NAME.json for each host."""
     reference_signers: ReferenceSigners | None

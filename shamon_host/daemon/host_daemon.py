@@ -17,6 +17,7 @@ from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.membership import Members, stored_authorities, take_stored
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.policy_changes import PolicyChanges
@@ -36,6 +37,7 @@ from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
+from shamon_host.peer.host_record import Authorities
 
 
 @dataclass(kw_only=True)
@@ -47,6 +49,8 @@ class HostDaemon:
     """What the host was set up with; an update may have brought another one in force since."""
     policy_envelope: bytes = b""
     registry: PeerRegistry
+    authorities: Authorities
+    """Whose records of hosts count: the coalition's CA."""
     references: ReferenceSource
     store: Store
     audit: AuditLog
@@ -59,6 +63,7 @@ class HostDaemon:
     host: CoalitionHost = field(init=False)
     handshaker: Handshaker = field(init=False)
     changes: PolicyChanges = field(init=False)
+    members: Members = field(init=False)
     service: PeerService = field(init=False)
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
@@ -68,6 +73,8 @@ class HostDaemon:
 
     def __post_init__(self) -> None:
         backends = self.backends
+        authorities = stored_authorities(self.authorities, self.store, backends.clock.wall_s())
+        take_stored(self.registry, self.store, authorities)
         versions = PolicyVersions(self.store)
         self.enforced = enforced = EnforcedPolicy(
             host=self.name,
@@ -125,6 +132,7 @@ class HostDaemon:
             on_first_admitted=self._on_first_admitted,
             on_hint=self._on_hint,
             on_handshake=self._on_handshake,
+            heard=self._heard,
         )
         self.handshaker = handshaker = Handshaker(
             name=self.name,
@@ -146,7 +154,17 @@ class HostDaemon:
             changed=self._on_policy_changed,
             wake=self.schedule.wake,
         )
-        self.service = PeerService(handshaker=handshaker, hinted=self.host.hinted, policies=self.changes)
+        self.members = Members(
+            host=self.host,
+            store=self.store,
+            authorities=authorities,
+            transport=backends.transport,
+            key=backends.record_key,
+            wake=self.schedule.wake,
+        )
+        self.service = PeerService(
+            handshaker=handshaker, hinted=self.host.hinted, policies=self.changes, registry=self.members
+        )
         self.reactions = Reactions(
             host=self.host,
             handshaker=handshaker,
@@ -216,6 +234,7 @@ class HostDaemon:
             group.create_task(self.background.run(), name="background")
             group.create_task(self.watchers.run(), name="watchers")
             group.create_task(self.schedule.run(), name="schedule")
+            group.create_task(self.members.run(), name="members")
 
     async def stop(self) -> None:
         """The end of the unit: close every link at once, unless this is half of a restart. Raises ShamonError, but
@@ -262,8 +281,11 @@ class HostDaemon:
     def _on_suspended(self, event: Suspension) -> None:
         self.reactions.suspended(event)
 
-    def _on_handshake(self) -> None:
-        self.schedule.slot()
+    def _on_handshake(self, peer: HostName) -> None:
+        self.schedule.begins(peer)
+
+    def _heard(self) -> bool:
+        return self.members.heard()
 
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)

@@ -5,9 +5,9 @@ handshakes of a pair; the other one steps in when none came in time, so that eit
 neither trusts the other to ask. However many reasons there are, handshakes with a peer keep a distance.
 
 A quote stands for all the handshakes of a moment (`attester`), so the moments have to be the same. No clock says when:
-as soon as one handshake of this host begins, whoever started it, a slot is open, and every peer whose period is at
-least half over joins it. So the handshakes of a whole coalition fall together after a period or two, however they
-began.
+as soon as one periodic handshake of this host begins, whoever started it, a slot is open, and this host starts those
+that it has to start in this period. The host whose name sorts first is the first of all its pairs, so the handshakes
+of a whole coalition fall together after a period or two, however they began.
 """
 
 import asyncio
@@ -32,8 +32,10 @@ _SHORTEST_S = 0.001
 """Two readings of a clock are never so exact that waiting for less makes sense."""
 _STEP_IN = 1.5
 """The second host of a pair steps in after this many periods."""
-_JOIN = 0.5
-"""A handshake joins a slot that opens when this part of its period is over."""
+_PERIODIC = 0.9
+"""A handshake is one of the period, and not for some reason of its own, when this part of the period is over."""
+_JOIN = 0.1
+"""Another one joins it when this part of its own period is over."""
 
 
 @dataclass(kw_only=True)
@@ -76,11 +78,15 @@ class PeerSchedule:
             self._event(peer).clear()  # Evidence made after the change was part of it
         self._leases.setdefault(peer, asyncio.Event()).set()
 
-    def slot(self) -> None:
-        """A handshake begins, and with it soon a quote: the others that are nearly due take part in it."""
-        self._slot_s = self.clock.boottime_s()
-        for event in self._slots.values():
-            event.set()
+    def begins(self, peer: HostName) -> None:
+        """A handshake with this peer begins, and with it soon a quote: if it is a periodic one, others join it."""
+        state, now = self.host.peers.get(peer), self.clock.boottime_s()
+        admitted = state is not None and state.state is AdmissionState.ADMITTED
+        since_s = now - self._done_s.get(peer, now)
+        if admitted and since_s >= self.host.policy.intervals.period_s * _PERIODIC:
+            self._slot_s = now
+            for event in self._slots.values():
+                event.set()
 
     async def run(self) -> None:
         """Attest with every peer, for ever. Raises what ends the daemon: a decision that cannot be written down."""

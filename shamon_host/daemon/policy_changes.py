@@ -36,7 +36,7 @@ from shamon_host.peer.policy_commit import (
 )
 from shamon_host.peer.policy_envelope import payload_of
 from shamon_host.peer.policy_messages import Abort, Fetch, Fetched, Prepare, Vote
-from shamon_host.peer.ports import PeerTransport
+from shamon_host.peer.ports import Membership, PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
 from shamon_host.peer.wire import POLICY_ABORT, POLICY_COMMIT, POLICY_FETCH, POLICY_PREPARE
 
@@ -353,11 +353,11 @@ class PolicyChanges:
         return Statement.decode(str(document["statement"]).encode()) if document else None
 
     def _keys(self) -> dict[HostName, str]:
-        """Who can sign a record: the hosts that are enrolled and not expelled."""
+        """Who can sign a record: the hosts that are enrolled, and have neither left nor been expelled."""
         return {
             entry.host: entry.record_key
             for entry in self.host.registry.hosts()
-            if entry.record_key and not entry.expelled
+            if entry.record_key and entry.membership is Membership.ENROLLED
         }
 
     def _require_admitted(self, peer: HostName) -> None:

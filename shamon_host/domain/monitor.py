@@ -128,10 +128,18 @@ def host_enrol(
     host: HostName,
     *,
     ak_name: bytes,
+    ek: bytes = b"",
+    tpm: TpmKind | None = None,
     enrolled: Mapping[HostName, bytes],
+    endorsed: Mapping[HostName, bytes] | None = None,
     expelled: Set[HostName] = frozenset(),
 ) -> Decision:
-    """May `host` be registered with the AK of this TPM Name? `enrolled`: the hosts that are, with their AK Names."""
+    """May `host` be registered with the AK of this TPM Name, in the TPM with this EK?
+
+    `enrolled`: the hosts that are, and those that were expelled, with their AK Names; `endorsed`: with the digests of
+    their EKs, where they are known. `tpm`: what kind of TPM it is; None where that is not decided here.
+    """
+    endorsed = endorsed or {}
 
     def denials() -> Denials:
         if host not in policy.hosts:
@@ -145,6 +153,17 @@ def host_enrol(
         for other, other_ak in sorted(enrolled.items()):
             if other != host and other_ak == ak_name:
                 yield Deny(Rule.IDENTITY, f"{other} is enrolled with the same AK")
+        if not ek and host in endorsed:
+            yield Deny(Rule.IDENTITY, f"{host} has shown its TPM before, and does not now")
+        if ek and endorsed.get(host, ek) != ek:
+            yield Deny(Rule.IDENTITY, f"{host} is enrolled with another TPM")
+        for other, other_ek in sorted(endorsed.items()):
+            if ek and other != host and other_ek == ek:
+                yield Deny(Rule.IDENTITY, f"{other} is enrolled with the same TPM")
+        if tpm is TpmKind.SOFTWARE and not policy.demands.allow_software_tpm:
+            yield Deny(
+                Rule.TPM_KIND, "its TPM is software, which the policy does not allow", "demands.allow_software_tpm"
+            )
 
     return _decide(Check.HOST_ENROL, host, ak_name.hex(), denials())
 

@@ -19,6 +19,8 @@ from yarl import URL
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
+from shamon_host.peer.callers import known_caller
+from shamon_host.peer.coalition_ca import certificate_names, read_der_certificate
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import PeerDirectory, PeerHandler, PeerIdentity
 from shamon_host.peer.tls import TlsFiles, client_context, server_context
@@ -197,8 +199,11 @@ class PeerServer:
         certificate = connection.getpeercert(True) if isinstance(connection, ssl.SSLObject) else None
         if not certificate:
             raise NotTrusted("a request without a certificate")
-        enrolled = self._directory.by_certificate(hashlib.sha256(certificate).digest())
-        return PeerIdentity(host=enrolled.host, certificate_sha256=enrolled.certificate_sha256)
+        names = certificate_names(read_der_certificate(certificate, where="certificate"))
+        if len(names) != 1:
+            raise NotTrusted("a certificate without a name of its own", expected="one dNSName")
+        shown = PeerIdentity(host=HostName(names[0]), certificate_sha256=hashlib.sha256(certificate).digest())
+        return known_caller(self._directory, shown, request.rel_url.raw_path)
 
     async def _answer(self, caller: PeerIdentity, request: web.BaseRequest) -> bytes:
         path = request.rel_url.raw_path

@@ -5,6 +5,7 @@ Real transport: `http_transport` (aiohttp, mutual TLS 1.3). In memory: `shamon_h
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from shamon_host.attestation.evidence import Evidence, Role
@@ -21,9 +22,19 @@ class PeerIdentity:
     certificate_sha256: bytes
 
 
+class Membership(StrEnum):
+    """What the newest record of a host says of it."""
+
+    ENROLLED = "enrolled"
+    LEFT = "left"
+    """It gave up its place; it may be enrolled again."""
+    EXPELLED = "expelled"
+    """For good: its certificate, its AK and its EK are revoked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledPeer:
-    """What the coalition wrote down about a host, by hand, before any handshake with it."""
+    """What the coalition wrote down about a host before any handshake with it (`host_record`)."""
 
     host: HostName
     certificate_sha256: bytes
@@ -33,20 +44,34 @@ class EnrolledPeer:
     ak_name: bytes
     """Name of that key: nameAlg, then the digest of `ak_public` (TPM 2.0 Part 1, section 16)."""
     tpm: TpmKind
-    expelled: bool = False
+    ek_sha256: bytes = b""
+    """SHA-256 over the TPMT_PUBLIC of its EK; empty where nobody has shown that the AK is in a TPM with an EK."""
+    serial: int = 0
+    """Of the record that says so."""
+    membership: Membership = Membership.ENROLLED
+    reason: str = ""
+    """Why it is out, in words."""
     record_key: str = ""
     """Public key of its certificate, base64 of a DER SubjectPublicKeyInfo: signs its votes on policies."""
+
+    @property
+    def expelled(self) -> bool:
+        return self.membership is Membership.EXPELLED
 
 
 class PeerDirectory(Protocol):
     """Who is enrolled. Real and in memory: `enrolment.PeerRegistry`."""
 
+    def get(self, host: HostName) -> EnrolledPeer | None:
+        """What is known of `host`, be it enrolled or out."""
+        ...
+
     def enrolled(self, host: HostName) -> EnrolledPeer:
-        """The entry of `host`. Raises NotTrusted when there is none, or when the host is expelled."""
+        """The entry of `host`. Raises NotTrusted when there is none, or when the host has left or is expelled."""
         ...
 
     def by_certificate(self, certificate_sha256: bytes) -> EnrolledPeer:
-        """Whose certificate this is. Raises NotTrusted when nobody's, or when the host is expelled."""
+        """Whose certificate this is. Raises NotTrusted when nobody's, or when the host has left or is expelled."""
         ...
 
 
@@ -138,6 +163,14 @@ class PolicyHandler(Protocol):
 
     async def handle_policy(self, peer: HostName, path: str, body: bytes) -> bytes:
         """Answer one request of an enrolled peer. Raises ShamonError."""
+        ...
+
+
+class RegistryHandler(Protocol):
+    """What peers say and ask about who is enrolled (`registry_messages`). The daemon implements it."""
+
+    async def handle_registry(self, caller: HostName, body: bytes) -> bytes:
+        """Answer one request of whoever has a certificate of the coalition's CA. Raises ShamonError."""
         ...
 
 

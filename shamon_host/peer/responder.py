@@ -34,9 +34,9 @@ from shamon_host.peer.party import (
     require_same_coalition,
     unused_spis,
 )
-from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler, Terms
+from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler, RegistryHandler, Terms
 from shamon_host.peer.sessions import Appraised, Session, Stage
-from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, body_limit
+from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, REGISTRY, body_limit
 
 _HINT_INTERVAL_S = 1.0
 _HELLOS = 16
@@ -53,8 +53,10 @@ class PeerService:
         handshaker: Handshaker,
         hinted: Callable[[HostName, HostName], None],
         policies: PolicyHandler | None = None,
+        registry: RegistryHandler | None = None,
     ) -> None:
         self._policies = policies
+        self._registry = registry
         self._party = handshaker.party
         self._host = handshaker.party.host
         self._sessions = handshaker.sessions
@@ -62,11 +64,18 @@ class PeerService:
         self._hints_s: dict[tuple[HostName, HostName], float] = {}
         self._hellos: dict[HostName, tuple[float, float]] = {}
         """Peer → how many it has left, and when that was so."""
+        self._exchanges: dict[HostName, tuple[float, float]] = {}
+        """The same of exchanges of records. Only whom the CA has given a certificate gets so far."""
 
     async def handle(self, caller: PeerIdentity, path: str, body: bytes) -> bytes:
         """Answer one request. Raises ShamonError, which the transport tells the caller in words."""
         if len(body) > body_limit(path):
             raise Refused("the message is too long", where=path, expected=f"at most {body_limit(path)} bytes")
+        if path == REGISTRY:
+            if self._registry is None:
+                raise Refused("this host exchanges no records", where=self._party.name)
+            self._count(self._exchanges, caller.host)
+            return await self._registry.handle_registry(caller.host, body)
         enrolled = self._caller(caller)
         if path == HINT:
             return self._hint(enrolled, body)
@@ -233,12 +242,15 @@ class PeerService:
 
     def _count_hello(self, peer: HostName) -> None:
         """Raises Busy for a peer that starts one handshake after the other."""
+        self._count(self._hellos, peer)
+
+    def _count(self, counts: dict[HostName, tuple[float, float]], peer: HostName) -> None:
         now_s = self._party.boottime_s()
-        left, since_s = self._hellos.get(peer, (_HELLOS, now_s))
+        left, since_s = counts.get(peer, (_HELLOS, now_s))
         left = min(_HELLOS, left + now_s - since_s)
         if left < 1:
-            raise Busy("too many handshakes of the same host", where=self._party.name)
-        self._hellos[peer] = (left - 1, now_s)
+            raise Busy("too many handshakes of the same host, or other requests", where=self._party.name)
+        counts[peer] = (left - 1, now_s)
 
     def _hint(self, enrolled: EnrolledPeer, body: bytes) -> bytes:
         about = self._party.directory.enrolled(Hint.decode(body).about).host

@@ -7,8 +7,11 @@ the certificate's digest, inside the TLS handshake, before a byte of a request l
 import hashlib
 import hmac
 import ssl
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -16,17 +19,33 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.peer.coalition_ca import parse_certificate
+from shamon_host.peer.coalition_ca import key_pem, parse_certificates
+from shamon_host.peer.sealed_key import is_sealed, open_key
 from shamon_host.peer.signed_record import PrivateKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """PEM files of this host: the coalition's CA, the host's certificate, and its key (mode 0600)."""
+    """PEM files of this host: the coalition's CA, the host's certificate, and its key (mode 0600).
+
+    A key that the host's TPM has sealed has to be opened first, once (`opened`).
+    """
 
     ca: Path
     certificate: Path
     key: Path
+    unsealed: EllipticCurvePrivateKey | None = field(default=None, repr=False)
+    """The key, where `key` holds it sealed."""
+    scratch: Path | None = None
+    """Where an unsealed key may lie for a moment, as `ssl` takes keys from files only: a directory in memory."""
+
+    def opened(self, unseal: Callable[[bytes], bytes], scratch: Path) -> Self:
+        """The same files with the key opened, if it is sealed. `unseal`: `Tpm.unseal`. Raises BadInput,
+        BackendFailed."""
+        data = self._key_bytes()
+        if not is_sealed(data):
+            return self
+        return replace(self, unsealed=open_key(data, unseal, where=str(self.key)), scratch=scratch)
 
     def certificate_sha256(self) -> bytes:
         """SHA-256 of this host's own certificate, as others enrol it. Raises BadInput."""
@@ -34,14 +53,19 @@ class TlsFiles:
             pem = self.certificate.read_bytes()
         except OSError as error:
             raise BadInput("cannot be read", where=str(self.certificate), found=error.strerror or "") from error
-        certificate = parse_certificate(pem, where=str(self.certificate))
+        certificate = parse_certificates(pem, where=str(self.certificate))[0]  # and behind it those between, if any
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
     def private_key(self) -> PrivateKey:
         """The key of the certificate, which also signs this host's votes on policies. Raises BadInput."""
+        if self.unsealed is not None:
+            return self.unsealed
+        data = self._key_bytes()
+        if is_sealed(data):
+            raise BadInput("the key is sealed by the host's TPM", where=str(self.key), expected="to be opened first")
         try:
-            key = load_pem_private_key(self.key.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            key = load_pem_private_key(data, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise BadInput(
                 "the key cannot be read",
                 where=str(self.key),
@@ -51,6 +75,23 @@ class TlsFiles:
         if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey):
             raise BadInput("a key of another kind", where=str(self.key), expected="ECDSA P-256 or Ed25519")
         return key
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Give certificate and key to a context. Raises OSError where they cannot be used."""
+        if self.unsealed is None:
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
+            return
+        with tempfile.TemporaryDirectory(prefix="key-", dir=self.scratch) as directory:  # mode 0700
+            path = Path(directory) / "host.key"
+            path.touch(mode=0o600)
+            path.write_bytes(key_pem(self.unsealed))
+            context.load_cert_chain(self.certificate, path)
+
+    def _key_bytes(self) -> bytes:
+        try:
+            return self.key.read_bytes()
+        except OSError as error:
+            raise BadInput("the key cannot be read", where=str(self.key), found=error.strerror or "") from error
 
 
 class _PinnedConnection(ssl.SSLObject):
@@ -101,7 +142,7 @@ def _restrict(context: ssl.SSLContext, files: TlsFiles) -> None:
             remedy="Copy ca.pem of the coalition to this host.",
         ) from error
     try:
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+        files.load_into(context)
     except OSError as error:
         raise BadInput(
             "certificate and key cannot be used",

@@ -24,6 +24,7 @@ POLICY_PREPARE = "/v1/policy/prepare"
 POLICY_COMMIT = "/v1/policy/commit"
 POLICY_ABORT = "/v1/policy/abort"
 POLICY_FETCH = "/v1/policy/fetch"
+REGISTRY = "/v1/registry"
 POLICY_PATHS = frozenset({POLICY_PREPARE, POLICY_COMMIT, POLICY_ABORT, POLICY_FETCH})
 
 MAX_HEADER_BYTES = 128 * 1024
@@ -31,6 +32,8 @@ MAX_HEADER_BYTES = 128 * 1024
 MAX_REFUSAL_BYTES = 8 * 1024
 MAX_POLICY_MESSAGE = 9 << 20
 """An envelope has the policy in base64, and the record of the update is beside it."""
+MAX_REGISTRY_MESSAGE = 4 << 20
+"""Records of about 1000 hosts; more of them take more than one message."""
 MAX_WORDS = 1000
 """Longest sentence taken from or told to a peer, in characters."""
 
@@ -43,6 +46,7 @@ _LIMITS = {
     POLICY_COMMIT: MAX_POLICY_MESSAGE,
     POLICY_ABORT: 1024,
     POLICY_FETCH: MAX_POLICY_MESSAGE,
+    REGISTRY: MAX_REGISTRY_MESSAGE,
 }
 _MAX_INTEGER_DIGITS = 20
 _SEPARATOR = b"\n"

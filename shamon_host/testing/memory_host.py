@@ -13,7 +13,6 @@ from shamon_host.attestation.attester import directly
 from shamon_host.attestation.evidence import Evidence
 from shamon_host.attestation.reference_record import record
 from shamon_host.attestation.reference_values import ReferenceValues
-from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.database import Database
@@ -25,18 +24,17 @@ from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
-from shamon_host.domain.results import TpmKind
 from shamon_host.links.model import SecurityAssociation
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
-from shamon_host.peer.signed_record import public_text
 from shamon_host.testing.clock import VirtualClock
 from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.machine import BootImage, MeasuredMachine
-from shamon_host.testing.network import MemoryNetwork, memory_identity, memory_key
+from shamon_host.testing.memory_ca import memory_authorities, memory_key, memory_peer, memory_record
+from shamon_host.testing.network import MemoryNetwork, memory_identity
 from shamon_host.testing.severable import MemoryServiceManager, SeverableDatabase, SeverableKernel, SeverableTpm
 from shamon_host.testing.story_policy import VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
@@ -70,7 +68,7 @@ class Enrolment:
     def enrol(self, host: "MemoryHost") -> None:
         """Register the host's AK and certificate, as `shamon coalition enrol` does."""
         self.hosts[host.name] = host
-        self.registry = PeerRegistry([*self.registry.hosts(), host.enrolled_as()])
+        self.registry = PeerRegistry(records=[*self.registry.records(), memory_record(host.enrolled_as())])
 
     def load(self, host: HostName) -> ReferenceValues:
         """`daemon.references.ReferenceSource`."""
@@ -226,12 +224,13 @@ class MemoryHost:
         self._severable = SeverableKernel(self.kernel)
         self._tpm = SeverableTpm(self.machine.tpm)
         self.database = database = SeverableDatabase(self._database)
-        registry = self._enrolment.registry
+        registry = PeerRegistry(records=self._enrolment.registry.records())
         daemon = HostDaemon(
             name=self.host,
             policy_file=self._enrolment.policies.get(self.host, self._enrolment.policy),
             policy_envelope=self._enrolment.envelopes.get(self.host, b""),
             registry=registry,
+            authorities=memory_authorities(),
             references=self._enrolment,
             store=Store(database),
             audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
@@ -320,15 +319,7 @@ class MemoryHost:
 
     def enrolled_as(self) -> EnrolledPeer:
         """This host's entry in the registry."""
-        public = self.machine.tpm.ak_public()
-        return EnrolledPeer(
-            host=self.host,
-            certificate_sha256=self._identity.certificate_sha256,
-            ak_public=public,
-            ak_name=TpmPublic.parse(public).name,
-            tpm=TpmKind.SOFTWARE,
-            record_key=public_text(memory_key(self.host)),
-        )
+        return memory_peer(self.host, self.machine.tpm.ak_public())
 
     def record_reference(self) -> ReferenceValues:
         """Reference Values of a known-good boot of this host; it is off again afterwards."""

@@ -7,17 +7,16 @@ A handler runs in a task of its own, as on a server: it goes on when its caller 
 """
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from dataclasses import dataclass, field
 
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
+from shamon_host.peer.callers import known_caller
 from shamon_host.peer.ports import PeerDirectory, PeerHandler, PeerIdentity
 from shamon_host.peer.wire import body_limit, decode_refusal, encode_refusal
+from shamon_host.testing.memory_ca import memory_identity_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +46,8 @@ or none (raise Unreachable), and may wait."""
 
 
 def memory_identity(host: HostName) -> PeerIdentity:
-    """A certificate for `host` that only the memory network takes for one."""
-    return PeerIdentity(host=host, certificate_sha256=hashlib.sha256(f"certificate of {host}".encode()).digest())
-
-
-def memory_key(host: HostName) -> Ed25519PrivateKey:
-    """The key of that certificate: the same in every run, and no secret."""
-    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"key of {host}".encode()).digest())
+    """Who has the certificate of `host` (`memory_ca`)."""
+    return PeerIdentity(host=host, certificate_sha256=memory_identity_sha256(host))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,10 +187,9 @@ class MemoryTransport:
 async def _answer(listener: _Listener, request: Request) -> tuple[bool, bytes]:
     """True and the answer, or False and the refusal."""
     try:
-        known = listener.directory.by_certificate(request.caller.certificate_sha256)
+        caller = known_caller(listener.directory, request.caller, request.path)
         if len(request.body) > body_limit(request.path):
             raise Refused("the message is too long", where=request.path)
-        caller = replace(request.caller, host=known.host)
         return True, await listener.handler.handle(caller, request.path, request.body)
     except ShamonError as error:
         return False, encode_refusal(error)

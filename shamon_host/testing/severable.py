@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from shamon_host.attestation.credential import Credential
 from shamon_host.attestation.ports import Quote, Tpm
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.ports import StopReason
@@ -58,6 +59,21 @@ class SeverableTpm:
 
     def ak_public(self) -> bytes:
         return self._tpm.ak_public()
+
+    def ek_public(self) -> bytes:
+        return self._tpm.ek_public()
+
+    def ek_certificate(self) -> bytes:
+        return self._tpm.ek_certificate()
+
+    def activate_credential(self, credential: Credential) -> bytes:
+        return self._tpm.activate_credential(credential)
+
+    def seal(self, secret: bytes) -> bytes:
+        return self._tpm.seal(secret)
+
+    def unseal(self, blob: bytes) -> bytes:
+        return self._tpm.unseal(blob)
 
     def manufacturer(self) -> str:
         return self._tpm.manufacturer()

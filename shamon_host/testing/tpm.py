@@ -4,24 +4,30 @@ It keeps the rules that a Verifier relies on: a reset clears the PCRs and counts
 those that a host relies on for its own state: its counter in NV memory only grows, whoever removes it.
 """
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from shamon_host.attestation.credential import Credential, EkPrivate, open_credential
+from shamon_host.attestation.ek import EkPublic
 from shamon_host.attestation.nv_counter import NvCounter
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest, extend, initial_value
-from shamon_host.attestation.ports import QUOTED_PCRS, Quote
+from shamon_host.attestation.ports import MAX_SEALED_BYTES, QUOTED_PCRS, Quote
 from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
 from shamon_host.attestation.tpm_structures import ClockInfo, QuoteAttest, TpmSignature
-from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.errors import BackendFailed, BadInput
 
 _SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
 _FIRMWARE_VERSION = 0x20220101_00120000
 _MAX_QUALIFYING_DATA = 64
 _COUNTER = NvCounter()
+_NONCE_BYTES = 12
 
 
 def _zeroed() -> dict[int, bytes]:
@@ -35,6 +41,8 @@ class MemoryTpm:
     clock_s: Callable[[], float] = lambda: 0.0
     reset_count: int = 0
     out_of_reach: bool = False
+    certificate: bytes = b""
+    """Of its EK, DER; empty: nobody certified it."""
     quotes: int = 0
     """How many TPM2_Quote commands it has carried out."""
     pcrs: dict[int, bytes] = field(default_factory=_zeroed)
@@ -46,10 +54,42 @@ class MemoryTpm:
     _key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
     )
+    ek: EkPrivate = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False)
+    """Its EK, ECC P-256 or RSA 2048."""
+    _storage_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def ak_public(self) -> bytes:
         self._reach()
         return self._public().encode()
+
+    def ek_public(self) -> bytes:
+        self._reach()
+        return EkPublic.of(self.ek.public_key()).encode()
+
+    def ek_certificate(self) -> bytes:
+        self._reach()
+        return self.certificate
+
+    def activate_credential(self, credential: Credential) -> bytes:
+        self._reach()
+        try:
+            return open_credential(self.ek, self._public().name, credential)
+        except BadInput as error:
+            raise BackendFailed("TPM2_ActivateCredential failed", where="TPM", found="TPM_RC_INTEGRITY") from error
+
+    def seal(self, secret: bytes) -> bytes:
+        self._reach()
+        if not 0 < len(secret) <= MAX_SEALED_BYTES:
+            raise BackendFailed("TPM2_Create failed", where="TPM", found="TPM_RC_SIZE")
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + AESGCM(self._storage_key).encrypt(nonce, secret, None)
+
+    def unseal(self, blob: bytes) -> bytes:
+        self._reach()
+        try:
+            return AESGCM(self._storage_key).decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], None)
+        except (InvalidTag, ValueError) as error:
+            raise BackendFailed("TPM2_Load failed", where="TPM", found="TPM_RC_INTEGRITY") from error
 
     def manufacturer(self) -> str:
         self._reach()

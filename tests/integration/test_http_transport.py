@@ -18,8 +18,9 @@ from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.coalition_ca import init_coalition, issue_host_certificate, parse_certificate
-from shamon_host.peer.enrolment import PeerRegistry, enrolled_peer
+from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Busy, Handshaker, PeerService
+from shamon_host.peer.host_record import HostRecord, enrolled_peer
 from shamon_host.peer.http_transport import HttpTransport, PeerServer, serve_peers
 from shamon_host.peer.ports import EnrolledPeer, PeerTransport
 from shamon_host.peer.tls import TlsFiles, client_context
@@ -324,7 +325,7 @@ async def test_no_byte_of_a_request_reaches_a_host_with_another_certificate(coal
     server = await asyncio.start_server(connected, LOOPBACK, 0, ssl=context)
     async with loopback(coalition) as world, server:
         entry = HostEntry(name=GAMMA, address=LOOPBACK, port=server.sockets[0].getsockname()[1], types=frozenset())
-        world.registry(ALPHA)._peers[GAMMA] = coalition.registry(BETA).enrolled(BETA)
+        world.registry(ALPHA)._records[GAMMA] = HostRecord(peer=coalition.registry(BETA).enrolled(BETA))
         with pytest.raises(NotTrusted):
             await world.transport(ALPHA).call(entry, HELLO, b"a secret", timeout_s=TIMEOUT_S)
         await asyncio.sleep(0.05)
@@ -345,7 +346,8 @@ async def test_broken_tls_files_are_named(coalition: Coalition, tmp_path: Path, 
     for content in (None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         if content is not None:
             bad.write_bytes(content)
-        files = TlsFiles(**{"ca": good.ca, "certificate": good.certificate, "key": good.key, broken: bad})
+        paths = {"ca": good.ca, "certificate": good.certificate, "key": good.key, broken: bad}
+        files = TlsFiles(ca=paths["ca"], certificate=paths["certificate"], key=paths["key"])
         with pytest.raises(BadInput, match=r"bad\.pem"):
             HttpTransport(tls=files, directory=coalition.registry(BETA))
 

@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from shamon_host.attestation.ports import Tpm
 from shamon_host.testing.contracts.tpm import NONCE, TpmContract
@@ -26,9 +28,16 @@ from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
 from tpm2_pytss.types import TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
 
+from shamon_host.attestation.credential import make_credential
+from shamon_host.attestation.ek import EkKind, EkPublic
+from shamon_host.attestation.ek_certificate import load_roots, verify_ek_certificate
 from shamon_host.attestation.nv_counter import COUNTER_INDEX, NvCounter
 from shamon_host.attestation.tpm_device import DeviceTpm
-from shamon_host.domain.errors import BackendFailed
+from shamon_host.attestation.tpm_public import TpmPublic
+from shamon_host.domain.errors import BackendFailed, NotTrusted
+from shamon_host.domain.labels import HostName
+from shamon_host.domain.results import TpmKind
+from shamon_host.peer.joining import Applicant, EkTrust, Reception, invite
 
 _PCR = 14
 
@@ -36,14 +45,36 @@ _PCR = 14
 class Swtpm:
     """A swtpm process with its state in `directory`; `reset` is a reboot of the machine it would be in."""
 
-    def __init__(self, directory: Path, *, banks: str = "sha256") -> None:
+    def __init__(self, directory: Path, *, banks: str = "sha256", certified: bool = False) -> None:
+        """`certified`: a CA of its own in `directory` certifies its EK; `roots` has that CA's certificates."""
         self._state = directory.absolute() / "state"  # swtpm changes directory: relative paths fail
         self._state.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
         self._port = _two_free_ports()  # the stack expects the control channel at the second
         setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(self._state), "--pcr-banks", banks]
+        self.roots = directory.absolute() / "roots"
+        if certified:
+            setup += ["--create-ek-cert", "--config", str(self._make_ca(directory.absolute()))]
         subprocess.run(setup, check=True, capture_output=True)
+        for root in (directory / "ca").glob("*-rootca-cert.pem"):
+            shutil.copy(root, self.roots)
         self.start()
+
+    def _make_ca(self, directory: Path) -> Path:
+        """The configuration of a `swtpm_localca` that makes its keys and certificates on first use."""
+        self.roots.mkdir()
+        (directory / "ca").mkdir()
+        localca, options, config = (directory / name for name in ("localca.conf", "localca.options", "setup.conf"))
+        localca.write_text(
+            f"statedir = {directory}/ca\nsigningkey = {directory}/ca/signkey.pem\n"
+            f"issuercert = {self.roots}/issuercert.pem\ncertserial = {directory}/ca/certserial\n"
+        )
+        options.write_text("--platform-manufacturer shamon\n--platform-version 1\n--platform-model lab\n")
+        config.write_text(
+            f"create_certs_tool = {shutil.which('swtpm_localca')}\ncreate_certs_tool_config = {localca}\n"
+            f"create_certs_tool_options = {options}\n"
+        )
+        return config
 
     @property
     def tcti(self) -> str:
@@ -100,11 +131,13 @@ def swtpm(tmp_path: Path) -> Iterator[Swtpm]:
 
 
 class TestSwtpm(TpmContract):
+    ek: EkKind | None = None
+
     @pytest.fixture
     def tpm(self, swtpm: Swtpm) -> Iterator[Tpm]:
         self._swtpm = swtpm
-        self._again = DeviceTpm(swtpm.tcti)
-        with DeviceTpm(swtpm.tcti) as tpm, self._again:
+        self._again = DeviceTpm(swtpm.tcti, ek=self.ek)
+        with DeviceTpm(swtpm.tcti, ek=self.ek) as tpm, self._again:
             yield tpm
 
     def reopen(self, tpm: Tpm) -> Tpm:
@@ -139,6 +172,95 @@ class TestSwtpm(TpmContract):
 
     def broken(self) -> Tpm:
         return DeviceTpm(f"swtpm:host=127.0.0.1,port={_two_free_ports()}")
+
+
+class TestSwtpmWithRsaEk(TestSwtpm):
+    ek = EkKind.RSA
+
+
+def test_a_certified_ek_has_a_chain_to_the_ca_of_swtpm_and_to_no_other(tmp_path: Path) -> None:
+    """What swtpm_localca issued: an RSA EK with a certificate whose subjectAltName is critical."""
+    own, other = (Swtpm(_directory(tmp_path, name), certified=True) for name in ("own", "other"))
+    try:
+        with DeviceTpm(own.tcti) as tpm:
+            ek, certificate = EkPublic.parse(tpm.ek_public()), tpm.ek_certificate()
+        assert ek.kind is EkKind.RSA
+        now = datetime.now(UTC)
+        chain = verify_ek_certificate(certificate, ek, load_roots(own.roots), now)
+        assert chain[-1].issuer == chain[-1].subject
+        with pytest.raises(NotTrusted, match="no chain to a root"):
+            verify_ek_certificate(certificate, ek, load_roots(other.roots), now)
+        with DeviceTpm(other.tcti) as tpm, pytest.raises(NotTrusted, match="another key"):
+            verify_ek_certificate(certificate, EkPublic.parse(tpm.ek_public()), load_roots(own.roots), now)
+    finally:
+        own.stop()
+        other.stop()
+
+
+def test_a_credential_for_one_tpm_is_not_activated_by_another(tmp_path: Path) -> None:
+    own, other = (Swtpm(_directory(tmp_path, name)) for name in ("own", "other"))
+    try:
+        with DeviceTpm(own.tcti) as tpm, DeviceTpm(other.tcti) as another:
+            name = TpmPublic.parse(another.ak_public()).name
+            for ek in (tpm.ek_public(), another.ek_public()):
+                credential = make_credential(EkPublic.parse(ek), name, b"secret")
+                with pytest.raises(BackendFailed):
+                    tpm.activate_credential(credential)  # it holds neither that AK, nor that EK
+    finally:
+        own.stop()
+        other.stop()
+
+
+def test_what_one_tpm_sealed_opens_in_no_other_and_not_after_tpm2_clear(tmp_path: Path) -> None:
+    own, other = (Swtpm(_directory(tmp_path, name)) for name in ("own", "other"))
+    try:
+        with DeviceTpm(own.tcti) as tpm, DeviceTpm(other.tcti) as another:
+            blob = tpm.seal(b"secret")
+            with pytest.raises(BackendFailed, match="sealed by this very TPM"):
+                another.unseal(blob)
+            assert tpm.unseal(blob) == b"secret"
+            public = tpm.ak_public()
+            tpm.close()
+            nv_index.clear(own.tcti)
+            with pytest.raises(BackendFailed, match="sealed by this very TPM"):
+                tpm.unseal(blob)
+            assert tpm.ak_public() == public
+            assert tpm.unseal(tpm.seal(b"another")) == b"another"
+    finally:
+        own.stop()
+        other.stop()
+
+
+@pytest.mark.parametrize("ek", [EkKind.RSA, EkKind.ECC])
+def test_a_host_joins_by_its_tpm_and_not_by_another(tmp_path: Path, ek: EkKind) -> None:
+    """The whole of `shamon host join`, with the wire left out."""
+    own, other = (Swtpm(_directory(tmp_path, name)) for name in ("own", "other"))
+    now, host = datetime.now(UTC), HostName("alpha")
+    try:
+        with DeviceTpm(own.tcti, ek=ek) as tpm, DeviceTpm(other.tcti, ek=ek) as another:
+            pin = EkPublic.parse(tpm.ek_public())
+            trust = EkTrust(tpm=TpmKind.SOFTWARE, pinned_sha256=pin.sha256)
+            for joining, words in ((tpm, ""), (another, "another TPM than the one that was pinned")):
+                expires = now + timedelta(minutes=1)
+                invitation = invite(host, address="192.0.2.1", port=1, ca_pem=b"CA", expires=expires)
+                reception = Reception(invitation=invitation, trust=trust, check=lambda _, **__: None)
+                key = ec.generate_private_key(ec.SECP256R1())
+                applicant = Applicant(invitation=invitation, tpm=joining, key=key)
+                if words:
+                    with pytest.raises(NotTrusted, match=words):
+                        reception.request(applicant.request(), now)
+                    continue
+                joiner = reception.prove(applicant.proof(reception.request(applicant.request(), now)), now)
+                assert (joiner.ek, joiner.key, joiner.ak_public) == (pin, key.public_key(), tpm.ak_public())
+    finally:
+        own.stop()
+        other.stop()
+
+
+def _directory(parent: Path, name: str) -> Path:
+    directory = parent / name
+    directory.mkdir()
+    return directory
 
 
 def test_libtpms_calls_itself_ibm(swtpm: Swtpm) -> None:

@@ -6,11 +6,16 @@ can do to it: where a backend lacks them, those tests skip with the reason.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from shamon_host.attestation.credential import Credential, make_credential
+from shamon_host.attestation.ek import EkPublic
+from shamon_host.attestation.ek_certificate import read_ek_certificate
 from shamon_host.attestation.pcr import Bank, PcrSelection
-from shamon_host.attestation.ports import QUOTED_PCRS, Quote, Tpm
+from shamon_host.attestation.ports import MAX_SEALED_BYTES, QUOTED_PCRS, Quote, Tpm
 from shamon_host.attestation.quote import QuoteError, QuoteFault, VerifiedQuote, verify_quote
 from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
 from shamon_host.domain.errors import BackendFailed
@@ -172,9 +177,78 @@ class TpmContract:
             verified(tpm, tpm.quote(NONCE))
             assert tpm.increment_counter() == begin + number
 
+    def test_the_ek_is_one_of_the_tcgs_templates_and_stays_the_same(self, tpm: Tpm) -> None:
+        public = tpm.ek_public()
+        assert EkPublic.parse(public).encode() == public
+        assert self.reopen(tpm).ek_public() == public
+
+    def test_a_certificate_is_that_of_the_ek(self, tpm: Tpm) -> None:
+        certificate = tpm.ek_certificate()
+        if not certificate:
+            pytest.skip("nobody certified this TPM's EK")
+        assert EkPublic.of(read_ek_certificate(certificate).public_key()) == EkPublic.parse(tpm.ek_public())
+
+    def test_a_credential_made_without_a_tpm_is_activated(self, tpm: Tpm) -> None:
+        ek, name = EkPublic.parse(tpm.ek_public()), TpmPublic.parse(tpm.ak_public()).name
+        for secret in (b"s", hashlib.sha256(b"a secret").digest()):
+            assert tpm.activate_credential(make_credential(ek, name, secret)) == secret
+        verified(tpm, tpm.quote(NONCE))
+
+    def test_many_credentials_leave_nothing_behind(self, tpm: Tpm) -> None:
+        ek, name = EkPublic.parse(tpm.ek_public()), TpmPublic.parse(tpm.ak_public()).name
+        for number in range(6):
+            assert tpm.activate_credential(make_credential(ek, name, bytes([number]))) == bytes([number])
+
+    def test_a_credential_for_another_ak_or_ek_is_not_activated(self, tpm: Tpm) -> None:
+        ek, name = EkPublic.parse(tpm.ek_public()), TpmPublic.parse(tpm.ak_public()).name
+        other_ek = EkPublic.of(ec.generate_private_key(ec.SECP256R1()).public_key())
+        good = make_credential(ek, name, b"secret")
+        changed = replace(good, blob=good.blob[:-1] + bytes([good.blob[-1] ^ 1]))
+        for bad in (
+            make_credential(ek, name[:-1] + bytes([name[-1] ^ 1]), b"secret"),
+            make_credential(other_ek, name, b"secret"),
+            changed,
+        ):
+            with pytest.raises(BackendFailed):
+                tpm.activate_credential(bad)
+        assert tpm.activate_credential(good) == b"secret"
+
+    def test_what_is_sealed_opens_again(self, tpm: Tpm) -> None:
+        secrets = [b"s", bytes(range(MAX_SEALED_BYTES))]
+        blobs = [tpm.seal(secret) for secret in secrets]
+        assert all(secret not in blob for secret, blob in zip(secrets[1:], blobs[1:], strict=True))
+        again = self.reopen(tpm)
+        for _ in range(3):
+            assert [again.unseal(blob) for blob in blobs] == secrets
+        assert again.seal(b"s") != blobs[0]
+
+    def test_what_is_sealed_opens_after_a_reset(self, tpm: Tpm) -> None:
+        blob = tpm.seal(b"secret")
+        assert self.restart(tpm).unseal(blob) == b"secret"
+
+    def test_what_is_no_sealed_secret_does_not_open(self, tpm: Tpm) -> None:
+        blob = tpm.seal(b"secret")
+        for bad in (b"", blob[:-1], blob + b"\0", blob[:-1] + bytes([blob[-1] ^ 1]), bytes(300)):
+            with pytest.raises(BackendFailed):
+                tpm.unseal(bad)
+        for secret in (b"", bytes(MAX_SEALED_BYTES + 1)):
+            with pytest.raises(BackendFailed):
+                tpm.seal(secret)
+        assert tpm.unseal(blob) == b"secret"
+        verified(tpm, tpm.quote(NONCE))
+
     def test_a_tpm_out_of_reach_is_a_failed_backend(self) -> None:
         broken = self.broken()
         calls = (broken.ak_public, broken.manufacturer, broken.counter, broken.increment_counter)
-        for call in (*calls, lambda: broken.quote(NONCE)):
+        endorsement = (broken.ek_public, broken.ek_certificate)
+        credential = Credential(blob=b"", encrypted_secret=b"")
+        for call in (
+            *calls,
+            *endorsement,
+            lambda: broken.quote(NONCE),
+            lambda: broken.activate_credential(credential),
+            lambda: broken.seal(b"secret"),
+            lambda: broken.unseal(b"blob"),
+        ):
             with pytest.raises(BackendFailed):
                 call()

@@ -16,7 +16,8 @@ from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import PeerIdentity, PeerTransport
-from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, HINT, body_limit
+from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, HINT, REGISTRY, body_limit
+from shamon_host.testing.memory_ca import memory_expelled
 
 ALPHA, BETA, GAMMA, STRANGER = HostName("alpha"), HostName("beta"), HostName("gamma"), HostName("stranger")
 """`STRANGER` has a certificate like the others, and is enrolled with nobody but itself."""
@@ -240,15 +241,34 @@ class TransportContract(ABC):
 
         self.run(scenario)
 
+    def test_a_host_that_nobody_knows_yet_exchanges_records_and_nothing_else(self) -> None:
+        async def scenario(world: TransportWorld) -> None:
+            handler = Answers()
+            await world.listen(BETA, handler)
+            transport = world.transport(STRANGER)
+            await transport.call(world.entry(BETA), REGISTRY, b"records", timeout_s=TIMEOUT_S)
+            ((caller, path, body),) = handler.seen
+            assert (caller.host, path, body) == (STRANGER, REGISTRY, b"records")
+            assert caller.certificate_sha256 == world.registry(STRANGER).enrolled(STRANGER).certificate_sha256
+            with pytest.raises(Refused, match="not enrolled"):
+                await transport.call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
+            out = memory_expelled(world.registry(STRANGER).enrolled(STRANGER))
+            world.registry(BETA).take(out)
+            with pytest.raises(Refused, match="expelled"):
+                await transport.call(world.entry(BETA), REGISTRY, b"", timeout_s=TIMEOUT_S)
+            assert len(handler.seen) == 1
+
+        self.run(scenario)
+
     def test_an_expelled_host_neither_calls_nor_is_called_even_on_an_open_connection(self) -> None:
         async def scenario(world: TransportWorld) -> None:
             handler = Answers()
             await world.listen(BETA, handler)
             await world.transport(ALPHA).call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
-            world.registry(BETA).expel(ALPHA)
+            world.registry(BETA).take(memory_expelled(world.registry(BETA).enrolled(ALPHA)))
             with pytest.raises(Refused, match="expelled"):
                 await world.transport(ALPHA).call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
-            world.registry(GAMMA).expel(BETA)
+            world.registry(GAMMA).take(memory_expelled(world.registry(GAMMA).enrolled(BETA)))
             with pytest.raises(NotTrusted, match="expelled"):
                 await world.transport(GAMMA).call(world.entry(BETA), HELLO, b"", timeout_s=TIMEOUT_S)
             assert len(handler.seen) == 1

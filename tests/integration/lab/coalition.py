@@ -119,7 +119,7 @@ class Coalition:
         host.put("/etc/shamon/ca.pem", self._directory / "ca" / "ca.pem")
         host.put("/etc/shamon/host.pem", self._directory / "tls" / f"{host.name}.pem")
         host.put("/etc/shamon/host.key", self._directory / "tls" / f"{host.name}.key", mode="0600")
-        for entry in sorted((self._directory / "peers").glob("*.toml")):
+        for entry in sorted((self._directory / "peers").glob("*.record")):
             host.put(f"/etc/shamon/peers/{entry.name}", entry)
 
     def _record(self, host: LabHost) -> bytes:

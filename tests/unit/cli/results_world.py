@@ -5,26 +5,28 @@ alpha and beta had a red link; beta ran an unknown program; a minute later someb
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from shamon_host.attestation.reference_values import dump_reference_values
 from shamon_host.daemon.api import Answer, Api
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import TpmKind
-from shamon_host.peer.enrolment import enrolled_peer, write_entry
+from shamon_host.peer.coalition_ca import init_coalition
+from shamon_host.peer.host_record import enrolled_peer, sign_host_record, write_record
 from shamon_host.testing.images import sha256_of
+from shamon_host.testing.memory_ca import memory_key
 from shamon_host.testing.memory_host import CLEAN_IMAGE
 from shamon_host.testing.memory_world import MEMORY_TIMING
-from shamon_host.testing.network import memory_key
 from shamon_host.testing.story_policy import story_policy
 from shamon_host.testing.world import Fault
 from tests.unit.daemon.daemon_world import DaemonWorld, daemon, play
@@ -57,14 +59,15 @@ class Happened:
         (directory / "policy.toml").write_text(text)
         dump_reference_values(self.world.enrolment.reference, directory / "reference.json")
         (directory / "registry").mkdir()
+        ca = init_coalition(directory / "ca", "lab")
+        (directory / "ca.pem").write_bytes(ca.read_bytes())
         for host, ak_public in self.aks.items():
             certificate = certificate_of(HostName(host), memory_key(HostName(host)))
             pem = certificate.public_bytes(Encoding.PEM)
             (directory / f"{host}.pem").write_bytes(pem)
             (directory / f"{host}.ak").write_bytes(ak_public)
-            write_entry(
-                directory / "registry", enrolled_peer(HostName(host), certificate, ak_public, TpmKind.SOFTWARE), pem
-            )
+            peer = replace(enrolled_peer(HostName(host), certificate, ak_public, TpmKind.SOFTWARE), serial=1)
+            write_record(directory / "registry", sign_host_record(peer, certificate, ca_key(directory)))
 
 
 def happened() -> Happened:
@@ -85,6 +88,13 @@ def happened() -> Happened:
 
     play(test)
     return found
+
+
+def ca_key(directory: Path) -> EllipticCurvePrivateKey:
+    """The key of the coalition whose files are in the directory."""
+    key = load_pem_private_key((directory / "ca" / "ca.key").read_bytes(), password=None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    return key
 
 
 def certificate_of(host: HostName, key: Ed25519PrivateKey) -> x509.Certificate:

@@ -90,7 +90,7 @@ def test_the_same_ak_for_two_hosts_is_refused(tmp_path: Path) -> None:
     places = ["--registry", str(tmp_path / "peers"), "--out", str(tmp_path / "tls")]
     assert main(["coalition", "enrol", "alpha", *arguments, *places]) == 0
     assert main(["coalition", "enrol", "beta", *arguments, *places]) == 1
-    assert [path.name for path in (tmp_path / "peers").iterdir()] == ["alpha.toml"]
+    assert [path.name for path in (tmp_path / "peers").iterdir()] == ["alpha.record"]
 
 
 def _ak() -> bytes:

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from shamon_host.attestation.evidence_file import decode_file
-from shamon_host.cli import appraising
+from shamon_host.cli import appraising, registry
 from shamon_host.cli.api_client import ApiClient, _error
 from shamon_host.cli.main import main
 from shamon_host.interchange.schema import result_schema
-from tests.unit.cli.results_world import Happened, happened
+from shamon_host.peer.coalition_ca import read_ca_certificates
+from shamon_host.peer.host_record import authorities_of, read_host_record, sign_host_record, write_record
+from shamon_host.peer.ports import Membership
+from shamon_host.testing.memory_ca import memory_key
+from tests.unit.cli.results_world import Happened, ca_key, certificate_of, happened
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs/results.md"
@@ -44,6 +49,7 @@ def shamon(
     monkeypatch.setattr(ApiClient, "_request", request)
     monkeypatch.setattr(appraising, "DEFAULT_POLICY", tmp_path / "none.toml")
     monkeypatch.setattr(appraising, "DEFAULT_REGISTRY", tmp_path / "none")
+    monkeypatch.setattr(registry, "DEFAULT_CA", tmp_path / "ca.pem")
 
     def run(line: str) -> tuple[int, str, str]:
         code = main(shlex.split(line))
@@ -233,6 +239,9 @@ def test_what_is_no_such_file_is_bad_input(arguments: str, shamon: Shamon) -> No
 
 def test_a_host_that_was_expelled_since_is_no_verifier(shamon: Shamon, tmp_path: Path) -> None:
     shamon("results save beta --out beta.result")
-    entry = tmp_path / "registry/alpha.toml"
-    entry.write_text(entry.read_text().replace("expelled = false", "expelled = true"))
+    ca = authorities_of(read_ca_certificates(tmp_path / "ca.pem"))
+    path = tmp_path / "registry/alpha.record"
+    peer = read_host_record(path.read_bytes(), ca, source="alpha").peer
+    out = replace(peer, serial=peer.serial + 1, membership=Membership.EXPELLED, reason="it was told to go")
+    write_record(path.parent, sign_host_record(out, certificate_of(peer.host, memory_key(peer.host)), ca_key(tmp_path)))
     assert shamon("results verify beta.result --registry registry")[0] == 3

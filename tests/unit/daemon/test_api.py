@@ -30,10 +30,32 @@ def test_status() -> None:
         assert (policy["version"], policy["digest"], policy["signed"]) == (1, world.policy.digest, False)
         assert policy["tpm_counter"] == world.alpha.machine.tpm.counter()
         assert policy == await value(world, "/v1/policy")
+        assert status["enrolment"] == {
+            "state": "enrolled",
+            "serial": 1,
+            "tpm": "software",
+            "ek": "",
+            "certificate_until": "2099-01-01",
+            "renew": False,
+        }
         assert status["peers"] == {"enrolled": 1, "admitted": 1, "suspended": 0, "expelled": 0}
         assert status["refused_by"] == {}
         assert status["audit_head"] == daemon(world.alpha).audit.head().hex()
         assert status["figures"]["handshake_ms"]["count"] >= 1
+
+    play(test)
+
+
+def test_leave() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        answer = await ask(world, "POST", "/v1/leave")
+        assert answer.status == 200
+        assert answer.body["host"] == "alpha"
+        assert list(answer.body["unheard"]) == ["gamma"]  # it is off
+        assert (await value(world, "/v1/status"))["enrolment"]["state"] == "left"
+        assert daemon(world.beta).host.peers[daemon(world.alpha).name].state == "expelled"
+        assert (await ask(world, "POST", "/v1/leave")).status == 403
 
     play(test)
 

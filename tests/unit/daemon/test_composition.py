@@ -14,6 +14,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import shamon_host.daemon
 from shamon_host.cli.api_client import ApiClient
@@ -22,12 +24,14 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.service import only_one
 from shamon_host.daemon.system_clock import SystemClock
 from shamon_host.domain.errors import BackendFailed, ShamonError, Unreachable
+from shamon_host.peer.sealed_key import sealed_key
 from shamon_host.testing.hypervisor import MemoryHypervisor
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.machine import MeasuredMachine
 from shamon_host.testing.memory_world import MEMORY_TIMING
 from shamon_host.testing.severable import MemoryServiceManager
 from shamon_host.testing.story_policy import story_policy
+from shamon_host.testing.tpm import MemoryTpm
 from shamon_host.testing.wire import MemoryWire
 
 COMPOSITION = "shamon_host.daemon.composition"
@@ -179,6 +183,17 @@ def test_a_life_from_start_to_signal(world: World, number: int) -> None:
         pass
     # and again, on what the first life left
     assert life(world, lambda: None) == 0
+
+
+def test_a_sealed_key_is_opened_by_the_tpm_that_sealed_it(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    path = world.root / "tls" / "alpha.key"
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    path.write_bytes(sealed_key(key, world.machine.tpm.seal))
+    assert life(world, lambda: None) == 0
+    path.write_bytes(sealed_key(key, MemoryTpm().seal))
+    assert daemon(world) == 1
+    assert "TPM2_Load failed" in capsys.readouterr().err
 
 
 def test_another_one_is_refused_while_it_runs(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.peer.policy_commit import Statement, combined, signed_vote
 from shamon_host.peer.signed_record import public_text
 from shamon_host.peer.wire import POLICY_COMMIT
-from shamon_host.testing.network import memory_key
+from shamon_host.testing.memory_ca import memory_key
 from tests.unit.daemon.daemon_world import DaemonWorld, changed_policy, daemon, play, state
 from tests.unit.daemon.signed_world import KEYS, SignedWorld, envelope, play_signed, signed_policy
 

@@ -8,6 +8,7 @@ from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.peer.enrolment import PeerRegistry
+from shamon_host.testing.memory_ca import memory_expelled
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.tpm import MemoryTpm
 from shamon_host.testing.world import BootVariant
@@ -168,7 +169,7 @@ def test_what_an_expelled_host_had_is_removed_at_the_start() -> None:
         await world.pair_with_link()
         await world.alpha.kill_daemon()
         registry = PeerRegistry(world.enrolment.registry.hosts())
-        registry.expel(BETA)
+        registry.take(memory_expelled(registry.enrolled(BETA)))
         world.enrolment.registry = registry
         assert not (await world.alpha.objects("beta")).nothing
         await world.alpha.start_daemon()

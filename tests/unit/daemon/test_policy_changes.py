@@ -10,7 +10,8 @@ from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.peer.policy_commit import Statement, combined, signed_vote
 from shamon_host.peer.wire import POLICY_COMMIT, POLICY_FETCH, POLICY_PATHS, POLICY_PREPARE
-from shamon_host.testing.network import Deliver, Request, memory_key
+from shamon_host.testing.memory_ca import memory_key
+from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import daemon, records
 from tests.unit.daemon.signed_world import SignedWorld, envelope, play_signed, signed_policy
 

@@ -12,6 +12,7 @@ from shamon_host.daemon.api import Api
 from shamon_host.daemon.verdict_story import first_failing, what_clears
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
+from shamon_host.testing.memory_ca import memory_expelled
 from shamon_host.testing.world import BootVariant, Fault
 from tests.unit.attestation.result_records import PASSING, failing
 from tests.unit.daemon.daemon_world import ALPHA, BETA, ON_FAILURE, DaemonWorld, daemon, play, state
@@ -209,7 +210,8 @@ def test_an_expelled_host() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha", "beta")
         await world.alpha.kill_daemon()
-        world.enrolment.registry.expel(BETA)
+        registry = world.enrolment.registry
+        registry.take(memory_expelled(registry.enrolled(BETA)))
         await world.alpha.start_daemon()
         found = await story(world)
         assert found["verdict"] == "expelled"

@@ -171,6 +171,34 @@ def test_host_enrol_denies(
     assert_denied(monitor.host_enrol(POLICY, host, ak_name=ak, enrolled=enrolled, expelled=expelled), rule, word)
 
 
+@pytest.mark.parametrize(
+    ("host", "ek", "endorsed", "word"),
+    [
+        (BETA, b"ek", {ALPHA: b"ek"}, "alpha is enrolled with the same TPM"),
+        (BETA, b"ek", {BETA: b"other"}, "beta is enrolled with another TPM"),
+        (BETA, b"", {BETA: b"ek"}, "has shown its TPM before"),
+    ],
+)
+def test_host_enrol_is_for_one_tpm_and_one_name(
+    host: HostName, ek: bytes, endorsed: dict[HostName, bytes], word: str
+) -> None:
+    decision = monitor.host_enrol(POLICY, host, ak_name=AK, ek=ek, enrolled={}, endorsed=endorsed)
+    assert_denied(decision, Rule.IDENTITY, word)
+    others = {other: digest for other, digest in endorsed.items() if digest == ek and other == host}
+    assert_permitted(monitor.host_enrol(POLICY, host, ak_name=AK, ek=ek, enrolled={}, endorsed=others))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_host_enrol_takes_a_software_tpm_only_if_the_policy_does(*, allowed: bool) -> None:
+    policy = replace(POLICY, demands=replace(POLICY.demands, allow_software_tpm=allowed))
+    decision = monitor.host_enrol(policy, BETA, ak_name=AK, tpm=TpmKind.SOFTWARE, enrolled={})
+    if allowed:
+        assert_permitted(decision)
+    else:
+        assert_denied(decision, Rule.TPM_KIND, "software")
+    assert_permitted(monitor.host_enrol(policy, BETA, ak_name=AK, tpm=TpmKind.HARDWARE, enrolled={}))
+
+
 def admit(
     policy: Policy = POLICY,
     peer: HostName = BETA,

@@ -12,6 +12,7 @@ from shamon_host.domain.labels import TypeName
 from shamon_host.peer.handshake import Busy, RefusedByPeer
 from shamon_host.peer.ports import AgreedLink, Outcome
 from shamon_host.testing.clock import run_virtual
+from shamon_host.testing.memory_ca import memory_expelled
 from tests.examples import examples
 from tests.unit.peer.handshake_world import ALPHA, BETA, BLUE, GAMMA, GREEN, RED, TIMEOUT_S, World, enrolled, entry
 
@@ -311,7 +312,7 @@ def test_many_peers_at_once() -> None:
 def test_expelled_host_gets_no_handshake_in_either_direction() -> None:
     async def main() -> None:
         world = World()
-        world.registries[ALPHA].expel(BETA)
+        world.registries[ALPHA].take(memory_expelled(world.registries[ALPHA].enrolled(BETA)))
         with pytest.raises(NotTrusted, match="expelled"):
             await world.initiate(ALPHA, BETA)
         with pytest.raises(Refused, match="expelled"):
@@ -327,7 +328,8 @@ def test_host_expelled_in_the_middle_gets_nothing(expeller: str) -> None:
         world = World()
         attempt = asyncio.create_task(world.initiate())
         await world.clock.sleep(0.035)
-        world.registries[ALPHA if expeller == ALPHA else BETA].expel(BETA if expeller == ALPHA else ALPHA)
+        registry = world.registries[ALPHA if expeller == ALPHA else BETA]
+        registry.take(memory_expelled(registry.enrolled(BETA if expeller == ALPHA else ALPHA)))
         with pytest.raises((NotTrusted, Refused), match="expelled"):
             await attempt
         assert all(host.nothing_installed for host in world.hosts.values())

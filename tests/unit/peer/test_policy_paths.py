@@ -9,6 +9,7 @@ from shamon_host.domain.labels import HostName
 from shamon_host.peer.handshake import Busy, PeerService
 from shamon_host.peer.wire import POLICY_PATHS, body_limit
 from shamon_host.testing.clock import run_virtual
+from shamon_host.testing.memory_ca import memory_expelled
 from shamon_host.testing.network import memory_identity
 from tests.unit.peer.handshake_world import ALPHA, BETA, World
 
@@ -50,7 +51,7 @@ def test_strangers_the_expelled_and_too_much_are_refused_before_the_handler_hear
             await beta.handle(memory_identity(HostName("stranger")), path, b"body")
         with pytest.raises(Refused, match="too long"):
             await beta.handle(memory_identity(ALPHA), path, bytes(body_limit(path) + 1))
-        world.registries[BETA].expel(ALPHA)
+        world.registries[BETA].take(memory_expelled(world.registries[BETA].enrolled(ALPHA)))
         with pytest.raises(NotTrusted, match="expelled"):
             await beta.handle(memory_identity(ALPHA), path, b"body")
         assert handler.asked == []

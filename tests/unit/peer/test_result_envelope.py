@@ -24,8 +24,8 @@ from shamon_host.peer.result_envelope import (
     verify_result,
 )
 from shamon_host.peer.signed_record import Envelope, public_text, sign_record
+from shamon_host.testing.memory_ca import memory_expelled, memory_key
 from shamon_host.testing.memory_world import MemoryWorld
-from shamon_host.testing.network import memory_key
 from tests.unit.attestation.result_records import ALPHA, BETA, failing, record_of
 
 GAMMA = HostName("gamma")
@@ -131,7 +131,7 @@ def test_of_a_registry_the_hosts_that_are_not_expelled_count() -> None:
         world.enrolment.enrol(host)
     registry = world.enrolment.registry
     assert verifiers_of_registry(registry) == VERIFIERS
-    registry.expel(ALPHA)
+    registry.take(memory_expelled(registry.enrolled(ALPHA)))
     with pytest.raises(NotTrusted, match="whose key is known"):
         verify_result(SIGNED, verifiers_of_registry(registry))
 

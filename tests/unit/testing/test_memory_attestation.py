@@ -1,6 +1,7 @@
 """The TPM and the logs in memory pass the contracts of the real ones."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shamon_host.attestation.event_log import parse_event_log
 from shamon_host.attestation.ima_log import parse_ima_log, replay_until
@@ -40,6 +41,12 @@ class TestMemoryTpm(TpmContract):
 
     def broken(self) -> Tpm:
         return MemoryTpm(out_of_reach=True)
+
+
+class TestMemoryTpmWithRsaEk(TestMemoryTpm):
+    @pytest.fixture
+    def tpm(self) -> Tpm:
+        return MemoryTpm(ek=rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
 
 class TestMemoryLogs(MeasurementLogsContract):

@@ -1,0 +1,95 @@
+"""What `shamon coalition invite` and its neighbours refuse before anybody is invited."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from shamon_host.cli.inviting import parse_address, parse_duration
+from shamon_host.cli.main import main
+from shamon_host.domain.errors import BadInput
+from shamon_host.testing.memory_world import MEMORY_TIMING
+from shamon_host.testing.story_policy import story_policy
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    assert main(["coalition", "init", "lab", "--ca", str(tmp_path / "ca")]) == 0
+    (tmp_path / "policy.toml").write_text(story_policy(image_sha256="0" * 64, timing=MEMORY_TIMING))
+    return tmp_path
+
+
+def coalition(root: Path, *arguments: str) -> int:
+    return main(["coalition", *arguments, "--ca", str(root / "ca"), "--registry", str(root / "peers")])
+
+
+def invite(root: Path, *arguments: str, host: str = "alpha", listen: str = "127.0.0.1:0") -> int:
+    out = ["--out", str(root / "invitation"), "--policy", str(root / "policy.toml"), "--listen", listen]
+    return coalition(root, "invite", host, *out, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tpm", "hardware", "--trust-first-ek"], "a hardware TPM must be known"),
+        (["--tpm", "software", "--ek", "00"], "bad digest of an EK"),
+        (["--tpm", "software", "--ek-roots", "/nowhere"], "folder of EK roots cannot be read"),
+        (["--tpm", "software", "--trust-first-ek", "--valid", "8d"], "bad duration"),
+    ],
+)
+def test_a_bad_invitation_is_not_written(
+    root: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invite(root, *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not (root / "invitation").exists()
+
+
+def test_a_host_that_the_policy_does_not_know_is_not_invited(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invite(root, "--tpm", "software", "--trust-first-ek", host="delta") == 2
+    assert "knows no such host" in capsys.readouterr().err
+
+
+def test_a_file_that_is_there_is_left_alone(root: Path) -> None:
+    (root / "invitation").write_text("something else")
+    assert invite(root, "--tpm", "software", "--trust-first-ek") == 2
+    assert (root / "invitation").read_text() == "something else"
+
+
+def test_an_address_that_nobody_can_call_needs_another_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invite(root, "--tpm", "software", "--trust-first-ek", listen="0.0.0.0:0") == 2
+    assert "--reach" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ways", [[], ["--trust-first-ek", "--ek", "0" * 64]])
+def test_there_is_exactly_one_way_to_know_the_tpm(root: Path, ways: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        invite(root, "--tpm", "software", *ways)
+    assert caught.value.code == 2
+
+
+def test_addresses_and_durations() -> None:
+    assert parse_address("192.0.2.1:7444") == ("192.0.2.1", 7444)
+    assert parse_address("[2001:db8::1]:0") == ("2001:db8::1", 0)
+    for text in ("", "192.0.2.1", "host:1", "192.0.2.1:65536", "192.0.2.1:-1", "192.0.2.1:x", ":1"):
+        with pytest.raises(BadInput):
+            parse_address(text)
+    assert [parse_duration(text) for text in ("90s", "15m", "2h", "7d")] == [
+        timedelta(seconds=90),
+        timedelta(minutes=15),
+        timedelta(hours=2),
+        timedelta(days=7),
+    ]
+    for text in ("", "15", "0m", "-1m", "1w", "9999999s", "1.5h", "8d"):
+        with pytest.raises(BadInput):
+            parse_duration(text)
+
+
+def test_the_registry_is_printed_and_an_unknown_host_is_not_expelled(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert coalition(root, "hosts") == 0
+    assert capsys.readouterr().out == "no host is enrolled\n"
+    assert coalition(root, "expel", "alpha") == 2
+    assert "not enrolled" in capsys.readouterr().err

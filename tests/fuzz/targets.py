@@ -19,9 +19,12 @@ from shamon_host.attestation.authenticode import PeError, PeImage, authenticode_
 from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.claims.boot_chain import boot_chain_claim
 from shamon_host.attestation.device_path import DevicePathError, device_path_text
+from shamon_host.attestation.ek import EkPublic
+from shamon_host.attestation.ek_certificate import read_ek_certificate
 from shamon_host.attestation.event_describe import describe
 from shamon_host.attestation.event_log import EventLogError, parse_event_log
 from shamon_host.attestation.evidence import Role
+from shamon_host.attestation.evidence_file import EvidenceFile, decode_file, encode_file
 from shamon_host.attestation.ima_ascii import detect_ascii_log_bank, iter_ascii_ima_log
 from shamon_host.attestation.ima_log import (
     ImaLogError,
@@ -40,11 +43,13 @@ from shamon_host.attestation.ima_signature import (
     read_signature_header,
 )
 from shamon_host.attestation.ima_survey import survey_ima_log
+from shamon_host.attestation.ledger import pack, unpack
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.ports import QUOTED_PCRS
 from shamon_host.attestation.quote import QuoteError
 from shamon_host.attestation.quote_files import read_attest, read_public, read_signatures
-from shamon_host.attestation.reference_values import parse_reference_values
+from shamon_host.attestation.reference_values import parse_any
+from shamon_host.attestation.result_document import ResultRecord, evidence_digest
 from shamon_host.attestation.signature_list import SignatureListError, signature_lists_text, signature_text
 from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import (
@@ -56,13 +61,17 @@ from shamon_host.attestation.tpm_structures import (
 )
 from shamon_host.attestation.uki import UkiError, expected_pcr4_events, expected_pcr9_events, expected_pcr11_events
 from shamon_host.attestation.verifier_state import VerifierState
-from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.domain.errors import BadInput, NotTrusted, ShamonError
+from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
+from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.report import parse_hypervisor_report
-from shamon_host.peer import messages, policy_messages
+from shamon_host.peer import join_messages, messages, policy_messages, registry_messages
+from shamon_host.peer.host_record import read_host_record
 from shamon_host.peer.policy_envelope import read_envelope
 from shamon_host.peer.wire import decode_refusal
 from shamon_host.testing.machine import BootImage, MeasuredMachine
+from shamon_host.testing.memory_ca import memory_authorities, memory_certificate, memory_peer, memory_record
 from tests.unit.attestation.appraised_world import Attested, recorded
 
 Seeds = Callable[[], tuple[bytes, ...]]
@@ -242,6 +251,61 @@ def _messages(data: bytes) -> None:
             continue
 
 
+def _ek() -> tuple[bytes, ...]:
+    return (_machine().tpm.ek_public(),)
+
+
+def _evidence_file() -> tuple[bytes, ...]:
+    world = _world()
+    transcript = world.new_transcript()
+    evidence = world.evidence(transcript)
+    result = Attested(machine=world.machine, reference=world.reference).appraise(evidence, transcript)
+    record = ResultRecord(
+        result=result,
+        verifier=HostName("alpha"),
+        appraised_s=0.0,
+        policy_digest="0" * 64,
+        peer_policy_digest="0" * 64,
+        reference_digest=world.reference.digest,
+        evidence_digest=evidence_digest(evidence),
+    )
+    file = EvidenceFile(
+        record=record,
+        role=Role.RESPONDER,
+        transcript=transcript,
+        qualifying_data=bytes(32),
+        ak_public=world.machine.tpm.ak_public(),
+        tpm=TpmKind.SOFTWARE,
+        state=None,
+        evidence=evidence,
+    )
+    return (encode_file(file),)
+
+
+def _ledger() -> tuple[bytes, ...]:
+    return (pack(_machine().logs.entries),)
+
+
+def _record() -> tuple[bytes, ...]:
+    return (memory_record(memory_peer(HostName("alpha"), _machine().tpm.ak_public())).envelope,)
+
+
+def _joining(data: bytes) -> None:
+    """Every message of joining, and of the registry; each refuses the others' forms."""
+    for decode in (
+        join_messages.Invitation.decode,
+        join_messages.JoinRequest.decode,
+        join_messages.Challenge.decode,
+        join_messages.Proof.decode,
+        join_messages.Granted.decode,
+        registry_messages.Exchange.decode,
+    ):
+        try:
+            decode(data)
+        except BadInput:
+            continue
+
+
 def _nothing() -> tuple[bytes, ...]:
     return (b"", bytes(32))
 
@@ -297,10 +361,26 @@ _ALL = (
     Target(name="evidence", parse=evidence_form.decode, errors=(BadInput,), seeds=_evidence),
     Target(name="appraisal", parse=_appraise_logs, errors=(), seeds=lambda: _event_log() + _ima_log()),
     Target(name="boot-chain", parse=_boot_chain, errors=(), seeds=_event_log),
+    Target(name="ek-public", parse=EkPublic.parse, errors=(TpmFormatError,), seeds=_ek),
+    Target(
+        name="ek-certificate",
+        parse=read_ek_certificate,
+        errors=(BadInput, NotTrusted),
+        seeds=lambda: (memory_certificate(HostName("alpha")).public_bytes(Encoding.DER),),
+    ),
+    Target(name="joining", parse=_joining, errors=(), seeds=lambda: (b"{}",)),
+    Target(
+        name="host-record",
+        parse=lambda data: read_host_record(data, memory_authorities(), source="fuzz"),
+        errors=(BadInput, NotTrusted),
+        seeds=_record,
+    ),
+    Target(name="evidence-file", parse=decode_file, errors=(BadInput,), seeds=_evidence_file),
+    Target(name="ledger", parse=unpack, errors=(BadInput,), seeds=_ledger),
     Target(name="verifier-state", parse=_state, errors=(BadInput,), seeds=_state_seeds),
     Target(
         name="reference-values",
-        parse=parse_reference_values,
+        parse=parse_any,
         errors=(BadInput,),
         seeds=lambda: (json.dumps(_world().reference.to_document()).encode(),),
     ),

@@ -124,14 +124,18 @@ def test_ecdsa_in_every_form(inspect: Inspect, files: Any, curve: str, bank: Ban
     data = _ATTEST.encode()
     der, structure = _ecdsa(key, data, bank)
     area = replace(TpmPublic.attestation_key(key.public_key()), scheme_hash=bank).encode()
-    for attest in (data, sized_buffer(data)):
-        for signature in (structure.encode(), der, b"".join(structure.parts)):
-            for public in (_pem(key), area, sized_buffer(area)):
-                code, said = inspect("quote", *files(attest, signature, public), "--nonce", _NONCE.hex())
-                assert (code, said["valid"]) == (0, True)
-                assert said["signature"] == {"algorithm": "ecdsa", "hash": bank.value}
-                assert said["pcr_selection"] == {"sha256": [0, 10], "sha384": [7]}
-                assert said["clock"] == {"clock": 5000, "reset_count": 3, "restart_count": 1, "safe": True}
+    for attest, signature, public in (
+        (data, structure.encode(), _pem(key)),
+        (sized_buffer(data), der, _pem(key)),
+        (data, b"".join(structure.parts), area),
+        (sized_buffer(data), structure.encode(), sized_buffer(area)),
+        (data, der, sized_buffer(area)),
+    ):
+        code, said = inspect("quote", *files(attest, signature, public), "--nonce", _NONCE.hex())
+        assert (code, said["valid"]) == (0, True)
+        assert said["signature"] == {"algorithm": "ecdsa", "hash": bank.value}
+        assert said["pcr_selection"] == {"sha256": [0, 10], "sha384": [7]}
+        assert said["clock"] == {"clock": 5000, "reset_count": 3, "restart_count": 1, "safe": True}
 
 
 @pytest.mark.parametrize("scheme", [SignatureAlgorithm.RSASSA, SignatureAlgorithm.RSAPSS])

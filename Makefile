@@ -87,6 +87,7 @@ lock: ## Write the lock files in requirements/ (ARGS=--upgrade for newer version
 	$(COMPILE) pyproject.toml --extra host -c requirements/run.txt -c requirements/dev.txt -o requirements/host.txt
 	$(COMPILE) requirements/fuzz.in -c requirements/dev.txt -o requirements/fuzz.txt
 	$(COMPILE) requirements/keylime.in -o requirements/keylime.txt
+	$(COMPILE) requirements/tpm.in -c requirements/host.txt -c requirements/dev.txt -o requirements/tpm.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) requirements/host-build.in -c requirements/host.txt -c requirements/build.txt -o requirements/host-build.txt
 	$(COMPILE) requirements/lock.in -o requirements/lock.txt

@@ -78,6 +78,9 @@ class LabHost:
             make_disk(disk, self._images / "host.img")
         if not variables.exists():
             shutil.copy(FIRMWARE_VARIABLES, variables)
+        if credential is not None:
+            # The firmware adds the partition to its boot options, which PCR 1 shows in every later boot.
+            variables = shutil.copy(variables, self._directory / "variables-esp.fd")
         self._tpm.start()
         settings = MachineSettings(
             name=self.name,

@@ -6,7 +6,8 @@ known-good boot of alpha and hold for every host, as all boot the same image.
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, story_policy
@@ -14,6 +15,7 @@ from shamon_host.testing.world import Timing
 from tests.integration.lab.errors import LabError
 from tests.integration.lab.host import BootImage, LabHost
 from tests.integration.lab.lab import Lab
+from tests.integration.lab.operator import Operator, ek_of, join
 from vm_images.manifest import sha256
 
 SHAMON = "/opt/shamon/bin/shamon"
@@ -72,8 +74,19 @@ class Coalition:
         self._directory.mkdir()
         policy = self._directory / "policy.toml"
         policy.write_text(self.policy)
-        self._shamon("coalition", "init", "lab", "--ca", str(self._directory / "ca"))
         hosts = self._boot(images or {})
+        self._enrol(hosts, policy)
+        for host in hosts:
+            self._configure(host)
+        reference = self._record(self._lab.host(self._names[0]))
+        for host in hosts:
+            for name in self._names:
+                host.put(f"/etc/shamon/reference/{name}.json", reference)
+        return {"hosts": list(self._names), "reference_bytes": len(reference), "accelerator": self._lab.accelerator}
+
+    def _enrol(self, hosts: Sequence[LabHost], policy: Path) -> None:
+        """By hand: keys and records are made here, and carried to every host."""
+        self._shamon("coalition", "init", "lab", "--ca", str(self._directory / "ca"))
         for host in hosts:
             ak = self._directory / f"{host.name}.ak"
             host.run(f"{SHAMON} coalition ak --out /run/ak.public", timeout_s=120)
@@ -96,12 +109,11 @@ class Coalition:
                 str(self._directory / "tls"),
             )
         for host in hosts:
-            self._configure(host)
-        reference = self._record(self._lab.host(self._names[0]))
-        for host in hosts:
-            for name in self._names:
-                host.put(f"/etc/shamon/reference/{name}.json", reference)
-        return {"hosts": list(self._names), "reference_bytes": len(reference), "accelerator": self._lab.accelerator}
+            host.put("/etc/shamon/ca.pem", self._directory / "ca" / "ca.pem")
+            host.put("/etc/shamon/host.pem", self._directory / "tls" / f"{host.name}.pem")
+            host.put("/etc/shamon/host.key", self._directory / "tls" / f"{host.name}.key", mode="0600")
+            for entry in sorted((self._directory / "peers").glob("*.record")):
+                host.put(f"/etc/shamon/peers/{entry.name}", entry)
 
     def _boot(self, images: Mapping[str, BootImage]) -> list[LabHost]:
         hosts = [self._lab.host(name) for name in self._names]
@@ -116,11 +128,6 @@ class Coalition:
     def _configure(self, host: LabHost) -> None:
         host.put("/etc/shamon/host.toml", host_config(host.name))
         host.put("/etc/shamon/policy.toml", self._policies.get(host.name, self.policy.encode()))
-        host.put("/etc/shamon/ca.pem", self._directory / "ca" / "ca.pem")
-        host.put("/etc/shamon/host.pem", self._directory / "tls" / f"{host.name}.pem")
-        host.put("/etc/shamon/host.key", self._directory / "tls" / f"{host.name}.key", mode="0600")
-        for entry in sorted((self._directory / "peers").glob("*.record")):
-            host.put(f"/etc/shamon/peers/{entry.name}", entry)
 
     def _record(self, host: LabHost) -> bytes:
         """Reference Values of a known-good boot of this host, with the image's manifest."""
@@ -153,6 +160,19 @@ class Coalition:
             raise LabError(
                 f"shamon {' '.join(arguments[:3])} exited with {done.returncode}\n{done.stdout}{done.stderr}"
             )
+
+
+class JoinedCoalition(Coalition):
+    """One whose hosts joined by their TPMs, one after the other, with the first of them as the operator's machine."""
+
+    def _enrol(self, hosts: Sequence[LabHost], policy: Path) -> None:
+        operator = Operator(hosts[0], policy.read_text())
+        for host in hosts:
+            join(host, operator.invite(host.name, ek_of(host)), "/etc/shamon")
+            code, said = operator.outcome()
+            if code != 0:
+                raise LabError(f"{host.name} was not enrolled: {said}")
+            host.run("restorecon -RF /etc/shamon")
 
 
 def host_config(name: str) -> str:

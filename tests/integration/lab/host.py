@@ -80,7 +80,7 @@ class LabHost:
             shutil.copy(FIRMWARE_VARIABLES, variables)
         if credential is not None:
             # The firmware adds the partition to its boot options, which PCR 1 shows in every later boot.
-            variables = shutil.copy(variables, self._directory / "variables-esp.fd")
+            variables = Path(shutil.copy(variables, self._directory / "variables-esp.fd"))
         self._tpm.start()
         settings = MachineSettings(
             name=self.name,

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shamon_host.domain import monitor
-from shamon_host.domain.decision import Check, Decision, Rule
+from shamon_host.domain.decision import Decision
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
-from shamon_host.domain.replay import renamed, renamed_label
+from shamon_host.domain.replay import renamed
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.ste import listed
 from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images, VmInterface, VmSpec
+from shamon_host.hypervisor.vm_versions import kept_by, runs_otherwise
 
 TAP_PREFIX = "shvm"
 RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
@@ -344,7 +344,7 @@ class VmManager:
             # This host has agreed to a version in which what runs is permitted: it stays so until that one counts.
             decisions.append(self._decide(successor, entry.name))
             if decisions[-1].permitted:
-                decisions += _kept(policy, successor, entry.name)
+                decisions += kept_by(policy, successor, entry.name)
         for decision in decisions:
             self.audit(decision.check, entry.name, decision.as_detail())
             decision.enforce()
@@ -366,13 +366,13 @@ class VmManager:
         decision = self._decide(policy, name)
         if not decision.permitted:
             return decision
-        found, wanted = _started_with(self._document(name)), policy.interfaces_of(name)
-        if found is not None and found != wanted:
-            return _denied(name, _interfaces_differ(found, wanted))
-        context = self._context(policy.vms[name])
-        if labels and report.context != context:
-            return _denied(name, f"it runs under {report.context or 'no label'} and would have {context}")
-        return None
+        return runs_otherwise(
+            name,
+            interfaces=_started_with(self._document(name)),
+            wanted_interfaces=policy.interfaces_of(name),
+            context=report.context,
+            wanted_context=self._context(policy.vms[name]) if labels else None,
+        )
 
     def _verify(self, report: DomainReport) -> None:
         """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.
@@ -466,27 +466,6 @@ def _started_with(document: Mapping[str, Any]) -> tuple[TypeName, ...] | None:
     """The types of the interfaces that a VM was last started with, from its document; None where none were noted."""
     types = document.get("interfaces")
     return None if types is None else tuple(map(TypeName, types))
-
-
-def _kept(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decision]:
-    """What forbids a start because the version to come, which knows the VM, gives it other types or interfaces."""
-    renames = successor.renames
-    types = renamed_label(policy.label_of(name), renames).types
-    if types != successor.label_of(name).types:
-        after = listed(successor.label_of(name).types)
-        yield _denied(name, f"version {successor.version} is to come: its types {listed(types)} become {after}")
-    interfaces = tuple(renamed(each, renames) for each in policy.interfaces_of(name))
-    if interfaces != successor.interfaces_of(name):
-        differ = _interfaces_differ(interfaces, successor.interfaces_of(name))
-        yield _denied(name, f"version {successor.version} is to come: {differ}")
-
-
-def _interfaces_differ(found: Sequence[TypeName], wanted: Sequence[TypeName]) -> str:
-    return f"it has interfaces for {', '.join(found) or 'none'} and would have {', '.join(wanted) or 'none'}"
-
-
-def _denied(name: VmName, reason: str) -> Decision:
-    return Decision(check=Check.VM_START, permitted=False, rule=Rule.RUNNING, reason=reason, subject=name, object=name)
 
 
 def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:

@@ -1,0 +1,54 @@
+"""What a version of the policy forbids about a VM beyond the monitor's `vm.start`: running otherwise than it would.
+
+A VM keeps the interfaces and the label that it was started with. Under another version it may get others; then it may
+not go on as it is, nor be started while such a version is to come. Pure: `vms` asks before it starts anything, and
+stops what is forbidden.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from shamon_host.domain.decision import Check, Decision, Rule
+from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.domain.replay import renamed, renamed_label
+from shamon_host.domain.ste import listed
+
+
+def runs_otherwise(
+    name: VmName,
+    *,
+    interfaces: Sequence[TypeName] | None,
+    wanted_interfaces: Sequence[TypeName],
+    context: SelinuxContext | None,
+    wanted_context: SelinuxContext | None,
+) -> Decision | None:
+    """Why a VM may not go on: the interfaces or the label that it runs with are not those that it would get.
+
+    `interfaces`: None where nobody noted them; `wanted_context`: None where labels are looked at elsewhere.
+    """
+    if interfaces is not None and tuple(interfaces) != tuple(wanted_interfaces):
+        return _denied(name, _interfaces_differ(interfaces, wanted_interfaces))
+    if wanted_context is not None and context != wanted_context:
+        return _denied(name, f"it runs under {context or 'no label'} and would have {wanted_context}")
+    return None
+
+
+def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decision]:
+    """What forbids a start because the version to come, which knows the VM, gives it other types or interfaces."""
+    renames = successor.renames
+    types = renamed_label(policy.label_of(name), renames).types
+    if types != successor.label_of(name).types:
+        after = listed(successor.label_of(name).types)
+        yield _denied(name, f"version {successor.version} is to come: its types {listed(types)} become {after}")
+    interfaces = tuple(renamed(each, renames) for each in policy.interfaces_of(name))
+    if interfaces != successor.interfaces_of(name):
+        differ = _interfaces_differ(interfaces, successor.interfaces_of(name))
+        yield _denied(name, f"version {successor.version} is to come: {differ}")
+
+
+def _interfaces_differ(found: Sequence[TypeName], wanted: Sequence[TypeName]) -> str:
+    return f"it has interfaces for {', '.join(found) or 'none'} and would have {', '.join(wanted) or 'none'}"
+
+
+def _denied(name: VmName, reason: str) -> Decision:
+    return Decision(check=Check.VM_START, permitted=False, rule=Rule.RUNNING, reason=reason, subject=name, object=name)

@@ -7,6 +7,7 @@ host's certificate and writes its record; whoever carries the file is trusted fo
 """
 
 import argparse
+import base64
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,12 @@ def _ak(arguments: argparse.Namespace) -> int:
 
     with open_tpm(arguments.tcti) as tpm:
         public = tpm.ak_public()
-    if arguments.out is None:
-        sys.stdout.buffer.write(public)
-        return 0
-    arguments.out.write_bytes(public)
+    if arguments.out is not None:
+        arguments.out.write_bytes(public)
     if arguments.json:
-        print_json({"ak": str(arguments.out)})
+        print_json({"ak": base64.b64encode(public).decode(), "out": str(arguments.out) if arguments.out else None})
+    elif arguments.out is None:
+        sys.stdout.buffer.write(public)
     else:
         print(f"{arguments.out}: AK public of this host, for `shamon coalition enrol`.")
     return 0

@@ -1,8 +1,12 @@
 """What `shamon coalition invite` and its neighbours refuse before anybody is invited."""
 
+import base64
 import json
+import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -155,3 +159,19 @@ def test_the_ca_is_rotated_again_only_when_every_host_has_a_certificate_of_the_p
     assert coalition(root, "rotate-ca") == 0
     assert coalition(root, "expel", "alpha") == 0
     assert coalition(root, "rotate-ca") == 0
+
+
+def test_the_ak_of_this_host_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tpm = MemoryTpm()
+    backends = ModuleType("shamon_host.daemon.composition")
+    vars(backends).update(open_tpm=lambda tcti: nullcontext(tpm))
+    monkeypatch.setitem(sys.modules, backends.__name__, backends)
+    out = tmp_path / "ak"
+    for more in ([], ["--out", str(out)]):
+        assert main(["coalition", "ak", "--json", *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert base64.b64decode(told["ak"]) == tpm.ak_public()
+        assert told["out"] == (str(out) if more else None)
+    assert out.read_bytes() == tpm.ak_public()

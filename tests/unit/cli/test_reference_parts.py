@@ -360,14 +360,21 @@ class TestKeys:
         (rule,) = load_any(out).signed
         assert base64.b64decode(rule.key) == public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         assert rule.prefix == "/usr/"
-        assert "old versions too" in capsys.readouterr().out
+        fingerprint = hashlib.sha256(base64.b64decode(rule.key)).hexdigest()
+        signer = f"a key (SHA-256 of the key {fingerprint})"
+        assert f"every file below /usr/ that {signer} signed is accepted, old versions too\n" in capsys.readouterr().out
+        assert shamon("reference", "show", out) == 0
+        assert f"signed files below: /usr/ by {signer}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize(("data", "prefix"), [(b"no key", "/"), (None, "usr/"), (None, "/usr")])
-    def test_what_is_none(self, shamon: Shamon, tmp_path: Path, data: bytes | None, prefix: str) -> None:
+    def test_what_is_none(
+        self, shamon: Shamon, tmp_path: Path, data: bytes | None, prefix: str, capsys: Printed
+    ) -> None:
         public = generate_private_key(SECP256R1()).public_key()
         key, out = tmp_path / "key", tmp_path / "out"
         key.write_bytes(data or public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         assert shamon("reference", "from-key", key, "--prefix", prefix, "--out", out) == BadInput.exit_code
+        assert capsys.readouterr().err.startswith(f"shamon: {key if data else '--prefix'}: ")
         assert not out.exists()
 
 

@@ -82,7 +82,12 @@ def parse_event_log(log: bytes) -> EventLog:
     end = min(len(log.rstrip(b"\0")), len(log.rstrip(b"\xff")))
     if not end:
         raise EventLogError("the event log is empty", where="event log")
-    first = _read_sha1_event(reader)
+    try:
+        first = _read_sha1_event(reader)
+    except EventLogError as error:
+        raise EventLogError(
+            "this is no event log", where=error.where, expected="a TCG event log", found=f"{error.what}: {error.found}"
+        ) from error
     agile = first.type == EventType.EV_NO_ACTION and first.data.startswith(_SPEC_ID_03)
     sizes = _read_spec_id(first.data) if agile else {Bank.SHA1.algorithm_id: _SHA1_BYTES}
     is_header = agile or (first.type == EventType.EV_NO_ACTION and first.data.startswith(_SPEC_ID))

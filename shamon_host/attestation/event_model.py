@@ -89,11 +89,21 @@ class Event:
     def data_is_measured(self) -> bool:
         """Whether the digest is over `data`, so that what the log says of the event is proven with it.
 
-        So it is, too, where a boot loader puts a word in front of the text that it measures, and a NUL behind it (GRUB:
-        `grub_cmd: `, `kernel_cmdline: `).
+        So it is, too, where a boot loader puts a word in front of the text that it measures, with or without the NUL
+        behind it (GRUB: `grub_cmd: `, `kernel_cmdline: `; Red Hat's: `grub_cmd `), and for an EV_EFI_VARIABLE_BOOT over
+        the variable's value alone, as the profile has it: which of the variables it is, is then the log's word.
         """
         said = [self.data]
         if self.type == EventType.EV_IPL:
             text = self.data.rstrip(b"\0")
-            said += [text, text.partition(b": ")[2], text.partition(b" ")[2]]
+            said += [text, text.partition(b": ")[2], text.partition(b" ")[2], text.partition(b" ")[2] + b"\0"]
+        if self.type == EventType.EV_EFI_VARIABLE_BOOT:
+            said += _variable_value(self.data)
         return any(bank.digest(data) == digest for bank, digest in self.digests.items() for data in said)
+
+
+def _variable_value(data: bytes) -> tuple[bytes, ...]:
+    """The value in a UEFI_VARIABLE_DATA (vendor GUID, length of the name, length of the value, both); none where the
+    lengths are wrong."""
+    chars, size = (int.from_bytes(data[start : start + 8], "little") for start in (16, 24))
+    return (data[32 + 2 * chars :],) if len(data) == 32 + 2 * chars + size else ()

@@ -22,7 +22,9 @@ def add_parsers(commands: Any) -> None:
     """Add this command to the parser."""
     appraise = commands.add_parser("appraise", help="repeat a verdict from stored Evidence, offline")
     appraise.add_argument("--evidence", type=Path, required=True, metavar="FILE", help="from `shamon evidence save`")
-    appraise.add_argument("--reference", type=Path, required=True, metavar="FILE", help="Reference Values of the host")
+    appraise.add_argument(
+        "--reference", type=Path, required=True, metavar="FILE", help="its Reference Values, signed or not"
+    )
     appraise.add_argument("--policy", type=Path, metavar="FILE", help=f"default {DEFAULT_POLICY}, if it is there")
     appraise.add_argument("--peer-policy", type=Path, metavar="FILE", help="of the host, where that is another one")
     enrolled = appraise.add_mutually_exclusive_group()
@@ -35,8 +37,8 @@ def add_parsers(commands: Any) -> None:
 
 def _appraise(arguments: argparse.Namespace) -> int:
     from shamon_host.attestation.evidence_file import MAX_FILE_BYTES, decode_file
-    from shamon_host.attestation.reference_values import load_reference_values
     from shamon_host.attestation.result_document import result_document
+    from shamon_host.cli.reference_files import open_values
     from shamon_host.daemon.files import read_limited
     from shamon_host.daemon.offline_appraisal import repeat
     from shamon_host.daemon.policy_source import read_policy_or_envelope
@@ -50,7 +52,7 @@ def _appraise(arguments: argparse.Namespace) -> int:
     repeated = repeat(
         file,
         now_s=time.time(),
-        reference=load_reference_values(arguments.reference),
+        reference=open_values(arguments.reference),
         policy=policy,
         peer_policy=peer_policy,
         enrolled=_enrolled(arguments, file.record.result.host),

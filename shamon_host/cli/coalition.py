@@ -7,6 +7,7 @@ host's certificate and writes its record; whoever carries the file is trusted fo
 """
 
 import argparse
+import base64
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from shamon_host.domain.results import TpmKind
 
 def add_parsers(commands: Any) -> None:
     """Add this group to the parser."""
-    coalition = commands.add_parser("coalition", help="found a coalition, enrol hosts")
+    coalition = commands.add_parser("coalition", help="found a coalition, invite and enrol its hosts, expel them")
     actions = coalition.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make the coalition's CA")
     init.add_argument("name", metavar="COALITION")
@@ -49,7 +50,9 @@ def add_parsers(commands: Any) -> None:
     known.add_argument("--trust-first-ek", action="store_true", help="any EK; only for a software TPM")
     invite.add_argument("--listen", required=True, metavar="ADDR:PORT", help="where to wait for the host")
     invite.add_argument("--reach", metavar="ADDR", help="address for the host to call, where it is another one")
-    invite.add_argument("--valid", default="15m", metavar="TIME", help="how long it is good (default 15m)")
+    invite.add_argument(
+        "--valid", default="15m", metavar="TIME", help="how long it is good: 90s, 15m, 2h, 7d at most (default 15m)"
+    )
     invite.add_argument("--out", type=Path, required=True, metavar="FILE", help="the invitation")
     invite.set_defaults(run=_invite)
     expel = actions.add_parser("expel", help="revoke a host's certificate, AK and EK, for good, and tell the others")
@@ -90,12 +93,12 @@ def _ak(arguments: argparse.Namespace) -> int:
 
     with open_tpm(arguments.tcti) as tpm:
         public = tpm.ak_public()
-    if arguments.out is None:
-        sys.stdout.buffer.write(public)
-        return 0
-    arguments.out.write_bytes(public)
+    if arguments.out is not None:
+        arguments.out.write_bytes(public)
     if arguments.json:
-        print_json({"ak": str(arguments.out)})
+        print_json({"ak": base64.b64encode(public).decode(), "out": str(arguments.out) if arguments.out else None})
+    elif arguments.out is None:
+        sys.stdout.buffer.write(public)
     else:
         print(f"{arguments.out}: AK public of this host, for `shamon coalition enrol`.")
     return 0

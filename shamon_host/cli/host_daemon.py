@@ -8,7 +8,13 @@ from typing import Any
 def add_parsers(commands: Any) -> None:
     """Add this command to the parser."""
     daemon = commands.add_parser("daemon", help="run the daemon of this host (systemd starts it)")
-    daemon.add_argument("--config", type=Path, default=Path("/etc/shamon/host.toml"), metavar="FILE")
+    daemon.add_argument(
+        "--config",
+        type=Path,
+        default=Path("/etc/shamon/host.toml"),
+        metavar="FILE",
+        help="the host's configuration (default /etc/shamon/host.toml)",
+    )
     daemon.set_defaults(run=_run)
 
 

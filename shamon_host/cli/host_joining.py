@@ -1,6 +1,7 @@
 """What `shamon host join` does: prove this host's TPM, and write down what the coalition gives for it."""
 
 import argparse
+import os
 from pathlib import Path
 
 from cryptography import x509
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from shamon_host.attestation.ports import Tpm
 from shamon_host.cli.output import print_json
 from shamon_host.daemon.files import read_limited
-from shamon_host.domain.errors import BadInput
+from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.peer.coalition_ca import (
     CA_CERTIFICATE,
     key_pem,
@@ -32,8 +33,9 @@ CERTIFICATE, KEY, PEERS = "host.pem", "host.key", "peers"
 
 def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     """Join; nothing is written before the operator's side has agreed. Raises ShamonError."""
-    invitation = Invitation.decode(read_limited(arguments.invitation, _MAX_INVITATION_BYTES, "invitation"))
+    invitation = _invitation(arguments.invitation)
     key = _key(arguments.dir / KEY, tpm, anew=arguments.new_key)
+    _require_place(arguments.dir)  # now, while the invitation is not used up
     key_file = key_pem(key) if arguments.plain_key else sealed_key(key, tpm.seal)
     applicant = Applicant(invitation=invitation, tpm=tpm, key=key)
     challenge = call(invitation, REQUEST, applicant.request())
@@ -64,15 +66,50 @@ def join_coalition(arguments: argparse.Namespace, tpm: Tpm) -> int:
     return 0
 
 
+def _invitation(path: Path) -> Invitation:
+    """Raises BadInput, which names the file."""
+    data = read_limited(path, _MAX_INVITATION_BYTES, "invitation")
+    try:
+        return Invitation.decode(data)
+    except BadInput as error:
+        raise BadInput(
+            "this is no invitation",
+            where=str(path),
+            expected="the file that `shamon coalition invite` wrote, as it was",
+            found=f"{error.what} ({error.where})",
+        ) from error
+
+
+def _require_place(directory: Path) -> None:
+    """Raises BackendFailed where this program cannot write, or where a file is in the way."""
+    place = next(each for each in (directory.absolute(), *directory.absolute().parents) if each.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise BackendFailed(
+            "this program cannot write there",
+            where=str(directory),
+            expected="a directory, or one that can be made",
+            found=str(place),
+            remedy="Run it as root, or name another place with --dir. The invitation is still good.",
+        )
+
+
 def _key(path: Path, tpm: Tpm, *, anew: bool) -> ec.EllipticCurvePrivateKey:
     """The key that the host has, or a new one.
 
     It is kept: the host's votes on policies are signed by it, and a host that catches up later checks them. Raises
-    BadInput for a file that holds no such key.
+    BadInput for a file that holds no such key, BackendFailed for one that this TPM does not open.
     """
     if anew or not path.exists():
         return ec.generate_private_key(ec.SECP256R1())
-    key = TlsFiles(ca=path, certificate=path, key=path).opened(tpm.unseal, path.parent).private_key()
+    try:
+        key = TlsFiles(ca=path, certificate=path, key=path).opened(tpm.unseal, path.parent).private_key()
+    except BackendFailed as error:
+        raise BackendFailed(
+            "this host's TPM does not open the key that this host has",
+            where=str(path),
+            found=f"{error.what}: {error.found}" if error.found else error.what,
+            remedy="If this TPM was cleared or replaced, run it again with --new-key.",
+        ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise BadInput("a key of another kind", where=str(path), expected="ECDSA P-256", remedy="Use --new-key.")
     return key

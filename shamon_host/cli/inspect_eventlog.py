@@ -17,7 +17,11 @@ _AGGREGATES = (7, 9)
 
 def add_parser(actions: Any) -> None:
     """Add this command to the group `inspect`."""
-    parser = actions.add_parser("eventlog", help="show a TCG event log, and the PCR values that it leads to")
+    parser = actions.add_parser(
+        "eventlog",
+        help="show a TCG event log, and the PCR values that it leads to",
+        description="Exit code 0: well formed; 2: no event log, or one that is cut off.",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="binary_bios_measurements of some machine")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
@@ -102,3 +106,6 @@ def _print(document: dict[str, Any]) -> None:
         for pcr, value in values.items():
             if pcr in extended:
                 print(f"{bank} PCR {pcr}: {value}")
+    for pcrs, aggregates in document["boot_aggregate"].items():
+        for bank, value in aggregates.items():
+            print(f"boot_aggregate over PCR {pcrs}: {bank}:{value}")

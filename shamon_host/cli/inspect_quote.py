@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 def add_parser(actions: Any) -> None:
     """Add this command to the group `inspect`."""
-    parser = actions.add_parser("quote", help="verify a quote with its key, and show what it says")
+    parser = actions.add_parser(
+        "quote",
+        help="verify a quote with its key, and show what it says",
+        description="Exit code 0: valid; 3: not by this key, no quote, or for another nonce; 2: a file that is none.",
+    )
     parser.add_argument("--attest", type=Path, required=True, metavar="FILE", help="TPMS_ATTEST or TPM2B_ATTEST")
     parser.add_argument(
         "--signature",

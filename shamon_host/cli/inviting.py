@@ -36,6 +36,7 @@ def invite_host(arguments: argparse.Namespace) -> int:
     if arguments.out.exists():
         raise BadInput("the file is there already", where=str(arguments.out), expected="the name of a new file")
     enroller = Enroller.load(arguments.ca, arguments.registry)
+    enroller.require_invitable(policy, host, TpmKind(arguments.tpm))
     trust = EkTrust(
         tpm=TpmKind(arguments.tpm),
         roots=load_roots(arguments.ek_roots) if arguments.ek_roots else (),

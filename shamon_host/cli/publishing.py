@@ -12,12 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.daemon.policy_source import read_policy_or_envelope
-from shamon_host.domain.errors import ShamonError, Unreachable
+from shamon_host.domain.errors import BadInput, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.policy import HostEntry, Policy
 from shamon_host.peer.coalition_ca import key_pem, write_atomically
@@ -35,7 +36,7 @@ _COLUMNS = ("host", "state", "serial", "tpm", "ek", "ak", "reason")
 
 def expel_host(arguments: argparse.Namespace) -> int:
     """Write the record by which a host is out, and tell the others. Raises ShamonError."""
-    enroller = Enroller.load(arguments.ca, arguments.registry)
+    enroller = _enroller(arguments)
     policy = read_policy_or_envelope(arguments.policy)[0] if arguments.policy else None
     record = enroller.expel(HostName(plain_name(arguments.host, "host name")), arguments.reason)
     if not arguments.json:
@@ -43,22 +44,21 @@ def expel_host(arguments: argparse.Namespace) -> int:
             f"{record.peer.host} is expelled: its certificate, its AK and its EK are revoked "
             f"(record {record.peer.serial})."
         )
-        if policy is None:
-            print("No host knows yet: run `shamon coalition publish`.")
     return _publish(enroller, policy, arguments, {"host": record.peer.host, "serial": record.peer.serial})
 
 
 def publish_records(arguments: argparse.Namespace) -> int:
     """Tell every host of the policy what the registry has, and take what they know that is newer."""
-    enroller = Enroller.load(arguments.ca, arguments.registry)
+    enroller = _enroller(arguments)
     return _publish(enroller, read_policy_or_envelope(arguments.policy)[0], arguments, {})
 
 
 def rotate_ca(arguments: argparse.Namespace) -> int:
     """A new CA, certified by the old one; every record signed anew; tell the hosts. Raises ShamonError."""
-    enroller = Enroller.load(arguments.ca, arguments.registry)
+    enroller = _enroller(arguments)
     policy = read_policy_or_envelope(arguments.policy)[0] if arguments.policy else None
     old = enroller.ca.certificates[0]
+    _require_all_renewed(enroller, old)
     records = enroller.rotate(arguments.ca)
     name = enroller.ca.certificates[0].subject.rfc4514_string()
     if not arguments.json:
@@ -72,33 +72,71 @@ def rotate_ca(arguments: argparse.Namespace) -> int:
 
 def list_hosts(arguments: argparse.Namespace) -> int:
     """Print the registry."""
+    peers = _enroller(arguments).registry.hosts()
     rows = [
         {
             "host": peer.host,
             "state": peer.membership.value,
             "serial": peer.serial,
             "tpm": peer.tpm.value,
-            "ek": peer.ek_sha256.hex()[:16] or "not shown",
-            "ak": peer.ak_name.hex()[:16],
+            "ek": peer.ek_sha256.hex() or None,
+            "ak_name": peer.ak_name.hex(),
+            "certificate": peer.certificate_sha256.hex(),
             "reason": peer.reason,
         }
-        for peer in Enroller.load(arguments.ca, arguments.registry).registry.hosts()
+        for peer in peers
     ]
     if arguments.json:
         print_json(rows)
-    else:
-        print_table(rows, _COLUMNS, empty="no host is enrolled")
+        return 0
+    short = [
+        {**row, "ek": peer.ek_sha256.hex()[:16] or "not shown", "ak": peer.ak_name.hex()[:16]}
+        for row, peer in zip(rows, peers, strict=True)
+    ]
+    print_table(short, _COLUMNS, empty="no host is enrolled")
     return 0
+
+
+def _enroller(arguments: argparse.Namespace) -> Enroller:
+    """The CA, and a registry that is there: a misspelt one would be empty. Raises BadInput, NotTrusted."""
+    if not arguments.registry.is_dir():
+        raise BadInput(
+            "there is no such registry",
+            where=str(arguments.registry),
+            expected="the directory where `shamon coalition invite` and `enrol` put the records of hosts",
+        )
+    return Enroller.load(arguments.ca, arguments.registry)
+
+
+def _require_all_renewed(enroller: Enroller, ca: x509.Certificate) -> None:
+    """Raises Refused while a host has a certificate of the CA before: after one rotation more nobody would take it."""
+    late = [
+        record.peer.host
+        for record in enroller.registry.records()
+        if record.peer.membership is Membership.ENROLLED
+        and x509.load_der_x509_certificate(record.certificate).issuer != ca.subject
+    ]
+    if late:
+        raise Refused(
+            "hosts still have a certificate of the CA before this one",
+            found=", ".join(late),
+            remedy="Let them join again (`shamon coalition invite`), or expel them.",
+        )
 
 
 def _publish(enroller: Enroller, policy: Policy | None, arguments: argparse.Namespace, what: Mapping[str, Any]) -> int:
     told: dict[HostName, str] = asyncio.run(_tell(enroller, policy)) if policy else {}
+    nobody = bool(told) and all(told.values())
     if arguments.json:
         print_json({**what, "told": [host for host, words in told.items() if not words], "untold": _untold(told)})
-    else:
-        for host, words in told.items():
-            print(f"  {host}: {printable(words) if words else 'knows'}")
-    if told and all(told.values()):
+        return Unreachable.exit_code if nobody else 0
+    if policy is None:
+        print("No host knows yet: run `shamon coalition publish`.")
+    elif not told:
+        print("There is no enrolled host to tell.")
+    for host, words in told.items():
+        print(f"  {host}: {printable(words) if words else 'knows'}")
+    if nobody:
         raise Unreachable(
             "no host could be told", expected="one at least", remedy="Run `shamon coalition publish` later."
         )

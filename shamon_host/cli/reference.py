@@ -139,13 +139,15 @@ def _demanded(reference: "ReferenceValues") -> tuple[tuple[str, object], ...]:
 
 
 def _accepted(reference: "ReferencePart") -> tuple[tuple[str, object], ...]:
+    from shamon_host.cli.reference_files import signer
+
     return (
-        ("SELinux", reference.selinux.states),
-        ("SELinux policy", sorted(reference.selinux.policy_digests)),
+        ("SELinux", reference.selinux.states or "nothing"),
+        ("SELinux policy", sorted(reference.selinux.policy_digests) or "nothing"),
         ("files", f"{len(reference.files)} that may run or be read"),
         ("packages", f"{len(reference.packages)}, with {sum(map(len, reference.packages.values()))} files"),
         ("contents under any path", len(reference.digests)),
-        ("signed files below", [rule.prefix for rule in reference.signed] or "nothing"),
+        ("signed files below", [f"{rule.prefix} by {signer(rule)}" for rule in reference.signed] or "nothing"),
         ("ANY content, also programs, under", reference.patterns or "nothing"),
         ("violations tolerated, on the log's word, of", reference.violations or "nothing"),
         ("excused before the IMA policy", reference.early_data or "nothing"),

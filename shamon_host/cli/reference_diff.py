@@ -27,7 +27,7 @@ def add_parser(actions: Any) -> None:
     source.add_argument(
         "--log", type=Path, metavar="FILE", help="a whole binary IMA log (default: this host's, of this boot)"
     )
-    source.add_argument("--evidence", type=Path, metavar="FILE", help="stored Evidence, with the whole log in it")
+    source.add_argument("--evidence", type=Path, metavar="FILE", help="from `shamon evidence save`, with the whole log")
     diff.add_argument(
         "--policy",
         type=Path,
@@ -65,14 +65,16 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _differences(arguments: argparse.Namespace, reference: "ReferenceValues") -> "Sequence[Difference]":
-    from shamon_host.attestation.evidence import MAX_EVIDENCE_BYTES, decode
+    from shamon_host.attestation.evidence_file import MAX_FILE_BYTES, decode_file
+    from shamon_host.attestation.ima_entry import ImaLogError
     from shamon_host.attestation.ima_log import IMA_PCR, detect_log_bank, parse_ima_log, replay_until
     from shamon_host.attestation.reference_diff import boot_differences, log_differences
     from shamon_host.daemon.files import read_limited
     from shamon_host.daemon.policy_source import read_policy_or_envelope
 
     if arguments.evidence is not None:
-        evidence = decode(read_limited(arguments.evidence, MAX_EVIDENCE_BYTES, "Evidence"))
+        data = read_limited(arguments.evidence, MAX_FILE_BYTES, "evidence file")
+        evidence = decode_file(data, source=str(arguments.evidence)).evidence
         if evidence.ima_offset:
             raise BadInput(
                 "the Evidence has only the end of the IMA log",
@@ -94,7 +96,17 @@ def _differences(arguments: argparse.Namespace, reference: "ReferenceValues") ->
         from shamon_host.daemon.composition import open_logs
 
         log = open_logs().ima_log(0)
-    return log_differences(parse_ima_log(log, log_bank=detect_log_bank(log)), reference, None)
+    try:
+        entries = parse_ima_log(log, log_bank=detect_log_bank(log))
+    except ImaLogError as error:
+        raise BadInput(
+            error.what,
+            where=": ".join(str(each) for each in (arguments.log, error.where) if each),
+            expected="a binary IMA log, as in binary_runtime_measurements",
+            found=error.found,
+            remedy=error.remedy,
+        ) from error
+    return log_differences(entries, reference, None)
 
 
 def _as_json(difference: "Difference") -> dict[str, Any]:

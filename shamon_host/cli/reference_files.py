@@ -4,10 +4,12 @@ A command that looks at signatures says so: `shamon reference verify`. What is r
 what is written is read back first by the rules of the daemon, which would refuse it otherwise.
 """
 
+import base64
 import json
 from pathlib import Path
 
-from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues
+from shamon_host.attestation.ima_signature import load_signing_key
+from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues, SignedFiles
 from shamon_host.attestation.reference_part import part_document
 from shamon_host.attestation.reference_values import dump_part, dump_reference_values, parse_any
 from shamon_host.daemon.files import read_limited
@@ -35,6 +37,12 @@ def open_values(path: Path) -> ReferenceValues:
             remedy="Merge it into Reference Values with `shamon reference merge`.",
         )
     return reference
+
+
+def signer(rule: SignedFiles) -> str:
+    """Whose signatures the rule accepts, in words. Raises BadInput."""
+    key = load_signing_key(base64.b64decode(rule.key), where="signed")
+    return f"{key.subject or 'a key'} (SHA-256 of the key {key.fingerprint})"
 
 
 def versioned(reference: ReferenceValues, out: Path) -> ReferenceValues:

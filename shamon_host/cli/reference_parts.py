@@ -90,13 +90,16 @@ def _from_key(arguments: argparse.Namespace) -> int:
     from shamon_host.attestation.reference_model import ReferencePart, SignedFiles
     from shamon_host.daemon.files import read_limited
 
+    prefix = arguments.prefix
+    if not (prefix.startswith("/") and prefix.endswith("/")):
+        raise BadInput("this is no directory", where="--prefix", expected="/usr/, say", found=repr(prefix))
     data = read_limited(arguments.key, _MAX_KEY_BYTES, "key")
     load_signing_key(data, where=str(arguments.key))
     if b"-----BEGIN " in data:
         data = base64.b64decode(data.split(b"-----")[2])
         load_signing_key(data, where=str(arguments.key))
     # A certificate stays one: it may give its key another id than the key's own.
-    rule = SignedFiles(key=base64.b64encode(data).decode(), prefix=arguments.prefix)
+    rule = SignedFiles(key=base64.b64encode(data).decode(), prefix=prefix)
     return _write(ReferencePart(signed=(rule,)), arguments, {})
 
 
@@ -116,7 +119,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _write(reference: "ReferencePart", arguments: argparse.Namespace, left_out: dict[str, list[str]]) -> int:
     from shamon_host.attestation.reference_model import ReferenceValues
-    from shamon_host.cli.reference_files import write_reference
+    from shamon_host.cli.reference_files import signer, write_reference
 
     write_reference(reference, arguments.out)
     told: dict[str, Any] = {
@@ -142,7 +145,8 @@ def _write(reference: "ReferencePart", arguments: argparse.Namespace, left_out: 
             print(f"left out, {_WHY[why]}: {len(paths)} ({printable(_some(paths))})")
     for rule in reference.signed:
         print(
-            f"every file that this key signed is accepted below {printable(rule.prefix)}, old versions too: {rule.key}"
+            f"every file below {printable(rule.prefix)} that {printable(signer(rule))} signed is accepted, "
+            "old versions too"
         )
     for pattern in reference.patterns:
         print(f"ANY content is accepted under {printable(pattern)}: whoever can write there can run what they like.")

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shamon_host.attestation.tpm_public import TpmPublic
+from shamon_host.domain import monitor
 from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
@@ -30,6 +31,8 @@ from shamon_host.peer.host_record import (
 )
 from shamon_host.peer.ports import EnrolledPeer, Membership
 
+_ANY_AK = b"any"
+
 
 @dataclass(kw_only=True)
 class Enroller:
@@ -46,6 +49,11 @@ class Enroller:
         make_directory(directory)
         registry = PeerRegistry.load(directory, authorities_of(ca.certificates))
         return cls(ca=ca, registry=registry, directory=directory)
+
+    def require_invitable(self, policy: Policy, host: HostName, tpm: TpmKind) -> None:
+        """Ask the monitor, before anything is known of the host's TPM but its kind. Raises Refused."""
+        expelled = {peer.host for peer in self.registry.hosts() if peer.expelled}
+        monitor.host_enrol(policy, host, ak_name=_ANY_AK, tpm=tpm, enrolled={}, expelled=expelled).enforce()
 
     def require_enrollable(
         self, policy: Policy, host: HostName, *, ak_public: bytes, ek_sha256: bytes = b"", tpm: TpmKind

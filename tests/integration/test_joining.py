@@ -171,6 +171,23 @@ def test_another_tpm_does_not_get_the_name_and_nothing_is_written(
     assert operator.registry().records() == before
 
 
+def test_what_is_wrong_on_the_host_does_not_use_the_invitation_up(operator: Operator, tmp_path: Path) -> None:
+    tpm, directory = MemoryTpm(), tmp_path / "alpha"
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        invitation = waiting.taken(tmp_path / "invitation")
+        (tmp_path / "file").write_bytes(b"{}")
+        with pytest.raises(BadInput, match="file: this is no invitation"):
+            join(tmp_path / "file", tpm, directory)
+        with pytest.raises(BackendFailed, match="--dir"):
+            join(invitation, tpm, tmp_path / "file" / "etc")
+        assert join(invitation, tpm, directory) == 0
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        invitation = waiting.taken(tmp_path / "invitation")
+        with pytest.raises(BackendFailed, match=r"host\.key: this host's TPM does not open .*--new-key"):
+            join(invitation, MemoryTpm(), directory)
+        assert join(invitation, tpm, directory) == 0
+
+
 def test_nobody_comes_in_time(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
     with operator.inviting("alpha", "--trust-first-ek", valid="1s") as waiting:
         pass

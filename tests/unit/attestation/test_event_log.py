@@ -114,6 +114,34 @@ def test_writer_and_reader_agree() -> None:
     assert [event.data_is_measured for event in log.events] == [True, True, True, False]
 
 
+def test_a_boot_variable_is_measured_by_its_value_alone() -> None:
+    name = "BootOrder".encode("utf-16-le")
+    value = b"\x02\0\x01\0"
+    head = bytes(16) + len("BootOrder").to_bytes(8, "little")
+    data = head + len(value).to_bytes(8, "little") + name + value
+
+    def is_measured(data: bytes, measured: bytes, kind: EventType = EventType.EV_EFI_VARIABLE_BOOT) -> bool:
+        return Event.measuring(1, kind, data, banks=_BANKS, measured=measured).data_is_measured
+
+    assert is_measured(data, value)
+    assert is_measured(data, data)
+    assert not is_measured(data, name)
+    assert not is_measured(data, value, EventType.EV_EFI_VARIABLE_BOOT2)
+    for size in (0, len(value) - 1, len(value) + 1, 2**64 - 1):
+        for measured in (value, b"", value[:-1], name + value):
+            assert not is_measured(head + size.to_bytes(8, "little") + name + value, measured)
+    assert not is_measured(b"", value)
+
+
+def test_what_grub_and_firmware_measure_on_other_machines_is_told_apart_from_what_they_only_say(vectors: Path) -> None:
+    log = parse_event_log((vectors / "go-tpm-tools-rhel8.tcg").read_bytes())
+    said = {event.type_name: event.data_is_measured for event in log.events if event.pcr in (1, 8)}
+    assert said == {"EV_EFI_VARIABLE_BOOT": True, "EV_SEPARATOR": True, "EV_IPL": True}
+    applications = [event for event in log.events if event.type == EventType.EV_EFI_BOOT_SERVICES_APPLICATION]
+    assert applications
+    assert not any(event.data_is_measured for event in applications)
+
+
 def test_writer_states_the_locality() -> None:
     log = parse_event_log(encode_event_log(_EVENTS, startup_locality=3))
     assert log.startup_locality == 3

@@ -301,3 +301,19 @@ def test_a_truncated_log_is_bad_input(inspect: Inspect, tmp_path: Path) -> None:
     code, said = inspect("eventlog", path)
     assert code == 2
     assert "does not fit" in said["error"]["what"]
+    path.write_bytes(b"an IMA log, or anything else that is not one of the firmware's")
+    code, said = inspect("eventlog", path)
+    assert (code, said["error"]["what"]) == (2, "this is no event log")
+
+
+def test_boot_aggregates_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(
+        encode_event_log([Event.measuring(4, EventType.EV_EFI_ACTION, b"Calling", banks=(Bank.SHA1, Bank.SHA256))])
+    )
+    assert main(["inspect", "eventlog", str(path)]) == 0
+    shown = capsys.readouterr().out
+    extended = Bank.SHA256.digest(bytes(32) + Bank.SHA256.digest(b"Calling"))
+    for last in (7, 9):
+        aggregate = Bank.SHA256.digest(bytes(4 * 32) + extended + bytes((last - 4) * 32)).hex()
+        assert f"boot_aggregate over PCR 0-{last}: sha256:{aggregate}\n" in shown

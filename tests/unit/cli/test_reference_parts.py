@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shamon_host.attestation.evidence import Evidence, encode
+from shamon_host.attestation.evidence import Evidence
+from shamon_host.attestation.evidence_file import encode_file
 from shamon_host.attestation.ports import Quote
 from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues
 from shamon_host.attestation.reference_values import dump_part, dump_reference_values, load_any, load_reference_values
@@ -32,7 +34,9 @@ from shamon_host.testing.machine import MeasuredMachine
 from shamon_host.testing.memory_world import MEMORY_TIMING
 from shamon_host.testing.story_policy import story_policy
 from tests.examples import examples
+from tests.unit.attestation.appraised_world import Attested
 from tests.unit.attestation.measured_world import good_boot, good_reference, hexdigest
+from tests.unit.attestation.result_records import kept
 
 Shamon = Callable[..., int]
 Printed = pytest.CaptureFixture[str]
@@ -356,14 +360,21 @@ class TestKeys:
         (rule,) = load_any(out).signed
         assert base64.b64decode(rule.key) == public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         assert rule.prefix == "/usr/"
-        assert "old versions too" in capsys.readouterr().out
+        fingerprint = hashlib.sha256(base64.b64decode(rule.key)).hexdigest()
+        signer = f"a key (SHA-256 of the key {fingerprint})"
+        assert f"every file below /usr/ that {signer} signed is accepted, old versions too\n" in capsys.readouterr().out
+        assert shamon("reference", "show", out) == 0
+        assert f"signed files below: /usr/ by {signer}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize(("data", "prefix"), [(b"no key", "/"), (None, "usr/"), (None, "/usr")])
-    def test_what_is_none(self, shamon: Shamon, tmp_path: Path, data: bytes | None, prefix: str) -> None:
+    def test_what_is_none(
+        self, shamon: Shamon, tmp_path: Path, data: bytes | None, prefix: str, capsys: Printed
+    ) -> None:
         public = generate_private_key(SECP256R1()).public_key()
         key, out = tmp_path / "key", tmp_path / "out"
         key.write_bytes(data or public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         assert shamon("reference", "from-key", key, "--prefix", prefix, "--out", out) == BadInput.exit_code
+        assert capsys.readouterr().err.startswith(f"shamon: {key if data else '--prefix'}: ")
         assert not out.exists()
 
 
@@ -436,19 +447,18 @@ class TestDiff:
 
     def evidence(self, machine: MeasuredMachine, *, offset: int = 0) -> bytes:
         quote = machine.tpm.quote(bytes(32))
-        return encode(
-            Evidence(
-                quote=Quote(attest=quote.attest, signature=quote.signature, pcr_values=quote.pcr_values),
-                merkle_index=0,
-                merkle_path=(),
-                event_log=machine.logs.event_log(),
-                ima_offset=offset,
-                ima_log=machine.logs.ima_log(offset),
-                hypervisor_report=b"",
-                network_state=b"",
-                audit_head=bytes(32),
-            )
+        evidence = Evidence(
+            quote=Quote(attest=quote.attest, signature=quote.signature, pcr_values=quote.pcr_values),
+            merkle_index=0,
+            merkle_path=(),
+            event_log=machine.logs.event_log(),
+            ima_offset=offset,
+            ima_log=machine.logs.ima_log(offset),
+            hypervisor_report=b"",
+            network_state=b"",
+            audit_head=bytes(32),
         )
+        return encode_file(replace(kept(Attested()), evidence=evidence))
 
     def test_evidence(
         self, shamon: Shamon, machine: MeasuredMachine, tmp_path: Path, values: Path, capsys: Printed
@@ -478,10 +488,11 @@ class TestDiff:
         path.write_bytes(b"{")
         assert shamon(*arguments) == BadInput.exit_code
 
-    def test_a_file_that_is_no_log(self, shamon: Shamon, tmp_path: Path, values: Path) -> None:
+    def test_a_file_that_is_no_log(self, shamon: Shamon, tmp_path: Path, values: Path, capsys: Printed) -> None:
         log = tmp_path / "log"
         log.write_bytes(b"no log")
         assert shamon("reference", "diff", "--reference", values, "--log", log) == BadInput.exit_code
+        assert capsys.readouterr().err.startswith(f"shamon: {log}: this is no IMA log\n")
 
 
 def test_what_a_package_has_is_recorded_as_its_file(shamon: Shamon, tmp_path: Path, capsys: Printed) -> None:

@@ -150,6 +150,10 @@ def test_a_signed_result_is_kept_and_verified_elsewhere(shamon: Shamon, tmp_path
     assert "trusted by" not in out
     assert shamon("results save beta --out beta.result")[0] == 2  # never over another file
     assert shamon("results save gamma --out gamma.result")[0] == 2
+    for ca in ("ca.pem", "ca"):
+        assert shamon(f"results verify beta.result --registry registry --ca {ca}")[0] == 3
+    assert "with --ca" in shamon("results verify beta.result --registry registry --ca none")[2]
+    assert "HOST.record" in shamon("results verify beta.result --registry none")[2]
     assert shamon("results verify none --registry registry")[0] == 2
     assert shamon("results verify policy.toml --registry registry")[0] == 2
 
@@ -192,6 +196,22 @@ def test_a_verdict_is_repeated_offline(shamon: Shamon) -> None:
         "network-state",
         "tpm-kind",
     }
+
+
+def test_the_same_files_say_what_a_host_would_fail_on(shamon: Shamon, tmp_path: Path) -> None:
+    """What `evidence save` writes, and Reference Values that are signed."""
+    shamon("evidence save beta --out beta.evidence")
+    code, out, _ = shamon("reference diff --reference reference.json --evidence beta.evidence --out part.json")
+    assert code == 3
+    assert out.startswith("IMA entry 13, /usr/local/bin/unknown: an unknown program or file was measured\n")
+    assert shamon("reference merge reference.json part.json --out next.json")[0] == 0
+    assert shamon("reference diff --reference next.json --evidence beta.evidence")[0] == 0
+    assert shamon("policy keygen anna --out anna.key")[0] == 0
+    assert shamon("reference sign next.json --key anna.key --out signed.json")[0] == 0
+    assert shamon(ALL.replace("reference.json", "signed.json"))[0] == 0
+    code, _, err = shamon(ALL.replace("reference.json", "part.json"))
+    assert code == 2
+    assert "a part, where whole Reference Values are wanted" in err
 
 
 def test_on_a_host_of_the_coalition_its_policy_and_registry_are_taken(

@@ -27,6 +27,7 @@ from shamon_host.testing.memory_ca import (
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request
 from shamon_host.testing.tpm import MemoryTpm
+from shamon_host.testing.world import Fault
 from tests.unit.attestation.ek_world import Authority
 from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, DaemonWorld, daemon, play, records, state
 
@@ -200,6 +201,44 @@ def test_a_host_with_another_tpm_is_cut_off_until_that_one_proves_itself() -> No
         assert (await world.alpha.objects("beta")).nothing
         await world.wait(60)
         assert state(world.alpha, "beta") != "admitted"
+
+    play(test)
+
+
+def test_a_host_whose_tpm_was_cleared_is_admitted_again_once_it_is_enrolled_anew() -> None:
+    """With the AK of before, whose counts have gone back: only the operator can say that this is explained."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("gamma")
+        await world.pair_with_link()
+        for _ in range(3):
+            await world.boot("beta")
+        before = registry(world.alpha).enrolled(BETA)
+        world.beta.machine.tpm.clear()
+        assert "resetCount went backwards" in await world.suspended("alpha", "beta")
+        await world.wait(60)
+        assert state(world.alpha, "beta") == "suspended"
+        await tell(world.gamma, memory_record(replace(before, serial=2)))
+        await world.admitted("alpha", "beta", "gamma")
+        assert registry(world.alpha).enrolled(BETA).ak_name == before.ak_name
+
+        # It is remembered again from then on, hence noticed again.
+        world.beta.machine.tpm.clear()
+        assert "clock went backwards" in await world.suspended("alpha", "beta")
+
+    play(test)
+
+
+def test_a_host_that_is_enrolled_anew_has_not_got_rid_of_what_failed_in_this_boot() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        assert "software" in await world.suspended("alpha", "beta")
+        for host in (world.alpha, world.beta):
+            await tell(host, memory_record(replace(registry(host).enrolled(BETA), serial=2)))
+        await world.wait(60)
+        assert state(world.alpha, "beta") == "suspended"
+        assert "software" in daemon(world.alpha).host.peers[BETA].reason
 
     play(test)
 

@@ -96,7 +96,10 @@ class KeptEvidence:
         if vouched <= _offset_before(file):
             return file  # nothing new, or nothing that the quote vouches for
         known_boot, end = self._log_end(connection, peer)
-        if known_boot != boot or start > end or vouched > self._most_bytes:
+        # A Verifier that knew nothing has the log from its beginning now, perhaps of another boot with this count: that
+        # of a TPM goes back when it is cleared.
+        anew = file.state is None or not file.state.seen
+        if known_boot != boot or anew or start > end or vouched > self._most_bytes:
             connection.execute("DELETE FROM ima_piece WHERE peer = ?", (peer,))
             end = 0
             if start or vouched > self._most_bytes:

@@ -267,6 +267,19 @@ def test_a_new_boot_begins_a_new_log(verifier: Verifier) -> None:
     assert old.record.result.reset_count != new.record.result.reset_count
 
 
+def test_another_boot_with_the_same_count_begins_a_new_log_as_well(verifier: Verifier) -> None:
+    """The TPM was cleared, its count came up to where it was, and the host was enrolled anew."""
+    old = verifier.attest()
+    verifier.world.machine.tpm.clear()
+    verifier.world.machine.boot()
+    known_program(verifier.world, 1)
+    verifier.world.state = None
+    new = verifier.attest()
+    assert new.record.result.trusted
+    assert new.record.result.reset_count == old.record.result.reset_count
+    assert verifier.load(trusted=True).evidence.ima_log == verifier.whole_log()
+
+
 def test_other_reference_values_read_the_whole_log_again_and_keep_it_once(verifier: Verifier) -> None:
     verifier.attest()
     verifier.world.reference = replace(verifier.world.reference, early_data=("/var/*",))

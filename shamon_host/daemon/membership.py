@@ -143,7 +143,7 @@ class Members:
         for certificate in cas:
             await self._take_ca(certificate, source)
         known = {record.envelope for record in self.registry.records()}
-        news = [envelope for envelope in envelopes if envelope not in known]
+        news = [envelope for envelope in dict.fromkeys(envelopes) if envelope not in known]
         if not news:
             return
 

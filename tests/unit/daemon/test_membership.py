@@ -4,15 +4,17 @@ import asyncio
 import hashlib
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shamon_host.daemon import membership
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.host_record import HostRecord, sign_host_record, sign_leave
+from shamon_host.peer.host_record import HostRecord, read_host_record, sign_host_record, sign_leave
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.peer.registry_messages import Exchange
 from shamon_host.peer.wire import REGISTRY
@@ -114,6 +116,29 @@ def test_an_old_record_is_no_news_and_a_forged_one_is_refused() -> None:
             await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
         assert registry(world.alpha).record(BETA) == second
         assert state(world.alpha, "beta") == "admitted"
+
+    play(test)
+
+
+def test_a_record_that_comes_many_times_in_one_message_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each signature costs this host more than it costs whoever sends it."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        first = registry(world.alpha).record(BETA)
+        assert first is not None
+        await tell(world.alpha, memory_record(replace(first.peer, serial=2)))
+        verified: list[bytes] = []
+
+        def counted(data: bytes, *arguments: Any, **named: Any) -> HostRecord:
+            verified.append(data)
+            return read_host_record(data, *arguments, **named)
+
+        monkeypatch.setattr(membership, "read_host_record", counted)
+        transport = daemon(world.beta).backends.transport
+        body = Exchange.of({}, [first] * 1000).encode()
+        await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
+        assert verified.count(first.envelope) == 1
 
     play(test)
 

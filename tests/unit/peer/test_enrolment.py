@@ -300,6 +300,24 @@ def test_a_host_leaves_by_its_own_signature_and_comes_back_by_the_cas(enroller: 
         registry.take(leave)
 
 
+def test_a_host_that_left_is_not_expelled_once_its_tpm_is_another_hosts(ca: Path, tmp_path: Path) -> None:
+    """The registry would have one TPM as revoked and as enrolled, and nobody could load it any more."""
+    enroller = Enroller.load(ca, tmp_path / "peers")
+    key, ak = ec.generate_private_key(ec.SECP256R1()), new_ak()
+    joined = enroller.enrol(
+        POLICY, ALPHA, key=key.public_key(), ak_public=ak, ek_sha256=EK_OF[ALPHA], tpm=TpmKind.SOFTWARE
+    )
+    enroller.take([sign_leave(joined, key, authorities(ca)).envelope], "alpha")
+    enrol(enroller, GAMMA, ak=ak, ek=EK_OF[ALPHA])
+    with pytest.raises(Refused, match="its TPM is another host's") as caught:
+        enroller.expel(ALPHA, "")
+    assert caught.value.found == GAMMA
+    assert reloaded(enroller, ca).enrolled(GAMMA).ak_public == ak
+    enroller.expel(GAMMA, "")
+    enroller.expel(ALPHA, "")
+    assert all(peer.expelled for peer in reloaded(enroller, ca).hosts())
+
+
 def test_a_new_ca_signs_everything_anew_and_is_known_by_the_old_ones_word(tmp_path: Path) -> None:
     init_coalition(tmp_path / "ca", "example")
     enroller = Enroller.load(tmp_path / "ca", tmp_path / "peers")

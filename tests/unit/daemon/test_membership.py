@@ -98,6 +98,26 @@ def test_what_is_known_survives_a_restart_with_older_files() -> None:
     play(test)
 
 
+def test_a_host_with_the_tpm_of_one_that_left_is_known_after_a_restart() -> None:
+    async def test(world: DaemonWorld) -> None:
+        complete = world.enrolment.registry
+        world.enrolment.registry = PeerRegistry(
+            records=[record for record in complete.records() if record.peer.host != BETA]
+        )
+        await world.boot("alpha")
+        gamma = registry(world.alpha).record(GAMMA)
+        assert gamma is not None
+        await tell(world.alpha, sign_leave(gamma, memory_key(GAMMA), memory_authorities()))
+        peer = replace(complete.enrolled(BETA), ak_public=gamma.peer.ak_public, ak_name=gamma.peer.ak_name)
+        await tell(world.alpha, memory_record(peer))
+        known = registry(world.alpha).enrolled(BETA)
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        assert registry(world.alpha).enrolled(BETA) == known
+
+    play(test)
+
+
 def test_an_old_record_is_no_news_and_a_forged_one_is_refused() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha", "beta")

@@ -133,7 +133,7 @@ class CoalitionHost:
         digest = None
         with suppress(ShamonError):  # without Reference Values the appraisal says so
             digest = self.references.load(peer).digest
-        ima_offset, ima_reset_count = self._verified.wanted_from(enrolled.ak_name, digest)
+        ima_offset, ima_reset_count = self._verified.wanted_from(enrolled, digest)
         if not self.policies.same(peer):
             await self.blocking(lambda: self.policies.shared(peer))  # once for two policies; large ones take long
         shared, theirs = self.policies.shared(peer), self.policies.of(peer).digest
@@ -188,7 +188,7 @@ class CoalitionHost:
             policy=self.policy,
             peer_policy=self.policies.of(peer),
             reference=reference,
-            state=await self.blocking(lambda: self._verified.recall(enrolled.ak_name, reference.digest)),
+            state=await self.blocking(lambda: self._verified.recall(enrolled, reference.digest)),
             wall_s=self.clock.wall_s(),
         )
         with self.figures.timed("appraise_ms"):
@@ -199,7 +199,7 @@ class CoalitionHost:
             # First of all, whatever becomes of the rest; the same log would show the same failure again.
             words = "; ".join(describe(claim) for claim in result.failures)
             await self.suspend(peer, words, definite=not all(map(is_transient, result.failures)), received=received)
-        await self.blocking(lambda: self._verified.keep(result.ak_name, appraised.following))
+        await self.blocking(lambda: self._verified.keep(enrolled, appraised.following))
         await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})

@@ -1,23 +1,30 @@
 """The Evidence that is kept of each peer, so that its verdict can be repeated elsewhere: two pieces, and its IMA log.
 
-Kept are the last Evidence that passed and that which began the last failure. Logs come as increments, but a file that
-proves something has the log from its first entry on: so what quotes vouched for is kept as it comes, once, and put
-together when a file is asked for. The last Evidence that passed stays in memory until something changes, since every
-handshake brings another one. A peer can fill no more than its own two files and one log, each of bounded size.
+Kept are the last Evidence that passed and that which began the last failure: of a failure the first that proves it, by
+a good quote over a log that leads there, so that nothing which a host sends before or after can take its place. Logs
+come as increments, but a file that proves something has the log from its first entry on: so what quotes vouched for is
+kept as it comes, once, and put together when a file is asked for. The last Evidence that passed stays in memory until
+something changes, since every handshake brings another one. A peer can fill no more than its own two files and one log,
+each of bounded size.
 """
 
 import sqlite3
 import zlib
 from dataclasses import replace
 
+from shamon_host.attestation.evidence import Evidence
 from shamon_host.attestation.evidence_file import MAX_FILE_BYTES, EvidenceFile, encode_file
+from shamon_host.attestation.ima_log import Vouched, iter_frames, vouched_entries
+from shamon_host.attestation.reference_model import IMA_PCR
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.suspension import is_transient
-from shamon_host.domain.errors import BadInput
+from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import ClaimName
 
+_UNPROVED = "?"
+"""Beside the claims that fail: the quote is not good, or the log does not lead to it."""
 _FAST = 1
 """zlib's level: files are written while handshakes wait."""
 
@@ -47,16 +54,17 @@ class KeptEvidence:
         peer, boot = result.host, _boot(file)
         if begins and (passed := self._passed.pop(peer, None)) is not None:
             self._write(connection, passed)
-        if any(claim.name is ClaimName.BINDING for claim in result.failures):
-            kept = file  # its log is anybody's
-        else:
-            kept = self._noted_log(connection, file, following, boot)
+        bound = all(claim.name is not ClaimName.BINDING for claim in result.failures)
+        # Where it is not bound, its log is anybody's.
+        kept = self._noted_log(connection, file, following, boot) if bound else file
         if result.trusted:
             if begins:
                 self._write(connection, kept)
             self._passed[peer] = kept
-        elif after_trust or self._says_more(connection, file, boot):
-            self._write(connection, kept)
+            return
+        proves = bound and _leads_to_its_quote(file.evidence, following)
+        if after_trust or self._says_more(connection, file, boot, proves=proves):
+            self._write(connection, kept, proves=proves)
 
     def load(self, peer: HostName, *, trusted: bool) -> bytes:
         """The file, as JSON. Raises BadInput when there is none."""
@@ -96,7 +104,10 @@ class KeptEvidence:
         if vouched <= _offset_before(file):
             return file  # nothing new, or nothing that the quote vouches for
         known_boot, end = self._log_end(connection, peer)
-        if known_boot != boot or start > end or vouched > self._most_bytes:
+        # A Verifier that knew nothing has the log from its beginning now, perhaps of another boot with this count: that
+        # of a TPM goes back when it is cleared.
+        anew = file.state is None or not file.state.seen
+        if known_boot != boot or anew or start > end or vouched > self._most_bytes:
             connection.execute("DELETE FROM ima_piece WHERE peer = ?", (peer,))
             end = 0
             if start or vouched > self._most_bytes:
@@ -110,15 +121,20 @@ class KeptEvidence:
             file, evidence=replace(evidence, ima_offset=vouched, ima_log=evidence.ima_log[vouched - start :])
         )
 
-    def _says_more(self, connection: sqlite3.Connection, file: EvidenceFile, boot: str) -> bool:
-        """Whether it fails a claim that the kept one did not, or in another boot."""
+    def _says_more(self, connection: sqlite3.Connection, file: EvidenceFile, boot: str, *, proves: bool) -> bool:
+        """Whether it proves what the kept one does not, or fails a claim that the kept one did not, or in another
+        boot."""
         row = connection.execute(
             "SELECT boot, failing FROM evidence WHERE peer = ? AND trusted = 0", (file.record.result.host,)
         ).fetchone()
-        failing = {claim.name.value for claim in file.record.result.failures}
-        return row is None or row[0] != boot or not failing <= set(str(row[1]).split(","))
+        if row is None:
+            return True
+        failing, kept = _failing(file), set(str(row[1]).split(","))
+        if proves != (_UNPROVED not in kept):
+            return proves
+        return row[0] != boot or not failing <= kept
 
-    def _write(self, connection: sqlite3.Connection, file: EvidenceFile) -> None:
+    def _write(self, connection: sqlite3.Connection, file: EvidenceFile, *, proves: bool = True) -> None:
         result = file.record.result
         data, size = None, _size_at_least(file)
         if size <= self._most_bytes:  # else nobody waits for what is thrown away
@@ -133,7 +149,7 @@ class KeptEvidence:
                 int(result.trusted),
                 file.record.appraised_s,
                 _boot(file),
-                ",".join(claim.name.value for claim in result.failures),
+                ",".join(sorted(_failing(file) | (set() if proves else {_UNPROVED}))),
                 size,
                 data,
             ),
@@ -165,6 +181,28 @@ class KeptEvidence:
             "SELECT boot, start + length(data) FROM ima_piece WHERE peer = ? ORDER BY start DESC LIMIT 1", (peer,)
         ).fetchone()
         return (str(row[0]), int(row[1])) if row else ("", 0)
+
+
+def _failing(file: EvidenceFile) -> set[str]:
+    return {claim.name.value for claim in file.record.result.failures}
+
+
+def _leads_to_its_quote(evidence: Evidence, following: VerifierState) -> bool:
+    """Whether the log of Evidence whose quote is good was vouched for: `following` stands where the quote does, as it
+    may have done before, and the log leads there."""
+    if following.ima_pcr != evidence.quote.pcr_values.get(IMA_PCR):
+        return False
+    if evidence.ima_offset:
+        return evidence.ima_offset <= following.ima_offset
+    vouched = Vouched()
+    try:
+        for _ in vouched_entries(
+            iter_frames(evidence.ima_log), bytes(len(following.ima_pcr)), following.ima_pcr, vouched
+        ):
+            pass
+    except ShamonError:
+        return False
+    return (vouched.offset or 0) == following.ima_offset
 
 
 def _boot(file: EvidenceFile) -> str:

@@ -55,11 +55,19 @@ def take_stored(registry: PeerRegistry, store: Store, authorities: Authorities) 
 
     A stored record that no CA of this host has signed (any more) counts for nothing; its host is known by its file.
     """
+    records: list[HostRecord] = []
     for host, document in store.items(_KIND):
         with suppress(BadInput, NotTrusted):
             envelope = str(document.get("record", "")).encode("ascii", "replace")
-            record = read_host_record(envelope, authorities, source=f"stored record of {host}")
+            records.append(read_host_record(envelope, authorities, source=f"stored record of {host}"))
+    for record in _room_first(records):
+        with suppress(BadInput, NotTrusted):
             registry.take(record)
+
+
+def _room_first(records: Iterable[HostRecord]) -> list[HostRecord]:
+    """First what makes room: the TPM of a host that left may be another host's now."""
+    return sorted(records, key=lambda record: record.peer.membership is Membership.ENROLLED)
 
 
 @dataclass(kw_only=True)
@@ -143,7 +151,7 @@ class Members:
         for certificate in cas:
             await self._take_ca(certificate, source)
         known = {record.envelope for record in self.registry.records()}
-        news = [envelope for envelope in envelopes if envelope not in known]
+        news = [envelope for envelope in dict.fromkeys(envelopes) if envelope not in known]
         if not news:
             return
 
@@ -157,8 +165,7 @@ class Members:
 
         async def take() -> None:
             async with self._taking:
-                # First what makes room: the TPM of a host that left may be another host's now.
-                for record in sorted(records, key=lambda each: each.peer.membership is Membership.ENROLLED):
+                for record in _room_first(records):
                     await self._take(record, source)
 
         await asyncio.shield(self.host.background.spawn(take(), f"records from {source}", finish=True))

@@ -55,6 +55,8 @@ class PeerSchedule:
     """Set when a slot has opened since the peer's task last looked."""
     _slot_s: float = float("-inf")
     """When the newest slot opened, CLOCK_BOOTTIME."""
+    _opened_s: dict[HostName, float] = field(default_factory=dict)
+    """Peer → when a handshake with it opened one: it does so once a period, even if none of its handshakes ends."""
     _done_s: dict[HostName, float] = field(default_factory=dict)
     _retry_s: dict[HostName, float] = field(default_factory=dict)
     _peers_changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,9 +84,9 @@ class PeerSchedule:
         """A handshake with this peer begins, and with it soon a quote: if it is a periodic one, others join it."""
         state, now = self.host.peers.get(peer), self.clock.boottime_s()
         admitted = state is not None and state.state is AdmissionState.ADMITTED
-        since_s = now - self._done_s.get(peer, now)
+        since_s = now - max(self._done_s.get(peer, now), self._opened_s.get(peer, float("-inf")))
         if admitted and since_s >= self.host.policy.intervals.period_s * _PERIODIC:
-            self._slot_s = now
+            self._slot_s = self._opened_s[peer] = now
             for event in self._slots.values():
                 event.set()
 
@@ -113,7 +115,7 @@ class PeerSchedule:
         self.unreachable.pop(peer, None)
         for events in (self._wake, self._leases, self._slots):
             events.pop(peer, None)
-        for times_s in (self._woken_s, self._done_s, self._retry_s):
+        for times_s in (self._woken_s, self._done_s, self._retry_s, self._opened_s):
             times_s.pop(peer, None)
 
     async def _attest_with(self, peer: HostName) -> None:

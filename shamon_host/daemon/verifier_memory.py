@@ -1,5 +1,9 @@
 """What this host, as a Verifier, remembers of each AK: the state, and the ledger of what was measured.
 
+It belongs to the record under which it was learned. A host that is enrolled anew, under a newer record, starts from
+nothing and is asked for its whole log, also with the AK of before: its TPM may have been cleared, which puts its counts
+back, and it was the operator who said that this is explained. What failed in this boot, the log shows again.
+
 The state is read and written with every appraisal, so it stays small. The ledger grows with the log; it is stored in
 pieces beside it, of which an appraisal only adds to the last one, and read when the Reference Values have changed.
 Whatever does not fit together is forgotten: then the log is asked for from its beginning, as from a new host.
@@ -15,6 +19,7 @@ from shamon_host.attestation.ledger import Ledger, pack, unpack
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BadInput
+from shamon_host.peer.ports import EnrolledPeer
 
 STATES = "verifier"
 PIECES = "verifier-ledger"
@@ -67,9 +72,9 @@ class VerifierMemory:
     """Told of an AK whose state was not written by this version, before it is forgotten: the whole log shows again what
     stuck in this boot."""
 
-    def wanted_from(self, ak_name: bytes, reference_digest: str | None) -> tuple[int, int]:
+    def wanted_from(self, peer: EnrolledPeer, reference_digest: str | None) -> tuple[int, int]:
         """From which byte the IMA log is wanted, and in the boot with which resetCount. None: no Reference Values."""
-        document, state = self._state(ak_name)
+        document, state = self._state(peer)
         if state is None:
             return 0, 0
         same = reference_digest is None or not state.seen or state.reference_digest == reference_digest
@@ -77,9 +82,10 @@ class VerifierMemory:
             return 0, state.reset_count
         return state.ima_offset, state.reset_count
 
-    def recall(self, ak_name: bytes, reference_digest: str) -> VerifierState | None:
-        """The state of an AK, None for a new one; with its ledger where it stands on other Reference Values."""
-        document, state = self._state(ak_name)
+    def recall(self, peer: EnrolledPeer, reference_digest: str) -> VerifierState | None:
+        """The state of an AK, None for a new one or a new record; with its ledger where it stands on other Reference
+        Values."""
+        document, state = self._state(peer)
         if state is None:
             return None
         if not state.seen or state.reference_digest == reference_digest:
@@ -88,17 +94,19 @@ class VerifierMemory:
         if stored.entries != state.facts.entries:
             return state
         try:
-            entries = tuple(entry for number in range(stored.pieces) for entry in self._piece(ak_name, number))
+            entries = tuple(entry for number in range(stored.pieces) for entry in self._piece(peer.ak_name, number))
         except BadInput:
             return state
         if len(entries) != stored.entries:
             return state
         return state.with_ledger(Ledger(pieces=(entries,)))
 
-    def keep(self, ak_name: bytes, state: VerifierState) -> None:
+    def keep(self, peer: EnrolledPeer, state: VerifierState) -> None:
         """The state that an appraisal returned; what is new in its ledger is added to what is stored."""
-        key = ak_name.hex()
-        before = _Stored.of(self.store.get(STATES, key))
+        ak_name, key = peer.ak_name, peer.ak_name.hex()
+        document = self.store.get(STATES, key)
+        stale = _Stored.of(document).pieces
+        before = _Stored.of(document if _is_of(document, peer) else None)
         ledger, new = state.ledger, state.ledger.entries
         changes: dict[tuple[str, str], dict[str, Any] | None] = {}
         if not ledger.elsewhere:
@@ -128,21 +136,22 @@ class VerifierMemory:
                 pieces=first + len(pieces),
                 last=len(pieces[-1]) if pieces else 0,
             )
-        for number in range(stored.pieces, before.pieces):
+        for number in range(stored.pieces, stale):
             changes[PIECES, _piece_key(ak_name, number)] = None
-        changes[STATES, key] = {**state.to_document(), "ledger": stored.to_document()}
+        changes[STATES, key] = {**state.to_document(), "ledger": stored.to_document(), "record": _record(peer)}
         self.store.change(changes)
 
-    def _state(self, ak_name: bytes) -> tuple[dict[str, Any] | None, VerifierState | None]:
-        """The document and what it says; neither for an AK that is new, or whose state cannot be read."""
-        document = self.store.get(STATES, ak_name.hex())
-        if not document:
+    def _state(self, peer: EnrolledPeer) -> tuple[dict[str, Any] | None, VerifierState | None]:
+        """The document and what it says; neither for an AK that is new, is under another record now, or whose state
+        cannot be read."""
+        document = self.store.get(STATES, peer.ak_name.hex())
+        if not document or not _is_of(document, peer):
             return None, None
         try:
             return document, VerifierState.from_document(document)
         except BadInput as error:
-            self.on_unreadable(ak_name, error)
-            self.store.delete(STATES, ak_name.hex())
+            self.on_unreadable(peer.ak_name, error)
+            self.store.delete(STATES, peer.ak_name.hex())
             return None, None
 
     def _piece(self, ak_name: bytes, number: int) -> tuple[ImaEntry, ...]:
@@ -151,6 +160,15 @@ class VerifierMemory:
             return unpack(base64.b64decode(str(document.get("entries", "")), validate=True))
         except ValueError as error:
             raise BadInput("a stored ledger of measurements is malformed", found=str(error)) from None
+
+
+def _record(peer: EnrolledPeer) -> dict[str, Any]:
+    return {"host": peer.host, "serial": peer.serial}
+
+
+def _is_of(document: dict[str, Any] | None, peer: EnrolledPeer) -> bool:
+    """Whether it was learned under the record that counts now."""
+    return document is not None and document.get("record") == _record(peer)
 
 
 def _piece_key(ak_name: bytes, number: int) -> str:

@@ -80,13 +80,20 @@ class Enroller:
         return self._write(peer, certificate)
 
     def expel(self, host: HostName, reason: str) -> HostRecord:
-        """Revoke certificate, AK and EK, for good. Raises BadInput when it was never enrolled, Refused when it is out
-        already."""
+        """Revoke certificate, AK and EK, for good. Raises BadInput when it was never enrolled, Refused when it is
+        expelled already, or its TPM is another host's since it left."""
         record = self.registry.record(host)
         if record is None:
             raise BadInput("the host is not enrolled", where=host)
         if record.peer.expelled:
             raise Refused("the host is expelled already", where=host, found=record.peer.reason)
+        if (heir := self._heir(record.peer)) is not None:
+            raise Refused(
+                "the host has left, and its TPM is another host's now",
+                where=host,
+                found=heir,
+                remedy=f"Expel {heir}: nobody can come back by the record of a host that left.",
+            )
         words = "".join(character if character.isprintable() else "?" for character in reason)[:MAX_REASON]
         certificate = x509.load_der_x509_certificate(record.certificate)
         return self._write(replace(record.peer, membership=Membership.EXPELLED, reason=words), certificate)
@@ -114,6 +121,19 @@ class Enroller:
                 write_record(self.directory, record)
                 taken.append(record)
         return tuple(taken)
+
+    def _heir(self, peer: EnrolledPeer) -> HostName | None:
+        """Which other host has the TPM of one that left: revoked, it could be no host's, and no registry would load."""
+        return next(
+            (
+                other.host
+                for other in self.registry.hosts()
+                if other.host != peer.host
+                and other.membership is Membership.ENROLLED
+                and (other.ak_name == peer.ak_name or (peer.ek_sha256 and other.ek_sha256 == peer.ek_sha256))
+            ),
+            None,
+        )
 
     def _write(self, peer: EnrolledPeer, certificate: x509.Certificate) -> HostRecord:
         known = self.registry.get(peer.host)

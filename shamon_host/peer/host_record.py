@@ -34,8 +34,10 @@ from shamon_host.domain.results import TpmKind
 from shamon_host.peer.coalition_ca import certificate_names, read_der_certificate, write_atomically
 from shamon_host.peer.ports import EnrolledPeer, Membership
 from shamon_host.peer.signed_record import (
+    Envelope,
     PrivateKey,
     PublicKey,
+    key_id,
     public_text,
     read_envelope,
     read_public,
@@ -153,12 +155,12 @@ def read_host_record(data: bytes, authorities: Authorities, *, source: str) -> H
     if LEAVE_TYPE.encode() in data:
         return _read_leave(data, authorities, source)
     envelope = read_envelope(data, payload_type=RECORD_TYPE, most=MAX_RECORD_BYTES, source=source)
-    signers = envelope.signers(authorities)
-    if not signers:
+    signer = _signer(envelope, data, authorities, source)
+    if not signer:
         raise NotTrusted(
             "the signature is missing or wrong", where=source, expected="one by the coalition's CA (ca.pem)"
         )
-    values = verify_record(data, min(signers), payload_type=RECORD_TYPE, most=MAX_RECORD_BYTES, source=source)
+    values = verify_record(data, signer, payload_type=RECORD_TYPE, most=MAX_RECORD_BYTES, source=source)
     peer, certificate = _peer_of(values, source)
     return HostRecord(peer=peer, certificate=certificate, envelope=data)
 
@@ -174,9 +176,23 @@ def _read_leave(data: bytes, authorities: Authorities, source: str) -> HostRecor
     last = read_host_record(inner, authorities, source=f"{source}: record")
     if last.peer.host != host or last.peer.membership is not Membership.ENROLLED or not last.peer.record_key:
         raise NotTrusted("this host cannot leave by this record", where=source, expected=f"a record of {host}")
+    if not _signer(envelope, data, (last.peer.record_key,), source):
+        raise NotTrusted("the signature is missing or wrong", where=source, expected=f"one by the key of {host}")
     verify_record(data, last.peer.record_key, payload_type=LEAVE_TYPE, most=MAX_RECORD_BYTES, source=source)
     peer = replace(last.peer, membership=Membership.LEFT, reason="it left the coalition")
     return HostRecord(peer=peer, certificate=last.certificate, envelope=data)
+
+
+def _signer(envelope: Envelope, data: bytes, keys: Iterable[str], source: str) -> str:
+    """Which of `keys` a record names as its only signer; empty for none of them. Nothing is verified.
+
+    Raises BadInput where anything else is around the payload: nobody signed that, so whoever passes a record on could
+    put it there, for all others to store, to check and to pass on.
+    """
+    if envelope.encode() != data:
+        raise BadInput("not the form in which a record is signed", where=source)
+    named = [hint for hint, _ in envelope.signatures]
+    return next((key for key in keys if named == [key_id(key)]), "")
 
 
 def _peer_of(values: dict[str, Any], source: str) -> tuple[EnrolledPeer, bytes]:

@@ -215,6 +215,8 @@ class PeerServer:
                 body = await _bounded(request.content, limit, path)
         except TimeoutError:
             raise Refused("the request did not come in time", where=path) from None
+        except (OSError, web.RequestPayloadError) as error:
+            raise Refused("the connection was lost in the midst of a request", found=_words(error)) from None
         return await self._handler.handle(caller, path, body)
 
 

@@ -111,24 +111,34 @@ class JoinServer:
         self._done.cancel()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        before = self._reception.stage
+        # Only who has the token gets the reception to another stage; nobody else can end the invitation.
+        before = None
         try:
             if len(self._http.connections) > _MAX_CONNECTIONS:
                 raise Refused("too many connections at once")
             body = await self._body(request)
+            before = self._reception.stage
             return _response(_ANSWERED, self._answer(request.rel_url.raw_path, body))
         except ShamonError as error:
-            if self._reception.stage is Stage.USED_UP and before is not Stage.USED_UP and not self._done.done():
-                self._done.set_exception(error)
-            elif not self._done.done():
-                self._told(error)
+            self._refused(error, ended=before is not None and self._has_ended(before))
             return _response(_REFUSED, encode_refusal(error))
         except Exception:  # noqa: BLE001 - a bug must not leave the operator waiting, nor tell a stranger about this machine
             _LOG.exception("a request to join could not be answered")
             failed = BackendFailed("an error on the operator's machine, see its log")
-            if not self._done.done():
-                self._done.set_exception(failed)
+            self._refused(failed, ended=before is not None and self._reception.stage is not before)
             return _response(_REFUSED, encode_refusal(failed))
+
+    def _has_ended(self, before: Stage) -> bool:
+        return self._reception.stage is Stage.USED_UP and before is not Stage.USED_UP
+
+    def _refused(self, error: ShamonError, *, ended: bool) -> None:
+        """Tell the operator; `ended`: it has used the invitation up."""
+        if self._done.done():
+            return
+        if ended:
+            self._done.set_exception(error)
+        else:
+            self._told(error)
 
     def _answer(self, path: str, body: bytes) -> bytes:
         now = datetime.now(UTC)
@@ -153,6 +163,8 @@ class JoinServer:
                 return await _bounded(request.content, MAX_JOIN_BYTES)
         except TimeoutError:
             raise Refused("the request did not come in time") from None
+        except (OSError, web.RequestPayloadError) as error:
+            raise Refused("the connection was lost in the midst of a request", found=type(error).__name__) from None
 
 
 def server_context(ca: CoalitionCa, valid: timedelta) -> ssl.SSLContext:

@@ -51,6 +51,8 @@ class MemoryTpm:
     highest_count: int = 41
     """Of all counters that this TPM has ever had: others count too, so nobody may rely on a first value of 1."""
     _count: int = 0
+    _cleared_s: float = 0.0
+    """When its owner cleared it, hence its clock began again."""
     _key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
     )
@@ -105,7 +107,10 @@ class MemoryTpm:
             qualified_signer=self._public().qualified_name(TPM_RH_ENDORSEMENT),
             extra_data=qualifying_data,
             clock_info=ClockInfo(
-                clock_ms=int(self.clock_s() * 1000), reset_count=self.reset_count, restart_count=0, safe=True
+                clock_ms=int((self.clock_s() - self._cleared_s) * 1000),
+                reset_count=self.reset_count,
+                restart_count=0,
+                safe=True,
             ),
             firmware_version=_FIRMWARE_VERSION,
             selection=_SELECTION,
@@ -138,6 +143,12 @@ class MemoryTpm:
         """TPM Reset: the host was switched off and on, or rebooted."""
         self.reset_count += 1
         self.pcrs = _zeroed()
+
+    def clear(self) -> None:
+        """TPM2_Clear (TPM 2.0 Part 3, 24.6): counts and clock go back, what the owner made in NV memory is gone. The
+        endorsement seed stays, hence EK and AK, and so do the PCRs."""
+        self.reset_count, self._cleared_s = 0, self.clock_s()
+        self.nv_public = None
 
     def _public(self) -> TpmPublic:
         return TpmPublic.attestation_key(self._key.public_key())

@@ -247,6 +247,22 @@ async def test_junk_is_not_served_and_does_not_end_the_service(coalition: Coalit
         assert await world.transport(ALPHA).call(world.entry(BETA), HELLO, b"!", timeout_s=TIMEOUT_S) == b"!"
 
 
+async def test_a_request_that_breaks_off_is_no_bug(coalition: Coalition, caplog: pytest.LogCaptureFixture) -> None:
+    """A peer could fill this host's journal with them."""
+    async with loopback(coalition) as world:
+        await world.listen(BETA, Answers())
+        for _ in range(3):
+            _, writer = await asyncio.open_connection(
+                LOOPBACK, world.ports[BETA], ssl=context_of(coalition), server_hostname=BETA
+            )
+            writer.write(post(HELLO, b"{}").replace(b"Content-Length: 2", b"Content-Length: 200"))
+            await writer.drain()
+            await asyncio.sleep(0.2)  # until it is being read
+            writer.transport.abort()
+        await asyncio.sleep(0.2)
+        assert "could not be answered" not in caplog.text
+
+
 async def test_bug_in_the_handler_tells_the_peer_nothing(
     coalition: Coalition, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,7 +3,10 @@
 import argparse
 import asyncio
 import json
+import socket
+import ssl
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -194,6 +197,34 @@ def test_nobody_comes_in_time(operator: Operator, capsys: pytest.CaptureFixture[
     assert waiting.exit_code == 1
     assert "has expired" in capsys.readouterr().err
     assert not waiting.invitation.exists()
+
+
+@pytest.mark.parametrize(
+    "began",
+    [
+        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{}",
+        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+)
+@pytest.mark.parametrize("how", ["reset", "closed"])
+def test_a_stranger_who_hangs_up_does_not_end_the_invitation(
+    operator: Operator, tmp_path: Path, began: bytes, how: str
+) -> None:
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        invitation = waiting.taken(tmp_path / "invitation")
+        where = Invitation.decode(invitation.read_bytes())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection((where.address, where.port)) as plain, context.wrap_socket(plain) as stranger:
+            stranger.sendall(began % REQUEST.encode())
+            time.sleep(0.3)  # until it is being answered
+            if how == "reset":
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        time.sleep(0.3)
+        assert waiting.exit_code is None
+        assert join(invitation, MemoryTpm(), tmp_path / "alpha") == 0
+    assert waiting.exit_code == 0
 
 
 def test_an_operator_of_another_ca_is_not_believed(operator: Operator, tmp_path: Path) -> None:

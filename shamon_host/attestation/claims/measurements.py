@@ -47,6 +47,9 @@ _ASKED_FOR_BY_THE_KERNEL = (
     "/usr/bin/kmod",
 )
 """What drivers may load at any moment, hence also between SELinux's policy and IMA's."""
+_MAX_STATE_BYTES = 4096
+"""Of `selinux-state`: the kernel writes some hundred. What a log says is remembered, hence bounded."""
+_MAX_POLICY_DIGEST_BYTES = 64
 _NO_DIGESTS: frozenset[str] = frozenset()
 _SHOWN_DIGESTS = 3
 
@@ -188,7 +191,9 @@ def _buffer(state: _Walk, number: int, name: str, buf: bytes) -> None:
 
 
 def _selinux_state(state: _Walk, number: int, buf: bytes) -> None:
-    text = printable(buf.rstrip(b"\0").decode("utf-8", "backslashreplace"))
+    text = printable(buf[:_MAX_STATE_BYTES].rstrip(b"\0").decode("utf-8", "backslashreplace"))
+    if len(buf) > _MAX_STATE_BYTES:
+        text += "…"
     previous, state.facts = state.facts.selinux_state, replace(state.facts, selinux_state=text)
     flags = set(text.split(";"))
     if not previous and "initialized=0" in flags:
@@ -216,18 +221,19 @@ def _selinux_state(state: _Walk, number: int, buf: bytes) -> None:
 
 
 def _selinux_policy(state: _Walk, number: int, buf: bytes) -> None:
-    state.facts = replace(state.facts, selinux_policy=buf.hex())
+    digest = buf.hex() if len(buf) <= _MAX_POLICY_DIGEST_BYTES else f"{buf[:_MAX_POLICY_DIGEST_BYTES].hex()}…"
+    state.facts = replace(state.facts, selinux_policy=digest)
     known = state.reference.selinux.policy_digests
-    if buf.hex() not in known:
+    if digest not in known:
         claim = failed(
             ClaimName.SELINUX,
             "another SELinux policy was loaded",
             where=_where(number, SELINUX_POLICY),
             expected=_any(known),
-            found=buf.hex(),
+            found=digest,
             sticky=True,
         )
-        state.fail(number, SELINUX_POLICY, claim, Lacking.SELINUX_POLICY, buf.hex())
+        state.fail(number, SELINUX_POLICY, claim, Lacking.SELINUX_POLICY, digest)
 
 
 def _aggregates(pcrs: Mapping[int, bytes]) -> tuple[bytes, ...]:

@@ -1,11 +1,15 @@
 """Logs that an attacker wrote: whatever their bytes, the outcome is a failed claim, never an exception or a pass."""
 
+import hashlib
+import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.attestation.claims.boot_chain import boot_chain_claim
+from shamon_host.attestation.ima_log import ima_buf_entry
 from shamon_host.domain.results import ClaimName, ClaimStatus
 from shamon_host.testing.machine import BootImage
 from tests.examples import examples
@@ -50,3 +54,17 @@ def test_no_ima_log_hides_what_ran(log: bytes) -> None:
     assert claim_of(result, ClaimName.BINDING).status is ClaimStatus.PASS
     assert claim_of(result, ClaimName.SOFTWARE).status is ClaimStatus.FAIL
     assert not result.trusted
+
+
+@pytest.mark.parametrize("name", ["selinux-state", "selinux-policy-hash", "anything", "/usr/bin/\x01" * 100_000])
+def test_what_is_remembered_of_an_entry_is_small_however_large_it_is(name: str) -> None:
+    """Else a bad host could make a state that no store takes, and nobody would remember that it failed."""
+    world = Attested(reference=_REFERENCE)
+    entry = ima_buf_entry(name, b"\x00initialized=1;enforcing=0;" * 100_000)
+    world.machine.tpm.extend(10, hashlib.sha256(entry.measured).digest())
+    world.machine.logs.entries.append(entry)
+    result = world.attest()
+    assert not result.trusted
+    assert world.state is not None
+    assert world.state.sticky
+    assert len(json.dumps(world.state.to_document())) < 32 * 1024

@@ -4,15 +4,17 @@ import asyncio
 import hashlib
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shamon_host.daemon import membership
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.host_record import HostRecord, sign_host_record, sign_leave
+from shamon_host.peer.host_record import HostRecord, read_host_record, sign_host_record, sign_leave
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.peer.registry_messages import Exchange
 from shamon_host.peer.wire import REGISTRY
@@ -27,6 +29,7 @@ from shamon_host.testing.memory_ca import (
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request
 from shamon_host.testing.tpm import MemoryTpm
+from shamon_host.testing.world import Fault
 from tests.unit.attestation.ek_world import Authority
 from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, DaemonWorld, daemon, play, records, state
 
@@ -95,6 +98,26 @@ def test_what_is_known_survives_a_restart_with_older_files() -> None:
     play(test)
 
 
+def test_a_host_with_the_tpm_of_one_that_left_is_known_after_a_restart() -> None:
+    async def test(world: DaemonWorld) -> None:
+        complete = world.enrolment.registry
+        world.enrolment.registry = PeerRegistry(
+            records=[record for record in complete.records() if record.peer.host != BETA]
+        )
+        await world.boot("alpha")
+        gamma = registry(world.alpha).record(GAMMA)
+        assert gamma is not None
+        await tell(world.alpha, sign_leave(gamma, memory_key(GAMMA), memory_authorities()))
+        peer = replace(complete.enrolled(BETA), ak_public=gamma.peer.ak_public, ak_name=gamma.peer.ak_name)
+        await tell(world.alpha, memory_record(peer))
+        known = registry(world.alpha).enrolled(BETA)
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        assert registry(world.alpha).enrolled(BETA) == known
+
+    play(test)
+
+
 def test_an_old_record_is_no_news_and_a_forged_one_is_refused() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha", "beta")
@@ -113,6 +136,29 @@ def test_an_old_record_is_no_news_and_a_forged_one_is_refused() -> None:
             await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
         assert registry(world.alpha).record(BETA) == second
         assert state(world.alpha, "beta") == "admitted"
+
+    play(test)
+
+
+def test_a_record_that_comes_many_times_in_one_message_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each signature costs this host more than it costs whoever sends it."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        first = registry(world.alpha).record(BETA)
+        assert first is not None
+        await tell(world.alpha, memory_record(replace(first.peer, serial=2)))
+        verified: list[bytes] = []
+
+        def counted(data: bytes, *arguments: Any, **named: Any) -> HostRecord:
+            verified.append(data)
+            return read_host_record(data, *arguments, **named)
+
+        monkeypatch.setattr(membership, "read_host_record", counted)
+        transport = daemon(world.beta).backends.transport
+        body = Exchange.of({}, [first] * 1000).encode()
+        await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
+        assert verified.count(first.envelope) == 1
 
     play(test)
 
@@ -200,6 +246,44 @@ def test_a_host_with_another_tpm_is_cut_off_until_that_one_proves_itself() -> No
         assert (await world.alpha.objects("beta")).nothing
         await world.wait(60)
         assert state(world.alpha, "beta") != "admitted"
+
+    play(test)
+
+
+def test_a_host_whose_tpm_was_cleared_is_admitted_again_once_it_is_enrolled_anew() -> None:
+    """With the AK of before, whose counts have gone back: only the operator can say that this is explained."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("gamma")
+        await world.pair_with_link()
+        for _ in range(3):
+            await world.boot("beta")
+        before = registry(world.alpha).enrolled(BETA)
+        world.beta.machine.tpm.clear()
+        assert "resetCount went backwards" in await world.suspended("alpha", "beta")
+        await world.wait(60)
+        assert state(world.alpha, "beta") == "suspended"
+        await tell(world.gamma, memory_record(replace(before, serial=2)))
+        await world.admitted("alpha", "beta", "gamma")
+        assert registry(world.alpha).enrolled(BETA).ak_name == before.ak_name
+
+        # It is remembered again from then on, hence noticed again.
+        world.beta.machine.tpm.clear()
+        assert "clock went backwards" in await world.suspended("alpha", "beta")
+
+    play(test)
+
+
+def test_a_host_that_is_enrolled_anew_has_not_got_rid_of_what_failed_in_this_boot() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.inflict(Fault.PROGRAM)
+        assert "software" in await world.suspended("alpha", "beta")
+        for host in (world.alpha, world.beta):
+            await tell(host, memory_record(replace(registry(host).enrolled(BETA), serial=2)))
+        await world.wait(60)
+        assert state(world.alpha, "beta") == "suspended"
+        assert "software" in daemon(world.alpha).host.peers[BETA].reason
 
     play(test)
 

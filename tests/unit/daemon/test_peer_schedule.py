@@ -15,6 +15,7 @@ from shamon_host.domain.policy import HostEntry, Policy
 from shamon_host.peer.handshake import Busy
 from shamon_host.peer.wire import HELLO
 from shamon_host.testing.clock import VirtualClock, run_virtual
+from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld, changed_policy, daemon, play, records, state
 
 
@@ -163,6 +164,29 @@ def scheduled(*answers: BaseException | None) -> tuple[Host, Handshaker, PeerSch
     )
     handshaker.confirmed = lambda: schedule.admitted(BETA)
     return host, handshaker, schedule
+
+
+def test_a_peer_that_ends_no_handshake_costs_the_others_no_more_than_one_a_period() -> None:
+    """Each beginning of one would open a slot for all else, until its lease ends."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        await world.wait(3 * world.timing.period_s)
+        calls = world.count_calls(HELLO)
+        count = world.network.tap
+        assert count is not None
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if "gamma" in (request.caller.host, request.to):
+                raise Busy("another handshake is under way", where=request.to)
+            return await count(request, deliver)
+
+        world.network.tap = tap
+        await world.wait(2 * world.timing.period_s)
+        assert state(world.alpha, "gamma") == "admitted"  # its lease goes on
+        assert 1 <= calls.count(("alpha", "beta")) <= 2
+
+    play(test)
 
 
 def test_a_change_while_another_handshake_runs_is_not_forgotten() -> None:

@@ -1,7 +1,7 @@
 """The history of results: runs instead of repetitions, bounded whatever a peer does; and the Evidence that is kept."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import AttestationResult, ClaimName, ClaimStatus
 from shamon_host.testing.machine import sha256
-from tests.unit.attestation.appraised_world import GOOD_LABELS, GOOD_NETWORK, Attested
+from tests.unit.attestation.appraised_world import GOOD_LABELS, GOOD_NETWORK, Attested, claim_of
 from tests.unit.attestation.result_records import ALPHA, BETA, PASSING, failing, kept, record_of
 
 DAY_S = 86_400.0
@@ -256,6 +256,41 @@ def test_the_evidence_of_a_failure_stays_until_it_says_more(verifier: Verifier) 
     assert verifier.load(trusted=False).record == again.record
 
 
+def unbound(verifier: Verifier) -> None:
+    """A handshake whose quote is not good."""
+    tpm = verifier.world.machine.tpm
+    good = tpm.quote
+    tpm.quote = lambda qualifying_data: replace(good(qualifying_data), signature=bytes(72))  # type: ignore[method-assign]
+    assert ClaimName.BINDING in {claim.name for claim in verifier.attest().record.result.failures}
+    tpm.quote = good  # type: ignore[method-assign]
+
+
+def astray(verifier: Verifier) -> None:
+    """A handshake whose log does not lead to its quote."""
+    entries = verifier.world.machine.logs.entries
+    kept, entries[:] = list(entries), entries[:2]
+    verifier.attest(offset=0)
+    entries[:] = kept
+
+
+@pytest.mark.parametrize("spoiled", [unbound, astray])
+def test_what_proves_a_failure_stays_whatever_a_host_sends_before_and_after(
+    verifier: Verifier, spoiled: Callable[[Verifier], None]
+) -> None:
+    """It would rather have Evidence kept that proves nothing."""
+    verifier.attest()
+    verifier.world.machine.run_program("/tmp/unknown", b"unknown")
+    spoiled(verifier)
+    failed = verifier.attest()
+    assert claim_of(failed.record.result, ClaimName.SOFTWARE).sticky
+    spoiled(verifier)
+    assert verifier.load(trusted=False).record == failed.record
+    verifier.restart()
+    spoiled(verifier)
+    found = verifier.load(trusted=False)
+    assert (found.record, found.evidence.ima_log) == (failed.record, verifier.whole_log())
+
+
 def test_a_new_boot_begins_a_new_log(verifier: Verifier) -> None:
     verifier.attest()
     old = verifier.attest()
@@ -265,6 +300,19 @@ def test_a_new_boot_begins_a_new_log(verifier: Verifier) -> None:
     assert verifier.load(trusted=True).evidence.ima_log == verifier.whole_log()
     assert len(verifier.pieces()) == 1
     assert old.record.result.reset_count != new.record.result.reset_count
+
+
+def test_another_boot_with_the_same_count_begins_a_new_log_as_well(verifier: Verifier) -> None:
+    """The TPM was cleared, its count came up to where it was, and the host was enrolled anew."""
+    old = verifier.attest()
+    verifier.world.machine.tpm.clear()
+    verifier.world.machine.boot()
+    known_program(verifier.world, 1)
+    verifier.world.state = None
+    new = verifier.attest()
+    assert new.record.result.trusted
+    assert new.record.result.reset_count == old.record.result.reset_count
+    assert verifier.load(trusted=True).evidence.ima_log == verifier.whole_log()
 
 
 def test_other_reference_values_read_the_whole_log_again_and_keep_it_once(verifier: Verifier) -> None:

@@ -243,13 +243,38 @@ def test_a_record_counts_only_with_the_signature_of_the_ca(enroller: Enroller, c
     payload = base64.b64decode(envelope["payload"])
     raised = payload.replace(b'"serial":1', b'"serial":9')
     assert raised != payload
-    for changed in (
-        {**envelope, "payload": base64.b64encode(raised).decode()},
-        {**envelope, "signatures": []},
-        {**envelope, "payloadType": LEAVE_TYPE},
+    for changed, words in (
+        ({**envelope, "payload": base64.b64encode(raised).decode()}, "signature is missing or wrong"),
+        ({**envelope, "signatures": []}, "signature is missing or wrong"),
+        ({**envelope, "payloadType": LEAVE_TYPE}, "malformed|wrong keys|unknown|missing"),
     ):
+        with pytest.raises((NotTrusted, BadInput), match=words):
+            read_host_record(json.dumps(changed, indent=2).encode() + b"\n", known, source="it")
+
+
+@pytest.mark.parametrize("added", ["signatures", "field", "space", "hint", "other hint"])
+def test_nobody_who_passes_a_record_on_can_put_something_around_it(enroller: Enroller, ca: Path, added: str) -> None:
+    """All others would store it, check it and pass it on; and a host whose own record was too large could not leave."""
+    known = authorities(ca)
+    key = ec.generate_private_key(ec.SECP256R1())
+    joined = enroller.enrol(
+        POLICY, GAMMA, key=key.public_key(), ak_public=new_ak(), ek_sha256=EK_OF[GAMMA], tpm=TpmKind.SOFTWARE
+    )
+    for record in (joined, sign_leave(joined, key, known)):
+        envelope = json.loads(record.envelope)
+        (own,) = envelope["signatures"]
+        other = {"keyid": "", "sig": base64.b64encode(bytes(71)).decode()}
+        if added == "signatures":
+            envelope["signatures"] = [other] * 40 + [own]
+        elif added == "field":
+            envelope["x"] = "y" * 20_000
+        elif added == "hint":
+            envelope["signatures"] = [{**own, "keyid": ""}]
+        elif added == "other hint":
+            envelope["signatures"] = [{**own, "keyid": "x" * 200}]
+        changed = json.dumps(envelope, indent=2).encode() + b"\n" * (9 if added == "space" else 1)
         with pytest.raises((NotTrusted, BadInput)):
-            read_host_record(json.dumps(changed).encode(), known, source="it")
+            read_host_record(changed, known, source="it")
 
 
 def test_a_host_leaves_by_its_own_signature_and_comes_back_by_the_cas(enroller: Enroller, ca: Path) -> None:
@@ -273,6 +298,24 @@ def test_a_host_leaves_by_its_own_signature_and_comes_back_by_the_cas(enroller: 
     assert registry.enrolled(GAMMA) == again.peer
     with pytest.raises(NotTrusted, match="a newer record"):
         registry.take(leave)
+
+
+def test_a_host_that_left_is_not_expelled_once_its_tpm_is_another_hosts(ca: Path, tmp_path: Path) -> None:
+    """The registry would have one TPM as revoked and as enrolled, and nobody could load it any more."""
+    enroller = Enroller.load(ca, tmp_path / "peers")
+    key, ak = ec.generate_private_key(ec.SECP256R1()), new_ak()
+    joined = enroller.enrol(
+        POLICY, ALPHA, key=key.public_key(), ak_public=ak, ek_sha256=EK_OF[ALPHA], tpm=TpmKind.SOFTWARE
+    )
+    enroller.take([sign_leave(joined, key, authorities(ca)).envelope], "alpha")
+    enrol(enroller, GAMMA, ak=ak, ek=EK_OF[ALPHA])
+    with pytest.raises(Refused, match="its TPM is another host's") as caught:
+        enroller.expel(ALPHA, "")
+    assert caught.value.found == GAMMA
+    assert reloaded(enroller, ca).enrolled(GAMMA).ak_public == ak
+    enroller.expel(GAMMA, "")
+    enroller.expel(ALPHA, "")
+    assert all(peer.expelled for peer in reloaded(enroller, ca).hosts())
 
 
 def test_a_new_ca_signs_everything_anew_and_is_known_by_the_old_ones_word(tmp_path: Path) -> None:

@@ -55,9 +55,14 @@ def publish_records(arguments: argparse.Namespace) -> int:
 
 
 def rotate_ca(arguments: argparse.Namespace) -> int:
-    """A new CA, certified by the old one; every record signed anew; tell the hosts. Raises ShamonError."""
+    """A new CA, certified by the old one; every record signed anew; tell the hosts. Raises ShamonError.
+
+    First it hears who has left: signed anew, with a higher number, the record of such a host would count again.
+    """
     enroller = Enroller.load(arguments.ca, arguments.registry)
     policy = read_policy_or_envelope(arguments.policy)[0] if arguments.policy else None
+    if policy is not None:
+        asyncio.run(_tell(enroller, policy))
     old = enroller.ca.certificates[0]
     records = enroller.rotate(arguments.ca)
     name = enroller.ca.certificates[0].subject.rfc4514_string()

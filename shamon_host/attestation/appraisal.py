@@ -219,7 +219,7 @@ def _gone_back(what: str, before: int, now: int) -> NotTrusted:
         where="TPMS_CLOCK_INFO",
         expected=f"{before} or more",
         found=str(now),
-        remedy="Was the TPM's state restored from a copy? Enrol the host anew once that is explained.",
+        remedy="Was the TPM cleared, or its state restored from a copy? Enrol the host anew once that is explained.",
     )
 
 

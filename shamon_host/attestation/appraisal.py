@@ -130,7 +130,7 @@ def appraise_quoted(
         if known:
             facts, sticky = walk(known, LogFacts(), reference, pcrs)
             following = replace(current, facts=facts, sticky=sticky)
-        claims = unvouched_claims(following.sticky, f"the IMA log proves nothing: {error.what}")
+        claims = unvouched_claims(following.sticky, error.what)
         return (boot, *_with_reason(claims, error)), following
     sticky = {**failures, **current.sticky}
     offset = current.ima_offset if vouched.offset is None else vouched.offset
@@ -219,7 +219,7 @@ def _gone_back(what: str, before: int, now: int) -> NotTrusted:
         where="TPMS_CLOCK_INFO",
         expected=f"{before} or more",
         found=str(now),
-        remedy="Was the TPM's state restored from a copy? Enrol the host anew once that is explained.",
+        remedy="Was the TPM cleared, or its state restored from a copy? Enrol the host anew once that is explained.",
     )
 
 

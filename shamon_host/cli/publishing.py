@@ -54,9 +54,14 @@ def publish_records(arguments: argparse.Namespace) -> int:
 
 
 def rotate_ca(arguments: argparse.Namespace) -> int:
-    """A new CA, certified by the old one; every record signed anew; tell the hosts. Raises ShamonError."""
+    """A new CA, certified by the old one; every record signed anew; tell the hosts. Raises ShamonError.
+
+    First it hears who has left: signed anew, with a higher number, the record of such a host would count again.
+    """
     enroller = _enroller(arguments)
     policy = read_policy_or_envelope(arguments.policy)[0] if arguments.policy else None
+    if policy is not None:
+        asyncio.run(_tell(enroller, policy))
     old = enroller.ca.certificates[0]
     _require_all_renewed(enroller, old)
     records = enroller.rotate(arguments.ca)

@@ -12,14 +12,12 @@ import sqlite3
 import zlib
 from dataclasses import replace
 
-from shamon_host.attestation.evidence import Evidence
+from shamon_host.attestation.claims.measurements import log_is_vouched
 from shamon_host.attestation.evidence_file import MAX_FILE_BYTES, EvidenceFile, encode_file
-from shamon_host.attestation.ima_log import Vouched, iter_frames, vouched_entries
-from shamon_host.attestation.reference_model import IMA_PCR
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.suspension import is_transient
-from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import ClaimName
 
@@ -62,7 +60,7 @@ class KeptEvidence:
                 self._write(connection, kept)
             self._passed[peer] = kept
             return
-        proves = bound and _leads_to_its_quote(file.evidence, following)
+        proves = bound and log_is_vouched(result.claims)
         if after_trust or self._says_more(connection, file, boot, proves=proves):
             self._write(connection, kept, proves=proves)
 
@@ -185,24 +183,6 @@ class KeptEvidence:
 
 def _failing(file: EvidenceFile) -> set[str]:
     return {claim.name.value for claim in file.record.result.failures}
-
-
-def _leads_to_its_quote(evidence: Evidence, following: VerifierState) -> bool:
-    """Whether the log of Evidence whose quote is good was vouched for: `following` stands where the quote does, as it
-    may have done before, and the log leads there."""
-    if following.ima_pcr != evidence.quote.pcr_values.get(IMA_PCR):
-        return False
-    if evidence.ima_offset:
-        return evidence.ima_offset <= following.ima_offset
-    vouched = Vouched()
-    try:
-        for _ in vouched_entries(
-            iter_frames(evidence.ima_log), bytes(len(following.ima_pcr)), following.ima_pcr, vouched
-        ):
-            pass
-    except ShamonError:
-        return False
-    return (vouched.offset or 0) == following.ima_offset
 
 
 def _boot(file: EvidenceFile) -> str:

@@ -112,7 +112,8 @@ def what_clears(claim: Claim, host: HostName) -> str:
         case ClaimName.BINDING:
             return (
                 f"{claim.name}: nothing to do if it was one handshake: the next one has fresh Evidence. If it stays: "
-                f"is the AK of {host} the enrolled one, and was its TPM restored from a copy?"
+                f"is the AK of {host} the enrolled one, and was its TPM cleared, or restored from a copy? Once that is "
+                f"explained, enrolling {host} anew clears it."
             )
         case ClaimName.BOOT_CHAIN:
             return f"{claim.name}: a boot of {host} as it was recorded, or {changed}."

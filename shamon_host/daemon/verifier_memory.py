@@ -145,14 +145,17 @@ class VerifierMemory:
         """The document and what it says; neither for an AK that is new, is under another record now, or whose state
         cannot be read."""
         document = self.store.get(STATES, peer.ak_name.hex())
-        if not document or not _is_of(document, peer):
+        if not document:
             return None, None
         try:
-            return document, VerifierState.from_document(document)
+            state = VerifierState.from_document(document)
+            if "record" not in document:
+                raise BadInput("a stored Verifier state does not say under which record it was learned")
         except BadInput as error:
             self.on_unreadable(peer.ak_name, error)
             self.store.delete(STATES, peer.ak_name.hex())
             return None, None
+        return (document, state) if _is_of(document, peer) else (None, None)
 
     def _piece(self, ak_name: bytes, number: int) -> tuple[ImaEntry, ...]:
         document = self.store.get(PIECES, _piece_key(ak_name, number)) or {}

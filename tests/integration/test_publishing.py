@@ -151,6 +151,20 @@ async def test_hosts_that_know_the_older_ca_hear_of_the_new_one(
     assert gamma.expelled
 
 
+async def test_a_rotation_brings_nobody_back_who_has_left(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (world.root / "host-ca.pem").write_bytes(world.files.ca.read_bytes())
+    world.files = replace(world.files, ca=world.root / "host-ca.pem")
+    record = world.alpha.registry.record(GAMMA)
+    assert record is not None
+    world.alpha.registry.take(sign_leave(record, world.keys[GAMMA], world.authorities))
+    assert await world.run("rotate-ca") == 0
+    capsys.readouterr()
+    for registry in (world.alpha.registry, Enroller.load(world.root / "ca", world.root / "peers").registry):
+        gamma = registry.get(GAMMA)
+        assert gamma is not None
+        assert (gamma.membership, gamma.serial) == (Membership.LEFT, 2)
+
+
 async def test_nobody_answers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert await world.run("expel", "beta", listening=False) == 4
     told = json.loads(capsys.readouterr().out)  # one value, the failure in it

@@ -31,7 +31,7 @@ from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.verifier_state import LogFacts
-from shamon_host.domain.results import Claim, ClaimName
+from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
 
 LOG_CLAIMS = (ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, ClaimName.SHAMON_CODE)
 BOOT_AGGREGATE = "boot_aggregate"
@@ -50,6 +50,7 @@ _ASKED_FOR_BY_THE_KERNEL = (
 _MAX_STATE_BYTES = 4096
 """Of `selinux-state`: the kernel writes some hundred. What a log says is remembered, hence bounded."""
 _MAX_POLICY_DIGEST_BYTES = 64
+_PROVES_NOTHING = "the IMA log proves nothing"
 _NO_DIGESTS: frozenset[str] = frozenset()
 _SHOWN_DIGESTS = 3
 
@@ -329,9 +330,23 @@ def log_claims(facts: LogFacts, sticky: Mapping[ClaimName, Claim], reference: Re
     return tuple(sticky.get(claim.name, claim) for claim in fresh)
 
 
-def unvouched_claims(sticky: Mapping[ClaimName, Claim], reason: str) -> tuple[Claim, ...]:
+def unvouched_claims(sticky: Mapping[ClaimName, Claim], what: str) -> tuple[Claim, ...]:
     """The four claims where the log of this Evidence proves nothing: absent, but what stuck before stays."""
+    reason = f"{_PROVES_NOTHING}: {what}"
     return tuple(sticky.get(name, absent(name, reason)) for name in LOG_CLAIMS)
+
+
+def log_is_vouched(claims: Iterable[Claim]) -> bool:
+    """Whether the log of the Evidence that these claims are about led to its quote.
+
+    Of a log that did, `software` fails for an entry, hence for good. (True as well where all four had stuck before.)
+    """
+    return not any(
+        claim.reason.startswith(_PROVES_NOTHING)
+        or (claim.name is ClaimName.SOFTWARE and claim.status is ClaimStatus.FAIL and not claim.sticky)
+        for claim in claims
+        if claim.name in LOG_CLAIMS
+    )
 
 
 def _ima_policy(facts: LogFacts, reference: ReferenceValues) -> Claim:

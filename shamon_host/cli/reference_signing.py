@@ -20,7 +20,7 @@ def add_parsers(actions: Any) -> None:
     sign.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the envelope goes")
     sign.set_defaults(run=_sign)
     verify = actions.add_parser("verify", help="whether a host would take them, by its configuration's signers")
-    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("file", type=Path, metavar="FILE", help="signed Reference Values")
     verify.add_argument("--config", type=Path, required=True, metavar="HOST_TOML", help="the host's configuration")
     verify.set_defaults(run=_verify)
     for parser in (sign, verify):

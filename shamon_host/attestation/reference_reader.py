@@ -26,7 +26,7 @@ from shamon_host.domain.errors import BadInput
 
 OLD_FORMAT = "shamon-reference-values/1"
 """Without versions, and without rules other than `files`."""
-REMEDY = "Record the Reference Values again with `shamon reference record`."
+REMEDY = "Correct it there, or make the file again (`shamon reference record`, `from-packages` and the like)."
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_DIGEST = re.compile(
     r"[0-9a-f]{64}|(verity:)?(sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})|verity:sha256:[0-9a-f]{64}"

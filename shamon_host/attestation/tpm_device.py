@@ -68,7 +68,8 @@ class DeviceTpm:
     """A TPM behind a TCTI: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`.
 
     Connects on first use, creates the AK then and keeps it loaded (hardware may take a second for that) until `close`;
-    the next use connects again. Not thread-safe. `counter`: another one than the program's, for tests.
+    the next use connects again. A TCTI that is none is BadInput then. Not thread-safe. `counter`: another one than the
+    program's, for tests.
     """
 
     def __init__(self, tcti: str, *, counter: NvCounter | None = None, ek: EkKind | None = None) -> None:
@@ -189,14 +190,14 @@ class DeviceTpm:
         if self._esapi is not None:
             return self._esapi
         if not _TCTI.fullmatch(self._tcti):
-            raise BackendFailed(
+            raise BadInput(
                 "this is no way to reach a TPM",
-                where="tcti",
+                where="--tcti, or tpm.tcti in host.toml",
                 expected="device:/dev/tpmrm0, or swtpm:host=HOST,port=PORT",
                 found=repr(self._tcti),
             )
         self._esapi = self._do(
-            "open it", lambda: ESAPI(self._tcti), remedy="Does the TPM exist, and may this program open it?"
+            "open it", lambda: ESAPI(self._tcti), remedy="Is there such a TPM? As a rule only root may open it."
         )
         try:
             self._create_ak()

@@ -25,11 +25,15 @@ def add_parsers(commands: Any) -> None:
     appraise.add_argument(
         "--reference", type=Path, required=True, metavar="FILE", help="its Reference Values, signed or not"
     )
-    appraise.add_argument("--policy", type=Path, metavar="FILE", help=f"default {DEFAULT_POLICY}, if it is there")
-    appraise.add_argument("--peer-policy", type=Path, metavar="FILE", help="of the host, where that is another one")
+    appraise.add_argument(
+        "--policy", type=Path, metavar="FILE", help=f"the Verifier's (default {DEFAULT_POLICY}, if it is there)"
+    )
+    appraise.add_argument("--peer-policy", type=Path, metavar="FILE", help="the host's, where that is another one")
     enrolled = appraise.add_mutually_exclusive_group()
     enrolled.add_argument("--ak", type=Path, metavar="FILE", help="the AK that is enrolled for the host")
-    enrolled.add_argument("--registry", type=Path, metavar="DIR", help=f"default {DEFAULT_REGISTRY}, if it is there")
+    enrolled.add_argument(
+        "--registry", type=Path, metavar="DIR", help=f"of all hosts (default {DEFAULT_REGISTRY}, if it is there)"
+    )
     add_ca(appraise)
     appraise.add_argument("--json", action="store_true", help="print JSON")
     appraise.set_defaults(run=_appraise)

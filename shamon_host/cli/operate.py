@@ -40,7 +40,7 @@ def add_parsers(commands: Any) -> None:
         ("replace", "start a clean one from the pinned image in its place"),
     ):
         leaf = daemon_command(actions, action, help_text, _vm)
-        leaf.add_argument("name", metavar="VM")
+        leaf.add_argument("name", metavar="VM", help="its name in the policy")
         if action in ("quarantine", "replace"):
             leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
 

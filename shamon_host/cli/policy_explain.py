@@ -18,7 +18,7 @@ def add_parsers(actions: Any) -> None:
     pair.add_argument("one", metavar="A", help="a VM or a label")
     pair.add_argument("other", metavar="B", help="a VM, a label or a resource")
     start = daemon_command(actions, "dry-run", "every check that a VM would meet on a host", _dry_run)
-    start.add_argument("what", metavar="VM@HOST")
+    start.add_argument("what", metavar="VM@HOST", help="a VM of the policy, and a host")
     start.add_argument(
         "--running", action="append", default=[], metavar="VM", help="with --file: what runs there (again for each)"
     )

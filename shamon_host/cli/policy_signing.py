@@ -37,7 +37,7 @@ def add_parsers(actions: Any) -> None:
     sign.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the envelope goes")
     sign.set_defaults(run=_sign)
     verify = actions.add_parser("verify", help="say who must sign a policy, and who did")
-    verify.add_argument("envelope", type=Path, metavar="ENVELOPE")
+    verify.add_argument("envelope", type=Path, metavar="ENVELOPE", help="as `policy sign` wrote it")
     verify.add_argument("--current", type=Path, metavar="FILE", help="the version in force: a policy, or an envelope")
     verify.set_defaults(run=_verify)
     for parser in (keygen, sign, verify):

@@ -55,7 +55,7 @@ def add_parsers(commands: Any) -> None:
     )
     take.set_defaults(run=_record)
     show = actions.add_parser("show", help="what a file of Reference Values demands and accepts")
-    show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("file", type=Path, metavar="FILE", help="Reference Values, signed or not, or a part")
     show.set_defaults(run=_show)
     for parser in (take, show):
         parser.add_argument("--json", action="store_true", help="print JSON")

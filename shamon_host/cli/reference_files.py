@@ -50,13 +50,27 @@ def versioned(reference: ReferenceValues, out: Path) -> ReferenceValues:
     return reference.following(open_values(out)) if out.exists() else reference
 
 
+def require_replaceable(out: Path) -> None:
+    """Raises BadInput where `out` is a file of another kind: nothing else is ever replaced."""
+    if not out.exists():
+        return
+    try:
+        open_reference(out)
+    except BadInput as error:
+        raise BadInput(
+            "another file is there, and is not replaced",
+            where=str(out),
+            expected="a new file, Reference Values or a part",
+            found=error.what,
+        ) from error
+
+
 def write_reference(reference: ReferencePart, out: Path) -> None:
     """Write Reference Values or a part, in place of such a file at most.
 
     Raises BadInput where the daemon would refuse them, where `out` is another file, or cannot be written.
     """
-    if out.exists():
-        open_reference(out)
+    require_replaceable(out)
     document = reference.to_document() if isinstance(reference, ReferenceValues) else part_document(reference)
     parse_any(json.dumps(document).encode(), where=f"{out}, not written")
     if isinstance(reference, ReferenceValues):

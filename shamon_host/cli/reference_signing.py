@@ -20,7 +20,7 @@ def add_parsers(actions: Any) -> None:
     sign.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the envelope goes")
     sign.set_defaults(run=_sign)
     verify = actions.add_parser("verify", help="whether a host would take them, by its configuration's signers")
-    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("file", type=Path, metavar="FILE", help="signed Reference Values")
     verify.add_argument("--config", type=Path, required=True, metavar="HOST_TOML", help="the host's configuration")
     verify.set_defaults(run=_verify)
     for parser in (sign, verify):
@@ -28,7 +28,7 @@ def add_parsers(actions: Any) -> None:
 
 
 def _sign(arguments: argparse.Namespace) -> int:
-    from shamon_host.cli.reference_files import open_reference, open_values
+    from shamon_host.cli.reference_files import open_values, require_replaceable
     from shamon_host.cli.signing_keys import read_key
     from shamon_host.daemon.files import read_limited
     from shamon_host.peer.coalition_ca import write_atomically
@@ -38,8 +38,7 @@ def _sign(arguments: argparse.Namespace) -> int:
     reference = open_values(arguments.file)
     data = read_limited(arguments.file, MAX_ENVELOPE_BYTES, "file of Reference Values")
     before = read_envelope(data, source=str(arguments.file)) if is_envelope(data) else None
-    if arguments.out.exists():
-        open_reference(arguments.out)  # nothing else is ever replaced
+    require_replaceable(arguments.out)
     key = read_key(arguments.key, arguments.passphrase_fd)
     envelope = sign(before or reference, key)
     write_atomically(arguments.out, envelope.encode(), mode=0o644)

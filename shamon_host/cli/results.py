@@ -21,13 +21,13 @@ def add_parsers(commands: Any) -> None:
     results = commands.add_parser("results", help="Attestation Results: their history, and signed ones to keep")
     actions = results.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = daemon_command(actions, "show", "what this host has said of a peer, newest first", _show)
-    show.add_argument("host", metavar="HOST")
+    show.add_argument("host", metavar="HOST", help="another host of the coalition")
     show.add_argument("--limit", type=int, default=20, metavar="N", help="at most N verdicts (default 20)")
     save = daemon_command(actions, "save", "the newest result of a peer, signed by this host", _save)
-    save.add_argument("host", metavar="HOST")
+    save.add_argument("host", metavar="HOST", help="another host of the coalition")
     save.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
     verify = actions.add_parser("verify", help="whether a signed result is by the Verifier that it names, and trusts")
-    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("file", type=Path, metavar="FILE", help="from `shamon results save`")
     known = verify.add_mutually_exclusive_group(required=True)
     known.add_argument("--registry", type=Path, metavar="DIR", help="the coalition's registry of hosts")
     known.add_argument("--certificate", type=Path, metavar="FILE", help="the Verifier's TLS certificate (PEM)")
@@ -40,7 +40,7 @@ def add_parsers(commands: Any) -> None:
     evidence = commands.add_parser("evidence", help="stored Evidence of a peer")
     kept = evidence.add_subparsers(dest="action", required=True, metavar="ACTION")
     save_evidence = daemon_command(kept, "save", "write it to a file, for `shamon appraise`", _save_evidence)
-    save_evidence.add_argument("host", metavar="HOST")
+    save_evidence.add_argument("host", metavar="HOST", help="another host of the coalition")
     save_evidence.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
     save_evidence.add_argument(
         "--which", choices=("failed", "passed"), default="failed", help="the last that did so (default failed)"
@@ -48,7 +48,7 @@ def add_parsers(commands: Any) -> None:
     explain = daemon_command(
         commands, "explain", "the story of a verdict: what failed, where, what clears it", _explain
     )
-    explain.add_argument("host", metavar="HOST")
+    explain.add_argument("host", metavar="HOST", help="another host of the coalition")
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ from shamon_host.peer.host_record import (
 from shamon_host.peer.ports import EnrolledPeer, Membership
 
 _ANY_AK = b"any"
+"""In place of the AK of a host that has not come yet; no TPM Name looks like this."""
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,6 @@
-"""Refusals of a peer that the daemon treats in their own way. All others are plain `Refused`, in the peer's words."""
+"""Refusals of a peer that the daemon treats in their own way (all others are plain `Refused`, in the peer's words), and
+failed connections in words.
+"""
 
 from shamon_host.domain.errors import Refused
 
@@ -17,3 +19,9 @@ class RefusedByPeer(Refused):
             remedy="See the claims named here on this host; they are checked again on every period.",
         )
         self.failures = failures
+
+
+def cause_in_words(error: BaseException) -> str:
+    """What went wrong with a connection, without addresses that are named already."""
+    cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
+    return str(cause)[:200] or type(error).__name__

@@ -21,7 +21,7 @@ from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
 from shamon_host.peer.callers import known_caller
 from shamon_host.peer.coalition_ca import certificate_names, read_der_certificate
-from shamon_host.peer.errors import Busy
+from shamon_host.peer.errors import Busy, cause_in_words
 from shamon_host.peer.ports import PeerDirectory, PeerHandler, PeerIdentity
 from shamon_host.peer.tls import TlsFiles, client_context, server_context
 from shamon_host.peer.wire import EVIDENCE, MAX_REFUSAL_BYTES, body_limit, decode_refusal, encode_refusal
@@ -81,13 +81,13 @@ class HttpTransport:
                 "the TLS connection is not to the enrolled host",
                 where=host.name,
                 expected="TLS 1.3 with its enrolled certificate",
-                found=_words(error),
+                found=cause_in_words(error),
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(
                 "no connection, or it was lost",
                 where=f"{host.name} at {host.address} port {host.port}",
-                found=_words(error),
+                found=cause_in_words(error),
             ) from error
         raise decode_refusal(refusal, host.name)
 
@@ -216,7 +216,7 @@ class PeerServer:
         except TimeoutError:
             raise Refused("the request did not come in time", where=path) from None
         except (OSError, web.RequestPayloadError) as error:
-            raise Refused("the connection was lost in the midst of a request", found=_words(error)) from None
+            raise Refused("the connection was lost in the midst of a request", found=cause_in_words(error)) from None
         return await self._handler.handle(caller, path, body)
 
 
@@ -263,9 +263,3 @@ async def _bounded(content: aiohttp.StreamReader, limit: int, where: str) -> byt
 
 def _response(status: int, body: bytes) -> web.Response:
     return web.Response(status=status, body=body, content_type=_CONTENT_TYPE)
-
-
-def _words(error: BaseException) -> str:
-    """What went wrong, without addresses that are named already."""
-    cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
-    return str(cause)[:200] or type(error).__name__

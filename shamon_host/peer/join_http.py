@@ -21,6 +21,7 @@ from yarl import URL
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.peer.coalition_ca import CoalitionCa, key_pem
+from shamon_host.peer.errors import cause_in_words
 from shamon_host.peer.host_record import HostRecord
 from shamon_host.peer.join_messages import JOIN_NAME, MAX_JOIN_BYTES, PROOF, REQUEST, Granted, Invitation
 from shamon_host.peer.joining import Joiner, Reception, Stage
@@ -236,13 +237,13 @@ async def _call(invitation: Invitation, path: str, body: bytes) -> bytes:
             "it is not the operator who invited that answers",
             where=where,
             expected="a certificate of the CA in the invitation",
-            found=str(error)[:200],
+            found=cause_in_words(error),
         ) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Unreachable(
             "the operator's machine does not answer",
             where=where,
-            found=str(error)[:200],
+            found=cause_in_words(error),
             remedy="`shamon coalition invite` has to run there; ask for a new invitation if it has ended.",
         ) from error
     raise decode_refusal(refusal, where)

@@ -263,7 +263,7 @@ def _json_object(data: bytes, source: str) -> dict[str, Any]:
     except ShamonError:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadInput("not JSON", where=source, found=str(error)[:120]) from None
+        raise BadInput("not JSON", where=source, expected="something signed, as JSON", found=str(error)[:120]) from None
     if not isinstance(value, dict):
         raise BadInput("not a JSON object", where=source, found=type(value).__name__)
     return value

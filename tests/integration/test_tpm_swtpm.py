@@ -31,7 +31,7 @@ from shamon_host.attestation.ek_certificate import load_roots, verify_ek_certifi
 from shamon_host.attestation.nv_counter import COUNTER_INDEX, NvCounter
 from shamon_host.attestation.tpm_device import DeviceTpm
 from shamon_host.attestation.tpm_public import TpmPublic
-from shamon_host.domain.errors import BackendFailed, NotTrusted
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.joining import Applicant, EkTrust, Reception, invite
@@ -257,7 +257,13 @@ def test_a_tpm_without_the_sha256_bank_is_refused(tmp_path: Path) -> None:
         swtpm.stop()
 
 
-@pytest.mark.parametrize("tcti", ["", "mssim", "device:/dev/null", "swtpm:path=/nowhere", "libtss2-tcti-cmd.so:sh"])
+@pytest.mark.parametrize("tcti", ["", "mssim", "/dev/tpmrm0", "libtss2-tcti-cmd.so:sh"])
+def test_no_way_to_a_tpm(tcti: str) -> None:
+    with pytest.raises(BadInput, match="no way to reach a TPM"):
+        DeviceTpm(tcti).ak_public()
+
+
+@pytest.mark.parametrize("tcti", ["device:/dev/null/none", "device:/dev/null", "swtpm:path=/nowhere"])
 def test_no_tpm_there(tcti: str) -> None:
-    with pytest.raises(BackendFailed):
+    with pytest.raises(BackendFailed, match="TPM"):
         DeviceTpm(tcti).ak_public()

@@ -186,7 +186,11 @@ def _buffer(state: _Walk, number: int, name: str, buf: bytes) -> None:
             known = state.reference.buffers.get(name, _NO_DIGESTS)
             if digest not in known:
                 claim = _software(
-                    "unknown critical data was measured", number, name, expected=_any(known), found=digest
+                    "unknown critical data was measured",
+                    number,
+                    name,
+                    expected=_any(known) or "no such critical data",
+                    found=f"sha256:{digest}",
                 )
                 state.fail(number, name, claim, Lacking.BUFFER, digest)
 

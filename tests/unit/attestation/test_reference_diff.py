@@ -120,6 +120,14 @@ def test_what_nothing_allows(entry: ImaEntry, why: str) -> None:
     assert merged_parts([found]) == parse_any(b'{"format": "shamon-reference-part/2"}')
 
 
+def test_the_digests_of_a_claim_say_their_hash() -> None:
+    """As those that were expected do, of files and of critical data alike."""
+    for entry in (ima_sig_entry("/usr/bin/new", sha256(b"new")), ima_buf_entry("dm", b"new")):
+        (found,) = differences((*good_boot().entries, entry), good_reference())
+        assert found.claim.found == f"sha256:{hexdigest(b'new')}"
+        assert found.claim.expected.startswith("no such ")
+
+
 def test_what_is_not_there() -> None:
     log = tuple(entry for entry in good_boot().entries if entry.fields().path != LIBC)
     (found,) = differences(log, good_reference())

@@ -1,11 +1,13 @@
 """Bad input on the command line: the exit code, and an error that says file, key, what was expected and what to do."""
 
+import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shamon_host.cli.main import main
+from shamon_host.cli.main import build_parser, main
 from shamon_host.testing.story_policy import story_policy
 from shamon_host.testing.world import Timing
 
@@ -97,3 +99,17 @@ def _ak() -> bytes:
     from shamon_host.testing.tpm import MemoryTpm
 
     return MemoryTpm().ak_public()
+
+
+def test_every_argument_says_what_it_is_for() -> None:
+    assert [name for name, help_text in _arguments(build_parser()) if not help_text] == []
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str | None]]:
+    """Of the command and all below it: command and argument, and the help on it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _arguments(command)
+        else:
+            yield f"{parser.prog} {action.option_strings or action.dest}", action.help

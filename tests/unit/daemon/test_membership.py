@@ -17,7 +17,7 @@ from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import HostRecord, read_host_record, sign_host_record, sign_leave
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.peer.registry_messages import Exchange
-from shamon_host.peer.wire import REGISTRY
+from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, REGISTRY
 from shamon_host.testing.memory_ca import (
     memory_authorities,
     memory_certificate,
@@ -284,6 +284,37 @@ def test_a_host_that_is_enrolled_anew_has_not_got_rid_of_what_failed_in_this_boo
         await world.wait(60)
         assert state(world.alpha, "beta") == "suspended"
         assert "software" in daemon(world.alpha).host.peers[BETA].reason
+
+    play(test)
+
+
+@pytest.mark.parametrize("path", [HELLO, EVIDENCE, CONFIRM])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_host_that_is_enrolled_anew_in_the_midst_of_a_handshake_keeps_its_links(path: str, after: bool) -> None:
+    """All hosts are, while a coalition's CA is rotated."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        anew = memory_record(replace(registry(world.alpha).enrolled(BETA), serial=2))
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            now = request.path == path and {request.caller.host, request.to} == {ALPHA, BETA}
+            if now and not after:
+                await tell(world.alpha, anew)
+            answer = await deliver(request)
+            if now and after:
+                await tell(world.alpha, anew)
+            return answer
+
+        world.network.tap = tap
+        await world.wait(2 * world.timing.period_s)
+        world.network.tap = None
+        for host in (world.alpha, world.beta):
+            assert registry(host).enrolled(BETA).serial == 2
+            assert records(host, "peer.suspend") == []
+        await world.wait(2 * world.timing.lease_s)
+        assert state(world.alpha, "beta") == state(world.beta, "alpha") == "admitted"
+        assert await world.web_reaches_db()
 
     play(test)
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from shamon_host.attestation.ports import Tpm
 from shamon_host.cli.output import print_json
 from shamon_host.daemon.files import read_limited
-from shamon_host.domain.errors import BadInput
+from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.peer.coalition_ca import (
     CA_CERTIFICATE,
     key_pem,
@@ -68,11 +68,15 @@ def _key(path: Path, tpm: Tpm, *, anew: bool) -> ec.EllipticCurvePrivateKey:
     """The key that the host has, or a new one.
 
     It is kept: the host's votes on policies are signed by it, and a host that catches up later checks them. Raises
-    BadInput for a file that holds no such key.
+    BadInput for a file that holds no such key, BackendFailed for one that this TPM does not open.
     """
     if anew or not path.exists():
         return ec.generate_private_key(ec.SECP256R1())
-    key = TlsFiles(ca=path, certificate=path, key=path).opened(tpm.unseal, path.parent).private_key()
+    try:
+        key = TlsFiles(ca=path, certificate=path, key=path).opened(tpm.unseal, path.parent).private_key()
+    except BackendFailed as error:
+        error.remedy = "If it was sealed by another TPM, or this one was cleared since, use --new-key."
+        raise
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise BadInput("a key of another kind", where=str(path), expected="ECDSA P-256", remedy="Use --new-key.")
     return key

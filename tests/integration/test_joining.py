@@ -157,6 +157,22 @@ def test_a_host_that_joins_again_gets_a_new_certificate_for_its_key(operator: Op
     assert (alpha.serial, alpha.record_key) == (4, keys[3])
 
 
+def test_a_host_whose_tpm_was_cleared_joins_again_with_a_new_key(operator: Operator, tmp_path: Path) -> None:
+    """Its EK and AK are those of before; what the TPM had sealed is lost."""
+    tpm, directory = MemoryTpm(), tmp_path / "alpha"
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        join(waiting.taken(tmp_path / "invitation"), tpm, directory)
+    tpm.clear()
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        invitation = waiting.taken(tmp_path / "invitation")
+        with pytest.raises(BackendFailed) as caught:
+            join(invitation, tpm, directory)
+        assert "--new-key" in caught.value.remedy
+        assert join(invitation, tpm, directory, new_key=True) == 0
+    alpha = operator.registry().enrolled(HOST_ALPHA)
+    assert (alpha.serial, alpha.ak_public) == (2, tpm.ak_public())
+
+
 def test_another_tpm_does_not_get_the_name_and_nothing_is_written(
     operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,8 @@ class Members:
     store: Store
     authorities: dict[str, PublicKey]
     """The coalition's CAs: `receive` adds the one that comes next."""
+    own_cas: tuple[bytes, ...] = ()
+    """Behind this host's certificate: passed on like those that came in."""
     transport: PeerTransport
     key: PrivateKey = field(repr=False)
     """Of this host's certificate: signs that this host leaves."""
@@ -225,7 +227,10 @@ class Members:
 
     def _cas(self) -> list[bytes]:
         documents = [document for _, document in self.store.items(_CA_KIND)]
-        return [bytes.fromhex(str(each["certificate"])) for each in sorted(documents, key=lambda each: each["number"])]
+        stored = [
+            bytes.fromhex(str(each["certificate"])) for each in sorted(documents, key=lambda each: each["number"])
+        ]
+        return list(dict.fromkeys((*stored, *self.own_cas)))
 
     def _message(self, records: Iterable[HostRecord] = ()) -> bytes:
         return Exchange.of(self.registry.ranks(), records, self._cas()).encode()

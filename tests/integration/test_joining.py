@@ -268,6 +268,7 @@ def test_after_a_rotation_old_and_new_hosts_know_each_other(operator: Operator, 
         key=tmp_path / "gamma" / "gamma.key",
     )
     assert [len(read_ca_certificates(each.ca)) for each in files.values()] == [1, 2, 2]
+    assert [len(each.cas()) for each in files.values()] == [0, 1, 1]  # what their daemons pass on
     for caller, callee in (("alpha", "beta"), ("beta", "alpha"), ("alpha", "gamma"), ("gamma", "alpha")):
         asyncio.run(_call_each_other(files[caller], files[callee], HostName(callee), operator.registry()))
 

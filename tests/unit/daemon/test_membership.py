@@ -449,7 +449,10 @@ def test_the_next_ca_is_known_to_all_by_the_word_of_the_one_before_it() -> None:
     play(test)
 
 
-def test_a_host_that_joined_after_a_rotation_and_one_that_did_not_hear_of_it_know_each_other() -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_host_that_joined_after_a_rotation_and_one_that_did_not_hear_of_it_know_each_other(told: bool) -> None:
+    """Whether somebody tells it of the rotation, or only its own certificate does."""
+
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha", "beta")
         certificate, key = memory_next_ca()
@@ -458,7 +461,9 @@ def test_a_host_that_joined_after_a_rotation_and_one_that_did_not_hear_of_it_kno
         record = sign_host_record(
             replace(registry(world.beta).enrolled(GAMMA), serial=2), memory_certificate(GAMMA), key
         )
-        await known.receive([record.envelope], "operator", cas=[certificate])
+        if not told:
+            known.own_cas = (certificate,)
+        await known.receive([record.envelope], "operator", cas=[certificate] if told else [])
         assert not records(world.beta, "coalition.ca")  # nothing new
 
         async def heard() -> bool:

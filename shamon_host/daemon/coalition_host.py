@@ -182,13 +182,16 @@ class CoalitionHost:
         note_reference(
             reference, peer, policy=self.policy, signed=self.references.signed, store=self.store, audit=self.audit
         )
+        state = await self.blocking(lambda: self._verified.recall(enrolled, reference.digest))
+        if state is None and evidence.ima_offset:
+            raise Busy("what was known of the host is void, as it was enrolled anew: it is asked for all", where=peer)
         appraisal = Appraisal(
             verifier=self.name,
             enrolled=enrolled,
             policy=self.policy,
             peer_policy=self.policies.of(peer),
             reference=reference,
-            state=await self.blocking(lambda: self._verified.recall(enrolled, reference.digest)),
+            state=state,
             wall_s=self.clock.wall_s(),
         )
         with self.figures.timed("appraise_ms"):

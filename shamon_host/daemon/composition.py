@@ -82,6 +82,7 @@ async def _run(config: HostConfig) -> int:
             policy_envelope=envelope,
             registry=registry,
             authorities=authorities,
+            cas=tls.cas(),
             references=References(config.reference, config.reference_signers),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),

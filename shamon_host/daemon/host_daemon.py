@@ -51,6 +51,8 @@ class HostDaemon:
     registry: PeerRegistry
     authorities: Authorities
     """Whose records of hosts count: the coalition's CA."""
+    cas: tuple[bytes, ...] = ()
+    """Behind this host's certificate: what tells who knows only an older CA of this one, DER."""
     references: ReferenceSource
     store: Store
     audit: AuditLog
@@ -158,6 +160,7 @@ class HostDaemon:
             host=self.host,
             store=self.store,
             authorities=authorities,
+            own_cas=self.cas,
             transport=backends.transport,
             key=backends.record_key,
             wake=self.schedule.wake,

@@ -23,11 +23,12 @@ from shamon_host.daemon.store import Store
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
+from shamon_host.peer.coalition_ca import read_der_certificate
 from shamon_host.peer.enrolment import PeerRegistry, decide_enrolment
 from shamon_host.peer.host_record import Authorities, HostRecord, read_host_record, sign_leave, successor
 from shamon_host.peer.ports import EnrolledPeer, Membership, PeerTransport
 from shamon_host.peer.registry_messages import Exchange
-from shamon_host.peer.signed_record import PrivateKey, PublicKey
+from shamon_host.peer.signed_record import PrivateKey, PublicKey, public_text
 from shamon_host.peer.wire import REGISTRY
 
 _KIND, _CA_KIND = "registry", "registry-ca"
@@ -78,6 +79,8 @@ class Members:
     store: Store
     authorities: dict[str, PublicKey]
     """The coalition's CAs: `receive` adds the one that comes next."""
+    own_cas: tuple[bytes, ...] = ()
+    """Behind this host's certificate: passed on like those that came in."""
     transport: PeerTransport
     key: PrivateKey = field(repr=False)
     """Of this host's certificate: signs that this host leaves."""
@@ -204,11 +207,19 @@ class Members:
         digest = hashlib.sha256(certificate).hexdigest()
         if self.store.get(_CA_KIND, digest) is not None:
             return
-        now = datetime.fromtimestamp(self.host.clock.wall_s(), UTC)
-        name, key = successor(certificate, self.authorities, now)
-        if name in self.authorities:
-            return  # this host's own `ca.pem` has it
-        self.host.audit.append("coalition.ca", self.host.name, {"certificate": digest, "from": source})
+        name = public_text(read_der_certificate(certificate, where="next CA").public_key())
+        believed = name in self.authorities
+        try:
+            _, key = successor(certificate, self.authorities, datetime.fromtimestamp(self.host.clock.wall_s(), UTC))
+        except NotTrusted:
+            if believed:
+                return  # by a CA that came before those of this host's `ca.pem`
+            raise
+        if name in {public_text(read_der_certificate(each, where="next CA").public_key()) for each in self._cas()}:
+            return  # its signature was written in another way
+        if not believed:
+            self.host.audit.append("coalition.ca", self.host.name, {"certificate": digest, "from": source})
+        # Kept also where `ca.pem` has the new CA: who knows only the older one hears of it from here.
         number = len(self.store.items(_CA_KIND)) + 1
         self.store.put(_CA_KIND, digest, {"certificate": certificate.hex(), "number": number})
         self.authorities[name] = key
@@ -216,7 +227,10 @@ class Members:
 
     def _cas(self) -> list[bytes]:
         documents = [document for _, document in self.store.items(_CA_KIND)]
-        return [bytes.fromhex(str(each["certificate"])) for each in sorted(documents, key=lambda each: each["number"])]
+        stored = [
+            bytes.fromhex(str(each["certificate"])) for each in sorted(documents, key=lambda each: each["number"])
+        ]
+        return list(dict.fromkeys((*stored, *self.own_cas)))
 
     def _message(self, records: Iterable[HostRecord] = ()) -> bytes:
         return Exchange.of(self.registry.ranks(), records, self._cas()).encode()

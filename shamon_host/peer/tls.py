@@ -49,12 +49,18 @@ class TlsFiles:
 
     def certificate_sha256(self) -> bytes:
         """SHA-256 of this host's own certificate, as others enrol it. Raises BadInput."""
+        return hashlib.sha256(self._chain()[0]).digest()
+
+    def cas(self) -> tuple[bytes, ...]:
+        """What stands behind it, DER: the word of an older CA for the one that issued it. Raises BadInput."""
+        return self._chain()[1:]
+
+    def _chain(self) -> tuple[bytes, ...]:
         try:
             pem = self.certificate.read_bytes()
         except OSError as error:
             raise BadInput("cannot be read", where=str(self.certificate), found=error.strerror or "") from error
-        certificate = parse_certificates(pem, where=str(self.certificate))[0]  # and behind it those between, if any
-        return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+        return tuple(each.public_bytes(Encoding.DER) for each in parse_certificates(pem, where=str(self.certificate)))
 
     def private_key(self) -> PrivateKey:
         """The key of the certificate, which also signs this host's votes on policies. Raises BadInput."""

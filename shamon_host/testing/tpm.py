@@ -145,10 +145,11 @@ class MemoryTpm:
         self.pcrs = _zeroed()
 
     def clear(self) -> None:
-        """TPM2_Clear (TPM 2.0 Part 3, 24.6): counts and clock go back, what the owner made in NV memory is gone. The
-        endorsement seed stays, hence EK and AK, and so do the PCRs."""
+        """TPM2_Clear (TPM 2.0 Part 3, 24.6): counts and clock go back, what the owner made in NV memory is gone, and
+        what was sealed opens no more. The endorsement seed stays, hence EK and AK, and so do the PCRs."""
         self.reset_count, self._cleared_s = 0, self.clock_s()
         self.nv_public = None
+        self._storage_key = secrets.token_bytes(32)
 
     def _public(self) -> TpmPublic:
         return TpmPublic.attestation_key(self._key.public_key())

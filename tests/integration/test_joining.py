@@ -157,6 +157,22 @@ def test_a_host_that_joins_again_gets_a_new_certificate_for_its_key(operator: Op
     assert (alpha.serial, alpha.record_key) == (4, keys[3])
 
 
+def test_a_host_whose_tpm_was_cleared_joins_again_with_a_new_key(operator: Operator, tmp_path: Path) -> None:
+    """Its EK and AK are those of before; what the TPM had sealed is lost."""
+    tpm, directory = MemoryTpm(), tmp_path / "alpha"
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        join(waiting.taken(tmp_path / "invitation"), tpm, directory)
+    tpm.clear()
+    with operator.inviting("alpha", "--trust-first-ek") as waiting:
+        invitation = waiting.taken(tmp_path / "invitation")
+        with pytest.raises(BackendFailed) as caught:
+            join(invitation, tpm, directory)
+        assert "--new-key" in caught.value.remedy
+        assert join(invitation, tpm, directory, new_key=True) == 0
+    alpha = operator.registry().enrolled(HOST_ALPHA)
+    assert (alpha.serial, alpha.ak_public) == (2, tpm.ak_public())
+
+
 def test_another_tpm_does_not_get_the_name_and_nothing_is_written(
     operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +286,7 @@ def test_after_a_rotation_old_and_new_hosts_know_each_other(operator: Operator, 
         key=tmp_path / "gamma" / "gamma.key",
     )
     assert [len(read_ca_certificates(each.ca)) for each in files.values()] == [1, 2, 2]
+    assert [len(each.cas()) for each in files.values()] == [0, 1, 1]  # what their daemons pass on
     for caller, callee in (("alpha", "beta"), ("beta", "alpha"), ("alpha", "gamma"), ("gamma", "alpha")):
         asyncio.run(_call_each_other(files[caller], files[callee], HostName(callee), operator.registry()))
 

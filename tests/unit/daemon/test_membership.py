@@ -14,10 +14,16 @@ from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
 from shamon_host.peer.enrolment import PeerRegistry
-from shamon_host.peer.host_record import HostRecord, read_host_record, sign_host_record, sign_leave
+from shamon_host.peer.host_record import (
+    HostRecord,
+    authorities_from_key,
+    read_host_record,
+    sign_host_record,
+    sign_leave,
+)
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.peer.registry_messages import Exchange
-from shamon_host.peer.wire import REGISTRY
+from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO, REGISTRY
 from shamon_host.testing.memory_ca import (
     memory_authorities,
     memory_certificate,
@@ -288,6 +294,37 @@ def test_a_host_that_is_enrolled_anew_has_not_got_rid_of_what_failed_in_this_boo
     play(test)
 
 
+@pytest.mark.parametrize("path", [HELLO, EVIDENCE, CONFIRM])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_host_that_is_enrolled_anew_in_the_midst_of_a_handshake_keeps_its_links(path: str, after: bool) -> None:
+    """All hosts are, while a coalition's CA is rotated."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        anew = memory_record(replace(registry(world.alpha).enrolled(BETA), serial=2))
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            now = request.path == path and {request.caller.host, request.to} == {ALPHA, BETA}
+            if now and not after:
+                await tell(world.alpha, anew)
+            answer = await deliver(request)
+            if now and after:
+                await tell(world.alpha, anew)
+            return answer
+
+        world.network.tap = tap
+        await world.wait(2 * world.timing.period_s)
+        world.network.tap = None
+        for host in (world.alpha, world.beta):
+            assert registry(host).enrolled(BETA).serial == 2
+            assert records(host, "peer.suspend") == []
+        await world.wait(2 * world.timing.lease_s)
+        assert state(world.alpha, "beta") == state(world.beta, "alpha") == "admitted"
+        assert await world.web_reaches_db()
+
+    play(test)
+
+
 def test_a_host_leaves_and_everybody_hears() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("gamma")
@@ -408,6 +445,51 @@ def test_the_next_ca_is_known_to_all_by_the_word_of_the_one_before_it() -> None:
         await world.beta.start_daemon()
         assert registry(world.beta).enrolled(GAMMA).serial == 2  # it knows that CA still
         await world.admitted("alpha", "beta", "gamma")
+
+    play(test)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_host_that_joined_after_a_rotation_and_one_that_did_not_hear_of_it_know_each_other(told: bool) -> None:
+    """Whether somebody tells it of the rotation, or only its own certificate does."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        certificate, key = memory_next_ca()
+        known = daemon(world.beta).members
+        known.authorities.update(authorities_from_key(key))  # as its `ca.pem` says
+        record = sign_host_record(
+            replace(registry(world.beta).enrolled(GAMMA), serial=2), memory_certificate(GAMMA), key
+        )
+        if not told:
+            known.own_cas = (certificate,)
+        await known.receive([record.envelope], "operator", cas=[certificate] if told else [])
+        assert not records(world.beta, "coalition.ca")  # nothing new
+
+        async def heard() -> bool:
+            return registry(world.alpha).enrolled(GAMMA).serial == 2
+
+        await world.until(heard, within_s=2, what="alpha hears of both")
+
+    play(test)
+
+
+def test_the_word_of_a_ca_that_is_forgotten_keeps_nobody_from_hearing_the_rest() -> None:
+    """After two rotations: alpha has joined again and knows the last two CAs, beta tells of all three."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        certificate, key = memory_next_ca()
+        members = daemon(world.alpha).members
+        members.authorities.clear()
+        members.authorities.update(authorities_from_key(key))
+        record = sign_host_record(
+            replace(registry(world.alpha).enrolled(GAMMA), serial=2), memory_certificate(GAMMA), key
+        )
+        transport = daemon(world.beta).backends.transport
+        body = Exchange.of({}, [record], [certificate]).encode()
+        await transport.call(world.policy.hosts[ALPHA], REGISTRY, body, timeout_s=5)
+        assert registry(world.alpha).enrolled(GAMMA).serial == 2
 
     play(test)
 

@@ -11,7 +11,7 @@ from shamon_host.testing.story_policy import story_policy
 from tests.integration.lab import Lab, LabHost
 from tests.integration.lab.coalition import SHAMON, JoinedCoalition
 from tests.integration.lab.errors import LabError
-from tests.integration.lab.operator import PLACE, Operator, ek_of, join
+from tests.integration.lab.operator import PLACE, Operator, ek_of, ek_public_of, join, join_with_ek
 from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
 from vm_images.manifest import sha256
@@ -28,6 +28,12 @@ def test_two_hosts_join_by_their_tpms_and_none_by_anothers(lab: Lab, alpha: LabH
         with pytest.raises(LabError, match="another TPM than the one that was pinned"):
             join(beta, operator.invite("alpha", pins["alpha"]))
         assert operator.outcome()[0] == 3
+        # beta with alpha's EK, which is the pinned one: its own TPM does not answer for it.
+        forged = join_with_ek(beta, ek_public_of(alpha), operator.invite("alpha", pins["alpha"]))
+        assert forged.status != 0
+        assert "this TPM does not open it" in forged.stderr
+        assert "not in one TPM that this host has" in forged.stdout + forged.stderr
+        assert operator.outcome()[0] != 0
         assert operator.hosts() == {}
         for host in (alpha, beta):
             joined = json.loads(join(host, operator.invite(host.name, pins[host.name])))

@@ -1,11 +1,14 @@
 """The operator of a coalition whose hosts join by their TPMs: a lab host is its machine, as hosts can call no other."""
 
 import json
+from pathlib import Path
 
 from tests.integration.lab.host import LabHost
+from tests.integration.lab.ssh import Result
 from tests.integration.lab.waiting import wait_until
 
 _SHAMON = "/opt/shamon/bin/shamon"
+_PYTHON = "/opt/shamon/bin/python"
 PLACE = "/run/operator"
 _PORT = 7444
 _COMMAND_S = 120
@@ -65,3 +68,20 @@ def join(host: LabHost, invitation: bytes, directory: str = "/run/joining/shamon
     host.put("/run/joining/invitation", invitation, mode="0600")
     command = f"{_SHAMON} host join /run/joining/invitation --dir {directory} --json"
     return host.run(command, timeout_s=_COMMAND_S).stdout
+
+
+def ek_public_of(host: LabHost) -> bytes:
+    """TPMT_PUBLIC of the EK of the host's TPM."""
+    read = (
+        "from shamon_host.attestation.tpm_device import DeviceTpm; "
+        "print(DeviceTpm('device:/dev/tpmrm0').ek_public().hex())"
+    )
+    return bytes.fromhex(host.run(f'{_PYTHON} -c "{read}"', timeout_s=_COMMAND_S).stdout)
+
+
+def join_with_ek(host: LabHost, ek_public: bytes, invitation: bytes) -> Result:
+    """Let the host join with the EK of another TPM, see `rogue_join`."""
+    host.put("/run/joining/invitation", invitation, mode="0600")
+    host.put("/run/joining/rogue.py", Path(__file__).with_name("rogue_join.py"))
+    command = f"{_PYTHON} /run/joining/rogue.py {ek_public.hex()} /run/joining/invitation"
+    return host.run(command, check=False, timeout_s=_COMMAND_S)

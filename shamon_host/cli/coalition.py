@@ -30,20 +30,16 @@ def add_parsers(commands: Any) -> None:
     key.add_argument("--out", type=Path, metavar="FILE", help="file to write TPMT_PUBLIC to (default: standard output)")
     key.set_defaults(run=_ak)
     enrol = actions.add_parser("enrol", help="issue a host's certificate and write its registry entry")
-    enrol.add_argument("host", metavar="HOST", help="its name in the policy")
-    enrol.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
-    enrol.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the coalition's policy")
     enrol.add_argument("--ak", type=Path, required=True, metavar="FILE", help="AK public of the host, see ak")
-    enrol.add_argument("--tpm", choices=[kind.value for kind in TpmKind], required=True, help="what kind of TPM it is")
-    enrol.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where HOST.record goes")
     enrol.add_argument("--out", type=Path, required=True, metavar="DIR", help="where HOST.pem and HOST.key go")
     enrol.set_defaults(run=_enrol)
     invite = actions.add_parser("invite", help="let one host join that proves its TPM (`shamon host join` there)")
-    invite.add_argument("host", metavar="HOST", help="its name in the policy")
-    invite.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
-    invite.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the coalition's policy")
-    invite.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where HOST.record goes")
-    invite.add_argument("--tpm", choices=[kind.value for kind in TpmKind], required=True, help="what kind of TPM it is")
+    for parser in (enrol, invite):
+        parser.add_argument("host", metavar="HOST", help="its name in the policy")
+        parser.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
+        parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the coalition's policy")
+        parser.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where HOST.record goes")
+        parser.add_argument("--tpm", choices=[kind.value for kind in TpmKind], required=True, help="kind of its TPM")
     known = invite.add_mutually_exclusive_group(required=True)
     known.add_argument("--ek-roots", type=Path, metavar="DIR", help="certificates of the TPM makers that are trusted")
     known.add_argument("--ek", metavar="SHA256", help="digest of the host's EK, as `shamon host ek` prints it there")
@@ -56,24 +52,26 @@ def add_parsers(commands: Any) -> None:
     invite.add_argument("--out", type=Path, required=True, metavar="FILE", help="the invitation")
     invite.set_defaults(run=_invite)
     expel = actions.add_parser("expel", help="revoke a host's certificate, AK and EK, for good, and tell the others")
-    expel.add_argument("host", metavar="HOST", help="its name in the policy")
-    expel.add_argument("--reason", default="by the operator", help="for the hosts' audit logs")
-    expel.set_defaults(run=_expel)
+    release = actions.add_parser("release", help="let a host go that cannot leave itself: its TPM is gone, say")
+    for parser, run in ((expel, _expel), (release, _release)):
+        parser.add_argument("host", metavar="HOST", help="its name in the policy")
+        parser.add_argument("--reason", default="by the operator", help="for the hosts' audit logs")
+        parser.set_defaults(run=run)
     publish = actions.add_parser("publish", help="tell the hosts what the registry has, and hear who left")
     publish.set_defaults(run=_publish)
     hosts = actions.add_parser("hosts", help="print the registry")
     hosts.set_defaults(run=_hosts)
     rotate = actions.add_parser("rotate-ca", help="a new CA, certified by the old one; signs every record anew")
     rotate.set_defaults(run=_rotate)
-    for parser in (expel, publish, hosts, rotate):
+    for parser in (expel, release, publish, hosts, rotate):
         parser.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the coalition's CA, see init")
         parser.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where the records are")
-    for parser in (expel, rotate):
+    for parser in (expel, release, rotate):
         parser.add_argument(
             "--policy", type=Path, metavar="FILE", help="where the hosts are; without it nobody is told"
         )
     publish.add_argument("--policy", type=Path, required=True, metavar="FILE", help="where the hosts are")
-    for parser in (init, key, enrol, invite, expel, publish, hosts, rotate):
+    for parser in (init, key, enrol, invite, expel, release, publish, hosts, rotate):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -114,6 +112,12 @@ def _expel(arguments: argparse.Namespace) -> int:
     from shamon_host.cli.publishing import expel_host
 
     return expel_host(arguments)
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from shamon_host.cli.publishing import release_host
+
+    return release_host(arguments)
 
 
 def _publish(arguments: argparse.Namespace) -> int:

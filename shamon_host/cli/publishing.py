@@ -1,4 +1,4 @@
-"""What `shamon coalition expel`, `publish` and `hosts` do: the next record of a host, and telling the hosts of it.
+"""What `shamon coalition expel`, `release`, `publish` and `hosts` do: the next record of a host, and telling of it.
 
 To tell them, the operator's machine calls the hosts' peer service with a certificate that the CA issues for this alone,
 good for the exchange of records and nothing else. One host that hears is enough: it tells the others.
@@ -7,7 +7,7 @@ good for the exchange of records and nothing else. One host that hears is enough
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.policy import HostEntry, Policy
 from shamon_host.peer.coalition_ca import key_pem, write_atomically
 from shamon_host.peer.enroller import Enroller
+from shamon_host.peer.host_record import HostRecord
 from shamon_host.peer.http_transport import HttpTransport
 from shamon_host.peer.ports import Membership
 from shamon_host.peer.registry_messages import OPERATOR_NAME, Exchange
@@ -35,15 +36,22 @@ _COLUMNS = ("host", "state", "serial", "tpm", "ek", "ak", "reason")
 
 
 def expel_host(arguments: argparse.Namespace) -> int:
-    """Write the record by which a host is out, and tell the others. Raises ShamonError."""
+    """Write the record by which a host is out for good, and tell the others. Raises ShamonError."""
+    return _end(arguments, Enroller.expel, "is expelled: its certificate, its AK and its EK are revoked")
+
+
+def release_host(arguments: argparse.Namespace) -> int:
+    """Write the record by which a host has left, and tell the others. Raises ShamonError."""
+    words = "is released: it is out, and its name may be invited again, with this TPM or another"
+    return _end(arguments, Enroller.release, words)
+
+
+def _end(arguments: argparse.Namespace, end: Callable[[Enroller, HostName, str], HostRecord], words: str) -> int:
     enroller = _enroller(arguments)
     policy = read_policy_or_envelope(arguments.policy)[0] if arguments.policy else None
-    record = enroller.expel(HostName(plain_name(arguments.host, "host name")), arguments.reason)
+    record = end(enroller, HostName(plain_name(arguments.host, "host name")), arguments.reason)
     if not arguments.json:
-        print(
-            f"{record.peer.host} is expelled: its certificate, its AK and its EK are revoked "
-            f"(record {record.peer.serial})."
-        )
+        print(f"{record.peer.host} {words} (record {record.peer.serial}).")
     return _publish(enroller, policy, arguments, {"host": record.peer.host, "serial": record.peer.serial})
 
 

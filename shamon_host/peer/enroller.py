@@ -1,4 +1,4 @@
-"""What only the operator does, with the CA's key at hand: enrol a host, or expel it.
+"""What only the operator does, with the CA's key at hand: enrol a host, release or expel it.
 
 The registry on the operator's machine is a folder of records (`host_record`); each act writes the next record of one
 host, with a higher serial number. How it gets to the hosts is another matter: any one of them spreads it.
@@ -95,9 +95,24 @@ class Enroller:
                 found=heir,
                 remedy=f"Expel {heir}: nobody can come back by the record of a host that left.",
             )
+        return self._end(record, Membership.EXPELLED, reason)
+
+    def release(self, host: HostName, reason: str) -> HostRecord:
+        """Say for a host that it left, as it would itself if it still could: its name and its TPM are free for whom
+        the operator invites next. Raises BadInput when it is not enrolled, Refused when it is out already."""
+        record = self.registry.record(host)
+        if record is None:
+            raise BadInput("the host is not enrolled", where=host)
+        if record.peer.membership is not Membership.ENROLLED:
+            raise Refused(
+                "the host is out already", where=host, found=f"{record.peer.membership}: {record.peer.reason}"
+            )
+        return self._end(record, Membership.LEFT, reason)
+
+    def _end(self, record: HostRecord, membership: Membership, reason: str) -> HostRecord:
         words = "".join(character if character.isprintable() else "?" for character in reason)[:MAX_REASON]
         certificate = x509.load_der_x509_certificate(record.certificate)
-        return self._write(replace(record.peer, membership=Membership.EXPELLED, reason=words), certificate)
+        return self._write(replace(record.peer, membership=membership, reason=words), certificate)
 
     def rotate(self, ca_directory: Path) -> tuple[HostRecord, ...]:
         """A new CA, certified by the old one, which signs every record anew."""

@@ -108,6 +108,17 @@ def test_what_will_be_refused_is_not_invited(root: Path, capsys: pytest.CaptureF
     assert not (root / "invitation").exists()
 
 
+def test_a_host_that_is_gone_is_released(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert enrol(root, "alpha") == 0
+    assert coalition(root, "release", "alpha", "--reason", "its board was exchanged") == 0
+    assert "alpha is released: it is out, and its name may be invited again" in capsys.readouterr().out
+    assert coalition(root, "hosts") == 0
+    assert "its board was exchanged" in capsys.readouterr().out
+    assert coalition(root, "release", "alpha") == 1
+    assert "out already" in capsys.readouterr().err
+    assert enrol(root, "alpha") == 0
+
+
 def enrol(root: Path, host: str) -> int:
     """By hand, always with the same AK."""
     if not (root / "ak").exists():

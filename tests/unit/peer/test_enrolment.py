@@ -175,6 +175,37 @@ def test_expelled_host_stays_out_over_a_restart(enroller: Enroller, ca: Path) ->
         enroller.expel(BETA, "")
 
 
+def test_a_host_that_is_released_is_out_and_its_name_takes_another_tpm(enroller: Enroller, ca: Path) -> None:
+    before = enroller.registry.enrolled(BETA)
+    enroller.release(BETA, "its board was exchanged")
+    for known in (enroller.registry, reloaded(enroller, ca)):
+        with pytest.raises(NotTrusted):
+            known.enrolled(BETA)
+        with pytest.raises(NotTrusted):
+            known.by_certificate(before.certificate_sha256)
+        entry = known.get(BETA)
+        assert entry is not None
+        assert (entry.membership, entry.serial, entry.expelled) == (Membership.LEFT, 2, False)
+        assert entry.reason == "its board was exchanged"
+    with pytest.raises(BadInput, match="not enrolled"):
+        enroller.release(GAMMA, "")
+    with pytest.raises(Refused, match="out already"):
+        enroller.release(BETA, "")
+    anew = enroller.enrol(
+        POLICY,
+        BETA,
+        key=ec.generate_private_key(ec.SECP256R1()).public_key(),
+        ak_public=new_ak(),
+        ek_sha256=EK_OF[GAMMA],
+        tpm=TpmKind.SOFTWARE,
+    )
+    assert (anew.peer.serial, anew.peer.membership) == (3, Membership.ENROLLED)
+    assert reloaded(enroller, ca).enrolled(BETA).ak_name != before.ak_name
+    enroller.expel(BETA, "")
+    with pytest.raises(Refused, match="out already"):
+        enroller.release(BETA, "")
+
+
 def test_what_an_expelled_host_had_is_revoked(enroller: Enroller) -> None:
     """Under no name."""
     beta = enroller.registry.enrolled(BETA)

@@ -22,7 +22,7 @@ demo: ## Play the story in memory (no root, no hardware; ARGS=--json for the rep
 	$(BIN)/shamon demo $(ARGS)
 
 .PHONY: test
-test: ## Run the unit suite (no root, no compiler, no hardware; SHAMON_EXAMPLES=1: five times as many examples)
+test: ## Run the unit suite (no root, no compiler, no hardware; SHAMON_EXAMPLES=1: all examples, seven times as many)
 	@tools/set-up dev
 	$(BIN)/python -m pytest tests/unit --timeout=60 --numprocesses=auto $(ARGS)
 

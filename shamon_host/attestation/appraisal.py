@@ -15,7 +15,7 @@ from itertools import chain
 from shamon_host.attestation.claims.boot_chain import boot_chain_claim
 from shamon_host.attestation.claims.making import absent, failed, passed
 from shamon_host.attestation.claims.measurements import log_claims, unvouched_claims, walk
-from shamon_host.attestation.evidence import Evidence, Role, leaf
+from shamon_host.attestation.evidence import Evidence, Role, bound_root
 from shamon_host.attestation.ima_log import (
     Frame,
     ImaEntry,
@@ -26,7 +26,6 @@ from shamon_host.attestation.ima_log import (
     vouched_entries,
 )
 from shamon_host.attestation.ledger import LoggedEntries
-from shamon_host.attestation.merkle import root_from_path
 from shamon_host.attestation.pcr import Bank, PcrSelection
 from shamon_host.attestation.ports import QUOTED_PCRS
 from shamon_host.attestation.quote import VerifiedQuote, load_ak, verify_quote
@@ -164,20 +163,12 @@ def _to_judge_anew(state: VerifierState, reference_digest: str) -> tuple[Verifie
 
 def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes, *, allow_sha1: bool) -> VerifiedQuote:
     """The quote, if it is over a tree with this handshake's leaf."""
-    own = leaf(
-        role,
-        transcript,
-        hypervisor_report=evidence.hypervisor_report,
-        network_state=evidence.network_state,
-        audit_head=evidence.audit_head,
-    )
-    root = root_from_path(own, evidence.merkle_index, evidence.merkle_path)
     quote = evidence.quote
     return verify_quote(
         quote.attest,
         quote.signature,
         ak_public,
-        root,
+        bound_root(evidence, role, transcript),
         SELECTION,
         {Bank.SHA256: quote.pcr_values},
         allow_sha1=allow_sha1,

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shamon_host.attestation.merkle import root_from_path
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
 from shamon_host.domain.errors import BadInput
 
@@ -44,6 +45,21 @@ class Evidence:
     """Canonical JSON, see `links.network_state`."""
     audit_head: bytes
     """Head of the Attester's audit log, 32 bytes."""
+
+
+def bound_root(evidence: "Evidence", role: Role, transcript: bytes) -> bytes:
+    """What the quote has to be over, 32 bytes: the root of the tree with the leaf of this side of this handshake.
+
+    Raises BadInput where the Evidence's path leads nowhere.
+    """
+    own = leaf(
+        role,
+        transcript,
+        hypervisor_report=evidence.hypervisor_report,
+        network_state=evidence.network_state,
+        audit_head=evidence.audit_head,
+    )
+    return root_from_path(own, evidence.merkle_index, evidence.merkle_path)
 
 
 def leaf(role: Role, transcript: bytes, *, hypervisor_report: bytes, network_state: bytes, audit_head: bytes) -> bytes:

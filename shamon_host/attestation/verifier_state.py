@@ -90,6 +90,10 @@ class VerifierState:
         and the log is wanted from its beginning. That is for who has no ledger."""
         if reference_digest == self.reference_digest or not self.seen:
             return self
+        return self.of_its_tpm_alone(reference_digest)
+
+    def of_its_tpm_alone(self, reference_digest: str) -> "VerifierState":
+        """What quotes have said of the TPM, and nothing of any log."""
         return VerifierState(
             reset_count=self.reset_count,
             restart_count=self.restart_count,

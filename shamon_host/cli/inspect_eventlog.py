@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shamon_host.cli.output import print_json, printable
+from shamon_host.cli.output import in_file, print_json, printable
 
 if TYPE_CHECKING:
     from shamon_host.attestation.event_log import EventLog
@@ -30,19 +30,11 @@ def add_parser(actions: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from shamon_host.attestation.event_log import MAX_LOG_BYTES, EventLogError, parse_event_log
     from shamon_host.daemon.files import read_limited
-    from shamon_host.domain.errors import BadInput
 
     try:
         log = parse_event_log(read_limited(arguments.file, MAX_LOG_BYTES, "event log"))
     except EventLogError as error:
-        where = f"{arguments.file}: {error.where}" if error.where else str(arguments.file)
-        raise BadInput(
-            error.what,
-            where=where,
-            expected=error.expected or "a TCG event log",
-            found=error.found,
-            remedy=error.remedy,
-        ) from error
+        raise in_file(error, arguments.file, expected="a TCG event log") from error
     document = eventlog_document(log)
     if arguments.json:
         print_json(document)

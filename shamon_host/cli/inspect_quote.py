@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shamon_host.cli.output import print_json, printable
+from shamon_host.cli.output import in_file, print_json, printable
 from shamon_host.domain.errors import BadInput, NotTrusted, ShamonError
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def _of(path: Path, read: Any, data: bytes) -> Any:
     try:
         return read(data)
     except TpmFormatError as error:
-        where = f"{path}: {error.where}" if error.where else str(path)
-        raise BadInput(
-            error.what, where=where, expected=error.expected, found=error.found, remedy=error.remedy
-        ) from error
+        raise in_file(error, path) from error
 
 
 def _require_quote(attest: "QuoteAttest", nonce: bytes | None) -> None:

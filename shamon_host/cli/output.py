@@ -54,6 +54,17 @@ def print_error(error: ShamonError, *, as_json: bool) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
+def in_file(error: BadInput, path: Path, *, expected: str = "") -> BadInput:
+    """The same mistake, which now names the file; `expected` is for one that does not say what was expected."""
+    return BadInput(
+        error.what,
+        where=f"{path}: {error.where}" if error.where else str(path),
+        expected=error.expected or expected,
+        found=error.found,
+        remedy=error.remedy,
+    )
+
+
 def write_new(path: Path, text: str, *, remedy: str = "") -> None:
     """Write a text into a new file. Raises BadInput, with the remedy, where there is one of this name."""
     try:

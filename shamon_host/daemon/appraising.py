@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from shamon_host.attestation.appraisal import VerifierState, appraise
-from shamon_host.attestation.evidence import Evidence, Role, leaf
+from shamon_host.attestation.evidence import Evidence, Role, bound_root
 from shamon_host.attestation.evidence_file import EvidenceFile
-from shamon_host.attestation.merkle import root_from_path
 from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.result_document import ResultRecord, evidence_digest
 from shamon_host.daemon.suspension import describe, is_transient
@@ -111,13 +110,6 @@ def behind_its_quote(peer: HostName, result: AttestationResult) -> Refused:
 def root_of(evidence: Evidence, role: Role, transcript: bytes) -> bytes:
     """What the quote of such Evidence is to be over, 32 bytes; all zero where its path leads nowhere."""
     try:
-        own = leaf(
-            role,
-            transcript,
-            hypervisor_report=evidence.hypervisor_report,
-            network_state=evidence.network_state,
-            audit_head=evidence.audit_head,
-        )
-        return root_from_path(own, evidence.merkle_index, evidence.merkle_path)
+        return bound_root(evidence, role, transcript)
     except ShamonError:
         return bytes(32)

@@ -105,13 +105,7 @@ def _state(file: EvidenceFile, reference: ReferenceValues) -> VerifierState | No
     state = file.state
     if state is None or not state.seen or file.evidence.ima_offset:
         return state
-    return VerifierState(
-        reset_count=state.reset_count,
-        restart_count=state.restart_count,
-        clock_ms=state.clock_ms,
-        firmware_version=state.firmware_version,
-        reference_digest=reference.digest,
-    )
+    return state.of_its_tpm_alone(reference.digest)
 
 
 def _check(name: ClaimName, policy: Policy | None, check: Callable[[bytes, Policy], Claim]) -> Callable[[bytes], Claim]:

@@ -7,7 +7,6 @@ where those are set up. `--json FILE` writes all of it down. A goal that is not 
 no failure: machines differ, and this one may be busy. Exits with 1 only if something was computed that is not so.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from tests.bench.answers import WrongAnswer
 from tests.bench.attestation_logs import full_appraisal, increment, keylime_of, memory_of
 from tests.bench.attestation_quotes import quotes_of_a_crowd, verifying
 from tests.bench.big_logs import BigLog
+from tests.bench.command import bench_parser, run_bench
 from tests.bench.measuring import Measurement
 from tests.bench.table import print_measurements, print_memory
 
@@ -129,28 +129,21 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure and report."""
-    parser = argparse.ArgumentParser(prog="make bench-attestation", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="measure everything N times (default: 7)")
+    parser = bench_parser("bench-attestation", __doc__, rounds=7)
     parser.add_argument(
         "--keylime", type=Path, default=Path(".venv-keylime"), metavar="DIR", help="Keylime's virtual environment"
     )
     parser.add_argument(
         "--tpms", type=Path, default=Path(".venv-tpm"), metavar="DIR", help="a virtual environment with the TPM stack"
     )
-    arguments = parser.parse_args(given)
-    if arguments.rounds < 1:
-        parser.error("--rounds: at least 1")
-    print("checking the answers, then measuring: two minutes, more on a busy machine", file=sys.stderr)
-    try:
-        report = bench(Size(), arguments.rounds, arguments.keylime, arguments.tpms)
-    except WrongAnswer as wrong:
-        print(f"bench-attestation: wrong answer: {wrong}", file=sys.stderr)
-        return 1
-    print_report(report.as_json())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
-    return 0
+    return run_bench(
+        "bench-attestation",
+        parser,
+        given,
+        takes="two minutes",
+        bench=lambda arguments: bench(Size(), arguments.rounds, arguments.keylime, arguments.tpms),
+        show=print_report,
+    )
 
 
 if __name__ == "__main__":

@@ -5,22 +5,19 @@ the same rounds; `--json FILE` writes them down. A goal that is not met is no fa
 be busy. Exits with 1 only if something was computed that is not so.
 """
 
-import argparse
-import json
 import os
 import platform
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shamon_host.domain.flows import flow_system
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
-from tests.bench.answers import WrongAnswer
 from tests.bench.big_policies import Size, big_policy, peer_of
+from tests.bench.command import bench_parser, run_bench
 from tests.bench.measuring import Measurement
 from tests.bench.memory import taken
 from tests.bench.policy_decisions import Questions, ask_may_send, check_decisions, deciding
@@ -101,22 +98,14 @@ def bench(size: Size, rounds: int) -> Report:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure and report."""
-    parser = argparse.ArgumentParser(prog="make bench-policy", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measure everything N times (default: 5)")
-    arguments = parser.parse_args(given)
-    if arguments.rounds < 1:
-        parser.error("--rounds: at least 1")
-    print("checking the answers, then measuring: about a minute, more on a busy machine", file=sys.stderr)
-    try:
-        report = bench(Size(), arguments.rounds)
-    except WrongAnswer as wrong:
-        print(f"bench-policy: wrong answer: {wrong}", file=sys.stderr)
-        return 1
-    print_report(report.as_json())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
-    return 0
+    return run_bench(
+        "bench-policy",
+        bench_parser("bench-policy", __doc__, rounds=5),
+        given,
+        takes="about a minute",
+        bench=lambda arguments: bench(Size(), arguments.rounds),
+        show=print_report,
+    )
 
 
 if __name__ == "__main__":

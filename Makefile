@@ -36,6 +36,12 @@ bench-attestation: ## Measure appraisal against Keylime, quotes, and many peers 
 	@tools/set-up bench
 	$(BIN)/python -m tests.bench.attestation $(ARGS)
 
+.PHONY: bench-links
+bench-links: ## Measure many links (ARGS="memory kernel throughput --json FILE"; the last two need a lab, root)
+	@tools/set-up dev
+	case " $(ARGS) " in *" kernel "* | *" throughput "*) $(MAKE) lab-images ;; esac
+	$(BIN)/python -m tests.bench.links $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of a stranger's bytes for five minutes (ARGS="--seconds N TARGET...", --list)
 	@tools/set-up fuzz

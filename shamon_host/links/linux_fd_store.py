@@ -15,7 +15,7 @@ from shamon_host.domain.errors import BackendFailed
 
 _FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
-_MAX_DESCRIPTORS = 4096
+_MAX_DESCRIPTORS = 1 << 15
 _ANSWER_LIMIT_S = 10.0
 
 

@@ -11,9 +11,9 @@ from enum import StrEnum
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links.tap_filter import TapFilter
 
-PORT_BLOCK_FIRST = 0x6000
-PORT_BLOCK_MASK = 0xFC00
-PORT_BLOCK = range(PORT_BLOCK_FIRST, PORT_BLOCK_FIRST + 0x400)
+PORT_BLOCK_FIRST = 0x4000
+PORT_BLOCK_MASK = 0xC000
+PORT_BLOCK = range(PORT_BLOCK_FIRST, PORT_BLOCK_FIRST + 0x4000)
 """UDP ports of link sockets on every host: one aligned block, so that one selector with a mask covers it."""
 
 LINK_PRIORITY = 100

@@ -28,7 +28,8 @@ from shamon_host.links.model import (
 
 MAX_STATE_BYTES = 1 << 20
 _SHAPE = {"block": list, "labelled": list, "bridges": dict, "filters": dict, "sysctls": dict, "foreign": list}
-_VERSION = 2
+_VERSION = 3
+"""2 was of hosts with another port block."""
 
 SYSCTLS = {
     "net.ipv4.conf.*.disable_policy": ("0",),

@@ -31,7 +31,7 @@ from tests.integration.lab.host import BootImage, LabHost
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_objects import flush_policies, peer_objects, send_through_wrong_category
 
-_PORT_BLOCK = (24576, 25599)
+_PORT_BLOCK = (16384, 32767)
 _POLL_S = 1.0
 _IMAGES = {BootVariant.GOOD: BootImage.RIGHT, BootVariant.WRONG: BootImage.OTHER}
 _UNKNOWN_PROGRAM = "/usr/local/bin/unknown"

@@ -11,7 +11,7 @@ from tests.integration.lab.frames import Frame, Kind
 from tests.integration.lab.waiting import wait_until
 from tests.integration.links.probe import Probe
 
-PORT = 0x6000
+PORT = 0x4000
 LAST_PORT = 0x63FF
 RED, BLUE = 7, 8
 KEYS = {"alpha": "bytes(range(36))", "beta": "bytes(range(100, 136))"}

@@ -114,10 +114,13 @@ def _udp(source_port: pyxfrm.PortMatch | None, destination_port: pyxfrm.PortMatc
         (pyxfrm.Selector.any(4), GUARD_PRIORITY, True),
         (pyxfrm.Selector.any(4), GUARD_PRIORITY + 1, False),
         (replace(pyxfrm.Selector.any(4), protocol=6), 0, False),
-        (_udp(None, pyxfrm.PortMatch(port=0x63FF)), 0, True),
+        (_udp(None, pyxfrm.PortMatch(port=0x4000)), 0, True),
+        (_udp(None, pyxfrm.PortMatch(port=0x7FFF)), 0, True),
+        (_udp(None, pyxfrm.PortMatch(port=0x3FFF)), 0, False),
+        (_udp(None, pyxfrm.PortMatch(port=0x8000)), 0, False),
         (_udp(None, pyxfrm.PortMatch(port=4500)), 0, False),
         (_udp(pyxfrm.PortMatch(port=0, mask=0x8000), None), 0, True),
-        (_udp(pyxfrm.PortMatch(port=0x6000), pyxfrm.PortMatch(port=0x6400)), 0, False),
+        (_udp(pyxfrm.PortMatch(port=0x6000), pyxfrm.PortMatch(port=0x8400)), 0, False),
     ],
 )
 def test_what_is_in_the_way(selector: pyxfrm.Selector, priority: int, concerns: bool) -> None:

@@ -110,7 +110,7 @@ class DesiredLink:
     ) -> SpdEntry:
         return SpdEntry(
             direction=direction,
-            family=ip_address(source).version,
+            family=6 if ":" in source else 4,
             source=source,
             destination=destination,
             source_port=source_port,

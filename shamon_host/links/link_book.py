@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from shamon_host.domain.label_map import LabelMap
-from shamon_host.domain.labels import HostName, TypeName
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
 from shamon_host.links.desired import DesiredLink, DesiredState, bridge_name
 from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, PortBook, load_peers, save_peers
 from shamon_host.links.model import KernelState, SaId
@@ -14,6 +14,26 @@ from shamon_host.links.tap_filter import TapFilter
 def unchanged(link: DesiredLink) -> DesiredLink:
     """The identity: no SA to install."""
     return link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What every link of one type has in common on this host."""
+
+    bridge: str
+    link_context: SelinuxContext
+    spd_context: SelinuxContext
+
+
+def _places(label_map: LabelMap) -> dict[TypeName, _Place]:
+    return {
+        name: _Place(
+            bridge=bridge_name(category),
+            link_context=label_map.link_context(name),
+            spd_context=label_map.spd_context(name),
+        )
+        for name, category in label_map.types.items()
+    }
 
 
 @dataclass(kw_only=True)
@@ -65,13 +85,13 @@ class LinkBook:
         its time, both sides were installed, and the socket is there under the label that the type has now."""
         if record.gate_until_s <= now_s or record.address not in state.gate or not state.selinux_enforcing:
             return frozenset()
-        label_map = self.label_map()
+        places = _places(self.label_map())
         return frozenset(
             link.type
             for link in record.links.values()
             if link.attached
-            and link.type in label_map.types
-            and self._desired_link(record, link, label_map).tunnel in state.tunnels
+            and link.type in places
+            and self._desired_link(record, link, places[link.type]).tunnel in state.tunnels
         )
 
     def retire(self, packets: Mapping[SaId, int], now_s: float, grace_s: float) -> tuple[SaId, ...]:
@@ -124,11 +144,12 @@ class LinkBook:
         `filters`, None is what is not known."""
         label_map = self.label_map()
         records = self.records if state.selinux_enforcing else ()
+        places = _places(label_map)
         links = tuple(
-            with_keys(self._desired_link(record, link, label_map))
+            with_keys(self._desired_link(record, link, places[link.type]))
             for record in records
             for link in record.links.values()
-            if link.type in label_map.types
+            if link.type in places
         )
         opening = dict(opening or {})
         gate = {record.address: record.gate_until_s - now_s for record in records if record.gate_until_s > now_s}
@@ -146,7 +167,7 @@ class LinkBook:
             filters=filters,
         )
 
-    def _desired_link(self, record: PeerRecord, link: LinkRecord, label_map: LabelMap) -> DesiredLink:
+    def _desired_link(self, record: PeerRecord, link: LinkRecord, place: _Place) -> DesiredLink:
         return DesiredLink(
             peer=record.peer,
             type=link.type,
@@ -154,9 +175,9 @@ class LinkBook:
             remote=record.address,
             local_port=link.local_port,
             peer_port=link.peer_port,
-            bridge=bridge_name(label_map.types[link.type]),
-            link_context=label_map.link_context(link.type),
-            spd_context=label_map.spd_context(link.type),
+            bridge=place.bridge,
+            link_context=place.link_context,
+            spd_context=place.spd_context,
             in_spis=frozenset(sa.spi for sa in link.in_sas),
             out_spis=frozenset(sa.spi for sa in link.out_sas),
             attached=link.attached,

@@ -6,7 +6,8 @@ filters of taps, port in the bridge, gate. So wherever a plan breaks off, nothin
 a plan for the state it left finishes it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState
 from shamon_host.links.filter_plan import narrow, settle
@@ -31,9 +32,11 @@ from shamon_host.links.model import (
     SaId,
     SecurityAssociation,
     SetTapFilter,
+    SpdEntry,
     Tunnel,
 )
 
+_BLOCK = frozenset(BLOCK_ENTRIES)
 GATE_TOLERANCE_S = 2.0
 """Two readings of one timeout differ by the time between them, and nft tells whole seconds."""
 
@@ -43,7 +46,8 @@ def plan(desired: DesiredState, actual: KernelState) -> tuple[Operation, ...]:
 
     A missing SA is not added again (its key is gone) unless it is among a link's `new_sas`; see `missing_sas`.
     """
-    return (*_guard(desired, actual), *_remove(desired, actual), *_build(desired, actual))
+    wanted = _wanted(desired, actual)
+    return (*_guard(desired, actual), *_remove(desired, wanted, actual), *_build(desired, wanted, actual))
 
 
 def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, ...]:
@@ -126,6 +130,42 @@ def describe(operation: Operation) -> str:
             return f"clear the filter of tap {device}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What the links of a desired state come to, each worked out once: there may be ten thousand."""
+
+    links: tuple[DesiredLink, ...]
+    """By their port."""
+    by_device: Mapping[str, DesiredLink]
+    tunnels: Mapping[int, Tunnel]
+    """By their port, as `links`."""
+    entries: Mapping[SpdEntry, None]
+    """Of the links, in their order."""
+    present: Set[SaId]
+    """SAs that a link wants and the kernel has as the link would have installed them."""
+    nobodys: Set[SaId]
+    """The other SAs that the kernel has."""
+
+
+def _wanted(desired: DesiredState, actual: KernelState) -> _Wanted:
+    links = tuple(sorted(desired.links, key=lambda link: link.local_port))
+    by_sa = {sa_id: link for link in links for sa_id in link.sa_ids}
+    present: set[SaId] = set()
+    nobodys: set[SaId] = set()
+    for sa in actual.sas:
+        sa_id = sa.id
+        link = by_sa.get(sa_id)
+        (nobodys if link is None or not _is_of(sa, link) else present).add(sa_id)
+    return _Wanted(
+        links=links,
+        by_device={link.device: link for link in links},
+        tunnels={link.local_port: link.tunnel for link in links},
+        entries=dict.fromkeys(entry for link in links for entry in link.spd_entries),
+        present=present,
+        nobodys=nobodys,
+    )
+
+
 def _guard(desired: DesiredState, actual: KernelState) -> list[Operation]:
     operations: list[Operation] = []
     if not actual.guard:
@@ -139,7 +179,7 @@ def _guard(desired: DesiredState, actual: KernelState) -> list[Operation]:
     return operations + [AddSpdEntry(entry=entry) for entry in BLOCK_ENTRIES if entry not in actual.spd]
 
 
-def _remove(desired: DesiredState, actual: KernelState) -> list[Operation]:
+def _remove(desired: DesiredState, wanted: _Wanted, actual: KernelState) -> list[Operation]:
     operations: list[Operation] = []
     for address, left in sorted(actual.gate.items()):
         allowed = desired.gate.get(address)
@@ -152,40 +192,36 @@ def _remove(desired: DesiredState, actual: KernelState) -> list[Operation]:
         DetachPort(interface=port)
         for bridge in sorted(actual.bridges)
         for port in sorted(actual.bridges[bridge].ports)
-        if not _belongs(desired, actual, bridge, port)
+        if not _belongs(desired, wanted, actual, bridge, port)
     ]
-    wanted_sas = {sa_id: link for link in desired.links for sa_id in link.sa_ids}
-    operations += _delete_sas(sa.id for sa in actual.sas if not _is_of(sa, wanted_sas.get(sa.id)))
-    wanted_tunnels = {link.tunnel for link in desired.links}
+    operations += _delete_sas(wanted.nobodys)
     operations += [
-        DeleteTunnel(local_port=tunnel.local_port) for tunnel in _by_port(set(actual.tunnels) - wanted_tunnels)
+        DeleteTunnel(local_port=tunnel.local_port)
+        for tunnel in _by_port(tunnel for tunnel in actual.tunnels if wanted.tunnels.get(tunnel.local_port) != tunnel)
     ]
-    wanted_entries = {*BLOCK_ENTRIES, *(entry for link in desired.links for entry in link.spd_entries)}
-    operations += [DeleteSpdEntry(entry=entry) for entry in sorted(actual.spd, key=repr) if entry not in wanted_entries]
+    nobodys = (entry for entry in actual.spd if entry not in wanted.entries and entry not in _BLOCK)
+    operations += [DeleteSpdEntry(entry=entry) for entry in sorted(nobodys, key=repr)]
     operations += [DeleteBridge(name=name) for name in sorted(actual.bridges) if name not in desired.bridges]
     return operations
 
 
-def _build(desired: DesiredState, actual: KernelState) -> list[Operation]:
+def _build(desired: DesiredState, wanted: _Wanted, actual: KernelState) -> list[Operation]:
     operations: list[Operation] = [
         CreateBridge(name=name)
         for name in sorted(desired.bridges)
         if name not in actual.bridges or not actual.bridges[name].sealed
     ]
-    links = sorted(desired.links, key=lambda link: link.local_port)
-    operations += [AddSpdEntry(entry=entry) for link in links for entry in link.spd_entries if entry not in actual.spd]
-    wanted = {sa_id: link for link in links for sa_id in link.sa_ids}
-    present = {sa.id for sa in actual.sas if _is_of(sa, wanted.get(sa.id))}
-    new = [(link, sa) for link in links for sa in link.new_sas if sa.id not in present]
+    operations += [AddSpdEntry(entry=entry) for entry in wanted.entries if entry not in actual.spd]
+    new = [(link, sa) for link in wanted.links for sa in link.new_sas if sa.id not in wanted.present]
     operations += [AddSa(sa=sa) for link, sa in new if sa.destination == link.local]
-    operations += [CreateTunnel(tunnel=link.tunnel) for link in links if link.tunnel not in actual.tunnels]
+    missing = {port: tunnel for port, tunnel in wanted.tunnels.items() if tunnel not in actual.tunnels}
+    operations += [CreateTunnel(tunnel=tunnel) for tunnel in missing.values()]
     operations += [AddSa(sa=sa) for link, sa in new if sa.destination != link.local]
     operations += settle(desired, actual)
     operations += [
         AttachPort(bridge=link.bridge, interface=link.device, isolated=True)
-        for link in links
-        if link.attached
-        and (link.tunnel not in actual.tunnels or _isolated(actual, link.bridge, link.device) is not True)
+        for link in wanted.links
+        if link.attached and (link.local_port in missing or _isolated(actual, link.bridge, link.device) is not True)
     ]
     operations += [
         AttachPort(bridge=bridge, interface=tap, isolated=False)
@@ -200,19 +236,17 @@ def _build(desired: DesiredState, actual: KernelState) -> list[Operation]:
     return operations
 
 
-def _belongs(desired: DesiredState, actual: KernelState, bridge: str, port: str) -> bool:
-    for link in desired.links:
-        if link.device == port:
-            return link.bridge == bridge and link.attached and link.tunnel in actual.tunnels
+def _belongs(desired: DesiredState, wanted: _Wanted, actual: KernelState, bridge: str, port: str) -> bool:
+    link = wanted.by_device.get(port)
+    if link is not None:
+        return link.bridge == bridge and link.attached and wanted.tunnels[link.local_port] in actual.tunnels
     if desired.taps is None:
         return port.startswith(TAP_PREFIX)
     return desired.taps.get(port) == bridge
 
 
-def _is_of(sa: SecurityAssociation, link: DesiredLink | None) -> bool:
-    """The SA is one that the link wants, under its id, and is what the link would have installed."""
-    if link is None:
-        return False
+def _is_of(sa: SecurityAssociation, link: DesiredLink) -> bool:
+    """The SA, under an id that the link wants, is what the link would have installed."""
     inbound = sa.destination == link.local
     source = link.remote if inbound else link.local
     return (sa.source, sa.reqid, sa.context) == (source, link.reqid, link.link_context)

@@ -1,13 +1,14 @@
 """`LinkBook`: which links this host has agreed on, in memory and in the store, and what is wanted because of them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
 from shamon_host.links.desired import DesiredLink, DesiredState, bridge_name
-from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, PortBook, load_peers, save_peers
+from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, load_peers, save_peers
 from shamon_host.links.model import KernelState, SaId
+from shamon_host.links.port_book import PortBook
 from shamon_host.links.tap_filter import TapFilter
 
 
@@ -58,23 +59,27 @@ class LinkBook:
     def get(self, peer: HostName) -> PeerRecord | None:
         return self._peers.get(peer)
 
-    def port(self, peer: HostName, name: TypeName) -> int:
-        """The local port of the pair. Raises BackendFailed when there is none left."""
-        in_use = {link.local_port for record in self.records for link in record.links.values()}
-        return self._ports.port(peer, name, in_use=in_use)
+    def ports(self, peer: HostName, names: Iterable[TypeName]) -> dict[TypeName, int]:
+        """The local port of each of the peer's types. Raises BackendFailed when there is none left."""
+        return self._ports.ports(
+            peer, names, in_use=lambda: {link.local_port for each in self.records for link in each.links.values()}
+        )
 
-    def remember(self, record: PeerRecord) -> None:
-        """Put the record in the place of the peer's earlier one; without links it is forgotten."""
-        if record.links:
-            self._peers[record.peer] = record
-        else:
-            self._peers.pop(record.peer, None)
-        save_peers(self.documents, self.boot_id, self._peers)
+    def remember(self, *records: PeerRecord) -> None:
+        """Put each in the place of its peer's earlier one; one without links is forgotten."""
+        self._change({record.peer: record if record.links else None for record in records})
 
     def forget(self, *peers: HostName) -> None:
-        for peer in peers:
-            self._peers.pop(peer, None)
-        save_peers(self.documents, self.boot_id, self._peers)
+        self._change({peer: None for peer in peers if peer in self._peers})
+
+    def _change(self, changed: Mapping[HostName, PeerRecord | None]) -> None:
+        for peer, record in changed.items():
+            if record is None:
+                self._peers.pop(peer, None)
+            else:
+                self._peers[peer] = record
+        if changed:
+            save_peers(self.documents, self.boot_id, changed)
 
     def expired(self, now_s: float) -> tuple[PeerRecord, ...]:
         """Peers whose lease is over. A peer whose gate was never opened is not among them."""
@@ -100,8 +105,10 @@ class LinkBook:
         One through which packets came since the last look stays for another `grace_s`, within its lifetime: the
         peer has not switched yet."""
         retired: list[SaId] = []
+        changed: dict[HostName, PeerRecord | None] = {}
         for record in self.records:
             links = {}
+            before = len(retired)
             for name, link in record.links.items():
                 kept = []
                 for sa in link.in_sas:
@@ -115,8 +122,10 @@ class LinkBook:
                         kept.append(replace(sa, retire_s=now_s + grace_s, packets_seen=carried))
                 links[name] = replace(link, in_sas=tuple(kept))
             self._peers[record.peer] = replace(record, links=links)
-        if retired:
-            save_peers(self.documents, self.boot_id, self._peers)
+            if len(retired) > before:
+                changed[record.peer] = self._peers[record.peer]
+        if changed:
+            save_peers(self.documents, self.boot_id, changed)
         return tuple(retired)
 
     def retirement_due(self, now_s: float) -> bool:

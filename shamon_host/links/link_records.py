@@ -12,10 +12,11 @@ from typing import Any, Protocol, Self
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName, TypeName, plain_name, type_name
 from shamon_host.links.desired import canonical_address
-from shamon_host.links.model import PORT_BLOCK
 
-_KIND = "links"
-_MAX_PEERS = 4096
+_KIND = "link-peer"
+"""One document for each peer, by its name."""
+_ALL_IN_ONE = ("links", "peers")
+"""Where they were in one document; nothing is taken from it, for no link outlives the change to this form."""
 
 
 class Documents(Protocol):
@@ -23,7 +24,11 @@ class Documents(Protocol):
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None: ...
 
-    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None: ...
+    def items(self, kind: str) -> tuple[tuple[str, dict[str, Any]], ...]: ...
+
+    def change(self, documents: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> None:
+        """Put or, where it is None, remove several by kind and key: all of them or none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,76 +83,53 @@ class PeerRecord:
         return replace(self, links={name: link for name, link in links.items() if link.in_sas or link.out_sas})
 
 
-@dataclass(kw_only=True)
-class PortBook:
-    """The local port of each (peer, type), kept for good; the port of a pair that has no link now is given to another
-    pair only when no port is free."""
-
-    documents: Documents
-
-    def port(self, peer: HostName, name: TypeName, *, in_use: Collection[int]) -> int:
-        """The pair's port, allocated if it has none. Raises BackendFailed when every port is in use."""
-        ports = self._load()
-        if (known := ports.get((peer, name))) is not None:
-            return known
-        taken = set(ports.values())
-        free = next((port for port in PORT_BLOCK if port not in taken), None)
-        if free is None:
-            idle = next((pair for pair, port in ports.items() if port not in in_use), None)
-            if idle is None:
-                raise BackendFailed("no ports left for links", expected=f"at most {len(PORT_BLOCK)} links")
-            free = ports.pop(idle)
-        ports[peer, name] = free
-        self.documents.put(_KIND, "ports", {"ports": [[*pair, port] for pair, port in ports.items()]})
-        return free
-
-    def _load(self) -> dict[tuple[HostName, TypeName], int]:
-        document = self.documents.get(_KIND, "ports")
-        if document is None:
-            return {}
-        try:
-            ports = {(HostName(peer), TypeName(name)): _int(port) for peer, name, port in document["ports"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise _malformed("ports", error) from None
-        if len(set(ports.values())) != len(ports) or not set(ports.values()) <= set(PORT_BLOCK):
-            raise _malformed("ports", "ports twice or outside the block")
-        return ports
-
-
 def load_peers(documents: Documents, boot_id: str) -> dict[HostName, PeerRecord]:
-    """The records of this boot, {} when there are none: what an earlier boot held is gone. Raises BackendFailed."""
-    document = documents.get(_KIND, "peers")
-    if document is None or document.get("boot_id") != boot_id:
-        return {}
-    try:
-        peers = [_peer(entry) for entry in document["peers"][:_MAX_PEERS]]
-    except (KeyError, TypeError, ValueError, BadInput) as error:
-        raise _malformed("peers", error) from None
-    return {peer.peer: peer for peer in peers}
+    """The records of this boot; those of an earlier one are removed: what they tell is over. Raises BackendFailed."""
+    peers: dict[HostName, PeerRecord] = {}
+    stale: list[tuple[str, str]] = []
+    for key, document in documents.items(_KIND):
+        if document.get("boot_id") != boot_id:
+            stale.append((_KIND, key))
+            continue
+        try:
+            record = _peer(document)
+        except (KeyError, TypeError, ValueError, BadInput) as error:
+            raise malformed(_KIND, key, error) from None
+        if record.peer != key:
+            raise malformed(_KIND, key, f"it is about {record.peer}")
+        peers[record.peer] = record
+    if documents.get(*_ALL_IN_ONE) is not None:
+        stale.append(_ALL_IN_ONE)
+    if stale:
+        documents.change(dict.fromkeys(stale))
+    return peers
 
 
-def save_peers(documents: Documents, boot_id: str, peers: Mapping[HostName, PeerRecord]) -> None:
-    """Remember all of them, in place of what was there."""
-    entries = [
-        {
-            "peer": peer.peer,
-            "address": peer.address,
-            "gate_until_s": peer.gate_until_s,
-            "links": [
-                {
-                    "type": link.type,
-                    "local_port": link.local_port,
-                    "peer_port": link.peer_port,
-                    "attached": link.attached,
-                    "in": [_sa_document(sa) for sa in link.in_sas],
-                    "out": [_sa_document(sa) for sa in link.out_sas],
-                }
-                for link in peer.links.values()
-            ],
-        }
-        for peer in peers.values()
-    ]
-    documents.put(_KIND, "peers", {"boot_id": boot_id, "peers": entries})
+def save_peers(documents: Documents, boot_id: str, changed: Mapping[HostName, PeerRecord | None]) -> None:
+    """Remember each in the place of what was there of that peer, forget those that are None; all of them or none."""
+    documents.change(
+        {(_KIND, peer): None if record is None else _peer_document(record, boot_id) for peer, record in changed.items()}
+    )
+
+
+def _peer_document(peer: PeerRecord, boot_id: str) -> dict[str, Any]:
+    return {
+        "boot_id": boot_id,
+        "peer": peer.peer,
+        "address": peer.address,
+        "gate_until_s": peer.gate_until_s,
+        "links": [
+            {
+                "type": link.type,
+                "local_port": link.local_port,
+                "peer_port": link.peer_port,
+                "attached": link.attached,
+                "in": [_sa_document(sa) for sa in link.in_sas],
+                "out": [_sa_document(sa) for sa in link.out_sas],
+            }
+            for link in peer.links.values()
+        ],
+    }
 
 
 def _sa_document(sa: SaRecord) -> dict[str, Any]:
@@ -158,8 +140,8 @@ def _peer(entry: Any) -> PeerRecord:
     links = [
         LinkRecord(
             type=type_name(link["type"]),
-            local_port=_int(link["local_port"]),
-            peer_port=_int(link["peer_port"]),
+            local_port=number(link["local_port"]),
+            peer_port=number(link["peer_port"]),
             in_sas=tuple(_sa(sa) for sa in link["in"]),
             out_sas=tuple(_sa(sa) for sa in link["out"]),
             attached=link["attached"] is True,
@@ -177,13 +159,14 @@ def _peer(entry: Any) -> PeerRecord:
 def _sa(entry: Any) -> SaRecord:
     retire = entry["retire_s"]
     return SaRecord(
-        spi=_int(entry["spi"]),
+        spi=number(entry["spi"]),
         expires_s=_seconds(entry["expires_s"]),
         retire_s=None if retire is None else _seconds(retire),
     )
 
 
-def _int(value: Any) -> int:
+def number(value: Any) -> int:
+    """An integer as JSON has it. Raises ValueError."""
     if type(value) is not int:
         raise ValueError(f"not a number: {value!r:.40}")
     return value
@@ -195,10 +178,11 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
-def _malformed(key: str, error: object) -> BackendFailed:
+def malformed(kind: str, key: str, error: object) -> BackendFailed:
+    """A document of links that this program did not write."""
     return BackendFailed(
         "the record of links is malformed",
-        where=f"store {_KIND}/{key}",
+        where=f"store {kind}/{key}",
         found=str(error)[:200],
         remedy="Stop the unit, remove the record, start the unit: links come up again with the next attestation.",
     )

@@ -85,8 +85,7 @@ class LinkManager:
                 raise Refused("the guard or the SPD is not as it should be", where=peer, found=str(error)) from error
             offers: list[Offer] = []
             try:
-                for name in sorted(types):
-                    port = self._book.port(peer, name)
+                for name, port in self._book.ports(peer, sorted(types)).items():
                     spi = self.kernel.allocate_spi(source=address, destination=self.address)
                     offers.append(Offer(type=name, port=port, spi=spi))
             except BackendFailed:
@@ -341,11 +340,14 @@ class LinkManager:
         """Read the kernel; the first time, keep what an earlier run of the daemon left and may go on."""
         state = self.kernel.read()
         if not self._adopted:
+            changed = []
             for record in self._book.records:
                 kept = self._book.adoptable(record, state, self.boottime_s())
                 dropped = sorted(set(record.links) - kept)
                 self.audit("link.adopt", record.peer, {"kept": sorted(kept), "dropped": dropped})
-                self._book.remember(record.only(kept))
+                if dropped:
+                    changed.append(record.only(kept))
+            self._book.remember(*changed)
             self._adopted = True
         return state
 
@@ -427,5 +429,5 @@ class LinkManager:
         self._book.forget(*(record.peer for record in ended))
 
     def _check(self, peer: HostName, links: Sequence[AgreedLink], lifetime_s: int) -> None:
-        ports = {link.type: self._book.port(peer, link.type) for link in links}
+        ports = self._book.ports(peer, [link.type for link in links])
         check_agreed(peer, links, lifetime_s=lifetime_s, ports=ports, types=self.label_map().types)

@@ -26,7 +26,7 @@ from shamon_host.links.model import (
     SpdEntry,
 )
 
-MAX_STATE_BYTES = 1 << 20
+MAX_STATE_BYTES = 8 << 20
 _SHAPE = {"block": list, "labelled": list, "bridges": dict, "filters": dict, "sysctls": dict, "foreign": list}
 _VERSION = 3
 """2 was of hosts with another port block."""

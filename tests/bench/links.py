@@ -5,6 +5,7 @@ the same rounds; `--json FILE` writes them down. Without a part named it is `mem
 failure: machines differ, and this one may be busy. Exits with 1 only if something was computed that is not so.
 """
 
+import argparse
 import os
 import platform
 import sys
@@ -55,11 +56,17 @@ def print_report(report: Mapping[str, Any]) -> None:
             print(note)
 
 
+def _part_name(text: str) -> str:
+    if text not in PARTS:
+        raise argparse.ArgumentTypeError(f"{text}: not one of {', '.join(PARTS)}")
+    return text
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Measure and report."""
     parser = bench_parser("bench-links", __doc__, rounds=5)
     words = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
-    parser.add_argument("part", nargs="*", choices=list(PARTS), metavar="PART", help=f"{words} (default: memory)")
+    parser.add_argument("part", nargs="*", type=_part_name, metavar="PART", help=f"{words} (default: memory)")
     return run_bench(
         "bench-links",
         parser,

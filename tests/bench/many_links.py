@@ -1,4 +1,4 @@
-"""A host with very many links, as its records have them and as its kernel would be read: made up, but of real values."""
+"""A host with very many links, as its records have them and as its kernel would be read: made-up names, real values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _FIRST_PEER = int(ip_address("10.2.0.1"))
 
 @dataclass(kw_only=True)
 class Documents:
-    """The part of the daemon's store that links need, in memory."""
+    """The part of the daemon's store that links need, in memory. Documents are kept as JSON would be: as they are."""
 
     kept: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
 
@@ -30,8 +30,15 @@ class Documents:
         found = self.kept.get((kind, key))
         return None if found is None else dict(found)
 
-    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None:
-        self.kept[kind, key] = document
+    def items(self, kind: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+        return tuple((key, dict(document)) for (of, key), document in self.kept.items() if of == kind)
+
+    def change(self, documents: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> None:
+        for place, document in documents.items():
+            if document is None:
+                self.kept.pop(place, None)
+            else:
+                self.kept[place] = document
 
 
 @dataclass(frozen=True, kw_only=True)

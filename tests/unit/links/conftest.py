@@ -47,8 +47,15 @@ class MemoryDocuments:
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         return self.kept.get((kind, key))
 
-    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None:
-        self.kept[kind, key] = dict(document)
+    def items(self, kind: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+        return tuple((key, document) for (of, key), document in sorted(self.kept.items()) if of == kind)
+
+    def change(self, documents: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> None:
+        for place, document in documents.items():
+            if document is None:
+                self.kept.pop(place, None)
+            else:
+                self.kept[place] = dict(document)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """What is written down of links comes back the same; what is not ours to understand is refused in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.labels import HostName, TypeName
-from shamon_host.links.link_records import LinkRecord, PeerRecord, PortBook, SaRecord, load_peers, save_peers
-from shamon_host.links.model import PORT_BLOCK
-from tests.unit.links.conftest import RED, MemoryDocuments
+from shamon_host.domain.label_map import EMPTY, allocate
+from shamon_host.domain.labels import HostName
+from shamon_host.links.link_book import LinkBook
+from shamon_host.links.link_records import LinkRecord, PeerRecord, SaRecord, load_peers, save_peers
+from tests.unit.links.conftest import BLUE, RED, MemoryDocuments
 
 PEER = HostName("beta")
 RECORD = PeerRecord(
@@ -30,51 +33,64 @@ def test_records_come_back_the_same_within_a_boot() -> None:
     documents = MemoryDocuments()
     save_peers(documents, "boot", {PEER: RECORD})
     assert load_peers(documents, "boot") == {PEER: RECORD}
-    assert load_peers(documents, "another boot") == {}
     assert load_peers(MemoryDocuments(), "boot") == {}
 
 
+def test_records_of_an_earlier_boot_are_removed() -> None:
+    documents = MemoryDocuments()
+    save_peers(documents, "boot", {PEER: RECORD})
+    documents.change({("links", "peers"): {"boot_id": "another boot", "peers": [1]}})
+    assert load_peers(documents, "another boot") == {}
+    assert documents.kept == {}
+
+
+def test_a_change_writes_the_peers_that_changed_and_no_others() -> None:
+    documents = MemoryDocuments()
+    delta = replace(RECORD, peer=HostName("delta"), address="192.0.2.4")
+    save_peers(documents, "boot", {PEER: RECORD, delta.peer: delta})
+    kept = dict(documents.kept)
+    shorter = replace(RECORD, gate_until_s=1001.0)
+    save_peers(documents, "boot", {PEER: shorter})
+    assert load_peers(documents, "boot") == {PEER: shorter, delta.peer: delta}
+    assert [place for place in kept if documents.kept[place] is not kept[place]] == [("link-peer", PEER)]
+    save_peers(documents, "boot", {PEER: None})
+    assert load_peers(documents, "boot") == {delta.peer: delta}
+
+
 @pytest.mark.parametrize(
-    "peers",
+    "document",
     [
-        None,
-        [1],
-        [{}],
-        [{"peer": "beta", "address": "here", "gate_until_s": 1, "links": []}],
-        [{"peer": "../beta", "address": "192.0.2.2", "gate_until_s": 1, "links": []}],
-        [{"peer": "beta", "address": "192.0.2.2", "gate_until_s": True, "links": []}],
-        [{"peer": "beta", "address": "192.0.2.2", "gate_until_s": float("inf"), "links": []}],
-        [{"peer": "beta", "address": "192.0.2.2", "gate_until_s": 1, "links": [{"type": "red"}]}],
+        {},
+        {"peer": "beta", "address": "here", "gate_until_s": 1, "links": []},
+        {"peer": "../beta", "address": "192.0.2.2", "gate_until_s": 1, "links": []},
+        {"peer": "gamma", "address": "192.0.2.2", "gate_until_s": 1, "links": []},
+        {"peer": "beta", "address": "192.0.2.2", "gate_until_s": True, "links": []},
+        {"peer": "beta", "address": "192.0.2.2", "gate_until_s": float("inf"), "links": []},
+        {"peer": "beta", "address": "192.0.2.2", "gate_until_s": 1, "links": 1},
+        {"peer": "beta", "address": "192.0.2.2", "gate_until_s": 1, "links": [{"type": "red"}]},
     ],
 )
-def test_malformed_records_are_refused(peers: object) -> None:
+def test_malformed_records_are_refused(document: dict[str, object]) -> None:
     documents = MemoryDocuments()
-    documents.put("links", "peers", {"boot_id": "boot", "peers": peers})
+    documents.change({("link-peer", "beta"): {"boot_id": "boot", **document}})
     with pytest.raises(BackendFailed, match="malformed"):
         load_peers(documents, "boot")
 
 
-@pytest.mark.parametrize("ports", [None, [[1]], [["beta", "acme/red", "x"]], [["a", "b", 1]], [["a", "b", 24576]] * 2])
-def test_malformed_ports_are_refused(ports: object) -> None:
+def test_a_book_remembers_several_and_forgets() -> None:
     documents = MemoryDocuments()
-    documents.put("links", "ports", {"ports": ports})
-    if ports == [["a", "b", 24576]] * 2:
-        assert PortBook(documents=documents).port(HostName("a"), TypeName("b"), in_use=()) == 24576
-        return
-    with pytest.raises(BackendFailed, match="malformed"):
-        PortBook(documents=documents).port(PEER, RED, in_use=())
 
+    def book() -> LinkBook:
+        return LinkBook(
+            address="192.0.2.1", documents=documents, label_map=lambda: allocate(EMPTY, [RED], []), boot_id="boot"
+        )
 
-def test_ports_are_unique_stable_and_run_out_last() -> None:
-    book = PortBook(documents=MemoryDocuments())
-    names = [TypeName(f"acme/t{number}") for number in range(len(PORT_BLOCK))]
-    used = [[PEER, name, port] for name, port in zip(names[:-20], PORT_BLOCK, strict=False)]
-    book.documents.put("links", "ports", {"ports": used})
-    ports = {name: book.port(PEER, name, in_use=()) for name in (*names[:8], *names[-20:])}
-    assert sorted(ports.values()) == [*PORT_BLOCK[:8], *PORT_BLOCK[-20:]]
-    assert book.port(PEER, names[5], in_use=()) == ports[names[5]]
-    idle = ports[names[7]]
-    in_use = set(PORT_BLOCK) - {idle}
-    assert book.port(HostName("gamma"), RED, in_use=in_use) == idle
-    with pytest.raises(BackendFailed, match="no ports left"):
-        book.port(HostName("delta"), RED, in_use=PORT_BLOCK)
+    delta = replace(RECORD, peer=HostName("delta"), address="192.0.2.4")
+    first = book()
+    first.remember(RECORD, delta)
+    assert book().records == (RECORD, delta)
+    first.remember(replace(RECORD, links={}))
+    assert book().records == (delta,)
+    first.forget(PEER, delta.peer)
+    assert (first.records, book().records, documents.kept) == ((), (), {})
+    assert first.ports(PEER, [RED, BLUE]) == book().ports(PEER, [RED, BLUE])

@@ -1,11 +1,12 @@
 """Between planner and kernel: plan, audit, apply, read back, until there is nothing left to do; and fast removal."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.desired import DesiredState
+from shamon_host.links.desired import DesiredLink, DesiredState
+from shamon_host.links.dismantling import dismantling
 from shamon_host.links.model import (
     AttachPort,
     CloseGate,
@@ -63,17 +64,31 @@ class Convergence:
             raise BackendFailed("the kernel does not hold what it was given", where=self.host, found=left[:1000])
         return state
 
-    def tear_down(self, subject: str, addresses: Collection[str]) -> None:
-        """Remove everything to these peers: gates first, before anything is read; then the rest, each part whatever
-        becomes of the others. Raises BackendFailed when something is left."""
-        failures: list[str] = []
-        for address in sorted(addresses):
-            self._try(CloseGate(address=address), failures)
-        for operation in teardown(addresses, self.kernel.read()):
-            self._try(operation, failures)
-        if failures and (left := _left(addresses, self.kernel.read())):
-            self.audit("link.not-closed", subject, {"left": list(left), "reasons": failures})
-            raise BackendFailed("links could not be removed", where=subject, found="; ".join(failures)[:1000])
+    def tear_down(
+        self,
+        subject: str,
+        addresses: Collection[str],
+        known: Iterable[DesiredLink] = (),
+        *,
+        further: Callable[[KernelState], Collection[str]] = lambda _: (),
+    ) -> None:
+        """Remove everything to these peers, each part whatever becomes of the others: gates first, then the links that
+        are known, before anything is read; then what else a reading finds, also to the `further` addresses that it
+        shows. Raises BackendFailed when something is left."""
+        failures = [*self.kernel.attempt(dismantling(addresses, known))]
+        state = self.kernel.read()
+        addresses = {*addresses, *further(state)}
+        if left := _left(addresses, state):
+            failures += self.kernel.attempt(left)
+            left = _left(addresses, self.kernel.read()) if failures else ()
+        if left:
+            reasons = [str(failure) for failure in failures]
+            self.audit(
+                "link.not-closed",
+                subject,
+                {"left": [describe(operation) for operation in left], "reasons": reasons},
+            )
+            raise BackendFailed("links could not be removed", where=subject, found="; ".join(reasons)[:1000])
 
     def delete_sas(self, ids: Iterable[SaId]) -> None:
         """Raises BackendFailed; an SA that is gone already is no failure."""
@@ -84,22 +99,17 @@ class Convergence:
     def _apply(self, operations: Sequence[Operation]) -> None:
         """A tap that cannot be attached (its VM may just have gone) is told and does not hold up the rest. One whose
         filter cannot be set comes off its bridge, at once, and the failure is raised when the rest is done."""
-        taps = [item for item in operations if isinstance(item, AttachPort) and not item.isolated]
         unfiltered: dict[str, BackendFailed] = {}
-        for operation in operations:
-            if operation in taps:
-                continue
+        for operation in self._in_runs(item for item in operations if not _attaches_tap(item)):
+            tap = operation.filter.device
             try:
                 self.kernel.apply([operation])
             except BackendFailed as error:
-                if not isinstance(operation, SetTapFilter):
-                    raise
-                tap = operation.filter.device
                 unfiltered[tap] = error
                 self.audit("link.filter-not-set", tap, {"reason": str(error)})
                 self.kernel.apply([DetachPort(interface=tap)])
-        for item in taps:
-            if item.interface in unfiltered:
+        for item in operations:
+            if not isinstance(item, AttachPort) or item.isolated or item.interface in unfiltered:
                 continue
             try:
                 self.kernel.apply([item])
@@ -108,17 +118,25 @@ class Convergence:
         if unfiltered:
             raise next(iter(unfiltered.values()))
 
-    def _try(self, operation: Operation, failures: list[str]) -> None:
-        try:
-            self.kernel.apply([operation])
-        except BackendFailed as error:
-            failures.append(str(error))
+    def _in_runs(self, operations: Iterable[Operation]) -> Iterator[SetTapFilter]:
+        """Apply what stands between filters of taps, as much at once as there is; those are left to the caller."""
+        waiting: list[Operation] = []
+        for operation in operations:
+            if isinstance(operation, SetTapFilter):
+                if waiting:
+                    self.kernel.apply(waiting)
+                waiting = []
+                yield operation
+            else:
+                waiting.append(operation)
+        if waiting:
+            self.kernel.apply(waiting)
 
 
-def _left(addresses: Collection[str], state: KernelState) -> tuple[str, ...]:
-    """What the kernel still holds of these peers, in words."""
+def _left(addresses: Collection[str], state: KernelState) -> tuple[Operation, ...]:
+    """What removes what the kernel still holds of these peers."""
     return tuple(
-        describe(operation)
+        operation
         for operation in teardown(addresses, state)
         if not (isinstance(operation, CloseGate) and operation.address not in state.gate)
     )

@@ -59,6 +59,16 @@ class LinkBook:
     def get(self, peer: HostName) -> PeerRecord | None:
         return self._peers.get(peer)
 
+    def links(self, *records: PeerRecord) -> tuple[DesiredLink, ...]:
+        """What the links of these records are in the kernel, as far as their types have a category now."""
+        places = _places(self.label_map())
+        return tuple(
+            self._desired_link(record, link, places[link.type])
+            for record in records
+            for link in record.links.values()
+            if link.type in places
+        )
+
     def ports(self, peer: HostName, names: Iterable[TypeName]) -> dict[TypeName, int]:
         """The local port of each of the peer's types. Raises BackendFailed when there is none left."""
         return self._ports.ports(
@@ -153,13 +163,7 @@ class LinkBook:
         `filters`, None is what is not known."""
         label_map = self.label_map()
         records = self.records if state.selinux_enforcing else ()
-        places = _places(label_map)
-        links = tuple(
-            with_keys(self._desired_link(record, link, places[link.type]))
-            for record in records
-            for link in record.links.values()
-            if link.type in places
-        )
+        links = tuple(map(with_keys, self.links(*records)))
         opening = dict(opening or {})
         gate = {record.address: record.gate_until_s - now_s for record in records if record.gate_until_s > now_s}
         for address, seconds in opening.items():

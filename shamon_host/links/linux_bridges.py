@@ -4,8 +4,6 @@ A device is up only while it is a port of its bridge, and becomes one while it i
 link's device takes part without its isolated flag, nor one at which it talks to the host.
 """
 
-from collections.abc import Mapping
-
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.linux_devices import Device, Devices
 from shamon_host.links.model import BRIDGE_PREFIX, TUNNEL_PREFIX, Bridge, Tunnel
@@ -15,14 +13,13 @@ def read_bridges(devices: Devices) -> dict[str, Bridge]:
     """Everything named as a type's bridge; what is no bridge at all is not sealed and has no ports."""
     found = devices.read()
     with_address = devices.indices_with_address()
+    ports: dict[int, dict[str, bool]] = {}
+    for port in found.values():
+        ports.setdefault(port.master, {})[port.name] = bool(port.isolated)
     return {
         name: Bridge(
             name=name,
-            ports={
-                port.name: bool(port.isolated)
-                for port in found.values()
-                if port.master == device.index and device.kind == "bridge"
-            },
+            ports=ports.get(device.index, {}) if device.kind == "bridge" else {},
             sealed=_is_sealed(devices, device) and device.index not in with_address,
         )
         for name, device in found.items()
@@ -55,7 +52,8 @@ def create_bridge(devices: Devices, name: str) -> None:
     devices.set_ipv6_off(name)
     devices.set_forwarding_off(name)
     devices.set_up(name, up=True)
-    if not read_bridges(devices).get(name, Bridge(name=name, sealed=False)).sealed:
+    device = devices.find(name)
+    if device is None or not _is_sealed(devices, device) or device.index in devices.indices_with_address():
         raise BackendFailed("the bridge is not sealed", where=name, expected="no address, IPv6 off, no forwarding")
 
 
@@ -95,10 +93,9 @@ def attach_port(devices: Devices, bridge: str, interface: str, *, isolated: bool
 
 def detach_port(devices: Devices, interface: str) -> None:
     """Out of its type's bridge, and down. No error if it is in none."""
-    found: Mapping[str, Device] = devices.read()
-    device = found.get(interface)
-    bridges = {item.index for item in found.values() if item.name.startswith(BRIDGE_PREFIX)}
-    if device is not None and device.master in bridges:
+    device = devices.find(interface)
+    bridge = devices.find_index(device.master) if device is not None and device.master else None
+    if bridge is not None and bridge.name.startswith(BRIDGE_PREFIX):
         _detach(devices, interface)
 
 

@@ -94,9 +94,14 @@ class Devices:
         return {device.name: device for device in map(device_of, bodies)}
 
     def find(self, name: str) -> Device | None:
-        body = IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + pack_text(_IFNAME, name)
+        return self._find(IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + pack_text(_IFNAME, name), name)
+
+    def find_index(self, index: int) -> Device | None:
+        return self._find(IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0), f"with index {index}")
+
+    def _find(self, body: bytes, which: str) -> Device | None:
         try:
-            answers = self._route.request(RTM_GETLINK, body, operation=f"read device {name}")
+            answers = self._route.request(RTM_GETLINK, body, operation=f"read device {which}")
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 return None

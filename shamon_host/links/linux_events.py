@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 
@@ -48,27 +49,41 @@ class OwnChanges:
     """Changes that this program is about to make, by what the kernel will call them. Thread-safe."""
 
     monotonic_s: Callable[[], float] = time.monotonic
-    _expected: list[tuple[float, object]] = field(default_factory=list)
+    _expected: dict[object, deque[float]] = field(default_factory=dict)
+    """Change → until when each of its announcements serves, the oldest first."""
+    _order: deque[tuple[float, object]] = field(default_factory=deque)
+    """All announcements, those that served too, until they are old."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def expect(self, change: object) -> None:
         with self._lock:
+            until = self.monotonic_s() + _OWN_S
             self._drop_old()
-            self._expected.append((self.monotonic_s() + _OWN_S, change))
+            self._expected.setdefault(change, deque()).append(until)
+            self._order.append((until, change))
 
     def take(self, change: object) -> bool:
         """Whether it was announced; each announcement serves once."""
         with self._lock:
             self._drop_old()
-            for position, (_, expected) in enumerate(self._expected):
-                if expected == change:
-                    del self._expected[position]
-                    return True
-        return False
+            return self._drop(change)
 
     def _drop_old(self) -> None:
         now = self.monotonic_s()
-        self._expected = [item for item in self._expected if item[0] > now]
+        while self._order and self._order[0][0] <= now:
+            until, change = self._order.popleft()
+            if self._expected.get(change, (0.0,))[0] == until:
+                self._drop(change)
+
+    def _drop(self, change: object) -> bool:
+        """The oldest announcement of the change; False if there is none."""
+        waiting = self._expected.get(change)
+        if waiting is None:
+            return False
+        waiting.popleft()
+        if not waiting:
+            del self._expected[change]
+        return True
 
 
 class KernelEvents:

@@ -9,7 +9,7 @@ import array
 import os
 import select
 import socket
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 
 from shamon_host.domain.errors import BackendFailed
 
@@ -36,14 +36,14 @@ class FdStore:
         """Have it kept. FDPOLL=0: an ICMP error that a peer caused must not make systemd throw the socket out.
 
         Raises BackendFailed when the service manager does not answer."""
-        self._notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor)
+        self._notify([f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"], descriptor)
 
-    def remove(self, name: str) -> None:
-        """Close the store's descriptors of this name; no error if there are none. Raises BackendFailed as `put`."""
-        self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}", None)
+    def remove(self, *names: str) -> None:
+        """Close the store's descriptors of these names; no error if there are none. Raises BackendFailed as `put`."""
+        self._notify([f"FDSTOREREMOVE=1\nFDNAME={name}" for name in names], None)
 
-    def _notify(self, state: str, descriptor: int | None) -> None:
-        if not self._address:
+    def _notify(self, states: Sequence[str], descriptor: int | None) -> None:
+        if not self._address or not states:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -51,7 +51,8 @@ class FdStore:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
                 channel.settimeout(_ANSWER_LIMIT_S)
                 channel.connect(address)
-                _send(channel, state, descriptor)
+                for state in states:
+                    _send(channel, state, descriptor)
                 # Messages are taken in order; the pipe is closed when this one's turn comes.
                 _send(channel, "BARRIER=1", writer)
             os.close(writer)
@@ -59,7 +60,7 @@ class FdStore:
             poll = select.poll()
             poll.register(reader, 0)
             if not poll.poll(_ANSWER_LIMIT_S * 1000):
-                raise BackendFailed("the service manager does not answer", where=state.split("\n", 1)[0])
+                raise BackendFailed("the service manager does not answer", where=states[0].split("\n", 1)[0])
         except OSError as error:
             raise BackendFailed(
                 "the service manager's descriptor store cannot be reached", found=error.strerror or str(error)

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from shamon_host import pyxfrm
 from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.links.batches import apply_in_batches, attempt_in_batches
 from shamon_host.links.linux_bridges import (
     attach_port,
     create_bridge,
@@ -25,6 +26,7 @@ from shamon_host.links.linux_events import KernelEvents, OwnChanges
 from shamon_host.links.linux_fd_store import FdStore
 from shamon_host.links.linux_filter_rules import filters_of
 from shamon_host.links.linux_filters import TapFilters
+from shamon_host.links.linux_gates import Gates, canonical
 from shamon_host.links.linux_l2tp import Tunnels
 from shamon_host.links.linux_labelled_socket import selinux_enforcing
 from shamon_host.links.linux_nft import Nft, counters_of, gates_of, is_expected
@@ -59,6 +61,7 @@ class LinuxLinkKernel:
     def __init__(self, *, environment: MutableMapping[str, str] = os.environ) -> None:
         own = OwnChanges()
         self._nft = Nft()
+        self._gates = Gates(nft=self._nft)
         self._filters = TapFilters(nft=self._nft)
         self._events = KernelEvents(own, self._nft.own_pids)
         self._xfrm = LinkXfrm(own.expect)
@@ -86,35 +89,57 @@ class LinuxLinkKernel:
         )
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        for operation in operations:
-            try:
-                self._apply(operation)
-            except BackendFailed as error:
-                raise BackendFailed(
-                    "a kernel operation failed", where=describe(operation)[:300], found=str(error)
-                ) from error
-            except (pyxfrm.XfrmError, ValueError, BadInput) as error:
-                # A value that no kernel object has room for; none names a key.
-                raise BackendFailed(
-                    "a kernel operation is malformed", where=describe(operation)[:300], found=str(error)[:300]
-                ) from None
+        apply_in_batches(operations, self._carry_out)
 
-    def _apply(self, operation: Operation) -> None:  # noqa: PLR0912 one case for each operation
+    def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+        return attempt_in_batches(operations, self._carry_out)
+
+    def _carry_out(self, batch: Sequence[Operation]) -> list[BackendFailed | None]:
+        """A batch of one kind (`batches`); each failure names its operation."""
+        try:
+            outcomes = self._outcomes(batch)
+        except BackendFailed as error:
+            outcomes = [error] * len(batch)
+        except (pyxfrm.XfrmError, ValueError, BadInput) as error:
+            # A value that no kernel object has room for; none names a key.
+            malformed = BackendFailed("a kernel operation is malformed", found=str(error)[:300])
+            outcomes = [malformed] * len(batch)
+        return [
+            None if error is None else _naming(operation, error)
+            for operation, error in zip(batch, outcomes, strict=True)
+        ]
+
+    def _outcomes(self, batch: Sequence[Operation]) -> Sequence[BackendFailed | None]:
+        match batch[0]:
+            case AddSa():
+                return self._xfrm.add_sas([each.sa for each in batch if isinstance(each, AddSa)])
+            case AddSpdEntry():
+                return self._xfrm.add_entries([each.entry for each in batch if isinstance(each, AddSpdEntry)])
+            case DeleteSpdEntry():
+                return self._xfrm.delete_entries([each.entry for each in batch if isinstance(each, DeleteSpdEntry)])
+            case DeleteTunnel():
+                failed = self._tunnels.delete([each.local_port for each in batch if isinstance(each, DeleteTunnel)])
+                return [failed.get(each.local_port) for each in batch if isinstance(each, DeleteTunnel)]
+            case OpenGate():
+                gates = [(canonical(each.address), each.seconds) for each in batch if isinstance(each, OpenGate)]
+                failed_gates = self._gates.open(dict(gates))
+                return [failed_gates.get(address) for address, _ in gates]
+            case CloseGate():
+                addresses = [canonical(each.address) for each in batch if isinstance(each, CloseGate)]
+                failed_gates = self._gates.close(addresses)
+                return [failed_gates.get(address) for address in addresses]
+            case DeleteSas():
+                self._xfrm.delete_sas([one for each in batch if isinstance(each, DeleteSas) for one in each.ids])
+            case single:
+                self._apply(single)
+        return [None] * len(batch)
+
+    def _apply(self, operation: Operation) -> None:
         match operation:
             case InstallGuard():
                 self._nft.install()
-            case AddSa(sa=sa):
-                self._xfrm.add_sa(sa)
-            case DeleteSas(ids=ids):
-                self._xfrm.delete_sas(ids)
-            case AddSpdEntry(entry=entry):
-                self._xfrm.add_entry(entry)
-            case DeleteSpdEntry(entry=entry):
-                self._xfrm.delete_entry(entry)
             case CreateTunnel(tunnel=tunnel):
                 self._tunnels.create(tunnel)
-            case DeleteTunnel(local_port=port):
-                self._tunnels.delete(port)
             case CreateBridge(name=name):
                 create_bridge(self._devices, name)
             case DeleteBridge(name=name):
@@ -123,14 +148,12 @@ class LinuxLinkKernel:
                 attach_port(self._devices, bridge, interface, isolated=isolated)
             case DetachPort(interface=interface):
                 detach_port(self._devices, interface)
-            case OpenGate(address=address, seconds=seconds):
-                self._nft.open_gate(address, seconds)
-            case CloseGate(address=address):
-                self._nft.close_gate(address)
             case SetTapFilter(filter=limits):
                 self._filters.set(limits)
             case ClearTapFilter(device=device):
                 self._filters.clear(device)
+            case AddSa() | DeleteSas() | AddSpdEntry() | DeleteSpdEntry() | DeleteTunnel() | OpenGate() | CloseGate():
+                raise AssertionError("goes in a batch")
             case _:
                 assert_never(operation)
 
@@ -154,3 +177,7 @@ class LinuxLinkKernel:
         self._tunnels.close()
         self._devices.close()
         self._xfrm.close()
+
+
+def _naming(operation: Operation, error: BackendFailed) -> BackendFailed:
+    return BackendFailed("a kernel operation failed", where=describe(operation)[:300], found=str(error))

@@ -7,7 +7,7 @@ here and one in the service manager's store. Tunnel id and session id equal the 
 import errno
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -33,6 +33,7 @@ _CONN_ID, _PEER_CONN_ID, _SESSION_ID, _PEER_SESSION_ID = 9, 10, 11, 12
 _FD, _IP_SADDR, _IP_DADDR, _UDP_SPORT, _UDP_DPORT, _IP6_SADDR, _IP6_DADDR = 23, 24, 25, 26, 27, 31, 32
 _PW_TYPE_ETH, _ENCAP_UDP, _L2SPEC_DEFAULT, _VERSION_3 = 5, 0, 1, 3
 _GONE_LIMIT_S = 5.0
+_ABSENT = (errno.ENODEV, errno.ENOENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +111,13 @@ class Tunnels:
     def create(self, tunnel: Tunnel) -> None:
         """Raises BackendFailed, and leaves nothing, also if another tunnel has the id. One that is as wanted stays."""
         port = tunnel.local_port
-        existing = [found for found in self.read()[0] if found.local_port == port]
-        if existing == [tunnel]:
+        existing = self._read_one(port)
+        if existing == tunnel:
             return
-        if existing or tunnel.interface != device_name(port):
-            found = f"{existing[0].interface} to {existing[0].remote}" if existing else device_name(port)
+        if existing is not None or tunnel.interface != device_name(port):
+            found = device_name(port) if existing is None else f"{existing.interface} to {existing.remote}"
             raise BackendFailed("there is another tunnel in this one's place", where=tunnel.interface, found=found)
-        self._forget_socket(port)
+        self._forget_sockets([port])
         self.devices.remove(tunnel.interface)
         # connect() looks for a route, hence for the sending SA, which is not there yet: nobody asked for a key.
         self.expect(("acquire", port))
@@ -126,34 +127,42 @@ class Tunnels:
             self.store.put(tunnel.interface, self._sockets[port].fileno())
             self.devices.set_ipv6_off(tunnel.interface)
             self.devices.set_mtu(tunnel.interface, MTU)
-            found_now = [found for found in self.read()[0] if found.local_port == port]
-            if found_now != [tunnel]:
+            found_now = self._read_one(port)
+            if found_now != tunnel:
                 raise BackendFailed(
                     "the tunnel that was read back is not the one that was created; it was removed",
                     where=tunnel.interface, expected=str(tunnel.context),
-                    found="; ".join(str(item.context) for item in found_now),
+                    found="no tunnel" if found_now is None else str(found_now.context),
                 )  # fmt: skip
-        except BackendFailed:
-            self.delete(port)
+        except BackendFailed as error:
+            if (left := self.delete([port]).get(port)) is not None:
+                raise left from error
             raise
 
-    def delete(self, port: int) -> None:
-        """Tunnel, device and socket; no error if there is none. Raises BackendFailed if it stays."""
-        self.devices.expect_removal(device_name(port))
+    def delete(self, ports: Sequence[int]) -> dict[int, BackendFailed]:
+        """Tunnels, devices and sockets. Returns those that stay; one that is not there is none of them."""
+        failures: dict[int, BackendFailed] = {}
+        for port in ports:
+            self.devices.expect_removal(device_name(port))
+            try:
+                body = pack_number(_CONN_ID, port, 4)
+                self._l2tp.request(_TUNNEL_DELETE, body, operation=f"delete tunnel {port}")
+            except NetlinkError as error:
+                if error.errno not in _ABSENT:
+                    failures[port] = error
         try:
-            body = pack_number(_CONN_ID, port, 4)
-            self._l2tp.request(_TUNNEL_DELETE, body, operation=f"delete tunnel {port}")
-        except NetlinkError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT):
-                raise
-        finally:
-            self._forget_socket(port)
-        # The kernel takes a tunnel down in a work queue.
+            self._forget_sockets(ports)
+        except BackendFailed as error:
+            failures = dict.fromkeys(ports, error) | failures
+        # The kernel takes tunnels down in a work queue.
         deadline = time.monotonic() + _GONE_LIMIT_S
-        while any(found.tunnel_id == port for found in self._dump()) or self.devices.exists(device_name(port)):
-            if time.monotonic() > deadline:
-                raise BackendFailed("a tunnel does not go away", where=device_name(port))
-            time.sleep(0.005)
+        for port in (port for port in ports if port not in failures):
+            while self._find(port) is not None or self.devices.exists(device_name(port)):
+                if time.monotonic() > deadline:
+                    failures[port] = BackendFailed("a tunnel does not go away", where=device_name(port))
+                    break
+                time.sleep(0.005)
+        return failures
 
     def _create(self, tunnel: Tunnel) -> None:
         port, peer = tunnel.local_port, tunnel.peer_port
@@ -170,11 +179,11 @@ class Tunnels:
         )  # fmt: skip
         self._l2tp.request(_SESSION_CREATE, body, operation=f"create session {tunnel.interface}")
 
-    def _forget_socket(self, port: int) -> None:
-        held = self._sockets.pop(port, None)
-        if held is not None:
-            held.close()
-            self.store.remove(device_name(port))
+    def _forget_sockets(self, ports: Iterable[int]) -> None:
+        held = {port: self._sockets.pop(port) for port in ports if port in self._sockets}
+        for opened in held.values():
+            opened.close()
+        self.store.remove(*map(device_name, held))
 
     def _recover(self, name: str, descriptor: int, present: Mapping[int, _Found]) -> None:
         if not name.startswith(TUNNEL_PREFIX):
@@ -216,25 +225,54 @@ class Tunnels:
             context=None,
         )
 
+    def _read_one(self, port: int) -> Tunnel | None:
+        """The tunnel with this id, without a look at all others."""
+        found = self._find(port)
+        return None if found is None else self._as_tunnel(found)
+
+    def _find(self, port: int) -> _Found | None:
+        """With the session that this program gives it; others show when all are read."""
+        tunnel = self._ask(_TUNNEL_GET, pack_number(_CONN_ID, port, 4), f"read tunnel {port}")
+        if not tunnel:
+            return None
+        body = pack_number(_CONN_ID, port, 4) + pack_number(_SESSION_ID, port, 4)
+        return _found(tunnel[0], map(_session, self._ask(_SESSION_GET, body, f"read session {port}")))
+
+    def _ask(self, command: int, body: bytes, operation: str) -> list[dict[int, bytes]]:
+        """[] if it is not there."""
+        try:
+            return self._l2tp.request(command, body, operation=operation)
+        except NetlinkError as error:
+            if error.errno in _ABSENT:
+                return []
+            raise
+
     def _dump(self) -> tuple[_Found, ...]:
         sessions: dict[int, list[tuple[int, int, str]]] = {}
         for item in self._l2tp.dump(_SESSION_GET, operation="read L2TP sessions"):
-            session = (_number(item, _SESSION_ID), _number(item, _PEER_SESSION_ID), text_of(item.get(_IFNAME, b"")))
-            sessions.setdefault(_number(item, _CONN_ID), []).append(session)
+            sessions.setdefault(_number(item, _CONN_ID), []).append(_session(item))
         return tuple(
-            _Found(
-                tunnel_id=_number(item, _CONN_ID),
-                peer_tunnel_id=_number(item, _PEER_CONN_ID),
-                version=_number(item, _PROTO_VERSION),
-                encapsulation=_number(item, _ENCAP_TYPE),
-                local=_address(item, _IP_SADDR, _IP6_SADDR),
-                remote=_address(item, _IP_DADDR, _IP6_DADDR),
-                local_port=_number(item, _UDP_SPORT),
-                peer_port=_number(item, _UDP_DPORT),
-                sessions=tuple(sessions.get(_number(item, _CONN_ID), ())),
-            )
+            _found(item, sessions.get(_number(item, _CONN_ID), ()))
             for item in self._l2tp.dump(_TUNNEL_GET, operation="read L2TP tunnels")
         )
+
+
+def _session(item: Mapping[int, bytes]) -> tuple[int, int, str]:
+    return _number(item, _SESSION_ID), _number(item, _PEER_SESSION_ID), text_of(item.get(_IFNAME, b""))
+
+
+def _found(item: Mapping[int, bytes], sessions: Iterable[tuple[int, int, str]]) -> _Found:
+    return _Found(
+        tunnel_id=_number(item, _CONN_ID),
+        peer_tunnel_id=_number(item, _PEER_CONN_ID),
+        version=_number(item, _PROTO_VERSION),
+        encapsulation=_number(item, _ENCAP_TYPE),
+        local=_address(item, _IP_SADDR, _IP6_SADDR),
+        remote=_address(item, _IP_DADDR, _IP6_DADDR),
+        local_port=_number(item, _UDP_SPORT),
+        peer_port=_number(item, _UDP_DPORT),
+        sessions=tuple(sessions),
+    )
 
 
 def _number(item: Mapping[int, bytes], kind: int) -> int:

@@ -138,9 +138,11 @@ class GenericNetlink:
     def close(self) -> None:
         self._netlink.close()
 
-    def request(self, command: int, body: bytes, *, operation: str) -> None:
+    def request(self, command: int, body: bytes, *, operation: str) -> list[dict[int, bytes]]:
+        """The attributes of each object in the answer, [] if it is an acknowledgement alone."""
         header = _GENERIC_HEADER.pack(command, self._version, 0)
-        self._netlink.request(self._family, header + body, operation=operation)
+        answers = self._netlink.request(self._family, header + body, operation=operation)
+        return [parse(answer, _GENERIC_HEADER.size, operation) for answer in answers]
 
     def dump(self, command: int, *, operation: str) -> list[dict[int, bytes]]:
         """The attributes of each object."""

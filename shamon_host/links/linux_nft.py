@@ -114,33 +114,9 @@ class Nft:
         """Carry out nft's commands, all or none of them. Raises BackendFailed naming `operation`."""
         self._run(("--json", "--file", "-"), operation, script=json.dumps({"nftables": commands}))
 
-    def open_gate(self, address: str, seconds: float) -> None:
-        """Set what is left of a gate to `seconds`, rounded down to milliseconds. Raises BackendFailed."""
-        milliseconds = math.floor(seconds * 1000) if math.isfinite(seconds) else 0
-        if milliseconds < 1:
-            # A timeout of 0 means none at all.
-            raise BackendFailed("a gate cannot be opened for this long", where=address, found=f"{seconds} s")
-        element = _element(address)
-        script = (
-            f"add element {element} timeout 1s }}\n"
-            f"delete element {element} }}\n"
-            f"add element {element} timeout {milliseconds}ms }}\n"
-        )
-        self._run(("--file", "-"), f"open the gate of {address}", script=script)
-        left = gates_of(self.read()).get(str(ip_address(address)), 0.0)
-        if left > seconds or (left == 0.0 and milliseconds > 2000):
-            raise BackendFailed(
-                "the gate reads back otherwise", where=address, expected=f"{seconds} s", found=f"{left} s"
-            )
-
-    def close_gate(self, address: str) -> None:
-        """No error if it is closed, or there is no table. Raises BackendFailed if it stays open."""
-        element = _element(address)
-        script = f"add element {element} timeout 1s }}\ndelete element {element} }}\n"
-        operation = f"close the gate of {address}"
-        self._run(("--file", "-"), operation, script=script, absent_is_fine=True)
-        if str(ip_address(address)) in gates_of(self.read()):
-            raise BackendFailed("the gate is still open", where=address)
+    def run_script(self, script: str, operation: str, *, absent_is_fine: bool = False) -> None:
+        """A transaction in nft's own language. Raises BackendFailed naming `operation`."""
+        self._run(("--file", "-"), operation, script=script, absent_is_fine=absent_is_fine)
 
     def _run(self, arguments: Sequence[str], operation: str, *, script: str = "", absent_is_fine: bool = False) -> str:
         """What nft says; "" if what the script names is not there and that is fine."""
@@ -230,7 +206,8 @@ def _is_from(key: str, prefix: str) -> list[Object]:
 DROP: Object = {"drop": None}
 
 
-def _element(address: str) -> str:
+def gate_element(address: str) -> str:
+    """The start of an element of the gate's set, as nft's language has it. Raises ValueError."""
     parsed = ip_address(address)
     return f"inet {TABLE} {_GATES[parsed.version]} {{ {parsed}"
 

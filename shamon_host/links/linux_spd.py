@@ -4,6 +4,7 @@ Back is strict: what was read is translated, that is translated forth again, and
 ours. So an entry with one field that the model does not know can never pass for one that this program made.
 """
 
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 
 from shamon_host import pyxfrm
@@ -33,7 +34,7 @@ _FOREIGN_MAX = 300
 
 
 def sa_id_to_kernel(sa_id: SaId) -> pyxfrm.SaId:
-    return pyxfrm.SaId(destination=ip_address(sa_id.destination), spi=sa_id.spi)
+    return pyxfrm.SaId(destination=_ip(sa_id.destination), spi=sa_id.spi)
 
 
 def sa_to_kernel(sa: SecurityAssociation) -> pyxfrm.SecurityAssociation:
@@ -45,8 +46,8 @@ def sa_to_kernel(sa: SecurityAssociation) -> pyxfrm.SecurityAssociation:
         else pyxfrm.aes_gcm(sa.key)
     )
     return pyxfrm.SecurityAssociation(
-        source=ip_address(sa.source),
-        destination=ip_address(sa.destination),
+        source=_ip(sa.source),
+        destination=_ip(sa.destination),
         spi=sa.spi,
         mode=pyxfrm.Mode.TRANSPORT,
         reqid=sa.reqid,
@@ -102,8 +103,8 @@ def entry_to_policy(entry: SpdEntry) -> pyxfrm.Policy:
     if not entry.block:
         templates = (
             pyxfrm.Template(
-                source=ip_address(entry.source) if entry.source else None,
-                destination=ip_address(entry.destination) if entry.destination else None,
+                source=_ip(entry.source) if entry.source else None,
+                destination=_ip(entry.destination) if entry.destination else None,
                 reqid=entry.reqid or 0,
                 mode=pyxfrm.Mode.TRANSPORT,
             ),
@@ -212,6 +213,13 @@ def _in_words(policy: pyxfrm.Policy) -> str:
     return text if len(text) <= _FOREIGN_MAX else f"{text[: _FOREIGN_MAX - 20]}… index {policy.index}"
 
 
+@lru_cache(maxsize=1024)
+def _ip(text: str) -> pyxfrm.Address:
+    """Addresses of peers come up thousands of times. Raises ValueError."""
+    return ip_address(text)
+
+
+@lru_cache(maxsize=1024)
 def _context(text: str | None) -> SelinuxContext | None:
     try:
         return None if text is None else SelinuxContext.parse(text)
@@ -219,6 +227,7 @@ def _context(text: str | None) -> SelinuxContext | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def _prefix(address: str, family: int) -> pyxfrm.Prefix:
     return ip_interface(address) if address else ip_interface("0.0.0.0/0" if family == 4 else "::/0")
 

@@ -23,7 +23,7 @@ from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, Sa
 from shamon_host.links.link_status import status_rows
 from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
-from shamon_host.links.planner import missing_sas
+from shamon_host.links.planner import missing_sas, peers_of
 from shamon_host.links.ports import LinkKernel
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.links.told_filters import ToldFilters
@@ -223,7 +223,10 @@ class LinkManager:
                     self.audit("link.close", peer, {"types": sorted(record.links)})
                     self._book.forget(peer)
             finally:  # it only narrows: done even if it cannot be written down
-                self._convergence.tear_down(peer, {address, record.address} if record else {address})
+                known = (record,) if record else ()
+                self._convergence.tear_down(
+                    peer, {address, *(each.address for each in known)}, self._book.links(*known)
+                )
                 self._give_back(peer)
 
     def close_types(self, peer: HostName, types: Collection[TypeName], reason: str) -> None:
@@ -245,11 +248,12 @@ class LinkManager:
                 self.audit("link.close-all", self.host, {"peers": sorted(record.peer for record in records)})
                 self._book.forget(*(record.peer for record in records))
             finally:  # as above
-                state = self.kernel.read()
-                addresses = {record.address for record in records} | set(state.gate)
-                addresses |= {tunnel.remote for tunnel in state.tunnels}
-                addresses |= {end for sa in state.sas for end in (sa.source, sa.destination)}
-                self._convergence.tear_down(self.host, addresses - {self.address})
+                self._convergence.tear_down(
+                    self.host,
+                    {record.address for record in records},
+                    self._book.links(*records),
+                    further=lambda state: peers_of(state) - {self.address},
+                )
                 self._give_back(*tuple(self._reserved))
 
     def detach_port(self, interface: str) -> None:
@@ -295,8 +299,7 @@ class LinkManager:
         """Every few seconds: remove superseded SAs after their grace period, and links whose lease is over."""
         with self._lock:
             now = self.boottime_s()
-            for record in self._book.expired(now):
-                self.close_peer(record.peer, record.address)
+            self._close_expired(self._book.expired(now))
             if not self._book.retirement_due(now):
                 return
             packets = {sa.id: sa.packets for sa in self.kernel.read().sas}
@@ -373,6 +376,21 @@ class LinkManager:
             )  # fmt: skip
 
         return self._convergence.converge(desired(state, with_keys, opening), state, desired)
+
+    def _close_expired(self, records: Collection[PeerRecord]) -> None:
+        """All in one go: where a switch between the hosts failed, the leases of many peers end together."""
+        if not records:
+            return
+        peers = [record.peer for record in records]
+        self._needs_rekey -= set(peers)
+        try:
+            for record in records:
+                self.audit("link.close", record.peer, {"types": sorted(record.links)})
+            self._book.forget(*peers)
+        finally:  # as in `close_peer`
+            addresses = {record.address for record in records}
+            self._convergence.tear_down(self.host, addresses, self._book.links(*records))
+            self._give_back(*peers)
 
     def _give_back(self, *peers: HostName) -> None:
         """Free the SPIs that are reserved for these peers; those that cannot be expire in the kernel."""

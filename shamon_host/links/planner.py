@@ -72,6 +72,13 @@ def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, 
     return tuple(operations)
 
 
+def peers_of(actual: KernelState) -> frozenset[str]:
+    """Addresses to which the kernel holds a gate, a tunnel or an SA; this host's own among them."""
+    return frozenset(actual.gate) | frozenset(
+        end for sa in actual.sas for end in (sa.source, sa.destination)
+    ) | frozenset(tunnel.remote for tunnel in actual.tunnels)  # fmt: skip
+
+
 def missing_sas(desired: DesiredState, actual: KernelState) -> tuple[DesiredLink, ...]:
     """Links that should be up and cannot carry packets both ways, for want of an SA or an open gate: rekey them."""
     present = {sa.id for sa in actual.sas}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links.model import KernelState, Operation
 
@@ -48,7 +49,15 @@ class LinkKernel(Protocol):
     def read(self) -> KernelState: ...
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        """Carry out in order, reading back each; stop at the first that fails and raise BackendFailed naming it."""
+        """Carry out in order, reading back each; stop at the first that fails and raise BackendFailed naming it.
+
+        Operations of one kind that stand next to each other may go together (`batches`): of those, the others are
+        done when one fails. Nothing that stands behind them is."""
+        ...
+
+    def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+        """Carry out in order, each whatever becomes of the others, which is the way down. Returns what failed, each
+        naming its operation."""
         ...
 
     def allocate_spi(self, *, source: str, destination: str) -> int:

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import assert_never
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.batches import apply_in_batches, attempt_in_batches
 from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
@@ -37,6 +38,7 @@ from shamon_host.links.model import (
     Tunnel,
 )
 from shamon_host.links.network_state import SYSCTLS
+from shamon_host.links.planner import describe
 from shamon_host.links.ports import ChangedEvent, KernelEvent
 from shamon_host.links.tap_filter import is_device
 from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge
@@ -123,13 +125,10 @@ class MemoryKernel:
         )
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        for operation in operations:
-            if self.fail_after is not None:
-                self.fail_after -= 1
-                if self.fail_after < 0:
-                    self.fail_after = None
-                    raise BackendFailed("the kernel refused (as the test asked)", where=type(operation).__name__)
-            self._apply(operation)
+        apply_in_batches(operations, self.carry_out)
+
+    def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+        return attempt_in_batches(operations, self.carry_out)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         if destination not in self.addresses:
@@ -251,6 +250,22 @@ class MemoryKernel:
         self._tell(ChangedEvent(what=f"{bridge} changed"))
 
     # Operations
+
+    def carry_out(self, batch: Sequence[Operation]) -> Sequence[BackendFailed | None]:
+        """What goes to the kernel together: each operation is done, or why it failed. All operations come by here."""
+        return [self._failure(operation) for operation in batch]
+
+    def _failure(self, operation: Operation) -> BackendFailed | None:
+        try:
+            if self.fail_after is not None:
+                self.fail_after -= 1
+                if self.fail_after < 0:
+                    self.fail_after = None
+                    raise BackendFailed("the kernel refused (as the test asked)", where=type(operation).__name__)
+            self._apply(operation)
+        except BackendFailed as error:
+            return BackendFailed("a kernel operation failed", where=describe(operation)[:300], found=str(error))
+        return None
 
     def _apply(self, operation: Operation) -> None:  # noqa: PLR0912 one case for each operation
         match operation:

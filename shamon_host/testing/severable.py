@@ -37,6 +37,9 @@ class SeverableKernel:
     def apply(self, operations: Sequence[Operation]) -> None:
         self._alive().apply(operations)
 
+    def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+        return self._alive().attempt(operations)
+
     def allocate_spi(self, *, source: str, destination: str) -> int:
         return self._alive().allocate_spi(source=source, destination=destination)
 

@@ -10,6 +10,7 @@ import pytest
 
 from shamon_host.links.ports import KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
+from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
 
 SETTLE_S = 0.5
 """How long a notification of the kernel may be under way."""
@@ -63,11 +64,21 @@ class LinuxBench:
         return LinuxLinkKernel()
 
 
+def _emptied() -> Iterator[Bench]:
+    bench = LinuxBench()
+    empty(bench.kernel)
+    yield bench
+    empty(bench.kernel)
+    bench.kernel.close()
+
+
 class TestLinuxKernel(LinkKernelContract):
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
-        bench = LinuxBench()
-        empty(bench.kernel)
-        yield bench
-        empty(bench.kernel)
-        bench.kernel.close()
+        yield from _emptied()
+
+
+class TestLinuxKernelInBatches(KernelBatchContract):
+    @pytest.fixture
+    def bench(self) -> Iterator[Bench]:
+        yield from _emptied()

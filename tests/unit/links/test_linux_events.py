@@ -1,5 +1,6 @@
 """XFRM notifications as links' events, and this program's own changes passed over."""
 
+import time
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -108,3 +109,30 @@ def test_the_lookup_of_a_sockets_connect_is_no_demand() -> None:
     own.expect(("acquire", 0x6001))
     assert xfrm_event(event, own) is None
     assert isinstance(xfrm_event(event, own), AcquireEvent)
+
+
+def test_announcements_serve_once_each_and_not_for_long() -> None:
+    now = [0.0]
+    own = _own(now)
+    for at in (0.0, 1.0, 2.0):
+        now[0] = at
+        own.expect("one")
+    own.expect("two")
+    assert own.take("one")
+    now[0] = 6.5  # the first two are old by now, and one of them served
+    assert own.take("one")
+    assert not own.take("one")
+    assert own.take("two")
+    own.expect("one")
+    now[0] = 20.0
+    assert not own.take("one")
+
+
+def test_thousands_of_announcements_are_no_burden() -> None:
+    own = _own()
+    changes = [("delete sa", number) for number in range(20_000)]
+    start = time.process_time()
+    for change in changes:
+        own.expect(change)
+    assert all(own.take(change) for change in reversed(changes))
+    assert time.process_time() - start < 5  # looking through all for each took minutes

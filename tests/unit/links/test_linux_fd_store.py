@@ -67,6 +67,17 @@ def test_put_and_remove(manager: _Manager, path: Path) -> None:
     ]
 
 
+def test_many_are_removed_behind_one_barrier(manager: _Manager, path: Path) -> None:
+    store = FdStore({"NOTIFY_SOCKET": str(path)})
+    store.remove("shl20", "shl21")
+    store.remove()
+    assert manager.told == [
+        ("FDSTOREREMOVE=1\nFDNAME=shl20", 0),
+        ("FDSTOREREMOVE=1\nFDNAME=shl21", 0),
+        ("BARRIER=1", 1),
+    ]
+
+
 def test_without_a_service_manager_nothing_is_told() -> None:
     store = FdStore({})
     store.put("shl20", 0)

@@ -9,6 +9,7 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import AddSa, AddSpdEntry, CreateTunnel, OpenGate
 from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
+from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.wire import MemoryWire, WirePacket
@@ -48,6 +49,12 @@ class MemoryBench:
 
 
 class TestMemoryKernel(LinkKernelContract):
+    @pytest.fixture
+    def bench(self) -> Bench:
+        return MemoryBench()
+
+
+class TestMemoryKernelInBatches(KernelBatchContract):
     @pytest.fixture
     def bench(self) -> Bench:
         return MemoryBench()

@@ -11,6 +11,7 @@ from tests.bench import links as links_bench
 from tests.bench import links_memory
 from tests.bench.answers import WrongAnswer
 from tests.bench.links import FORMAT, main
+from tests.bench.links_kernel import report as kernel_report
 from tests.bench.links_memory import measure
 from tests.bench.links_parts import PARTS, PartReport
 from tests.bench.many_links import ManyLinks, empty_kernel
@@ -80,3 +81,21 @@ def test_every_part_is_told_about(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     printed = capsys.readouterr().out
     assert all(name in printed for name in PARTS)
+
+
+def test_what_the_kernels_side_writes_becomes_a_report() -> None:
+    costs = {
+        "add: ip -batch": [0.002, 0.002],
+        "add: links": [0.001, 0.003],
+        "add: pyxfrm": [0.001, 0.001],
+        "remove: ip xfrm state flush": [0.5, 0.5],
+        "remove: flush, the request alone": [0.2, 0.2],
+        "remove: links": [0.9, 0.9],
+    }
+    found = {each["name"]: each for each in kernel_report(costs, "an emulator").measurements}
+    added, bare, removed, less = found.values()
+    assert (added["unit"], added["baseline"]["ratio"], added["met"]) == ("1/s", 1.0, True)
+    assert bare["baseline"] == {"name": "ip -batch", "ratio": 0.5, "goal": 1.0}
+    assert removed["name"] == "1,000 SAs of one peer removed among 20,000"
+    assert (removed["baseline"]["ratio"], removed["baseline"]["goal"], removed["met"]) == (1.8, 2.0, True)
+    assert (less["met"], less["baseline"]["ratio"]) == (None, pytest.approx(4.5))

@@ -17,7 +17,6 @@ from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.linux_spd import sa_id_to_kernel
 from shamon_host.links.linux_xfrm import LinkXfrm
 from shamon_host.links.model import SaId, SecurityAssociation
-from shamon_host.pyxfrm.client import Counts
 from shamon_host.pyxfrm.errors import XfrmError
 from tests.unit.links.test_planner import a_link
 
@@ -42,13 +41,12 @@ class PlayedKernel:
     def close(self) -> None:
         self.requests.append("close")
 
-    def counts(self) -> Counts:
-        return Counts(
+    def counts(self) -> SimpleNamespace:
+        return SimpleNamespace(
             sas=len(self.sas) + self.others,
             policies_in=len(self.policies) + self.others,
             policies_out=0,
             policies_fwd=0,
-            socket_policies=0,
         )
 
     # SAs

@@ -25,11 +25,22 @@ from shamon_host.links.model import (
     KernelState,
     SpdEntry,
 )
+from shamon_host.links.spd_report import links_document, links_from_document
 
-MAX_STATE_BYTES = 8 << 20
-_SHAPE = {"block": list, "labelled": list, "bridges": dict, "filters": dict, "sysctls": dict, "foreign": list}
+MAX_STATE_BYTES = 4 << 20
+"""16,384 links with the longest IPv6 addresses take 3.5 MiB."""
+_SHAPE = {
+    "block": list,
+    "links": dict,
+    "labelled": list,
+    "bridges": dict,
+    "filters": dict,
+    "sysctls": dict,
+    "foreign": list,
+}
+_BLOCK = frozenset(BLOCK_ENTRIES)
 _VERSION = 3
-"""2 was of hosts with another port block."""
+"""2 was of hosts with another port block, and told each entry of a link whole."""
 
 SYSCTLS = {
     "net.ipv4.conf.*.disable_policy": ("0",),
@@ -45,7 +56,8 @@ SYSCTLS = {
 
 
 def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
-    """The state as canonical JSON. Contexts are local to a host, so each labelled entry also names its type.
+    """The state as canonical JSON. Contexts are local to a host, so entries are told by type; `labelled` are those that
+    are not plainly of a link.
 
     Raises BadInput when that is more than a Verifier would read.
     """
@@ -69,13 +81,15 @@ def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
     def key(item: dict[str, Any]) -> bytes:
         return canonical_json(item)
 
+    links, others = links_document((item for item in state.spd if not _is_block(item)), label_map)
     data = canonical_json(
         {
             "version": _VERSION,
             "guard": state.guard,
             "selinux_enforcing": state.selinux_enforcing,
             "block": sorted((entry(item) for item in state.spd if _is_block(item)), key=key),
-            "labelled": sorted((entry(item) for item in state.spd if not _is_block(item)), key=key),
+            "links": links,
+            "labelled": sorted(map(entry, others), key=key),
             "bridges": {
                 bridge.name: {"sealed": bridge.sealed, "ports": dict(bridge.ports)} for bridge in state.bridges.values()
             },
@@ -145,6 +159,14 @@ def _block_entries(state: Any) -> Claim | None:
     return None
 
 
+def _links(state: Any) -> Claim | None:
+    try:
+        links_from_document(state["links"])
+    except BadInput as error:
+        return _fail(error.what, where=error.where, expected=error.expected[:200], found=error.found[:200])
+    return None
+
+
 def _labelled(state: Any) -> Claim | None:
     for item in state["labelled"]:
         where = f"SPD entry {str(item['direction'])[:8]} {str(item['source'])[:40]} to {str(item['destination'])[:40]}"
@@ -210,6 +232,7 @@ _CHECKS: tuple[Callable[[Any], Claim | None], ...] = (
     _selinux,
     _guard,
     _block_entries,
+    _links,
     _labelled,
     _bridges,
     _filters,
@@ -223,7 +246,7 @@ def _changed(state: KernelState) -> list[str]:
 
 
 def _is_block(item: SpdEntry) -> bool:
-    return item in BLOCK_ENTRIES
+    return item in _BLOCK
 
 
 def _bare(item: Any) -> tuple[Any, ...]:

@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.domain.canonical import canonical_json
-from shamon_host.domain.label_map import EMPTY
+from shamon_host.domain.label_map import EMPTY, allocate
+from shamon_host.domain.labels import TypeName
 from shamon_host.domain.results import ClaimName, ClaimStatus
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
-from shamon_host.links.model import KernelState
+from shamon_host.links.model import PORT_BLOCK, KernelState
 from shamon_host.links.network_state import MAX_STATE_BYTES, check_network_state, encode_network_state
 from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
 from shamon_host.testing.wire import MemoryWire
 from tests.examples import examples
 from tests.unit.links.conftest import BLUE, RED, Host, join
+from tests.unit.links.test_planner import a_link
 
 Change = Callable[[Any], object]
 
@@ -55,10 +57,13 @@ STATE = a_state()
 
 
 def test_types_are_named_and_spis_and_gates_are_not_in_it() -> None:
-    assert sorted(entry["type"] for entry in STATE["labelled"]) == [RED, RED, BLUE, BLUE]
+    ends = {name: [entry[0] for entry in item["entries"]] for name, item in STATE["links"].items()}
+    assert ends == {RED: ["in", "out"], BLUE: ["in", "out"]}
+    assert STATE["labelled"] == []
     assert "spi" not in json.dumps(STATE)
     assert set(STATE) == {
-        "version", "guard", "selinux_enforcing", "block", "labelled", "bridges", "filters", "sysctls", "foreign"
+        "version", "guard", "selinux_enforcing", "block", "links", "labelled", "bridges", "filters", "sysctls",
+        "foreign",
     }  # fmt: skip
 
 
@@ -93,6 +98,25 @@ def _limit(state: Any, **changes: object) -> None:
     state["filters"]["shvm0-0"].update(changes)
 
 
+def _odd(state: Any, **changes: object) -> None:
+    """An entry that is told whole, for it is not plainly of a link; without changes it would pass."""
+    direction, source, port, destination, peer_port = state["links"][RED]["entries"][0]
+    entry = {
+        "direction": direction, "family": 4, "source": source, "destination": destination,
+        "source_port": [port, 65535], "destination_port": [peer_port, 65535], "priority": 100, "block": False,
+        "context": state["links"][RED]["context"], "type": RED, "foreign": "",
+    }  # fmt: skip
+    state["labelled"].append({**entry, **changes})
+
+
+def _link(state: Any, key: str, value: object) -> None:
+    state["links"][RED][key] = value
+
+
+def _ends(state: Any, place: int, value: object) -> None:
+    state["links"][RED]["entries"][0][place] = value
+
+
 WRONG: dict[str, tuple[Change, str]] = {
     "no guard": (lambda s: s.update(guard=False), "guard"),
     "truth that is not true": (lambda s: s.update(guard=1), "guard"),
@@ -100,15 +124,29 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no block entries": (lambda s: s.update(block=[]), "block entry"),
     "a block entry less": (lambda s: s["block"].pop(), "block entry"),
     "a weaker mask": (lambda s: s["block"][0].update(destination_port=[24576, 65535]), "block entry"),
-    "an entry without label": (lambda s: s["labelled"][0].update(context=None), "label"),
-    "two categories": (lambda s: s["labelled"][0].update(context="u:r:shamon_spd_t:s0:c1,c2"), "no type"),
-    "another type of label": (lambda s: s["labelled"][0].update(context="u:r:unlabeled_t:s0:c1"), "no type"),
-    "a label of no type": (lambda s: s["labelled"][0].update(type=None), "no type"),
-    "any address": (lambda s: s["labelled"][0].update(source=""), "one link"),
-    "any port": (lambda s: s["labelled"][0].update(source_port=[0, 0]), "one link"),
-    "a port outside": (lambda s: s["labelled"][0].update(source_port=[22, 65535]), "one link"),
-    "a priority": (lambda s: s["labelled"][0].update(priority=7), "priority"),
-    "a foreign entry": (lambda s: s["labelled"][0].update(foreign="allow all"), "foreign"),
+    "an entry without label": (lambda s: _odd(s, context=None), "label"),
+    "two categories": (lambda s: _odd(s, context="u:r:shamon_spd_t:s0:c1,c2"), "no type"),
+    "another type of label": (lambda s: _odd(s, context="u:r:unlabeled_t:s0:c1"), "no type"),
+    "a label of no type": (lambda s: _odd(s, type=None), "no type"),
+    "any address": (lambda s: _odd(s, source=""), "one link"),
+    "any port": (lambda s: _odd(s, source_port=[0, 0]), "one link"),
+    "a port outside": (lambda s: _odd(s, source_port=[22, 65535]), "one link"),
+    "a priority": (lambda s: _odd(s, priority=7), "priority"),
+    "a foreign entry": (lambda s: _odd(s, foreign="allow all"), "foreign"),
+    "a type's label that is another's": (lambda s: s["links"].update(other=s["links"][RED]), "one label"),
+    "a type's label of two categories": (lambda s: _link(s, "context", "u:r:shamon_spd_t:s0:c1,c2"), "no type"),
+    "a type's label of another type": (lambda s: _link(s, "context", "u:r:unlabeled_t:s0:c1"), "no type"),
+    "a type's label that is none": (lambda s: _link(s, "context", "x"), "bad SELinux context"),
+    "a type's links with more": (lambda s: _link(s, "more", 1), "malformed"),
+    "a type's links in a list": (lambda s: s["links"].update({RED: []}), "malformed"),
+    "no links": (lambda s: s.pop("links"), "malformed"),
+    "a link without an address": (lambda s: _ends(s, 1, ""), "one link"),
+    "a link with a number for an address": (lambda s: _ends(s, 3, 7), "one link"),
+    "a link's port outside": (lambda s: _ends(s, 2, 22), "one link"),
+    "a link's port that is true": (lambda s: _ends(s, 4, True), "one link"),
+    "a link in no direction": (lambda s: _ends(s, 0, "fwd"), "one link"),
+    "a link's direction in a list": (lambda s: _ends(s, 0, ["in"]), "one link"),
+    "a link with less": (lambda s: s["links"][RED]["entries"][0].pop(), "malformed"),
     "an open bridge": (lambda s: s["bridges"]["shbr1"].update(sealed=False), "open"),
     "a bridge of another": (lambda s: s["bridges"].update(br0=s["bridges"]["shbr1"]), "bridge"),
     "a port of another": (lambda s: s["bridges"]["shbr1"]["ports"].update(eth0=False), "port"),
@@ -138,7 +176,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "another version": (lambda s: s.update(version=1), "version"),
     "no bridges": (lambda s: s.pop("bridges"), "malformed"),
     "bridges in a list": (lambda s: s.update(bridges=[1]), "malformed"),
-    "a bad context": (lambda s: s["labelled"][0].update(context="x"), "malformed"),
+    "a bad context": (lambda s: _odd(s, context="x"), "malformed"),
 }
 
 
@@ -151,6 +189,50 @@ def test_what_is_wrong_fails_and_is_named(name: str) -> None:
     assert claim.name is ClaimName.NETWORK_STATE
     assert claim.status is ClaimStatus.FAIL
     assert word in claim.reason
+
+
+def test_an_entry_told_whole_passes_if_nothing_is_wrong_with_it() -> None:
+    state = copy.deepcopy(STATE)
+    _odd(state)
+    assert check_network_state(canonical_json(state)).status is ClaimStatus.PASS
+
+
+def test_entries_that_are_not_plainly_of_a_link_are_told_whole() -> None:
+    label_map = allocate(EMPTY, [RED], [])
+    entry = replace(a_link(0, 1).spd_entries[0], context=label_map.spd_context(RED))
+    odd = (
+        replace(entry, priority=7),
+        replace(entry, source_port_mask=0xFF00),
+        replace(entry, context=label_map.link_context(RED)),
+        replace(entry, context=None),
+        replace(entry, foreign="allow all"),
+        replace(entry, destination=""),
+        replace(entry, source_port=22),
+    )
+    told = json.loads(encode_network_state(KernelState(spd=frozenset({entry, *odd})), label_map))
+    assert told["links"] == {
+        RED: {
+            "context": str(entry.context),
+            "entries": [["in", entry.source, entry.source_port, entry.destination, entry.destination_port]],
+        }
+    }
+    assert len(told["labelled"]) == len(odd)
+
+
+def test_a_host_with_as_many_links_as_there_are_ports_is_within_bounds() -> None:
+    """With the longest addresses there are."""
+    label_map = allocate(EMPTY, [TypeName(f"{'organisation' * 3}/{'type' * 8}{number}") for number in range(500)], [])
+    contexts = [label_map.spd_context(name) for name in label_map.types]
+    own, peer = (f"2001:db8:{'ffff:' * 5}{end}" for end in ("fff1", "fff2"))
+    link = replace(a_link(2, 1), local=own, remote=peer)
+    entries = [
+        replace(entry, context=contexts[place % len(contexts)])
+        for place, port in enumerate(PORT_BLOCK)
+        for entry in replace(link, local_port=port, peer_port=port).spd_entries
+    ]
+    state = KernelState(spd=frozenset(entries))
+    assert len(state.spd) == 2 * len(PORT_BLOCK)
+    assert 3 << 20 < len(encode_network_state(state, label_map)) < MAX_STATE_BYTES * 9 // 10
 
 
 def test_nothing_is_absent_and_too_much_fails() -> None:
@@ -181,6 +263,6 @@ def test_any_value_in_any_place_is_judged(key: str, value: object) -> None:
     assert (
         claim.status is not ClaimStatus.PASS
         or STATE[key] == value
-        or (key, value) in (("labelled", []), ("bridges", {}), ("filters", {}))
+        or (key, value) in (("links", {}), ("bridges", {}), ("filters", {}))
     )
     assert len(claim.found) < 1000

@@ -33,11 +33,7 @@ def selinux_enforcing() -> bool:
 def demand_enforcing(where: str) -> None:
     """Raises BackendFailed unless SELinux enforces: elsewhere contexts are dropped, or mean nothing."""
     if not selinux_enforcing():
-        raise not_enforcing(where)
-
-
-def not_enforcing(where: str) -> BackendFailed:
-    return BackendFailed("SELinux is not enforcing: nothing labelled is made", where=where, expected="enforcing")
+        raise BackendFailed("SELinux is not enforcing: nothing labelled is made", where=where, expected="enforcing")
 
 
 def read_label(descriptor: int) -> SelinuxContext | None:

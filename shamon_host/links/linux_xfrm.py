@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from shamon_host import pyxfrm
 from shamon_host.domain.errors import BackendFailed, BadInput
-from shamon_host.links.linux_labelled_socket import demand_enforcing, not_enforcing, selinux_enforcing
+from shamon_host.links.linux_labelled_socket import demand_enforcing
 from shamon_host.links.linux_spd import (
     entry_from_policy,
     entry_to_policy,
@@ -151,12 +151,12 @@ class LinkXfrm:
 
     def add_entries(self, entries: Sequence[SpdEntry]) -> list[Outcome]:
         """Each takes the place of the one with its selector, direction and label."""
-        enforcing = selinux_enforcing()
+        unfit = _unfit_for_labels() if any(entry.context is not None for entry in entries) else None
         outcomes: list[Outcome] = [None] * len(entries)
         wanted: dict[int, pyxfrm.Policy] = {}
         for place, entry in enumerate(entries):
             try:
-                wanted[place] = _checked_entry(entry, enforcing=enforcing)
+                wanted[place] = _checked_entry(entry, unfit)
             except BackendFailed as error:
                 outcomes[place] = error
         for policy in wanted.values():
@@ -254,16 +254,25 @@ def _checked_sa(sa: SecurityAssociation) -> pyxfrm.SecurityAssociation:
         raise BackendFailed("this SA cannot be", where=_where(sa), found=str(error)[:300]) from None
 
 
-def _checked_entry(entry: SpdEntry, *, enforcing: bool) -> pyxfrm.Policy:
-    """Raises BackendFailed."""
+def _unfit_for_labels() -> BackendFailed | None:
+    """Why nothing labelled may be made now."""
+    try:
+        demand_enforcing("SPD entries of links")
+    except BackendFailed as error:
+        return error
+    return None
+
+
+def _checked_entry(entry: SpdEntry, unfit: BackendFailed | None) -> pyxfrm.Policy:
+    """Raises BackendFailed; `unfit` for one with a label."""
     if entry.foreign:
         raise BackendFailed("this SPD entry is none of ours", where="add SPD entry", found=entry.foreign)
     try:
         wanted = entry_to_policy(entry)
     except (pyxfrm.XfrmError, BadInput, ValueError) as error:
         raise BackendFailed("this SPD entry cannot be", where="add SPD entry", found=str(error)[:300]) from None
-    if entry.context is not None and not enforcing:
-        raise not_enforcing(f"SPD entry {wanted.id}")
+    if entry.context is not None and unfit is not None:
+        raise unfit
     if entry.context is None and not entry.block:
         raise BackendFailed("an SPD entry without a label can only block", where=f"SPD entry {wanted.id}")
     return wanted

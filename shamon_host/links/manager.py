@@ -23,7 +23,7 @@ from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, Sa
 from shamon_host.links.link_status import status_rows
 from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
-from shamon_host.links.planner import missing_sas, peers_of
+from shamon_host.links.planner import addresses_of, missing_sas
 from shamon_host.links.ports import LinkKernel
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.links.told_filters import ToldFilters
@@ -252,7 +252,7 @@ class LinkManager:
                     self.host,
                     {record.address for record in records},
                     self._book.links(*records),
-                    further=lambda state: peers_of(state) - {self.address},
+                    further=lambda state: addresses_of(state) - {self.address},
                 )
                 self._give_back(*tuple(self._reserved))
 

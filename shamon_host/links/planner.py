@@ -72,11 +72,10 @@ def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, 
     return tuple(operations)
 
 
-def peers_of(actual: KernelState) -> frozenset[str]:
-    """Addresses to which the kernel holds a gate, a tunnel or an SA; this host's own among them."""
-    return frozenset(actual.gate) | frozenset(
-        end for sa in actual.sas for end in (sa.source, sa.destination)
-    ) | frozenset(tunnel.remote for tunnel in actual.tunnels)  # fmt: skip
+def addresses_of(actual: KernelState) -> frozenset[str]:
+    """Every address that something of ours in the kernel is for, this host's own included."""
+    ends = {end for sa in actual.sas for end in (sa.source, sa.destination)}
+    return frozenset({*actual.gate, *(tunnel.remote for tunnel in actual.tunnels), *ends})
 
 
 def missing_sas(desired: DesiredState, actual: KernelState) -> tuple[DesiredLink, ...]:

@@ -143,7 +143,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
     monkeypatch.setattr(linux_xfrm, "Xfrm", lambda: kernel)
     monkeypatch.setattr(linux_xfrm, "XfrmBatch", lambda: batch)
     monkeypatch.setattr(linux_xfrm, "demand_enforcing", lambda _: None)
-    monkeypatch.setattr(linux_xfrm, "selinux_enforcing", lambda: True)
     return kernel
 
 
@@ -173,6 +172,10 @@ def _sas(count: int, *, inbound: bool = False, first: int = 0x1000) -> list[Secu
 
 def _words(outcomes: Sequence[BackendFailed | None]) -> list[str]:
     return ["" if outcome is None else str(outcome) for outcome in outcomes]
+
+
+def _refuse(where: str) -> None:
+    raise BackendFailed("SELinux is not enforcing", where=where)
 
 
 # SAs
@@ -237,10 +240,7 @@ def test_what_no_kernel_has_room_for_fails_alone(played: PlayedKernel, xfrm: Lin
 
 
 def test_no_sa_without_selinux(played: PlayedKernel, xfrm: LinkXfrm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(where: str) -> None:
-        raise BackendFailed("SELinux is not enforcing", where=where)
-
-    monkeypatch.setattr(linux_xfrm, "demand_enforcing", refuse)
+    monkeypatch.setattr(linux_xfrm, "demand_enforcing", _refuse)
     with pytest.raises(BackendFailed, match="not enforcing"):
         xfrm.add_sas(_sas(2))
     assert played.requests == []
@@ -310,7 +310,7 @@ def test_an_entry_whose_label_was_dropped_is_removed(played: PlayedKernel, xfrm:
 def test_without_selinux_only_what_blocks_is_added(
     played: PlayedKernel, xfrm: LinkXfrm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linux_xfrm, "selinux_enforcing", lambda: False)
+    monkeypatch.setattr(linux_xfrm, "demand_enforcing", _refuse)
     bare = replace(LINK.spd_entries[0], context=None)
     foreign = replace(BLOCK_ENTRIES[1], foreign="block in")
     labelled, block, unlabelled, strange = _words(

@@ -24,7 +24,7 @@ from shamon_host.pyxfrm import (
     aes_gcm,
 )
 from shamon_host.pyxfrm.policy_codec import encode_policy, encode_policy_id
-from shamon_host.pyxfrm.sa_codec import encode_alloc_spi, encode_flush, encode_sa, encode_sa_id
+from shamon_host.pyxfrm.sa_encode import encode_alloc_spi, encode_flush, encode_sa, encode_sa_id
 from shamon_host.pyxfrm.structs import LIFETIME_CFG, USERSA_LIFETIME_OFFSET
 from tests.unit.pyxfrm.iproute2_recorded import RECORDED
 

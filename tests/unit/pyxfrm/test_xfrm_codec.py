@@ -32,7 +32,8 @@ from shamon_host.pyxfrm import (
 from shamon_host.pyxfrm.attributes import pack_attribute, unpack_security_context
 from shamon_host.pyxfrm.constants import Attribute
 from shamon_host.pyxfrm.policy_codec import decode_policy, decode_policy_id, encode_policy, encode_policy_id
-from shamon_host.pyxfrm.sa_codec import decode_sa, decode_sa_id, encode_renewal, encode_sa, encode_sa_id
+from shamon_host.pyxfrm.sa_decode import decode_sa, decode_sa_id
+from shamon_host.pyxfrm.sa_encode import encode_renewal, encode_sa, encode_sa_id
 from tests.examples import examples
 
 U8, U32 = st.integers(0, 0xFF), st.integers(0, 0xFFFFFFFF)
@@ -236,17 +237,19 @@ def test_64_bit_sequence_numbers() -> None:
     body = encode_sa(replace(SA, flags=SaFlag.NONE, replay_window=0))
     esn = pack_attribute(Attribute.REPLAY_ESN_VAL, struct.pack("=6I", 0, 5, 6, 1, 2, 64))
     assert decode_sa(body + esn).replay == Replay(sent=(1 << 32) + 5, received=(2 << 32) + 6)
+    with_bitmap = pack_attribute(Attribute.REPLAY_ESN_VAL, struct.pack("=8I", 2, 5, 6, 1, 2, 64, 0x3F, 0))
+    assert decode_sa(body + with_bitmap).replay == Replay(sent=(1 << 32) + 5, received=(2 << 32) + 6, bitmap=(0x3F, 0))
     legacy = pack_attribute(Attribute.REPLAY_VAL, struct.pack("=3I", 7, 8, 0xFF))
-    assert decode_sa(body + legacy).replay == Replay(sent=7, received=8)
+    assert decode_sa(body + legacy).replay == Replay(sent=7, received=8, bitmap=(0xFF,))
 
 
 def test_an_attribute_that_is_not_modelled_makes_a_difference() -> None:
     plain = replace(SA, flags=SaFlag.NONE, replay_window=0)
-    offloaded = decode_sa(encode_sa(plain) + pack_attribute(28, bytes(8)))
-    assert offloaded.unmodelled == {28}
-    assert offloaded != plain
+    newer = decode_sa(encode_sa(plain) + pack_attribute(99, bytes(8)))
+    assert newer.unmodelled == {99}
+    assert newer != plain
     with pytest.raises(XfrmError, match="not modelled"):
-        encode_sa(offloaded)
+        encode_sa(newer)
 
 
 def test_an_empty_selector_with_a_family_is_no_selector() -> None:

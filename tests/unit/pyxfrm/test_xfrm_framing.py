@@ -39,7 +39,7 @@ from shamon_host.pyxfrm.constants import NLMSG_DONE, NLMSG_ERROR, Attribute, Mes
 from shamon_host.pyxfrm.events import Event, decode_event
 from shamon_host.pyxfrm.framing import Frame, answer_error, iterate_frames, pack_frame
 from shamon_host.pyxfrm.policy_codec import encode_policy, encode_policy_id, encode_template
-from shamon_host.pyxfrm.sa_codec import encode_sa, encode_sa_id
+from shamon_host.pyxfrm.sa_encode import encode_sa, encode_sa_id
 from shamon_host.pyxfrm.structs import ID, pack_address, pack_selector, pack_spi
 
 ONE, TWO = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
@@ -165,7 +165,7 @@ EVENTS: Sequence[tuple[int, bytes, Event]] = (
     (Message.DELPOLICY, encode_policy_id(PolicyId(direction=Direction.OUT, index=9)),
      PolicyDeleted(policy_id=PolicyId(direction=Direction.OUT, index=9), policy=None)),
     (Message.FLUSHPOLICY, b"", PoliciesFlushed()),
-    (Message.MAPPING, b"", Other(type=Message.MAPPING)),
+    (99, b"", Other(type=99)),
 )  # fmt: skip
 
 

@@ -103,10 +103,10 @@ def encode_sa(sa: SecurityAssociation) -> bytes:
         parts.append(pack_u32(Attribute.SA_EXTRA_FLAGS, sa.extra_flags))
     if sa.mark is not None:
         parts.append(pack_mark(sa.mark))
-    if sa.output_mark is not None:
-        parts.append(encode_output_mark(sa.output_mark))
     if sa.interface_id:
         parts.append(pack_interface_id(sa.interface_id))
+    if sa.output_mark is not None:
+        parts.append(encode_output_mark(sa.output_mark))
     return b"".join(parts)
 
 

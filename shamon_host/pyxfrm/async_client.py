@@ -5,9 +5,9 @@ a large batch is sent.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from . import requests
 from .acquire import Acquire
@@ -18,11 +18,16 @@ from .batch import Batch, Outcomes, still_there
 from .constants import PROTO_ALL, PROTO_ESP, Mode, PolicyType, SaDirection
 from .databases import Counts, DefaultPolicy, HashThreshold, SadInfo, SpdInfo, counts_of
 from .errors import XfrmError
+from .framing import Frame
 from .migration import Migration
 from .policy import Policy, PolicyId
-from .requests import SPI_MAX, SPI_MIN
+from .requests import SPI_MAX, SPI_MIN, Request
 from .transport import Namespace, namespace_statistics
 from .values import Address, AddressFilter, Lifetime, Mark
+
+T = TypeVar("T")
+_AT_ONCE = 128
+"""Objects that are read from their bytes before others run."""
 
 
 class AsyncXfrm:
@@ -74,7 +79,7 @@ class AsyncXfrm:
         addresses: AddressFilter | None = None,
     ) -> tuple[SecurityAssociation, ...]:
         request = requests.dump_sas(protocol, addresses)
-        return requests.picked(request, await self._channel.dump(request), where)
+        return await _picked(request, await self._channel.dump(request), where)
 
     async def flush_sas(self, protocol: int = PROTO_ALL) -> None:
         await self._channel.call(requests.flush_sas(protocol))
@@ -143,7 +148,7 @@ class AsyncXfrm:
 
     async def dump_policies(self, where: Callable[[Policy], bool] | None = None) -> tuple[Policy, ...]:
         request = requests.dump_policies()
-        return requests.picked(request, await self._channel.dump(request), where)
+        return await _picked(request, await self._channel.dump(request), where)
 
     async def flush_policies(self, kind: PolicyType = PolicyType.MAIN) -> None:
         await self._channel.call(requests.flush_policies(kind))
@@ -179,3 +184,11 @@ class AsyncXfrm:
 
     async def statistics(self) -> dict[str, int]:
         return await asyncio.to_thread(namespace_statistics, self._netns)
+
+
+async def _picked(request: Request[T], frames: Sequence[Frame], where: Callable[[T], bool] | None) -> tuple[T, ...]:
+    found: list[T] = []
+    for start in range(0, len(frames), _AT_ONCE):
+        found += requests.picked(request, frames[start : start + _AT_ONCE], where)
+        await asyncio.sleep(0)
+    return tuple(found)

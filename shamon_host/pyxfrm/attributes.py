@@ -33,11 +33,12 @@ def pack_attribute(kind: int, payload: bytes) -> bytes:
 
 def iterate_attributes(buffer: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
     """(type, value) of each attribute from `offset` to the end. Raises XfrmError for a length that does not fit."""
-    while offset + _HEADER.size <= len(buffer):
+    end = len(buffer)
+    while offset + 4 <= end:
         length, kind = _HEADER.unpack_from(buffer, offset)
-        if length < _HEADER.size or offset + length > len(buffer):
-            raise malformed("read attributes", f"length {length} at offset {offset} of {len(buffer)}")
-        yield kind & _TYPE_MASK, buffer[offset + _HEADER.size : offset + length]
+        if length < 4 or offset + length > end:
+            raise malformed("read attributes", f"length {length} at offset {offset} of {end}")
+        yield kind & _TYPE_MASK, buffer[offset + 4 : offset + length]
         offset += (length + 3) & ~3
 
 
@@ -72,6 +73,7 @@ def pack_security_context(context: str | None) -> bytes:
     return pack_attribute(Attribute.SEC_CTX, header + text)
 
 
+@lru_cache(256)
 def unpack_security_context(payload: bytes) -> str:
     """Raises XfrmError if it is not SELinux's, or not as long as it says."""
     length, _exttype, algorithm, doi, text_length = fixed(SEC_CTX, Attribute.SEC_CTX, payload)
@@ -128,6 +130,11 @@ def unpack_algorithm(kind: int, payload: bytes) -> Algorithm:
         if len(payload) < ALGO.size:
             raise malformed("read an algorithm", f"{len(payload)} bytes")
         name, key_bits = ALGO.unpack_from(payload)
+    return _algorithm_of(name, key_bits, icv_bits)
+
+
+@lru_cache(256)
+def _algorithm_of(name: bytes, key_bits: int, icv_bits: int) -> Algorithm:
     text = name.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
     return Algorithm(name=text, key_bits=key_bits, icv_bits=icv_bits)
 

@@ -14,7 +14,8 @@ from .errors import XfrmError
 from .framing import Frame, answer_error, iterate_frames, pack_frame
 from .requests import Request
 
-_WANTED = NetlinkFlag.REQUEST | NetlinkFlag.ACK
+_WANTED = int(NetlinkFlag.REQUEST | NetlinkFlag.ACK)
+_INTERRUPTED = int(NetlinkFlag.DUMP_INTERRUPTED)
 _HEADER = struct.Struct("=IHHII")
 _PADDING = (b"", bytes(3), bytes(2), bytes(1))
 SEQUENCE_MAX = 0xFFFFFFFE
@@ -70,7 +71,7 @@ class Dump:
     def feed(self, datagram: bytes) -> bool:
         """True with the end. Raises XfrmError if the kernel refused."""
         for frame in _frames(datagram, self.sequence):
-            self.whole = self.whole and not frame.flags & NetlinkFlag.DUMP_INTERRUPTED
+            self.whole = self.whole and not frame.flags & _INTERRUPTED
             if frame.type in (NLMSG_ERROR, NLMSG_DONE):
                 if (error := answer_error(frame, self._request.verb)) is not None:
                     raise self._request.failed(error)

@@ -11,6 +11,7 @@ from .structs import U32
 
 HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
+_ACK_TLVS, _CAPPED = int(NetlinkFlag.ACK_TLVS), int(NetlinkFlag.CAPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +60,14 @@ def answer_error(frame: Frame, operation: str) -> XfrmError | None:
 
 def _extended_ack(frame: Frame) -> tuple[str, int | None]:
     """Text and offset, which come after the code and, in NLMSG_ERROR, the (perhaps capped) request."""
-    if not frame.flags & NetlinkFlag.ACK_TLVS:
+    if not frame.flags & _ACK_TLVS:
         return "", None
     offset = _ERROR.size
     if frame.type == NLMSG_ERROR:
         if len(frame.body) < offset + HEADER.size:
             return "", None
         (request_length,) = struct.unpack_from("=I", frame.body, offset)
-        capped = frame.flags & NetlinkFlag.CAPPED
+        capped = frame.flags & _CAPPED
         offset += HEADER.size if capped else (request_length + 3) & ~3
     try:
         found = attributes(frame.body, offset)

@@ -84,6 +84,7 @@ _PLAIN = frozenset(
 """An SA with no more than these has no options."""
 _TAIL_AT = USERSA_INFO_SIZE - USERSA_TAIL.size
 _STATS_AT = _TAIL_AT - STATS.size
+_NO_DROPS = Drops()
 
 
 def _plain_selector(selector: Selector | None, version: int) -> Selector | None:
@@ -108,7 +109,7 @@ def _decode(body: bytes, found: dict[int, bytes]) -> SecurityAssociation:
     saddr = body[SELECTOR.size + ID.size : USERSA_LIFETIME_OFFSET]
     sequence, reqid, family, mode, window, flags = USERSA_TAIL.unpack_from(body, _TAIL_AT)
     window, replay = decode_replay(found, window)
-    outside, replayed, wrong = STATS.unpack_from(body, _STATS_AT)
+    drops = STATS.unpack_from(body, _STATS_AT)
     destination = unpack_address(daddr, family)
 
     def algorithm(kind: Attribute) -> Algorithm | None:
@@ -133,7 +134,7 @@ def _decode(body: bytes, found: dict[int, bytes]) -> SecurityAssociation:
         sequence=sequence,
         replay=replay,
         usage=unpack_usage(body, USERSA_LIFETIME_OFFSET + LIFETIME_CFG.size),
-        drops=Drops(outside_window=outside, replayed=replayed, wrong_icv=wrong),
+        drops=Drops(outside_window=drops[0], replayed=drops[1], wrong_icv=drops[2]) if any(drops) else _NO_DROPS,
     )
 
 

@@ -49,12 +49,14 @@ from .values import UNLIMITED, Address, AddressFilter, Lifetime, Mark
 
 _LEGACY_WINDOW_MAX = 32
 """Packets that struct xfrm_replay_state's bitmap holds."""
+_ESN = int(SaFlag.ESN)
+"""As an int: an operator of an enum takes longer than all of the packing."""
 _NO_LIMITS = pack_lifetime(UNLIMITED)
 _ESN_ATTRIBUTE = struct.Struct("=HH" + REPLAY_STATE_ESN.format[1:])
 
 
 def _needs_esn_attribute(sa: SecurityAssociation) -> bool:
-    return bool(sa.flags & SaFlag.ESN) or sa.replay_window > _LEGACY_WINDOW_MAX
+    return bool(int(sa.flags) & _ESN) or sa.replay_window > _LEGACY_WINDOW_MAX
 
 
 def _encode_info(sa: SecurityAssociation, legacy_window: int) -> bytes:
@@ -78,9 +80,10 @@ def encode_sa(sa: SecurityAssociation) -> bytes:
     """Body of NEWSA or UPDSA. Raises XfrmError for what cannot be installed."""
     if sa.unmodelled:
         raise invalid(f"install SA {sa.id}", "it was read with attributes that are not modelled here")
-    if sa.flags & SaFlag.ESN and not sa.replay_window and sa.direction is not SaDirection.OUT:
+    with_esn = _needs_esn_attribute(sa)
+    if not sa.replay_window and with_esn and sa.direction is not SaDirection.OUT:
         raise invalid(f"install SA {sa.id}", "ESN needs a replay window of at least 1 packet")
-    parts = [_encode_info(sa, 0 if _needs_esn_attribute(sa) else sa.replay_window)]
+    parts = [_encode_info(sa, 0 if with_esn else sa.replay_window)]
     if sa.aead is not None:
         parts.append(pack_algorithm_icv(Attribute.ALG_AEAD, sa.aead))
     if sa.auth is not None:
@@ -95,7 +98,7 @@ def encode_sa(sa: SecurityAssociation) -> bytes:
     )
     if _has_options(sa):
         parts.extend(_encode_options(sa))
-    if _needs_esn_attribute(sa):
+    if with_esn:
         parts.append(_encode_esn(sa))
     elif sa.replay is not None:
         parts.append(encode_replay(sa.replay, sa.replay_window))

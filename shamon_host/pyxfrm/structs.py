@@ -6,6 +6,7 @@ in the unit tests. Every `unpack_*` takes a buffer and an offset; the caller has
 """
 
 import struct
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
@@ -96,6 +97,7 @@ def pack_address(address: Address | None) -> bytes:
     return address.packed if address.version == 6 else address.packed + _PAD_IPV4
 
 
+@lru_cache(4096)
 def unpack_address(packed: bytes, family: int) -> Address:
     """Raises XfrmError for a family that is neither AF_INET nor AF_INET6."""
     match _VERSION.get(family):
@@ -189,7 +191,12 @@ def pack_lifetime(lifetime: Lifetime) -> bytes:
 
 
 def unpack_lifetime(buffer: bytes, offset: int) -> Lifetime:
-    values = LIFETIME_CFG.unpack_from(buffer, offset)
+    return _lifetime_of(buffer[offset : offset + LIFETIME_CFG.size])
+
+
+@lru_cache(256)
+def _lifetime_of(packed: bytes) -> Lifetime:
+    values = LIFETIME_CFG.unpack(packed)
     amounts = [None if value == INFINITE else value for value in values[:4]]
     seconds = [value or None for value in values[4:]]
     return Lifetime(

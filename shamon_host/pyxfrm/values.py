@@ -7,6 +7,7 @@ that was read back equals the one that was installed if the kernel did what it w
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
 from .constants import ESN_WINDOW_MAX, SEC_CTX_MAX
@@ -71,7 +72,7 @@ class Selector:
     @classmethod
     def any(cls, version: int) -> "Selector":
         """Every packet of IPv4 (4) or IPv6 (6)."""
-        return cls(source=_ANY[version], destination=_ANY[version])
+        return _any_selector(version)
 
     @property
     def version(self) -> int:
@@ -86,6 +87,11 @@ class Selector:
             f"{self.source}{port(self.source_port)} to {self.destination}{port(self.destination_port)}"
             f" proto {self.protocol}"
         )
+
+
+@lru_cache
+def _any_selector(version: int) -> Selector:
+    return Selector(source=_ANY[version], destination=_ANY[version])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +145,9 @@ class Replay:
     def __post_init__(self) -> None:
         in_range("replay", "sent", self.sent, 2**64 - 1)
         in_range("replay", "received", self.received, 2**64 - 1)
-        if len(self.bitmap) > ESN_WINDOW_MAX // 32 or any(not 0 <= word < 2**32 for word in self.bitmap):
+        if not self.bitmap:
+            return
+        if len(self.bitmap) > ESN_WINDOW_MAX // 32 or min(self.bitmap) < 0 or max(self.bitmap) >= 2**32:
             raise invalid("replay", f"a bitmap has at most {ESN_WINDOW_MAX // 32} words of 32 bits")
 
 

@@ -28,7 +28,8 @@ def _example(heading: str) -> tuple[str, str]:
 
 def _compiled(code: str, here: Namespace, there: Namespace) -> CodeType:
     own = code.replace('"blue"', f'"{here.name}"').replace("/run/netns/green", f"/run/netns/{there.name}")
-    return compile(own, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    compiled: CodeType = compile(own, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return compiled
 
 
 def test_an_sa_and_a_policy(xfrm: Xfrm, here: Namespace, there: Namespace) -> None:

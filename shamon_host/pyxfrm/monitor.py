@@ -74,6 +74,7 @@ class XfrmMonitor:
             else:
                 for event in _events(datagram, sender):
                     yield event
+            await asyncio.sleep(0)  # what is there already is read without a pause, and others would wait for all of it
 
 
 def _lost(error: OSError) -> Lost:

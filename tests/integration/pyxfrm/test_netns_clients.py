@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from shamon_host.pyxfrm import (
     SaId,
     XfrmError,
     aes_gcm,
+    transport,
 )
 from shamon_host.pyxfrm.async_client import AsyncXfrm
 from shamon_host.pyxfrm.attributes import pack_attribute
@@ -76,6 +78,18 @@ def test_a_batch_of_failures_overruns_nothing(xfrm: Xfrm) -> None:
     outcomes = xfrm.run(batch)
     assert {error and error.errno for error in outcomes.errors} == {errno.ESRCH}
     assert xfrm.delete_sas(wanted) == {}
+
+
+def test_a_small_receive_buffer_holds_what_is_sent_for_it(xfrm: Xfrm) -> None:
+    """Each answer is an error with words, the largest there is; a buffer for ten of them loses none."""
+    opened = xfrm._channel._socket
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 5 * transport.ACK_MAX)  # the kernel doubles it
+    xfrm._channel._batch_size = transport.batch_size(opened)
+    assert xfrm._channel._batch_size == 10
+    batch = Batch()
+    for spi in range(256, 556):
+        batch.add_sa(replace(SA, spi=spi, aead=replace(aes_gcm(bytes(36)), name="rfc4106(gcm(none))")))
+    assert {error and error.errno for error in xfrm.run(batch).errors} == {errno.ENOSYS}
 
 
 async def test_coroutines_have_all_of_it(xfrm: Xfrm, here: Namespace) -> None:

@@ -34,6 +34,13 @@ from shamon_host.pyxfrm.errors import XfrmError
 from shamon_host.pyxfrm.framing import iterate_frames
 from shamon_host.pyxfrm.monitor import XfrmMonitor
 
+_XFRM_GROUPS = (
+    pyxfrm.Group.ACQUIRE,
+    pyxfrm.Group.EXPIRE,
+    pyxfrm.Group.SA,
+    pyxfrm.Group.POLICY,
+    pyxfrm.Group.MIGRATE,
+)
 _RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 1, 5, 9
 _NFNLGRP_NFTABLES = 7
 _RTM_NEWADDR, _IFADDR_INDEX = 20, struct.Struct("=4xI")
@@ -104,7 +111,7 @@ class KernelEvents:
             return
         loop = asyncio.get_running_loop()
         try:
-            self._xfrm = XfrmMonitor(tuple(pyxfrm.Group))
+            self._xfrm = XfrmMonitor(_XFRM_GROUPS)
         except XfrmError as error:
             raise BackendFailed("the kernel cannot be listened to", where="xfrm", found=str(error)) from None
         route = self._open(NETLINK_ROUTE, (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR))
@@ -249,6 +256,10 @@ def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:
             return _unless(entry_from_policy(policy) is None, f"SPD entry {policy.id} expired")
         case pyxfrm.PoliciesFlushed():
             return ChangedEvent(what="the SPD was flushed")
+        case pyxfrm.DefaultPolicyChanged():
+            return ChangedEvent(what="the SPD's default was changed")
+        case pyxfrm.Migrated(migration=migration):
+            return ChangedEvent(what=f"SPD entry {migration.policy_id} and its SAs were moved to other addresses")
         case pyxfrm.Lost(reason=reason):
             return ChangedEvent(what=f"a notification was lost: {reason}")
         case _:

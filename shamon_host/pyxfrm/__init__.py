@@ -1,62 +1,119 @@
 """The XFRM netlink family: the kernel's SAD and SPD for Python.
 
 Self-contained: knows netlink and IPsec, nothing of its callers. Values and codecs are in this namespace and need the
-standard library only; the sockets are in `client` (requests) and `monitor` (events) and need pyroute2.
+standard library only; the sockets are in `client` and `async_client` (requests) and `monitor` (events) and need
+pyroute2.
 """
 
+from .acquire import Acquire
 from .association import SaId, SecurityAssociation
+from .async_event import AsyncEvent
+from .batch import Batch, Outcomes
 from .constants import (
     PROTO_AH,
     PROTO_ALL,
     PROTO_COMP,
+    PROTO_DSTOPTS,
     PROTO_ESP,
+    PROTO_ROUTING,
     Action,
+    AsyncEventFlag,
     DefaultAction,
     Direction,
+    EncapsulationType,
+    ExtraFlag,
     Group,
     Mode,
+    OffloadFlag,
     PolicyFlag,
     PolicyType,
+    SaDirection,
     SaFlag,
+    Share,
 )
+from .databases import Counts, DefaultPolicy, HashTable, HashThreshold, SadInfo, SpdInfo
 from .errors import XfrmError
 from .events import (
-    Acquire,
+    DefaultPolicyChanged,
     Event,
     Expire,
     Lost,
+    Mapped,
+    Migrated,
     Other,
     PoliciesFlushed,
     PolicyChanged,
     PolicyDeleted,
     PolicyExpire,
+    Reported,
     SaChanged,
     SaDeleted,
+    SaProgressed,
     SasFlushed,
 )
+from .migration import KeyManagerAddresses, Migration, Move
 from .policy import Policy, PolicyId, Template
+from .sa_options import Encapsulation, IpTfs, Offload
+from .socket_policy import clear_socket_policies, set_socket_policy
 from .statistics import xfrm_stat
-from .values import Address, Algorithm, Lifetime, Mark, PortMatch, Prefix, Replay, Selector, Usage, aes_gcm
+from .values import (
+    Address,
+    AddressFilter,
+    Algorithm,
+    Drops,
+    Lifetime,
+    Mark,
+    PortMatch,
+    Prefix,
+    Replay,
+    Selector,
+    Usage,
+    aes_gcm,
+)
 
 __all__ = [
     "PROTO_AH",
     "PROTO_ALL",
     "PROTO_COMP",
+    "PROTO_DSTOPTS",
     "PROTO_ESP",
+    "PROTO_ROUTING",
     "Acquire",
     "Action",
     "Address",
+    "AddressFilter",
     "Algorithm",
+    "AsyncEvent",
+    "AsyncEventFlag",
+    "Batch",
+    "Counts",
     "DefaultAction",
+    "DefaultPolicy",
+    "DefaultPolicyChanged",
     "Direction",
+    "Drops",
+    "Encapsulation",
+    "EncapsulationType",
     "Event",
     "Expire",
+    "ExtraFlag",
     "Group",
+    "HashTable",
+    "HashThreshold",
+    "IpTfs",
+    "KeyManagerAddresses",
     "Lifetime",
     "Lost",
+    "Mapped",
     "Mark",
+    "Migrated",
+    "Migration",
     "Mode",
+    "Move",
+    "Offload",
+    "OffloadFlag",
     "Other",
+    "Outcomes",
     "PoliciesFlushed",
     "Policy",
     "PolicyChanged",
@@ -68,16 +125,24 @@ __all__ = [
     "PortMatch",
     "Prefix",
     "Replay",
+    "Reported",
     "SaChanged",
     "SaDeleted",
+    "SaDirection",
     "SaFlag",
     "SaId",
+    "SaProgressed",
+    "SadInfo",
     "SasFlushed",
     "SecurityAssociation",
     "Selector",
+    "Share",
+    "SpdInfo",
     "Template",
     "Usage",
     "XfrmError",
     "aes_gcm",
+    "clear_socket_policies",
+    "set_socket_policy",
     "xfrm_stat",
 ]

@@ -5,13 +5,19 @@ Keys stop here: an algorithm read from the kernel keeps its name and lengths, th
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
-from .constants import SEC_CTX_ALG_SELINUX, SEC_CTX_DOI_LSM, Attribute
+from .constants import SEC_CTX_ALG_SELINUX, SEC_CTX_DOI_LSM, Attribute, OffloadFlag, PolicyType
 from .errors import invalid, malformed
-from .structs import ALGO, ALGO_AUTH, MARK, POLICY_TYPE, SEC_CTX, U32
+from .sa_options import Offload
+from .structs import ALGO, ALGO_AUTH, MARK, OFFLOAD, POLICY_TYPE, SEC_CTX, U32
 from .values import Algorithm, Mark
 
 _HEADER = struct.Struct("=HH")
+_U32_ATTRIBUTE = struct.Struct("=HHI")
+_ALGO = struct.Struct("=HH" + ALGO.format[1:])
+_ALGO_AUTH = struct.Struct("=HH" + ALGO_AUTH.format[1:])
+_MARK = struct.Struct("=HHII")
 _LENGTH_MAX = 0xFFFF
 _TYPE_MASK = 0x3FFF
 """Without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
@@ -27,11 +33,12 @@ def pack_attribute(kind: int, payload: bytes) -> bytes:
 
 def iterate_attributes(buffer: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
     """(type, value) of each attribute from `offset` to the end. Raises XfrmError for a length that does not fit."""
-    while offset + _HEADER.size <= len(buffer):
+    end = len(buffer)
+    while offset + 4 <= end:
         length, kind = _HEADER.unpack_from(buffer, offset)
-        if length < _HEADER.size or offset + length > len(buffer):
-            raise malformed("read attributes", f"length {length} at offset {offset} of {len(buffer)}")
-        yield kind & _TYPE_MASK, buffer[offset + _HEADER.size : offset + length]
+        if length < 4 or offset + length > end:
+            raise malformed("read attributes", f"length {length} at offset {offset} of {end}")
+        yield kind & _TYPE_MASK, buffer[offset + 4 : offset + length]
         offset += (length + 3) & ~3
 
 
@@ -48,13 +55,14 @@ def fixed(layout: struct.Struct, kind: int, payload: bytes) -> tuple[int, ...]:
 
 
 def pack_u32(kind: int, value: int) -> bytes:
-    return pack_attribute(kind, U32.pack(value))
+    return _U32_ATTRIBUTE.pack(8, kind, value)
 
 
 def unpack_u32(kind: int, payload: bytes) -> int:
     return fixed(U32, kind, payload)[0]
 
 
+@lru_cache(256)
 def pack_security_context(context: str | None) -> bytes:
     """XFRMA_SEC_CTX, or nothing. The terminating NUL is counted, as `ip xfrm` does: the kernel compares contexts of
     policies byte by byte, so an entry added here can be named there and the other way round."""
@@ -65,6 +73,7 @@ def pack_security_context(context: str | None) -> bytes:
     return pack_attribute(Attribute.SEC_CTX, header + text)
 
 
+@lru_cache(256)
 def unpack_security_context(payload: bytes) -> str:
     """Raises XfrmError if it is not SELinux's, or not as long as it says."""
     length, _exttype, algorithm, doi, text_length = fixed(SEC_CTX, Attribute.SEC_CTX, payload)
@@ -86,6 +95,8 @@ def unpack_security_context(payload: bytes) -> str:
 def _key(algorithm: Algorithm) -> bytes:
     if algorithm.key_bits != len(algorithm.key) * 8:
         raise invalid("pack an algorithm", f"the key of {algorithm.name} is not known: it was read from the kernel")
+    if len(algorithm.key) > _LENGTH_MAX - _ALGO_AUTH.size:
+        raise invalid("pack an algorithm", f"the key of {algorithm.name} has {len(algorithm.key)} bytes")
     return algorithm.key
 
 
@@ -94,7 +105,8 @@ def pack_algorithm(kind: int, algorithm: Algorithm | None) -> bytes:
     if algorithm is None:
         return b""
     key = _key(algorithm)
-    return pack_attribute(kind, ALGO.pack(algorithm.name.encode(), algorithm.key_bits) + key)
+    length = _ALGO.size + len(key)
+    return _ALGO.pack(length, kind, algorithm.name.encode(), algorithm.key_bits) + key + bytes(-length % 4)
 
 
 def pack_algorithm_icv(kind: int, algorithm: Algorithm | None) -> bytes:
@@ -102,7 +114,9 @@ def pack_algorithm_icv(kind: int, algorithm: Algorithm | None) -> bytes:
     if algorithm is None:
         return b""
     key = _key(algorithm)
-    return pack_attribute(kind, ALGO_AUTH.pack(algorithm.name.encode(), algorithm.key_bits, algorithm.icv_bits) + key)
+    length = _ALGO_AUTH.size + len(key)
+    head = _ALGO_AUTH.pack(length, kind, algorithm.name.encode(), algorithm.key_bits, algorithm.icv_bits)
+    return head + key + bytes(-length % 4)
 
 
 def unpack_algorithm(kind: int, payload: bytes) -> Algorithm:
@@ -116,12 +130,17 @@ def unpack_algorithm(kind: int, payload: bytes) -> Algorithm:
         if len(payload) < ALGO.size:
             raise malformed("read an algorithm", f"{len(payload)} bytes")
         name, key_bits = ALGO.unpack_from(payload)
+    return _algorithm_of(name, key_bits, icv_bits)
+
+
+@lru_cache(256)
+def _algorithm_of(name: bytes, key_bits: int, icv_bits: int) -> Algorithm:
     text = name.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
     return Algorithm(name=text, key_bits=key_bits, icv_bits=icv_bits)
 
 
 def pack_mark(mark: Mark | None) -> bytes:
-    return b"" if mark is None else pack_attribute(Attribute.MARK, MARK.pack(mark.value, mark.mask))
+    return b"" if mark is None else _MARK.pack(_MARK.size, Attribute.MARK, mark.value, mark.mask)
 
 
 def unpack_mark(payload: bytes) -> Mark:
@@ -136,3 +155,22 @@ def pack_interface_id(interface_id: int) -> bytes:
 def pack_policy_type(kind: int) -> bytes:
     """XFRMA_POLICY_TYPE; nothing for MAIN, which kernels without sub policies know only by its absence."""
     return pack_attribute(Attribute.POLICY_TYPE, POLICY_TYPE.pack(kind, 0, 0)) if kind else b""
+
+
+def unpack_policy_type(found: dict[int, bytes]) -> PolicyType:
+    """Raises ValueError for a type that is none."""
+    payload = found.get(Attribute.POLICY_TYPE)
+    return PolicyType.MAIN if payload is None else PolicyType(fixed(POLICY_TYPE, Attribute.POLICY_TYPE, payload)[0])
+
+
+def pack_offload(offload: Offload | None) -> bytes:
+    if offload is None:
+        return b""
+    return pack_attribute(Attribute.OFFLOAD_DEV, OFFLOAD.pack(offload.interface_index, offload.flags))
+
+
+def unpack_offload(found: dict[int, bytes]) -> Offload | None:
+    if (payload := found.get(Attribute.OFFLOAD_DEV)) is None:
+        return None
+    index, flags = fixed(OFFLOAD, Attribute.OFFLOAD_DEV, payload)
+    return Offload(interface_index=index, flags=OffloadFlag(flags))

@@ -15,6 +15,7 @@ class NetlinkFlag(IntFlag):
     MULTI = 0x2
     ACK = 0x4
     DUMP_INTERRUPTED = 0x10
+    REPLACE = 0x100
     ROOT = 0x100
     MATCH = 0x200
     DUMP = 0x300
@@ -27,6 +28,7 @@ NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLMSG_OVERRUN = 4
 NLMSGERR_ATTR_MSG = 1
+NLMSGERR_ATTR_OFFS = 2
 
 
 class Message(IntEnum):
@@ -60,7 +62,7 @@ class Message(IntEnum):
 
 
 class Attribute(IntEnum):
-    """XFRMA_*: those that are packed or unpacked here."""
+    """XFRMA_*. From SA_DIR on they came after Linux 6.9."""
 
     ALG_AUTH = 1
     ALG_CRYPT = 2
@@ -72,29 +74,67 @@ class Attribute(IntEnum):
     SEC_CTX = 8
     LTIME_VAL = 9
     REPLAY_VAL = 10
+    REPLAY_THRESH = 11
+    ETIMER_THRESH = 12
     SRCADDR = 13
+    COADDR = 14
     LASTUSED = 15
     POLICY_TYPE = 16
+    MIGRATE = 17
     ALG_AEAD = 18
+    KMADDRESS = 19
     ALG_AUTH_TRUNC = 20
     MARK = 21
+    TFCPAD = 22
     REPLAY_ESN_VAL = 23
     SA_EXTRA_FLAGS = 24
+    PROTO = 25
+    ADDRESS_FILTER = 26
     PAD = 27
+    OFFLOAD_DEV = 28
+    SET_MARK = 29
+    SET_MARK_MASK = 30
     IF_ID = 31
+    MTIMER_THRESH = 32
+    SA_DIR = 33
+    NAT_KEEPALIVE_INTERVAL = 34
+    SA_PCPU = 35
+    IPTFS_DROP_TIME = 36
+    IPTFS_REORDER_WINDOW = 37
+    IPTFS_DONT_FRAG = 38
+    IPTFS_INIT_DELAY = 39
+    IPTFS_MAX_QSIZE = 40
+    IPTFS_PKT_SIZE = 41
 
 
-XFRMA_SAD_CNT = 1
-XFRMA_SPD_INFO = 1
+class SadAttribute(IntEnum):
+    """XFRMA_SAD_*."""
+
+    CNT = 1
+    HINFO = 2
+
+
+class SpdAttribute(IntEnum):
+    """XFRMA_SPD_*."""
+
+    INFO = 1
+    HINFO = 2
+    IPV4_HTHRESH = 3
+    IPV6_HTHRESH = 4
 
 
 class Group(IntEnum):
-    """XFRMNLGRP_*: multicast groups that can be subscribed to."""
+    """XFRMNLGRP_*: multicast groups that can be subscribed to. A subscriber of AEVENTS makes the kernel tell every
+    second packet of every SA by default (net.core.xfrm_aevent_rseqth)."""
 
     ACQUIRE = 1
     EXPIRE = 2
     SA = 3
     POLICY = 4
+    AEVENTS = 5
+    REPORT = 6
+    MIGRATE = 7
+    MAPPING = 8
 
 
 class Direction(IntEnum):
@@ -155,17 +195,75 @@ class SaFlag(IntFlag):
     ESN = 128
 
 
+class ExtraFlag(IntFlag):
+    """XFRM_SA_XFLAG_*."""
+
+    NONE = 0
+    DONT_ENCAP_DSCP = 1
+    OSEQ_MAY_WRAP = 2
+
+
+class SaDirection(IntEnum):
+    """XFRM_SA_DIR_* (Linux 6.10). Of one that says OUT the kernel takes no replay window."""
+
+    IN = 1
+    OUT = 2
+
+
+class OffloadFlag(IntFlag):
+    """XFRM_OFFLOAD_*. PACKET: the device does the whole of it, not the ciphers alone (Linux 6.2)."""
+
+    NONE = 0
+    IPV6 = 1
+    INBOUND = 2
+    PACKET = 4
+
+
+class EncapsulationType(IntEnum):
+    """UDP_ENCAP_ESPINUDP* and TCP_ENCAP_ESPINTCP (include/uapi/linux/udp.h)."""
+
+    ESPINUDP_NON_IKE = 1
+    ESPINUDP = 2
+    ESPINTCP = 7
+
+
+class AsyncEventFlag(IntFlag):
+    """XFRM_AE_*: what is asked for (RTHR, ETHR), and why an event was told (CR: packets, CE: time, CU: a change)."""
+
+    NONE = 0
+    RTHR = 1
+    RVAL = 2
+    LVAL = 4
+    ETHR = 8
+    CR = 16
+    CE = 32
+    CU = 64
+
+
 class PolicyFlag(IntFlag):
-    """XFRM_POLICY_LOCALOK, XFRM_POLICY_ICMP."""
+    """XFRM_POLICY_LOCALOK, XFRM_POLICY_ICMP, and XFRM_POLICY_CPU_ACQUIRE (Linux 6.13)."""
 
     NONE = 0
     LOCALOK = 1
     ICMP = 2
+    CPU_ACQUIRE = 4
+
+
+class Share(IntEnum):
+    """XFRM_SHARE_*. The kernel checks and forgets it."""
+
+    ANY = 0
+    SESSION = 1
+    USER = 2
+    UNIQUE = 3
 
 
 PROTO_ESP = 50
 PROTO_AH = 51
 PROTO_COMP = 108
+PROTO_ROUTING = 43
+PROTO_DSTOPTS = 60
+"""Mobile IPv6's two, whose SAs have no SPI (RFC 6275): `route2` and `hao` of iproute2."""
 PROTO_ALL = 0
 """In a flush: every protocol that has SAs (xfrm_id_proto_match)."""
 

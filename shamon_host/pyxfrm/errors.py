@@ -13,13 +13,19 @@ class XfrmError(Exception):
     `errno`: positive errno of the kernel (or of the socket); EINVAL for a value refused here before sending, EBADMSG
     for a message of the kernel that cannot be understood, ETIMEDOUT if the kernel did not answer.
     `operation`: what was being done, in words. `detail`: the kernel's extended ACK text, or what is wrong; may be "".
+    `offset`: byte of the request, its netlink header counted, that the kernel points at; `attribute`: which attribute
+    is there, by name ("SEC_CTX"). Both None unless the kernel says.
     """
 
-    def __init__(self, *, operation: str, errno: int, detail: str = "") -> None:
+    def __init__(
+        self, *, operation: str, errno: int, detail: str = "", offset: int | None = None, attribute: str | None = None
+    ) -> None:
         super().__init__(operation, errno, detail)
         self.operation = operation
         self.errno = errno
         self.detail = detail
+        self.offset = offset
+        self.attribute = attribute
 
     @property
     def name(self) -> str:
@@ -28,7 +34,11 @@ class XfrmError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.operation}: {self.name} ({os.strerror(self.errno)})"
-        return f"{text}: {self.detail}" if self.detail else text
+        if self.detail:
+            text = f"{text}: {self.detail}"
+        if self.attribute is not None:
+            return f"{text} (attribute {self.attribute})"
+        return text if self.offset is None else f"{text} (at byte {self.offset} of the request)"
 
 
 def invalid(operation: str, detail: str) -> XfrmError:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .attributes import attributes
-from .constants import NLMSG_DONE, NLMSG_ERROR, NLMSGERR_ATTR_MSG, NetlinkFlag
+from .constants import NLMSG_DONE, NLMSG_ERROR, NLMSGERR_ATTR_MSG, NLMSGERR_ATTR_OFFS, NetlinkFlag
 from .errors import XfrmError, malformed
+from .structs import U32
 
 HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
+_ACK_TLVS, _CAPPED = int(NetlinkFlag.ACK_TLVS), int(NetlinkFlag.CAPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +54,25 @@ def answer_error(frame: Frame, operation: str) -> XfrmError | None:
     (code,) = _ERROR.unpack_from(frame.body)
     if code == 0:
         return None
-    return XfrmError(operation=operation, errno=abs(code), detail=_extended_ack(frame))
+    text, place = _extended_ack(frame)
+    return XfrmError(operation=operation, errno=abs(code), detail=text, offset=place)
 
 
-def _extended_ack(frame: Frame) -> str:
-    """NLMSGERR_ATTR_MSG, which comes after the code and, in NLMSG_ERROR, the (perhaps capped) request."""
-    if not frame.flags & NetlinkFlag.ACK_TLVS:
-        return ""
+def _extended_ack(frame: Frame) -> tuple[str, int | None]:
+    """Text and offset, which come after the code and, in NLMSG_ERROR, the (perhaps capped) request."""
+    if not frame.flags & _ACK_TLVS:
+        return "", None
     offset = _ERROR.size
     if frame.type == NLMSG_ERROR:
         if len(frame.body) < offset + HEADER.size:
-            return ""
+            return "", None
         (request_length,) = struct.unpack_from("=I", frame.body, offset)
-        capped = frame.flags & NetlinkFlag.CAPPED
+        capped = frame.flags & _CAPPED
         offset += HEADER.size if capped else (request_length + 3) & ~3
     try:
-        text = attributes(frame.body, offset).get(NLMSGERR_ATTR_MSG, b"")
+        found = attributes(frame.body, offset)
     except XfrmError:
-        return ""
-    return text.rstrip(b"\0").decode("utf-8", "backslashreplace")
+        return "", None
+    text = found.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "backslashreplace")
+    place = found.get(NLMSGERR_ATTR_OFFS, b"")
+    return text, U32.unpack(place)[0] if len(place) == U32.size else None

@@ -14,16 +14,23 @@ from .constants import NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, Group
 from .errors import XfrmError
 from .events import Event, Lost, decode_event
 from .framing import iterate_frames
-from .transport import DATAGRAM_MAX, open_socket
+from .transport import DATAGRAM_MAX, Namespace, open_socket
 
 _CONTROL = (NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN)
 
 
 class XfrmMonitor:
-    """Subscribed from the moment it is made. Raises XfrmError as `Xfrm` does."""
+    """Subscribed from the moment it is made. Raises XfrmError as `Xfrm` does. `receive_buffer`: bytes that may wait;
+    what finds it full is lost, and that is told."""
 
-    def __init__(self, groups: Sequence[Group] = (Group.ACQUIRE, Group.EXPIRE), *, netns: str | None = None) -> None:
-        self._socket = open_socket(netns=netns, groups=groups)
+    def __init__(
+        self,
+        groups: Sequence[Group] = (Group.ACQUIRE, Group.EXPIRE),
+        *,
+        netns: Namespace = None,
+        receive_buffer: int | None = None,
+    ) -> None:
+        self._socket = open_socket(netns=netns, groups=groups, receive_buffer=receive_buffer)
         self._socket.setblocking(False)
 
     def __enter__(self) -> Self:
@@ -67,6 +74,7 @@ class XfrmMonitor:
             else:
                 for event in _events(datagram, sender):
                     yield event
+            await asyncio.sleep(0)  # what is there already is read without a pause, and others would wait for all of it
 
 
 def _lost(error: OSError) -> Lost:

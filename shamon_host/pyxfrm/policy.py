@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from .constants import ALL_ALGORITHMS, PROTO_ESP, Action, Direction, Mode, PolicyFlag, PolicyType
 from .errors import invalid
+from .sa_options import Offload
 from .values import UNLIMITED, Address, Lifetime, Mark, Selector, Usage, check_context, in_range
 
 TEMPLATES_MAX = 6
@@ -65,7 +66,8 @@ class PolicyId:
 class Policy:
     """One SPD entry: struct xfrm_userpolicy_info and its attributes. A lower `priority` wins.
 
-    `index` is the kernel's number for it, 0 until read back. `unmodelled` as in SecurityAssociation.
+    A packet must fit the selector, then `mark` and `interface_id`; a policy of PolicyType.SUB is looked at before those
+    of MAIN. `index` is the kernel's number for it, 0 until read back. `unmodelled` as in SecurityAssociation.
     """
 
     selector: Selector
@@ -80,14 +82,18 @@ class Policy:
     type: PolicyType = PolicyType.MAIN
     mark: Mark | None = None
     interface_id: int = 0
+    offload: Offload | None = None
     unmodelled: frozenset[int] = frozenset()
     index: int = field(default=0, compare=False)
     usage: Usage | None = field(default=None, compare=False)
+    last_used: int = field(default=0, compare=False)
+    """Seconds since the epoch of the last packet, for Mobile IPv6 alone, else 0."""
 
     def __post_init__(self) -> None:
         in_range("policy", "priority", self.priority, 2**32 - 1)
         in_range("policy", "index", self.index, 2**32 - 1)
         in_range("policy", "share", self.share, 0xFF)
+        in_range("policy", "flags", self.flags, 0xFF)
         in_range("policy", "interface id", self.interface_id, 2**32 - 1)
         if len(self.templates) > TEMPLATES_MAX:
             raise invalid("policy", f"at most {TEMPLATES_MAX} templates, found {len(self.templates)}")

@@ -6,6 +6,7 @@ in the unit tests. Every `unpack_*` takes a buffer and an offset; the caller has
 """
 
 import struct
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
@@ -18,6 +19,7 @@ ID = struct.Struct("=16s4sB3x")
 LIFETIME_CFG = struct.Struct("=8Q")
 LIFETIME_CUR = struct.Struct("=4Q")
 STATS = struct.Struct("=3I")
+"""struct xfrm_stats: packets outside the replay window, replays, wrong ICVs."""
 REPLAY_STATE = struct.Struct("=3I")
 REPLAY_STATE_ESN = struct.Struct("=6I")
 """Followed by bmp_len words."""
@@ -39,22 +41,47 @@ USERPOLICY_TAIL = struct.Struct("=IIBBBB4x")
 USERPOLICY_ID_TAIL = struct.Struct("=IB3x")
 USERPOLICY_DEFAULT = struct.Struct("=3Bx")
 USER_TMPL = struct.Struct("=16s4sB3xH2x16sIBBBx3I")
+ENCAP_TMPL = struct.Struct("=H2s2s2x16s")
+OFFLOAD = struct.Struct("=iB3x")
+AEVENT_TAIL = struct.Struct("=16sII")
+"""Of struct xfrm_aevent_id after the SA's id: saddr, flags, reqid."""
+USER_MIGRATE = struct.Struct("=16s16s16s16sBBHIHH")
+KMADDRESS = struct.Struct("=16s16sIH2x")
+MAPPING_TAIL = struct.Struct("=I16s16s2s2s")
+"""Of struct xfrm_user_mapping after the SA's id: reqid, old and new address, old and new port."""
+ADDRESS_FILTER = struct.Struct("=16s16sHBB")
+REPORT_HEAD = struct.Struct("=B3x")
+"""Of struct xfrm_user_report before the selector."""
+HASH_INFO = struct.Struct("=II")
+"""struct xfrmu_sadhinfo and xfrmu_spdhinfo."""
+HASH_THRESHOLD = struct.Struct("=BB")
 ACQUIRE_TAIL = struct.Struct("=4I")
 """Of struct xfrm_user_acquire after its policy: aalgos, ealgos, calgos, seq."""
 SPD_INFO = struct.Struct("=6I")
 """struct xfrmu_spdinfo: in, out, fwd, then the same of sockets."""
+U8 = struct.Struct("=B")
+U16 = struct.Struct("=H")
 U32 = struct.Struct("=I")
+U64 = struct.Struct("=Q")
 HARD = struct.Struct("=B7x")
 """Of EXPIRE and POLEXPIRE after the SA or policy."""
 
 USERSA_INFO_SIZE = SELECTOR.size + ID.size + 16 + LIFETIME_CFG.size + LIFETIME_CUR.size + STATS.size + USERSA_TAIL.size
 USERSA_LIFETIME_OFFSET = SELECTOR.size + ID.size + 16
 USERPOLICY_INFO_SIZE = SELECTOR.size + LIFETIME_CFG.size + LIFETIME_CUR.size + USERPOLICY_TAIL.size
+USERSA_INFO = struct.Struct("=56s16s4sB3x16s64s44xIIHBBB7x")
+"""The whole of struct xfrm_usersa_info as it is sent: the kernel reads neither usage nor stats."""
+USERPOLICY_INFO = struct.Struct("=56s64s32xIIBBBB4x")
 USERPOLICY_ID_SIZE = SELECTOR.size + USERPOLICY_ID_TAIL.size
+AEVENT_ID_SIZE = USERSA_ID.size + AEVENT_TAIL.size
+MAPPING_SIZE = USERSA_ID.size + MAPPING_TAIL.size
+REPORT_SIZE = REPORT_HEAD.size + SELECTOR.size
 ACQUIRE_SIZE = ID.size + 16 + SELECTOR.size + USERPOLICY_INFO_SIZE + ACQUIRE_TAIL.size
 
 _NO_ADDRESS = bytes(16)
-_FAMILY = {4: AF_INET, 6: AF_INET6}
+_NO_SELECTOR = bytes(SELECTOR.size)
+_PAD_IPV4 = bytes(12)
+_FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
 _VERSION = {int(AF_INET): 4, int(AF_INET6): 6}
 
 
@@ -65,9 +92,12 @@ def family_of(version: int) -> int:
 
 def pack_address(address: Address | None) -> bytes:
     """xfrm_address_t: an IPv4 address in the first four of its sixteen bytes."""
-    return _NO_ADDRESS if address is None else address.packed.ljust(16, b"\0")
+    if address is None:
+        return _NO_ADDRESS
+    return address.packed if address.version == 6 else address.packed + _PAD_IPV4
 
 
+@lru_cache(4096)
 def unpack_address(packed: bytes, family: int) -> Address:
     """Raises XfrmError for a family that is neither AF_INET nor AF_INET6."""
     match _VERSION.get(family):
@@ -77,6 +107,11 @@ def unpack_address(packed: bytes, family: int) -> Address:
             return IPv6Address(packed)
         case _:
             raise malformed("read an address", f"address family {family}")
+
+
+def unpack_address_or_any(packed: bytes, family: int) -> Address | None:
+    """None for the address of zeros, whatever the family."""
+    return unpack_address(packed, family) if any(packed) else None
 
 
 def pack_spi(spi: int) -> bytes:
@@ -98,7 +133,7 @@ def _unpack_port(port: bytes, mask: bytes) -> PortMatch | None:
 def pack_selector(selector: Selector | None) -> bytes:
     """None gives the all-zero selector, whose family the kernel fills in."""
     if selector is None:
-        return bytes(SELECTOR.size)
+        return _NO_SELECTOR
     return SELECTOR.pack(
         pack_address(selector.destination.ip),
         pack_address(selector.source.ip),
@@ -143,15 +178,11 @@ def unpack_selector(buffer: bytes, offset: int, default_family: int = AF_UNSPEC)
 
 def pack_lifetime(lifetime: Lifetime) -> bytes:
     """No limit is XFRM_INF for bytes and packets, 0 for seconds."""
-
-    def amount(limit: int | None) -> int:
-        return INFINITE if limit is None else limit
-
     return LIFETIME_CFG.pack(
-        amount(lifetime.soft_bytes),
-        amount(lifetime.hard_bytes),
-        amount(lifetime.soft_packets),
-        amount(lifetime.hard_packets),
+        INFINITE if lifetime.soft_bytes is None else lifetime.soft_bytes,
+        INFINITE if lifetime.hard_bytes is None else lifetime.hard_bytes,
+        INFINITE if lifetime.soft_packets is None else lifetime.soft_packets,
+        INFINITE if lifetime.hard_packets is None else lifetime.hard_packets,
         lifetime.soft_add_s or 0,
         lifetime.hard_add_s or 0,
         lifetime.soft_use_s or 0,
@@ -160,7 +191,12 @@ def pack_lifetime(lifetime: Lifetime) -> bytes:
 
 
 def unpack_lifetime(buffer: bytes, offset: int) -> Lifetime:
-    values = LIFETIME_CFG.unpack_from(buffer, offset)
+    return _lifetime_of(buffer[offset : offset + LIFETIME_CFG.size])
+
+
+@lru_cache(256)
+def _lifetime_of(packed: bytes) -> Lifetime:
+    values = LIFETIME_CFG.unpack(packed)
     amounts = [None if value == INFINITE else value for value in values[:4]]
     seconds = [value or None for value in values[4:]]
     return Lifetime(
@@ -175,9 +211,7 @@ def unpack_lifetime(buffer: bytes, offset: int) -> Lifetime:
     )
 
 
-def pack_usage(usage: Usage | None) -> bytes:
-    if usage is None:
-        return bytes(LIFETIME_CUR.size)
+def pack_usage(usage: Usage) -> bytes:
     return LIFETIME_CUR.pack(usage.bytes, usage.packets, usage.add_time, usage.use_time)
 
 

@@ -7,9 +7,10 @@ that was read back equals the one that was installed if the kernel did what it w
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
-from .constants import SEC_CTX_MAX
+from .constants import ESN_WINDOW_MAX, SEC_CTX_MAX
 from .errors import invalid
 
 Address = IPv4Address | IPv6Address
@@ -71,7 +72,7 @@ class Selector:
     @classmethod
     def any(cls, version: int) -> "Selector":
         """Every packet of IPv4 (4) or IPv6 (6)."""
-        return cls(source=_ANY[version], destination=_ANY[version])
+        return _any_selector(version)
 
     @property
     def version(self) -> int:
@@ -86,6 +87,11 @@ class Selector:
             f"{self.source}{port(self.source_port)} to {self.destination}{port(self.destination_port)}"
             f" proto {self.protocol}"
         )
+
+
+@lru_cache
+def _any_selector(version: int) -> Selector:
+    return Selector(source=_ANY[version], destination=_ANY[version])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +135,29 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """Sequence numbers of an SA, 64 bits with ESN."""
+    """Sequence numbers of an SA, 64 bits with ESN. `bitmap`: the words that say which packets of the window came; bit
+    (number - 1) % window with ESN or a window of more than 32, else bit 0 is the last one; () is none yet."""
 
     sent: int = 0
     received: int = 0
+    bitmap: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        in_range("replay", "sent", self.sent, 2**64 - 1)
+        in_range("replay", "received", self.received, 2**64 - 1)
+        if not self.bitmap:
+            return
+        if len(self.bitmap) > ESN_WINDOW_MAX // 32 or min(self.bitmap) < 0 or max(self.bitmap) >= 2**32:
+            raise invalid("replay", f"a bitmap has at most {ESN_WINDOW_MAX // 32} words of 32 bits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drops:
+    """Packets that an SA refused: struct xfrm_stats, counted since it was added."""
+
+    outside_window: int = 0
+    replayed: int = 0
+    wrong_icv: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +166,22 @@ class Mark:
 
     value: int
     mask: int = 0xFFFFFFFF
+
+    def __post_init__(self) -> None:
+        in_range("mark", "value", self.value, 0xFFFFFFFF)
+        in_range("mark", "mask", self.mask, 0xFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressFilter:
+    """Which SAs a dump is to tell: those between addresses of both prefixes, which are of one family."""
+
+    source: Prefix
+    destination: Prefix
+
+    def __post_init__(self) -> None:
+        if self.source.version != self.destination.version:
+            raise invalid("address filter", f"{self.source} and {self.destination} are of different families")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,8 +70,10 @@ from shamon_host.peer import join_messages, messages, policy_messages, registry_
 from shamon_host.peer.host_record import read_host_record
 from shamon_host.peer.policy_envelope import read_envelope
 from shamon_host.peer.wire import decode_refusal
+from shamon_host.pyxfrm import XfrmError
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_certificate, memory_peer, memory_record
+from tests.fuzz.netlink import datagrams, read_datagram
 from tests.unit.attestation.appraised_world import Attested, recorded
 
 Seeds = Callable[[], tuple[bytes, ...]]
@@ -83,7 +85,7 @@ class Target:
 
     name: str
     parse: Callable[[bytes], object]
-    errors: tuple[type[ShamonError], ...]
+    errors: tuple[type[ShamonError | XfrmError], ...]
     """What it may raise."""
     seeds: Seeds
     """Inputs that it reads without an error, or nearly."""
@@ -405,6 +407,7 @@ _ALL = (
     Target(
         name="hypervisor-report", parse=parse_hypervisor_report, errors=(BadInput,), seeds=lambda: (b'{"domains":[]}',)
     ),
+    Target(name="xfrm", parse=read_datagram, errors=(XfrmError,), seeds=datagrams),
 )
 
 TARGETS: Mapping[str, Target] = {target.name: target for target in _ALL}

@@ -145,7 +145,7 @@ def _send(host: LabHost) -> None:
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name in ("shamon_host", "tests"):
             for path in source_files(_REPOSITORY / name):
-                if path.suffix == ".py":
+                if path.suffix in (".py", ".md"):
                     _add(archive, path, f"code/{path.relative_to(_REPOSITORY)}")
         for name in _DISTRIBUTIONS:
             for file in importlib.metadata.files(name) or ():

@@ -4,205 +4,45 @@ Needs root, iproute2 and a kernel with XFRM_USER. SAs need ESP and AES-GCM in th
 these tests says what it misses and is skipped.
 """
 
-import asyncio
 import contextlib
 import errno
 import os
 import secrets
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pyroute2", reason="needs the host extra: pyroute2")
-
-from pyroute2 import netns as pyroute2_netns
-
 from shamon_host.pyxfrm import (
     Acquire,
     Action,
     Direction,
-    Event,
-    Expire,
-    Group,
     Lifetime,
     Mark,
     PoliciesFlushed,
-    Policy,
     PolicyChanged,
     PolicyDeleted,
     PolicyFlag,
     PortMatch,
-    SaChanged,
     SaDeleted,
-    SaFlag,
     SaId,
     SecurityAssociation,
-    Selector,
-    Template,
     XfrmError,
-    aes_gcm,
-    xfrm_stat,
 )
 from shamon_host.pyxfrm.client import Xfrm
 from shamon_host.pyxfrm.monitor import XfrmMonitor
-
-HERE, THERE = ip_address("192.0.2.1"), ip_address("192.0.2.2")
-SPI = 0x1001
-PORT = 24576
-KEY = bytes(range(36))
-OUT = Policy(
-    selector=Selector(
-        source=ip_interface("192.0.2.1/32"),
-        destination=ip_interface("192.0.2.2/32"),
-        protocol=17,
-        source_port=PortMatch(port=PORT),
-        destination_port=PortMatch(port=PORT, mask=0xFC00),
-    ),
-    direction=Direction.OUT,
-    priority=100,
-    templates=(Template(source=HERE, destination=THERE, reqid=7),),
+from tests.integration.pyxfrm.namespaces import (
+    BLOCK6,
+    HERE,
+    KEY,
+    OUT,
+    PORT,
+    SA,
+    THERE,
+    Namespace,
+    next_event,
 )
-BLOCK6 = Policy(
-    selector=Selector(source=ip_interface("::/0"), destination=ip_interface("2001:db8::1/64"), protocol=17),
-    direction=Direction.IN,
-    priority=1000,
-    action=Action.BLOCK,
-)
-SA = SecurityAssociation(
-    source=HERE,
-    destination=THERE,
-    spi=SPI,
-    reqid=7,
-    aead=aes_gcm(KEY),
-    flags=SaFlag.ESN,
-    replay_window=128,
-    lifetime=Lifetime(hard_add_s=600),
-)
-
-
-def ip(*arguments: str) -> str:
-    done = subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-    return done.stdout
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Namespace:
-    name: str
-
-    def ip(self, *arguments: str) -> str:
-        return ip("-n", self.name, *arguments)
-
-    def udp_socket(self) -> socket.socket:
-        opened = pyroute2_netns.create_socket(self.name, socket.AF_INET, socket.SOCK_DGRAM, flags=0)
-        assert isinstance(opened, socket.socket)
-        return opened
-
-    def statistics(self) -> dict[str, int]:
-        # /proc/net shows the namespace of the reader.
-        text = ip("netns", "exec", self.name, "cat", "/proc/net/xfrm_stat")
-        path = Path(f"/tmp/{self.name}.xfrm_stat")
-        path.write_text(text)
-        try:
-            return xfrm_stat(path)
-        finally:
-            path.unlink()
-
-
-@pytest.fixture(scope="module")
-def namespaces() -> Iterator[tuple[Namespace, Namespace]]:
-    """Two namespaces on one wire, 192.0.2.1 and 192.0.2.2."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces and XFRM netlink")
-    if shutil.which("ip") is None:
-        pytest.skip("needs ip (Debian: iproute2)")
-    tag = secrets.token_hex(3)
-    here, there = Namespace(name=f"xfrm-{tag}-a"), Namespace(name=f"xfrm-{tag}-b")
-    made = []
-    try:
-        for namespace in (here, there):
-            try:
-                ip("netns", "add", namespace.name)
-            except subprocess.CalledProcessError as error:
-                pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-            made.append(namespace)
-        here.ip("link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", there.name)
-        for namespace, address in ((here, HERE), (there, THERE)):
-            namespace.ip("address", "add", f"{address}/24", "dev", "wire")
-            namespace.ip("link", "set", "wire", "up")
-        yield here, there
-    finally:
-        for namespace in made:
-            ip("netns", "delete", namespace.name)
-
-
-@pytest.fixture
-def here(namespaces: tuple[Namespace, Namespace]) -> Namespace:
-    return namespaces[0]
-
-
-@pytest.fixture
-def there(namespaces: tuple[Namespace, Namespace]) -> Namespace:
-    return namespaces[1]
-
-
-def opened(namespace: Namespace) -> Xfrm:
-    try:
-        return Xfrm(netns=namespace.name)
-    except XfrmError as error:
-        if error.errno == errno.EPROTONOSUPPORT:
-            pytest.skip("the kernel has no XFRM_USER")
-        raise
-
-
-@pytest.fixture
-def xfrm(here: Namespace) -> Iterator[Xfrm]:
-    with opened(here) as xfrm:
-        yield xfrm
-        xfrm.flush_policies()
-        xfrm.flush_sas()
-
-
-@pytest.fixture
-def peer(there: Namespace) -> Iterator[Xfrm]:
-    with opened(there) as xfrm:
-        yield xfrm
-        xfrm.flush_policies()
-        xfrm.flush_sas()
-
-
-@pytest.fixture
-def monitor(here: Namespace, xfrm: Xfrm) -> Iterator[XfrmMonitor]:
-    with XfrmMonitor(list(Group), netns=here.name) as monitor:
-        yield monitor
-
-
-@pytest.fixture
-def esp(xfrm: Xfrm) -> None:
-    """Skips where the kernel has no ESP."""
-    probe = replace(SA, spi=0xFFF0)
-    try:
-        xfrm.add_sa(probe)
-    except XfrmError as error:
-        if error.errno in (errno.ENOSYS, errno.EPROTONOSUPPORT, errno.EINVAL):
-            pytest.skip(f"needs ESP and rfc4106(gcm(aes)) in the kernel: {error}")
-        raise
-    xfrm.delete_sa(probe.id)
-
-
-async def next_event(monitor: XfrmMonitor, wanted: Callable[[Event], bool], limit_s: float = 10) -> Event:
-    async with asyncio.timeout(limit_s):
-        async for event in monitor:
-            if wanted(event):
-                return event
-    raise AssertionError("the monitor ended")
-
 
 # Policies
 
@@ -282,12 +122,12 @@ def test_the_default_policy_is_read(xfrm: Xfrm) -> None:
 
 def test_a_block_policy_is_counted(xfrm: Xfrm, here: Namespace) -> None:
     xfrm.add_policy(replace(OUT, action=Action.BLOCK, templates=()))
-    before = here.statistics()
+    before = xfrm.statistics()
     with here.udp_socket() as sender:
         sender.bind((str(HERE), PORT))
         with pytest.raises(PermissionError):
             sender.sendto(b"x", (str(THERE), PORT))
-    assert here.statistics()["XfrmOutPolBlock"] == before["XfrmOutPolBlock"] + 1
+    assert xfrm.statistics()["XfrmOutPolBlock"] == before["XfrmOutPolBlock"] + 1
 
 
 # SPIs
@@ -394,121 +234,6 @@ def test_an_unknown_namespace_is_refused_and_not_made() -> None:
     assert not Path(f"/run/netns/{name}").exists()
 
 
-# SAs
-
-
-@pytest.mark.usefixtures("esp")
-def test_sas_come_back_as_asked_and_as_ip_shows_them(xfrm: Xfrm, here: Namespace) -> None:
-    xfrm.add_sa(SA)
-    (found,) = xfrm.dump_sas()
-    assert found == SA
-    assert found.aead is not None
-    assert found.aead.key == b""
-    assert xfrm.get_sa(SA.id) == SA
-    shown = here.ip("xfrm", "state")
-    assert f"proto esp spi {SPI:#010x} reqid 7 mode transport" in shown
-    assert "flag esn" in shown
-    with pytest.raises(XfrmError, match="EEXIST"):
-        xfrm.add_sa(SA)
-    xfrm.delete_sa(SA.id)
-    assert xfrm.dump_sas() == ()
-
-
-@pytest.mark.usefixtures("esp")
-def test_an_allocated_spi_gets_its_keys_by_an_update(xfrm: Xfrm) -> None:
-    larval = xfrm.allocate_spi(source=SA.source, destination=SA.destination, reqid=SA.reqid)
-    wanted = replace(SA, spi=larval.spi)
-    with pytest.raises(XfrmError, match="EEXIST"):
-        xfrm.add_sa(wanted)
-    xfrm.update_sa(wanted)
-    assert xfrm.dump_sas() == (wanted,)
-
-
-@pytest.mark.usefixtures("esp")
-def test_fifty_sas_go_at_once(xfrm: Xfrm) -> None:
-    ids = []
-    for spi in range(0x2000, 0x2000 + 50):
-        sa = replace(SA, spi=spi)
-        xfrm.add_sa(sa)
-        ids.append(sa.id)
-    started = time.perf_counter()
-    assert xfrm.delete_sas(ids) == {}
-    elapsed_s = time.perf_counter() - started
-    assert xfrm.dump_sas() == ()
-    assert elapsed_s < 1
-
-
-@pytest.mark.usefixtures("esp")
-async def test_traffic_takes_the_sa_and_a_renewal_keeps_its_numbers(
-    xfrm: Xfrm, peer: Xfrm, here: Namespace, there: Namespace, monitor: XfrmMonitor
-) -> None:
-    for side, direction in ((peer, Direction.IN), (xfrm, Direction.OUT)):
-        side.add_sa(SA)
-        side.add_policy(replace(OUT, direction=direction))
-    with here.udp_socket() as sender, there.udp_socket() as receiver:
-        sender.bind((str(HERE), PORT))
-        receiver.bind((str(THERE), PORT))
-        receiver.settimeout(10)
-        for number in range(3):
-            sender.sendto(bytes([number]), (str(THERE), PORT))
-            assert receiver.recv(10) == bytes([number])
-        (before,) = xfrm.dump_sas()
-        assert before.usage is not None
-        assert before.usage.packets == 3
-        assert before.replay is not None
-        assert before.replay.sent == 3
-        for side in (xfrm, peer):
-            side.renew_sa(SA.id, Lifetime(hard_add_s=1200))
-        (renewed,) = xfrm.dump_sas()
-        assert renewed == replace(SA, lifetime=Lifetime(hard_add_s=1200))
-        assert renewed.replay == before.replay
-        changed = await next_event(monitor, lambda event: isinstance(event, SaChanged) and event.updated)
-        assert isinstance(changed, SaChanged)
-        assert changed.sa == renewed
-        sender.sendto(b"after", (str(THERE), PORT))
-        assert receiver.recv(10) == b"after"
-    (received,) = peer.dump_sas()
-    assert received.replay is not None
-    assert received.replay.received == 4
-    assert xfrm.delete_sas([SA.id]) == {}
-
-
-@pytest.mark.usefixtures("esp")
-async def test_an_sa_ends_with_its_hard_lifetime(xfrm: Xfrm, monitor: XfrmMonitor) -> None:
-    xfrm.add_sa(replace(SA, lifetime=Lifetime(hard_add_s=2, soft_add_s=1)))
-    soft = await next_event(monitor, lambda event: isinstance(event, Expire))
-    assert isinstance(soft, Expire)
-    assert (soft.sa.id, soft.hard) == (SA.id, False)
-    hard = await next_event(monitor, lambda event: isinstance(event, Expire))
-    assert isinstance(hard, Expire)
-    assert (hard.sa.id, hard.hard) == (SA.id, True)
-    assert xfrm.dump_sas() == ()
-
-
-@pytest.mark.usefixtures("esp")
-def test_labels_come_back(xfrm: Xfrm, here: Namespace) -> None:
-    if not Path("/sys/fs/selinux/enforce").exists():
-        pytest.skip("needs SELinux: without it the kernel drops security contexts")
-    context = Path("/proc/self/attr/current").read_text(encoding="ascii").rstrip("\0\n")
-    sa, policy = replace(SA, security_context=context), replace(OUT, security_context=context)
-    xfrm.add_sa(sa)
-    xfrm.add_policy(policy)
-    assert xfrm.dump_sas() == (sa,)
-    assert xfrm.dump_policies() == (policy,)
-    with pytest.raises(XfrmError, match="ENOENT"):
-        xfrm.delete_policy(OUT.id)
-    assert context in here.ip("xfrm", "policy")
-    xfrm.delete_policy(policy.id)
-    # What ip adds can be named here.
-    line = f"xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out priority 9 action block ctx {context}"
-    here.ip(*line.split())
-    (by_ip,) = xfrm.dump_policies()
-    assert by_ip.security_context == context
-    xfrm.delete_policy(by_ip.id)
-    with pytest.raises(XfrmError):
-        xfrm.add_sa(replace(SA, spi=0x1002, security_context="no:such:context:s0"))
-
-
 def test_without_selinux_a_label_is_dropped_without_a_word(xfrm: Xfrm) -> None:
     if Path("/sys/fs/selinux/enforce").exists():
         pytest.skip("needs a kernel with SELinux off")
@@ -516,19 +241,3 @@ def test_without_selinux_a_label_is_dropped_without_a_word(xfrm: Xfrm) -> None:
     xfrm.add_policy(labelled)
     assert xfrm.dump_policies() == (OUT,)
     assert xfrm.dump_policies() != (labelled,)
-
-
-@pytest.mark.usefixtures("esp")
-async def test_an_acquire_tells_the_context_of_the_socket(xfrm: Xfrm, here: Namespace, monitor: XfrmMonitor) -> None:
-    if not Path("/sys/fs/selinux/enforce").exists():
-        pytest.skip("needs SELinux: without it an ACQUIRE has no security context")
-    context = Path("/proc/self/attr/current").read_text(encoding="ascii").rstrip("\0\n")
-    xfrm.add_policy(replace(OUT, security_context=context))
-    with here.udp_socket() as sender:
-        sender.bind((str(HERE), PORT))
-        sender.setblocking(False)
-        with contextlib.suppress(OSError):
-            sender.sendto(b"x", (str(THERE), PORT))
-    event = await next_event(monitor, lambda event: isinstance(event, Acquire))
-    assert isinstance(event, Acquire)
-    assert event.security_context == context

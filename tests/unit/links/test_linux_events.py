@@ -75,11 +75,32 @@ def test_an_announcement_does_not_serve_for_ever() -> None:
     assert isinstance(xfrm_event(pyxfrm.SaDeleted(sa_id=SA.id), own), ChangedEvent)
 
 
-def test_flushes_and_losses_are_told() -> None:
+def test_flushes_losses_defaults_and_moves_are_told() -> None:
     for event in (
         pyxfrm.PoliciesFlushed(),
         pyxfrm.SasFlushed(protocol=0),
         pyxfrm.Lost(reason="the receive buffer was full"),
+        pyxfrm.DefaultPolicyChanged(
+            default=pyxfrm.DefaultPolicy(
+                incoming=pyxfrm.DefaultAction.ACCEPT,
+                forwarded=pyxfrm.DefaultAction.ACCEPT,
+                outgoing=pyxfrm.DefaultAction.BLOCK,
+            )
+        ),
+        pyxfrm.Migrated(
+            migration=pyxfrm.Migration(
+                selector=SELECTOR,
+                direction=pyxfrm.Direction.OUT,
+                moves=(
+                    pyxfrm.Move(
+                        old_source=SA.source,
+                        old_destination=SA.destination,
+                        new_source=SA.source,
+                        new_destination=ip_address("192.0.2.9"),
+                    ),
+                ),
+            )
+        ),
     ):
         assert isinstance(xfrm_event(event, _own()), ChangedEvent)
 

@@ -2,8 +2,8 @@
 
 import errno
 import socket
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("pyroute2", reason="needs the host extra: pyroute2")
 
 from shamon_host.pyxfrm import (
+    Batch,
     Direction,
     Lifetime,
     Lost,
@@ -25,65 +26,17 @@ from shamon_host.pyxfrm import (
     monitor,
     transport,
 )
-from shamon_host.pyxfrm.constants import NLMSG_DONE, NLMSG_ERROR, Message
-from shamon_host.pyxfrm.framing import Frame, iterate_frames, pack_frame
+from shamon_host.pyxfrm.constants import Message, NetlinkFlag
+from shamon_host.pyxfrm.exchange import SequenceNumbers
+from shamon_host.pyxfrm.framing import Frame, pack_frame
 from shamon_host.pyxfrm.policy_codec import encode_policy
-from shamon_host.pyxfrm.sa_codec import decode_sa, encode_sa
+from shamon_host.pyxfrm.sa_decode import decode_sa
+from shamon_host.pyxfrm.sa_encode import encode_sa
 from shamon_host.pyxfrm.values import Address
+from tests.unit.pyxfrm.scripted_socket import PROCESS, Answer, Script, ScriptedSocket, ack, done
 
 ONE, TWO = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 SA = SecurityAssociation(source=ONE, destination=TWO, spi=0x1001, aead=aes_gcm(b"\xa5" * 36))
-KERNEL, PROCESS = (0, 0), (4711, 0)
-Answer = bytes | OSError
-Script = Callable[[list[Frame]], Iterator[Answer]]
-
-
-class ScriptedSocket:
-    """Answers what is sent with what the script yields: datagrams of the kernel, or errors of the socket."""
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.sent: list[list[Frame]] = []
-        self.waiting: list[Answer] = []
-        self.sender = KERNEL
-        self.flags = 0
-
-    def settimeout(self, limit_s: float) -> None:
-        assert limit_s > 0
-
-    def setblocking(self, blocking: bool) -> None:
-        assert not blocking
-
-    def send(self, datagram: bytes) -> int:
-        frames = list(iterate_frames(datagram))
-        self.sent.append(frames)
-        self.waiting += self.script(frames)
-        return len(datagram)
-
-    def recvmsg(self, size: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
-        datagram, sender = self.recvfrom(size)
-        return datagram, [], self.flags, sender
-
-    def recvfrom(self, size: int) -> tuple[bytes, tuple[int, int]]:
-        if not self.waiting:
-            raise BlockingIOError if self.flags else TimeoutError
-        match self.waiting.pop(0):
-            case OSError() as error:
-                raise error
-            case bytes(datagram):
-                return datagram[:size], self.sender
-
-    def close(self) -> None:
-        self.waiting.clear()
-
-
-def ack(sequence: int, code: int = 0) -> bytes:
-    body = struct.pack("=i", -code) + bytes(16)
-    return pack_frame(kind=NLMSG_ERROR, flags=0, sequence=sequence, body=body)
-
-
-def done(sequence: int) -> bytes:
-    return pack_frame(kind=NLMSG_DONE, flags=2, sequence=sequence, body=struct.pack("=i", 0))
 
 
 def xfrm_on(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[client.Xfrm, ScriptedSocket]:
@@ -153,10 +106,100 @@ def test_many_are_deleted_in_one_datagram(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_very_many_are_deleted_in_a_few_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
-    xfrm, scripted = xfrm_on(lambda frames: (ack(frame.sequence) for frame in frames), monkeypatch)
+    xfrm, scripted = xfrm_on(lambda frames: iter([ack(frames[-1].sequence)]), monkeypatch)
     assert xfrm.delete_sas(SaId(destination=TWO, spi=spi) for spi in range(256, 856)) == {}
     assert [len(frames) for frames in scripted.sent] == [256, 256, 88]
     assert xfrm.delete_sas([]) == {}
+
+
+def test_an_ack_is_asked_of_the_last_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    xfrm, scripted = xfrm_on(lambda frames: iter([ack(frames[-1].sequence)]), monkeypatch)
+    assert xfrm.delete_sas(SaId(destination=TWO, spi=spi) for spi in (256, 257, 258)) == {}
+    assert [bool(frame.flags & NetlinkFlag.ACK) for frame in scripted.sent[0]] == [False, False, True]
+
+
+def test_a_batch_tells_what_failed_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(frames: list[Frame]) -> Iterator[Answer]:
+        yield ack(frames[1].sequence, errno.EEXIST, text="it is there")
+        yield ack(frames[3].sequence, errno.EINVAL, offset=16 + 224 + 8)
+
+    xfrm, scripted = xfrm_on(script, monkeypatch)
+    batch = Batch()
+    policy = Policy(selector=Selector.any(4), direction=Direction.IN)
+    batch.add_sa(SA)
+    batch.add_policy(policy)
+    batch.delete_sa(SA.id)
+    batch.update_sa(SA)
+    outcomes = xfrm.run(batch)
+    assert [frame.type for frame in scripted.sent[0]] == [
+        Message.NEWSA,
+        Message.NEWPOLICY,
+        Message.DELSA,
+        Message.UPDSA,
+    ]
+    assert (len(batch), outcomes.done) == (4, 2)
+    failures = dict(outcomes.failures)
+    assert str(failures[1]) == f"add policy {policy.id}: EEXIST (File exists): it is there"
+    assert str(failures[3]) == f"update SA {SA.id}: EINVAL (Invalid argument) (attribute ALG_AEAD)"
+    with pytest.raises(XfrmError, match="EEXIST"):
+        outcomes.raise_first()
+
+
+def test_what_lost_its_answers_is_not_called_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(frames: list[Frame]) -> Iterator[Answer]:
+        yield ack(frames[0].sequence, errno.ESRCH)
+        yield OSError(errno.ENOBUFS, "No buffer space available")
+
+    xfrm, scripted = xfrm_on(script, monkeypatch)
+    batch = Batch()
+    for spi in range(256, 556):
+        batch.delete_sa(SaId(destination=TWO, spi=spi))
+    errors = [error for error in xfrm.run(batch).errors if error is not None]
+    assert [len(frames) for frames in scripted.sent] == [256]
+    assert [error.errno for error in errors] == [errno.ESRCH, *[errno.ENOBUFS] * 255, *[errno.ECANCELED] * 44]
+    assert "not known" in str(errors[1])
+    assert "to 192.0.2.2 proto 50 spi 0x00000200" in str(errors[256])
+
+
+def test_a_batch_fits_the_sockets_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = ScriptedSocket(lambda frames: iter([ack(frames[-1].sequence)]))
+    scripted.receive_buffer = 5 * transport.ACK_MAX
+    monkeypatch.setattr(transport, "open_socket", lambda **_: scripted)
+    xfrm = client.Xfrm()
+    assert xfrm.delete_sas(SaId(destination=TWO, spi=spi) for spi in range(256, 268)) == {}
+    assert [len(frames) for frames in scripted.sent] == [5, 5, 2]
+    scripted.sent.clear()
+    large = replace(SA, security_context="x" * 4000)
+    monkeypatch.setattr(xfrm._channel, "_batch_size", 256)
+    batch = Batch()
+    for spi in range(256, 356):
+        batch.add_sa(replace(large, spi=spi))
+    assert xfrm.run(batch).done == 100
+    assert all(sum(16 + len(frame.body) for frame in frames) <= 128 << 10 for frames in scripted.sent)
+    assert len(scripted.sent) == 4
+
+
+def test_numbers_begin_anew_before_they_run_out() -> None:
+    numbers = SequenceNumbers()
+    assert (numbers.take(), numbers.take(3), numbers.take()) == (1, 2, 5)
+    numbers._next = 0xFFFFFFF0
+    assert numbers.take(256) == 1
+
+
+def test_a_dump_that_was_given_up_is_read_to_its_end_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(frames: list[Frame]) -> Iterator[Answer]:
+        if not scripted.sent[1:]:
+            yield pack_frame(kind=Message.NEWSA, flags=2, sequence=frames[0].sequence, body=encode_sa(SA))
+            yield OSError(errno.EINTR, "Interrupted system call")
+            yield pack_frame(kind=Message.NEWSA, flags=2, sequence=frames[0].sequence, body=encode_sa(SA))
+        yield done(frames[0].sequence)
+
+    xfrm, scripted = xfrm_on(script, monkeypatch)
+    with pytest.raises(XfrmError, match="EINTR"):
+        xfrm.dump_sas()
+    assert len(scripted.waiting) == 2
+    assert xfrm.dump_sas() == ()
+    assert scripted.waiting == []
 
 
 def test_a_dump_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What pyxfrm packs it unpacks to the same; whatever else comes is an XfrmError; keys go in and never out."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
@@ -9,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.pyxfrm import (
-    Action,
+    Acquire,
     Address,
     Algorithm,
+    AsyncEvent,
     Direction,
+    Drops,
+    HashThreshold,
     Lifetime,
-    Mark,
-    Mode,
+    Migration,
     Policy,
-    PolicyFlag,
-    PolicyType,
     PortMatch,
-    Prefix,
     Replay,
+    SaDirection,
     SaFlag,
     SecurityAssociation,
     Selector,
@@ -29,122 +30,35 @@ from shamon_host.pyxfrm import (
     XfrmError,
     aes_gcm,
 )
-from shamon_host.pyxfrm.attributes import pack_attribute, unpack_security_context
+from shamon_host.pyxfrm.acquire import decode_acquire, encode_acquire
+from shamon_host.pyxfrm.async_event import decode_async_event, encode_async_event
+from shamon_host.pyxfrm.attributes import iterate_attributes, pack_attribute, unpack_security_context
 from shamon_host.pyxfrm.constants import Attribute
-from shamon_host.pyxfrm.policy_codec import decode_policy, decode_policy_id, encode_policy, encode_policy_id
-from shamon_host.pyxfrm.sa_codec import decode_sa, decode_sa_id, encode_renewal, encode_sa, encode_sa_id
-from tests.examples import examples
-
-U8, U32 = st.integers(0, 0xFF), st.integers(0, 0xFFFFFFFF)
-FEW = settings(max_examples=examples(40))
-PORTS = st.none() | st.builds(PortMatch, port=st.integers(1, 0xFFFF), mask=st.integers(0, 0xFFFF))
-CONTEXTS = st.none() | st.text("abc_é:0", min_size=1, max_size=60)
-MARKS = st.none() | st.builds(Mark, value=U32, mask=U32)
-AMOUNTS = st.none() | st.integers(0, 2**64 - 2)
-SECONDS = st.none() | st.integers(1, 2**63)
-LIFETIMES = st.builds(
-    Lifetime,
-    soft_bytes=AMOUNTS,
-    hard_bytes=AMOUNTS,
-    soft_packets=AMOUNTS,
-    hard_packets=AMOUNTS,
-    soft_add_s=SECONDS,
-    hard_add_s=SECONDS,
-    soft_use_s=SECONDS,
-    hard_use_s=SECONDS,
+from shamon_host.pyxfrm.databases import (
+    decode_default_policy,
+    decode_sad_info,
+    decode_spd_info,
+    encode_thresholds,
 )
-NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789()-", min_size=1, max_size=63)
-KEYS = st.binary(max_size=64)
-PLAIN_ALGORITHMS = st.none() | st.builds(Algorithm, name=NAMES, key=KEYS)
-ICV_ALGORITHMS = st.none() | st.builds(Algorithm, name=NAMES, key=KEYS, icv_bits=st.integers(0, 512))
+from shamon_host.pyxfrm.migration import decode_migration, encode_migration
+from shamon_host.pyxfrm.policy_codec import decode_policy, decode_policy_id, encode_policy, encode_policy_id
+from shamon_host.pyxfrm.sa_decode import decode_deleted_sa, decode_sa, decode_sa_id
+from shamon_host.pyxfrm.sa_encode import encode_renewal, encode_sa, encode_sa_id
+from tests.examples import examples
+from tests.unit.pyxfrm.strategies import (
+    CONTEXTS,
+    LIFETIMES,
+    OPTIONAL_U32,
+    U8,
+    U32,
+    addresses,
+    associations,
+    async_events,
+    migrations,
+    policies,
+)
 
-
-def addresses(version: int) -> st.SearchStrategy[Address]:
-    return st.ip_addresses(v=4) if version == 4 else st.ip_addresses(v=6)
-
-
-def prefixes(version: int) -> st.SearchStrategy[Prefix]:
-    if version == 4:
-        return st.builds(lambda a, n: IPv4Interface((a, n)), st.ip_addresses(v=4), st.integers(0, 32))
-    return st.builds(lambda a, n: IPv6Interface((a, n)), st.ip_addresses(v=6), st.integers(0, 128))
-
-
-def selectors(version: int) -> st.SearchStrategy[Selector]:
-    return st.builds(
-        Selector,
-        source=prefixes(version),
-        destination=prefixes(version),
-        protocol=U8,
-        source_port=PORTS,
-        destination_port=PORTS,
-        interface_index=st.integers(0, 2**31 - 1),
-        user=U32,
-    )
-
-
-def templates(version: int) -> st.SearchStrategy[Template]:
-    some = st.none() | addresses(version).filter(lambda address: int(address) != 0)
-    return st.builds(
-        Template,
-        source=some,
-        destination=some,
-        spi=U32,
-        protocol=U8,
-        mode=st.sampled_from(Mode),
-        reqid=U32,
-        optional=st.booleans(),
-        share=U8,
-        auth_algorithms=U32,
-        cipher_algorithms=U32,
-        compression_algorithms=U32,
-    )
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    version = draw(st.sampled_from((4, 6)))
-    return Policy(
-        selector=draw(selectors(version)),
-        direction=draw(st.sampled_from(Direction)),
-        action=draw(st.sampled_from(Action)),
-        priority=draw(U32),
-        templates=tuple(draw(st.lists(templates(version), max_size=6))),
-        security_context=draw(CONTEXTS),
-        lifetime=draw(LIFETIMES),
-        flags=PolicyFlag(draw(st.integers(0, 3))),
-        share=draw(U8),
-        type=draw(st.sampled_from(PolicyType)),
-        mark=draw(MARKS),
-        interface_id=draw(U32),
-        index=draw(U32),
-    )
-
-
-@st.composite
-def associations(draw: st.DrawFn) -> SecurityAssociation:
-    version = draw(st.sampled_from((4, 6)))
-    selector = draw(st.none() | selectors(version))
-    return SecurityAssociation(
-        source=draw(addresses(version)),
-        destination=draw(addresses(version)),
-        spi=draw(U32),
-        protocol=draw(U8),
-        mode=draw(st.sampled_from(Mode)),
-        reqid=draw(U32),
-        selector=None if selector == Selector.any(version) else selector,
-        aead=draw(ICV_ALGORITHMS),
-        auth=draw(ICV_ALGORITHMS),
-        cipher=draw(PLAIN_ALGORITHMS),
-        compression=draw(PLAIN_ALGORITHMS),
-        flags=SaFlag(draw(U8)),
-        extra_flags=draw(U32),
-        replay_window=draw(st.integers(1, 4096)),
-        lifetime=draw(LIFETIMES),
-        security_context=draw(CONTEXTS),
-        mark=draw(MARKS),
-        interface_id=draw(U32),
-        sequence=draw(U32),
-    )
+FEW = settings(max_examples=examples(40))
 
 
 @FEW
@@ -167,9 +81,52 @@ def test_the_name_of_a_policy_comes_back(policy: Policy) -> None:
 def test_an_sa_comes_back_as_it_was_but_for_the_keys(sa: SecurityAssociation) -> None:
     decoded = decode_sa(encode_sa(sa))
     assert decoded == sa
-    assert decoded.sequence == sa.sequence
+    for name in ("sequence", "replay_threshold", "timer_threshold"):
+        assert getattr(decoded, name) == getattr(sa, name)
+    assert sa.replay is None or decoded.replay == sa.replay
     for algorithm in (decoded.aead, decoded.auth, decoded.cipher, decoded.compression):
         assert algorithm is None or algorithm.key == b""
+
+
+@FEW
+@given(async_events())
+def test_the_numbers_of_an_sa_come_back(event: AsyncEvent) -> None:
+    assert decode_async_event(encode_async_event(event)) == event
+
+
+@FEW
+@given(migrations())
+def test_a_migration_comes_back(migration: Migration) -> None:
+    body = encode_migration(migration)
+    assert decode_migration(body) == migration
+    # As notification, each move is an attribute of its own.
+    found = list(iterate_attributes(body, 64))
+    packed = dict(found)[Attribute.MIGRATE]
+    told = b"".join(pack_attribute(kind, payload) for kind, payload in found if kind != Attribute.MIGRATE)
+    for start in range(0, len(packed), 76):
+        told += pack_attribute(Attribute.MIGRATE, packed[start : start + 76])
+    assert decode_migration(body[:64] + told) == migration
+
+
+@FEW
+@given(policies().filter(lambda policy: policy.templates), addresses(4), U32, CONTEXTS, OPTIONAL_U32)
+def test_an_acquire_comes_back(
+    policy: Policy, address: Address, sequence: int, context: str | None, cpu: int | None
+) -> None:
+    first = policy.templates[0]
+    version = (first.destination or first.source or policy.selector.source).version
+    address = address if version == 4 else IPv6Address(int(address))
+    asked = Acquire(
+        source=address,
+        destination=address,
+        protocol=50,
+        selector=policy.selector,
+        policy=replace(policy, security_context=None),
+        sequence=sequence,
+        security_context=context,
+        cpu=cpu,
+    )
+    assert decode_acquire(encode_acquire(asked)) == asked
 
 
 @FEW
@@ -191,7 +148,20 @@ def test_a_renewal_changes_the_limits_alone(sa: SecurityAssociation, lifetime: L
 @FEW
 @given(st.binary(max_size=600))
 def test_any_bytes_are_an_sa_or_an_error(body: bytes) -> None:
-    for decode in (decode_sa, decode_sa_id, decode_policy, decode_policy_id, unpack_security_context):
+    for decode in (
+        decode_sa,
+        decode_sa_id,
+        decode_deleted_sa,
+        decode_policy,
+        decode_policy_id,
+        decode_acquire,
+        decode_async_event,
+        decode_migration,
+        decode_sad_info,
+        decode_spd_info,
+        decode_default_policy,
+        unpack_security_context,
+    ):
         try:
             decode(body)
         except XfrmError:
@@ -199,13 +169,23 @@ def test_any_bytes_are_an_sa_or_an_error(body: bytes) -> None:
 
 
 @FEW
-@given(associations(), st.data())
-def test_a_damaged_sa_is_an_sa_or_an_error(sa: SecurityAssociation, data: st.DataObject) -> None:
-    body = bytearray(encode_sa(sa))
+@given(
+    st.one_of(
+        associations().map(lambda sa: (encode_sa(sa), decode_sa)),
+        policies().map(lambda policy: (encode_policy(policy), decode_policy)),
+        migrations().map(lambda migration: (encode_migration(migration), decode_migration)),
+        async_events().map(lambda event: (encode_async_event(event), decode_async_event)),
+    ),
+    st.data(),
+)
+def test_what_is_damaged_is_read_or_an_error(
+    message: tuple[bytes, Callable[[bytes], object]], data: st.DataObject
+) -> None:
+    body, decode = bytearray(message[0]), message[1]
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(U8)
     try:
-        decode_sa(bytes(body[: data.draw(st.integers(0, len(body)))]))
+        decode(bytes(body[: data.draw(st.integers(0, len(body)))]))
     except XfrmError:
         return
 
@@ -236,17 +216,19 @@ def test_64_bit_sequence_numbers() -> None:
     body = encode_sa(replace(SA, flags=SaFlag.NONE, replay_window=0))
     esn = pack_attribute(Attribute.REPLAY_ESN_VAL, struct.pack("=6I", 0, 5, 6, 1, 2, 64))
     assert decode_sa(body + esn).replay == Replay(sent=(1 << 32) + 5, received=(2 << 32) + 6)
+    with_bitmap = pack_attribute(Attribute.REPLAY_ESN_VAL, struct.pack("=8I", 2, 5, 6, 1, 2, 64, 0x3F, 0))
+    assert decode_sa(body + with_bitmap).replay == Replay(sent=(1 << 32) + 5, received=(2 << 32) + 6, bitmap=(0x3F, 0))
     legacy = pack_attribute(Attribute.REPLAY_VAL, struct.pack("=3I", 7, 8, 0xFF))
-    assert decode_sa(body + legacy).replay == Replay(sent=7, received=8)
+    assert decode_sa(body + legacy).replay == Replay(sent=7, received=8, bitmap=(0xFF,))
 
 
 def test_an_attribute_that_is_not_modelled_makes_a_difference() -> None:
     plain = replace(SA, flags=SaFlag.NONE, replay_window=0)
-    offloaded = decode_sa(encode_sa(plain) + pack_attribute(28, bytes(8)))
-    assert offloaded.unmodelled == {28}
-    assert offloaded != plain
+    newer = decode_sa(encode_sa(plain) + pack_attribute(99, bytes(8)))
+    assert newer.unmodelled == {99}
+    assert newer != plain
     with pytest.raises(XfrmError, match="not modelled"):
-        encode_sa(offloaded)
+        encode_sa(newer)
 
 
 def test_an_empty_selector_with_a_family_is_no_selector() -> None:
@@ -262,6 +244,28 @@ def test_a_selector_without_family_is_of_the_family_of_its_sa() -> None:
     selector = decode_sa(bytes(body)).selector
     assert selector is not None
     assert selector.destination == IPv4Interface("192.0.2.2/32")
+
+
+def test_replay_state_that_does_not_fit_its_window_is_refused() -> None:
+    with pytest.raises(XfrmError, match="4 words"):
+        encode_sa(replace(SA, replay=Replay(sent=1, bitmap=(1,))))
+    plain = replace(SA, flags=SaFlag.NONE, replay_window=32)
+    with pytest.raises(XfrmError, match="without ESN"):
+        encode_sa(replace(plain, replay=Replay(sent=2**32)))
+    cut = pack_attribute(Attribute.REPLAY_ESN_VAL, struct.pack("=7I", 2, 5, 6, 1, 2, 64, 0))
+    with pytest.raises(XfrmError, match="EBADMSG"):
+        decode_sa(encode_sa(replace(plain, replay_window=0)) + cut)
+
+
+def test_an_sa_for_sending_alone_has_no_replay_window() -> None:
+    sa = replace(SA, replay_window=0, direction=SaDirection.OUT)
+    assert decode_sa(encode_sa(sa)) == sa
+
+
+def test_drops_are_read() -> None:
+    body = bytearray(encode_sa(SA))
+    body[192:204] = struct.pack("=3I", 1, 2, 3)
+    assert decode_sa(bytes(body)).drops == Drops(outside_window=1, replayed=2, wrong_icv=3)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +298,9 @@ def test_a_security_context_comes_with_or_without_nul(text: bytes) -> None:
         {"spi": 2**32},
         {"reqid": 2**32},
         {"replay_window": 4097},
+        {"tfc_padding": 2**32},
+        {"cpu": -1},
+        {"flags": 256},
         {"security_context": ""},
         {"security_context": "a\0b"},
         {"security_context": "x" * 4095},
@@ -318,5 +325,11 @@ def test_other_values_that_fit_nothing_are_refused() -> None:
         PortMatch(port=65536)
     with pytest.raises(XfrmError, match="at most 6"):
         Policy(selector=Selector.any(4), direction=Direction.IN, templates=(Template(),) * 7)
+    with pytest.raises(XfrmError, match=r"0\.\.0x20"):
+        encode_thresholds(HashThreshold(local=33, remote=0), None)
+    with pytest.raises(XfrmError, match="70000 bytes"):
+        encode_sa(replace(SA, aead=Algorithm(name="x", key=bytes(70000))))
+    with pytest.raises(XfrmError, match="nothing"):
+        encode_async_event(AsyncEvent(sa_id=SA.id, source=SA.source))
     with pytest.raises(XfrmError, match="replay window"):
         encode_sa(replace(SA, replay_window=0))

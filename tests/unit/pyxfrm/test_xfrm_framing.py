@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 
 from shamon_host.pyxfrm import (
     Acquire,
+    AsyncEvent,
+    AsyncEventFlag,
+    DefaultAction,
+    DefaultPolicy,
+    DefaultPolicyChanged,
     Direction,
     Expire,
+    KeyManagerAddresses,
     Lifetime,
+    Mapped,
+    Mark,
+    Migrated,
+    Migration,
+    Move,
     Other,
     PoliciesFlushed,
     Policy,
@@ -22,25 +33,33 @@ from shamon_host.pyxfrm import (
     PolicyDeleted,
     PolicyExpire,
     PolicyId,
+    PolicyType,
     PortMatch,
+    Replay,
+    Reported,
     SaChanged,
     SaDeleted,
     SaId,
+    SaProgressed,
     SasFlushed,
     SecurityAssociation,
     Selector,
     Template,
+    Usage,
     XfrmError,
     aes_gcm,
+    requests,
     xfrm_stat,
 )
-from shamon_host.pyxfrm.attributes import pack_attribute, pack_security_context
+from shamon_host.pyxfrm.async_event import encode_async_event
+from shamon_host.pyxfrm.attributes import pack_attribute, pack_policy_type, pack_security_context
 from shamon_host.pyxfrm.constants import NLMSG_DONE, NLMSG_ERROR, Attribute, Message, NetlinkFlag
 from shamon_host.pyxfrm.events import Event, decode_event
 from shamon_host.pyxfrm.framing import Frame, answer_error, iterate_frames, pack_frame
+from shamon_host.pyxfrm.migration import encode_migration
 from shamon_host.pyxfrm.policy_codec import encode_policy, encode_policy_id, encode_template
-from shamon_host.pyxfrm.sa_codec import encode_sa, encode_sa_id
-from shamon_host.pyxfrm.structs import ID, pack_address, pack_selector, pack_spi
+from shamon_host.pyxfrm.sa_encode import encode_sa, encode_sa_id
+from shamon_host.pyxfrm.structs import ID, MAPPING_TAIL, pack_address, pack_selector, pack_spi
 
 ONE, TWO = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 SA = SecurityAssociation(
@@ -92,6 +111,20 @@ def test_a_refusal_carries_the_kernels_words(capped: bool) -> None:
     assert error is not None
     assert (error.errno, error.detail) == (errno.ENOSYS, "Requested AEAD algorithm not found")
     assert str(error) == "add SA: ENOSYS (Function not implemented): Requested AEAD algorithm not found"
+
+
+def test_a_refusal_says_where() -> None:
+    told = pack_attribute(1, b"Invalid attribute\0") + pack_attribute(2, struct.pack("=I", 44))
+    body = struct.pack("=i", -errno.EINVAL) + bytes(16) + told
+    error = answer_error(frame(NLMSG_ERROR, body, NetlinkFlag.ACK_TLVS | NetlinkFlag.CAPPED), "add SA")
+    assert error is not None
+    assert (error.offset, error.attribute) == (44, None)
+    assert str(error).endswith("Invalid attribute (at byte 44 of the request)")
+    request = requests.delete_sa(SaId(destination=TWO, spi=0x1001, mark=Mark(value=1)))
+    assert request.failed(error).attribute == "MARK"
+    for elsewhere in (16, 40, 43, 56, 2**32 - 1):
+        pointed = XfrmError(operation="", errno=errno.EINVAL, offset=elsewhere)
+        assert request.failed(pointed).attribute == ("MARK" if elsewhere in range(40, 52) else None)
 
 
 def test_answers_without_words() -> None:
@@ -150,6 +183,21 @@ def sa_told(head: int, extra: bytes) -> bytes:
     return body[:head] + extra + body[head:]
 
 
+PROGRESS = AsyncEvent(
+    sa_id=SA.id,
+    source=ONE,
+    reqid=7,
+    flags=AsyncEventFlag.CR,
+    replay=Replay(sent=2**33, received=5, bitmap=(31, 0)),
+    replay_window=64,
+    usage=Usage(bytes=1, packets=2, add_time=3, use_time=4),
+)
+MIGRATION = Migration(
+    selector=ACQUIRE_SELECTOR,
+    direction=Direction.OUT,
+    moves=(Move(old_source=ONE, old_destination=TWO, new_source=ONE, new_destination=IPv4Address("192.0.2.9")),),
+    key_manager=KeyManagerAddresses(local=ONE, remote=TWO),
+)
 EVENTS: Sequence[tuple[int, bytes, Event]] = (
     (Message.EXPIRE, sa_told(224, b"\1" + bytes(7)), Expire(sa=SA, hard=True)),
     (Message.EXPIRE, sa_told(224, bytes(8)), Expire(sa=SA, hard=False)),
@@ -165,7 +213,23 @@ EVENTS: Sequence[tuple[int, bytes, Event]] = (
     (Message.DELPOLICY, encode_policy_id(PolicyId(direction=Direction.OUT, index=9)),
      PolicyDeleted(policy_id=PolicyId(direction=Direction.OUT, index=9), policy=None)),
     (Message.FLUSHPOLICY, b"", PoliciesFlushed()),
-    (Message.MAPPING, b"", Other(type=Message.MAPPING)),
+    (Message.FLUSHPOLICY, pack_policy_type(PolicyType.SUB), PoliciesFlushed(type=PolicyType.SUB)),
+    (Message.GETDEFAULT, b"\1\2\0",
+     DefaultPolicyChanged(
+         default=DefaultPolicy(
+             incoming=DefaultAction.BLOCK, forwarded=DefaultAction.ACCEPT, outgoing=DefaultAction.UNSPEC
+         )
+     )),
+    (Message.NEWAE, encode_async_event(PROGRESS), SaProgressed(event=PROGRESS)),
+    (Message.MIGRATE, encode_migration(MIGRATION), Migrated(migration=MIGRATION)),
+    (Message.MAPPING,
+     encode_sa_id(SA.id)
+     + MAPPING_TAIL.pack(7, pack_address(ONE), pack_address(TWO), b"\x11\x94", b"\x11\x95"),
+     Mapped(sa_id=SA.id, reqid=7, old_source=ONE, old_port=4500, new_source=TWO, new_port=4501)),
+    (Message.REPORT,
+     b"\x3c\0\0\0" + pack_selector(ACQUIRE_SELECTOR) + pack_attribute(Attribute.COADDR, pack_address(TWO)),
+     Reported(protocol=60, selector=ACQUIRE_SELECTOR, address=TWO)),
+    (99, b"", Other(type=99)),
 )  # fmt: skip
 
 
@@ -188,6 +252,15 @@ def test_a_deleted_policy_is_told_with_its_templates_and_context() -> None:
     assert isinstance(event, PolicyDeleted)
     assert event.policy is not None
     assert (event.policy.templates, event.policy.security_context) == (POLICY.templates, CONTEXT)
+
+
+def test_a_deleted_sa_is_told_with_its_attributes() -> None:
+    whole = encode_sa(SA)
+    event = decode_event(
+        frame(Message.DELSA, encode_sa_id(SA.id) + pack_attribute(Attribute.SA, whole[:224]) + whole[224:])
+    )
+    assert isinstance(event, SaDeleted)
+    assert event.sa == SA
 
 
 @given(st.sampled_from(Message), st.binary(max_size=400))

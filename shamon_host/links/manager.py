@@ -25,6 +25,7 @@ from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.planner import missing_sas
 from shamon_host.links.ports import LinkKernel
+from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.links.told_filters import ToldFilters
 
@@ -46,6 +47,7 @@ class LinkManager:
     boottime_s: Callable[[], float]
     boot_id: str
     grace_s: float = GRACE_S
+    rekey_after: Callable[[], RekeyAfter] = RekeyAfter
     _book: LinkBook = field(init=False, repr=False)
     _convergence: Convergence = field(init=False, repr=False)
     _taps: dict[str, TypeName] = field(init=False, default_factory=dict, repr=False)
@@ -121,7 +123,8 @@ class LinkManager:
             self.audit("link.install-inbound", peer, agreed_detail(links, lifetime_s=lifetime_s))
             self._reserved.get(peer, set()).difference_update(link.in_spi for link in links)
             keys = {link.type: (link.in_spi, link.in_key) for link in links}
-            self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s))
+            rekey = self.rekey_after()
+            self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s, rekey=rekey))
 
     def install_outbound(
         self, peer: HostName, address: str, links: Sequence[AgreedLink], *, gate_s: float, lifetime_s: int
@@ -167,6 +170,7 @@ class LinkManager:
                 inbound=False,
                 keys=keys,
                 lifetime_s=lifetime_s,
+                rekey=self.rekey_after(),
                 opening={address: gate_s} if links else {},
                 superseded=tuple(superseded),
             )

@@ -287,7 +287,10 @@ class CoalitionHost:
         until_s = state.lease_until_s if state is not None and state.counts_at(now) else now
         gate_s = max(0.0, until_s - self.policy.intervals.margin_s - now)
         try:
-            await self.blocking(lambda: self.links.abandon(peer, self._address(peer), spis, links, gate_s=gate_s))
+            unanswered = outcome is not None and outcome.role is Role.INITIATOR
+            await self.blocking(
+                lambda: self.links.abandon(peer, self._address(peer), spis, links, gate_s=gate_s, unanswered=unanswered)
+            )
         except ShamonError as error:
             with suppress(ShamonError):  # the background tells the daemon, which ends
                 await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)

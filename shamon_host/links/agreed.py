@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.desired import DesiredLink
-from shamon_host.links.model import PORT_BLOCK, SaId
+from shamon_host.links.model import PORT_BLOCK
 from shamon_host.links.sa_limits import RARELY, RekeyAfter
 
 KEY_BYTES = 36
@@ -79,7 +79,6 @@ class Installation:
     lifetime_s: int
     rekey: RekeyAfter = RARELY
     opening: Mapping[str, float] = field(default_factory=dict)
-    superseded: tuple[SaId, ...] = ()
 
     def give(self, link: DesiredLink, peer: HostName) -> DesiredLink:
         """The link with its new SA, if it is one of the peer's that get one."""

@@ -75,10 +75,10 @@ class LinkBook:
         )
 
     def retire(self, packets: Mapping[SaId, int], now_s: float, grace_s: float) -> tuple[SaId, ...]:
-        """Take superseded receiving SAs whose time has come off the books and return them.
+        """Take superseded SAs whose time has come off the books and return them.
 
-        One through which packets came since the last look stays for another `grace_s`, within its lifetime: the
-        peer has not switched yet."""
+        A receiving one through which packets came since the last look stays for another `grace_s`, within its lifetime:
+        the peer has not switched yet."""
         retired: list[SaId] = []
         for record in self.records:
             links = {}
@@ -93,7 +93,9 @@ class LinkBook:
                         retired.append(sa_id)
                     else:
                         kept.append(replace(sa, retire_s=now_s + grace_s, packets_seen=carried))
-                links[name] = replace(link, in_sas=tuple(kept))
+                over = {sa.spi for sa in link.out_sas if sa.retire_s is not None and sa.retire_s <= now_s}
+                retired += [SaId(destination=record.address, spi=spi) for spi in sorted(over)]
+                links[name] = replace(link, in_sas=tuple(kept)).without(out_spis=over)
             self._peers[record.peer] = replace(record, links=links)
         if retired:
             save_peers(self.documents, self.boot_id, self._peers)
@@ -104,7 +106,7 @@ class LinkBook:
             sa.retire_s is not None and sa.retire_s <= now_s
             for record in self.records
             for link in record.links.values()
-            for sa in link.in_sas
+            for sa in (*link.in_sas, *link.out_sas)
         )
 
     def desired(

@@ -25,6 +25,7 @@ from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.planner import missing_sas
 from shamon_host.links.ports import LinkKernel
+from shamon_host.links.rekeying import perhaps_in_use, receiving, switched
 from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.links.told_filters import ToldFilters
@@ -110,16 +111,13 @@ class LinkManager:
             until = self.boottime_s() + lifetime_s
             for link in links:
                 old = record.links.get(link.type)
-                record = record.with_link(
-                    LinkRecord(
-                        type=link.type,
-                        local_port=link.local_port,
-                        peer_port=link.peer_port,
-                        in_sas=(*(old.in_sas if old else ()), SaRecord(spi=link.in_spi, expires_s=until)),
-                        out_sas=old.out_sas if old else (),
-                        attached=bool(old and old.attached),
-                    )
+                new = LinkRecord(
+                    type=link.type,
+                    local_port=link.local_port,
+                    peer_port=link.peer_port,
+                    in_sas=(SaRecord(spi=link.in_spi, expires_s=until),),
                 )
+                record = record.with_link(receiving(old, new))
             self.audit("link.install-inbound", peer, agreed_detail(links, lifetime_s=lifetime_s))
             self._reserved.get(peer, set()).difference_update(link.in_spi for link in links)
             keys = {link.type: (link.in_spi, link.in_key) for link in links}
@@ -131,8 +129,8 @@ class LinkManager:
     ) -> None:
         """The peer receives: install the sending side, put the ports into their bridges, open the gate.
 
-        Sending SAs of earlier handshakes go at once, receiving ones after the grace period (`tidy`), links to the peer
-        that are not among `links` at once. When it fails, nothing of this handshake stays, and the gate stays as short
+        SAs of earlier handshakes go a while later (`rekeying`, `tidy`), links to the peer that are not among `links` at
+        once. When it fails, nothing of this handshake stays, and the gate stays as short
         as it was.
         """
         address = canonical_address(address)
@@ -153,18 +151,14 @@ class LinkManager:
             now = self.boottime_s()
             before = self._free_spis(before, {link.out_spi for link in links})
             record = replace(before.only({link.type for link in links}), gate_until_s=now + gate_s)
-            superseded: list[SaId] = []
             for link in links:
                 old = record.links.get(link.type)
                 if old is None or link.in_spi not in {sa.spi for sa in old.in_sas} or old.peer_port != link.peer_port:
                     raise Refused("the receiving side is not installed", where=f"{peer} {link.type}")
-                superseded += [SaId(destination=address, spi=sa.spi) for sa in old.out_sas]
-                in_sas = tuple(
-                    sa if sa.spi == link.in_spi or sa.retire_s is not None else replace(sa, retire_s=now + self.grace_s)
-                    for sa in old.in_sas
+                sending = SaRecord(spi=link.out_spi, expires_s=now + lifetime_s)
+                record = record.with_link(
+                    switched(old, in_spi=link.in_spi, sending=sending, now_s=now, grace_s=self.grace_s)
                 )
-                out_sas = (*old.out_sas, SaRecord(spi=link.out_spi, expires_s=now + lifetime_s))
-                record = record.with_link(replace(old, in_sas=in_sas, out_sas=out_sas, attached=True))
             keys = {link.type: (link.out_spi, link.out_key) for link in links}
             installation = Installation(
                 inbound=False,
@@ -172,7 +166,6 @@ class LinkManager:
                 lifetime_s=lifetime_s,
                 rekey=self.rekey_after(),
                 opening={address: gate_s} if links else {},
-                superseded=tuple(superseded),
             )
             self._install(record, before, installation)
             self._needs_rekey -= {peer}
@@ -185,11 +178,13 @@ class LinkManager:
         links: Sequence[AgreedLink] = (),
         *,
         gate_s: float = math.inf,
+        unanswered: bool = False,
     ) -> None:
         """A handshake came to nothing: give back the SPIs that `offer` reserved for it, and remove what was installed
         of its links. Links of earlier handshakes stay, their gate for `gate_s` at most: what is left of the lease in
-        force. Does not raise BackendFailed: what could not be removed is told to the audit log and goes with the next
-        `reconcile`."""
+        force. `unanswered`: the peer may have switched to `links` and could not say so; then receiving SAs of links
+        that were up before stay as well. Does not raise BackendFailed: what could not be removed is told to the audit
+        log and goes with the next `reconcile`."""
         address = canonical_address(address)
         in_spis, out_spis = {*spis, *(link.in_spi for link in links)}, {link.out_spi for link in links}
         if not in_spis:
@@ -199,6 +194,7 @@ class LinkManager:
             self._reserved.get(peer, set()).difference_update(in_spis)
             self.audit("link.abandon", peer, {"spis": [f"{spi:#010x}" for spi in sorted(in_spis)]})
             if record is not None and links:
+                in_spis -= perhaps_in_use(record, in_spis) if unanswered else frozenset()
                 until_s = min(record.gate_until_s, self.boottime_s() + gate_s)
                 self._book.remember(replace(record.without(in_spis=in_spis, out_spis=out_spis), gate_until_s=until_s))
             try:
@@ -400,8 +396,6 @@ class LinkManager:
             # The gate last, for what is left by then: to build the rest may have taken long.
             left_s = record.gate_until_s - self.boottime_s()
             self._converge(state, opening={address: min(gate_s, left_s) for address, gate_s in what.opening.items()})
-            self._convergence.delete_sas(what.superseded)
-            self._book.remember(record.without(out_spis={sa.spi for sa in what.superseded}))
         except (BackendFailed, BadInput):
             self._book.remember(before or replace(record, links={}))
             try:

@@ -15,6 +15,7 @@ from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.demands import Demands
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.membership import Members, stored_authorities, take_stored
@@ -69,6 +70,7 @@ class HostDaemon:
     service: PeerService = field(init=False)
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
+    demands: Demands = field(init=False)
     watchers: Watchers = field(init=False)
     _started: bool = field(init=False, default=False)
     _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
@@ -177,6 +179,13 @@ class HostDaemon:
             boot_id=backends.boot_id,
             background=self.background,
         )
+        self.demands = Demands(
+            host=self.host,
+            clock=backends.clock,
+            blocking=backends.blocking,
+            wake=self.schedule.wake,
+            under_way=handshaker.sessions.under_way,
+        )
         self.watchers = Watchers(
             host=self.host,
             logs=backends.logs,
@@ -184,6 +193,7 @@ class HostDaemon:
             blocking=backends.blocking,
             wake=self.schedule.wake,
             wake_all=self.schedule.wake_all,
+            demands=self.demands,
         )
 
     @property
@@ -311,4 +321,5 @@ class HostDaemon:
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)
+        self.demands.renewed(peer)
         self.reactions.admitted(peer)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from shamon_host.attestation.ports import MeasurementLogs
 from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.demands import Demands
 from shamon_host.daemon.ports import Blocking, Clock, T
 from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
@@ -32,6 +33,7 @@ class Watchers:
     blocking: Blocking
     wake: Callable[[HostName], None]
     wake_all: Callable[[], None]
+    demands: Demands
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Watchers:
             group.create_task(self._kernel(), name="kernel objects")
             group.create_task(self._tidy(), name="superseded SAs")
             group.create_task(self._windows(), name="windows of overlays")
+            group.create_task(self.demands.run(), name="what the kernel asks for")
 
     def domains_changed(self) -> None:
         """This program itself started or stopped a domain."""
@@ -139,9 +142,7 @@ class Watchers:
 
     def _kernel_event(self, event: KernelEvent) -> None:
         match event:
-            case AcquireEvent():
-                for peer, entry in self.host.policy.hosts.items():
-                    if entry.address == event.destination and peer in self.host.peers:
-                        self.wake(peer)
+            case AcquireEvent() | ExpireEvent(hard=False):
+                self.demands.told(event)
             case ExpireEvent() | ChangedEvent():
                 self._kernel_changed.set()

@@ -311,6 +311,11 @@ class LinkManager:
         with self._lock:
             return tuple(sorted(self._needs_rekey))
 
+    def agreed(self) -> tuple[PeerRecord, ...]:
+        """What is written down of every peer's links."""
+        with self._lock:
+            return self._book.records
+
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types with a link to the peer that both sides installed."""
         with self._lock:

@@ -5,7 +5,6 @@ import pytest
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.ports import AcquireEvent
 from shamon_host.peer.wire import HELLO
 from tests.unit.daemon.daemon_world import DaemonWorld, daemon, play, records
 
@@ -119,23 +118,6 @@ def test_a_hypervisor_that_answers_again_is_looked_at_without_an_event(monkeypat
         assert len(records(world.alpha, "host.domains-unreadable")) == 1
         await world.wait(10)
         assert not world.alpha.hypervisor.domains()
-
-    play(test)
-
-
-def test_the_kernel_asking_for_an_sa_starts_a_handshake() -> None:
-    async def test(world: DaemonWorld) -> None:
-        await world.boot("alpha", "beta", "gamma")
-        await world.wait(2)
-        calls = world.count_calls(HELLO)
-        for address in ("192.0.2.2", "192.0.2.1", "203.0.113.1"):
-            daemon(world.alpha).watchers._kernel_event(
-                AcquireEvent(
-                    source="192.0.2.1", destination=address, source_port=24576, destination_port=24576, context=None
-                )
-            )
-        await world.wait(2)
-        assert calls == [("alpha", "beta")]
 
     play(test)
 

@@ -316,6 +316,12 @@ class LinkManager:
         with self._lock:
             return self._book.records
 
+    def linked(self, peer: HostName) -> frozenset[TypeName]:
+        """Types with a link to the peer, whole or in the making."""
+        with self._lock:
+            record = self._book.get(peer)
+            return frozenset(record.links) if record else frozenset()
+
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types with a link to the peer that both sides installed."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""The kernel asks for an SA, or for fresh keys: one handshake, none for a wrong label, no more than a budget of them."""
+"""The kernel asks for an SA, or for fresh keys: one handshake, none for a wrong label, never more than a budget."""
 
 import asyncio
 from dataclasses import replace

@@ -36,6 +36,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.host_record import Authorities
@@ -98,6 +99,7 @@ class HostDaemon:
             audit=self.audit.append,
             boottime_s=backends.clock.boottime_s,
             boot_id=backends.boot_id,
+            rekey_after=self._rekey_after,
         )
         vms = VmManager(
             host=self.name,
@@ -200,6 +202,10 @@ class HostDaemon:
     def policy(self) -> Policy:
         """The one in force now."""
         return self.enforced.policy
+
+    def _rekey_after(self) -> RekeyAfter:
+        intervals = self.policy.intervals
+        return RekeyAfter(bytes=intervals.rekey_bytes, packets=intervals.rekey_packets)
 
     async def start(self) -> None:
         """Bring kernel and VMs to the desired state. Asks no peer for anything yet. Raises ShamonError."""

@@ -66,10 +66,6 @@ class DaemonWorld(MemoryWorld):
     async def pair_with_link(self) -> None:
         """alpha and beta admitted, web and db running, the red link up."""
         await self.boot("alpha", "beta")
-        await self.start_pair()
-
-    async def start_pair(self) -> None:
-        """web and db running, the red link up."""
         await self.start("alpha", "web")
         await self.start("beta", "db")
         await self.until(self.web_reaches_db, within_s=30, what="web reaches db")

@@ -9,7 +9,6 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import TypeName
 from shamon_host.links.model import DeleteSas
 from shamon_host.links.ports import AcquireEvent, ExpireEvent
-from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.peer.wire import HELLO
 from shamon_host.testing.network import Deliver, Request
 from shamon_host.testing.story_policy import VM_ADDRESSES
@@ -170,10 +169,7 @@ def test_a_type_that_policy_does_not_give_the_peer_starts_nothing() -> None:
 
 def test_keys_are_renewed_by_usage_and_no_packet_is_lost() -> None:
     async def test(world: DaemonWorld) -> None:
-        for host in (world.alpha, world.beta):
-            await host.boot()
-            daemon(host).host.links.rekey_after = lambda: RekeyAfter(packets=100)
-        await world.start_pair()
+        await world.pair_with_link()
         await world.wait(3)
         seen: list[int] = []
         for _ in range(1000):
@@ -188,7 +184,7 @@ def test_keys_are_renewed_by_usage_and_no_packet_is_lost() -> None:
             counters = host.kernel.counters()
             assert not any(counters[name] for name in ("XfrmOutStateExpired", "XfrmOutNoStates", "XfrmInNoStates"))
 
-    play(test)
+    play(test, ("action_delay_s", "rekey_packets = 100\naction_delay_s"))
 
 
 def test_an_sa_of_nobody_at_its_limit_starts_nothing() -> None:

@@ -39,6 +39,8 @@ from shamon_host.domain.results import AttestationResult
 from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.pending import Pending
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import AgreedLink, LinkOffer, Membership, Outcome, Terms
@@ -487,7 +489,14 @@ class CoalitionHost:
 
     def reconcile_links(self) -> None:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
-        self.links.reconcile(self.vms.taps(), tap_filters(self.policy, self.vms.devices(), self.clock.wall_s()))
+        self.links.reconcile(self.vms.taps(), self._tap_filters())
+
+    def pending_links(self) -> Pending:
+        """What `reconcile_links` would do now. Synchronous."""
+        return self.links.pending(self.vms.taps(), self._tap_filters())
+
+    def _tap_filters(self) -> dict[str, TapFilter]:
+        return tap_filters(self.policy, self.vms.devices(), self.clock.wall_s())
 
     def _require_open(self, peer: HostName) -> None:
         if self._closing:

@@ -119,13 +119,14 @@ class LinkBook:
         filters: Mapping[str, TapFilter] | None = None,
         with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
         opening: Mapping[str, float] | None = None,
+        without: Collection[HostName] = (),
     ) -> DesiredState:
         """What is wanted of the kernel. Without SELinux enforcing that is the guard and the bridges, no link.
 
         `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now. Of `taps` and
-        `filters`, None is what is not known."""
+        `filters`, None is what is not known. `without`: peers whose links are not wanted."""
         label_map = self.label_map()
-        records = self.records if state.selinux_enforcing else ()
+        records = [record for record in self.records if state.selinux_enforcing and record.peer not in without]
         links = tuple(
             with_keys(self._desired_link(record, link, label_map))
             for record in records

@@ -23,6 +23,7 @@ from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, Sa
 from shamon_host.links.link_status import status_rows
 from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
+from shamon_host.links.pending import Pending, pending
 from shamon_host.links.planner import missing_sas
 from shamon_host.links.ports import LinkKernel
 from shamon_host.links.rekeying import perhaps_in_use, receiving, switched
@@ -292,6 +293,20 @@ class LinkManager:
             missing = missing_sas(self._book.desired(state, self.boottime_s(), carried_by_vms=(), taps=None), state)
             self._needs_rekey = frozenset(link.peer for link in missing)
 
+    def pending(self, taps: Mapping[str, TypeName], filters: Mapping[str, TapFilter]) -> Pending:
+        """What `reconcile` with the same would do now. Changes nothing."""
+        with self._lock:
+            state = self.kernel.read()
+            return pending(
+                self._book,
+                state,
+                self.boottime_s(),
+                ended={record.peer for record in self._ended(state)},
+                types={*taps.values(), *self._ensured},
+                taps=taps,
+                filters=filters,
+            )
+
     def tidy(self) -> None:
         """Every few seconds: remove superseded SAs after their grace period, and links whose lease is over."""
         with self._lock:
@@ -429,11 +444,14 @@ class LinkManager:
 
     def _forget_ended(self, state: KernelState) -> None:
         """Take links off the books that may not go on: their lease is over, or SELinux does not enforce."""
-        ended = self._book.expired(self.boottime_s()) if state.selinux_enforcing else self._book.records
+        ended = self._ended(state)
         reason = "the lease is over" if state.selinux_enforcing else "SELinux is not enforcing"
         for record in ended:
             self.audit("link.close", record.peer, {"types": sorted(record.links), "reason": reason})
         self._book.forget(*(record.peer for record in ended))
+
+    def _ended(self, state: KernelState) -> tuple[PeerRecord, ...]:
+        return self._book.expired(self.boottime_s()) if state.selinux_enforcing else self._book.records
 
     def _check(self, peer: HostName, links: Sequence[AgreedLink], lifetime_s: int) -> None:
         ports = {link.type: self._book.port(peer, link.type) for link in links}

@@ -387,6 +387,8 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     match list(arguments):
         case ["status" | "peers" | "vms" | "links" as what]:
             return "GET", f"/v1/{what}", {}
+        case ["links", "--plan"]:
+            return "GET", "/v1/links/plan", {}
         case ["audit", *options]:
             return (
                 "GET",

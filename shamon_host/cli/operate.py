@@ -24,9 +24,12 @@ def add_parsers(commands: Any) -> None:
     for name, help_text in (
         ("peers", "the other hosts: admission, lease, claims"),
         ("vms", "the VMs of this host and the labels that they run under"),
-        ("links", "the labelled links, by peer and type"),
     ):
         daemon_command(commands, name, help_text, _listing)
+    links = daemon_command(commands, "links", "the labelled links, by peer and type", _links)
+    links.add_argument(
+        "--plan", action="store_true", help="what the kernel lacks of what is wanted; exit code 1 if anything"
+    )
     audit = daemon_command(commands, "audit", "the audit log: every decision, before its effect", _audit)
     audit.add_argument("--after", type=int, default=0, metavar="N", help="only records after number N")
     audit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N records (default 100)")
@@ -88,6 +91,24 @@ def _listing(arguments: argparse.Namespace) -> int:
     else:
         print_table(rows, _COLUMNS[arguments.command], empty=_EMPTY[arguments.command])
     return 0
+
+
+def _links(arguments: argparse.Namespace) -> int:
+    if not arguments.plan:
+        return _listing(arguments)
+    plan = daemon_client(arguments).get("/v1/links/plan")
+    if arguments.json:
+        print_json(plan)
+    else:
+        for operation in plan["operations"]:
+            print(f"to do: {printable(operation)}")
+        for peer in plan["handshakes"]:
+            print(f"a handshake with {printable(peer)}: a link to it lacks an SA, or its gate is shut")
+        for what in plan["out_of_reach"]:
+            print(f"to be removed by hand: {printable(what)}")
+        if not any(plan.values()):
+            print("nothing to do")
+    return 1 if any(plan.values()) else 0
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -57,6 +57,8 @@ class Api:
                 return await self._blocking(lambda: [_vm(status) for status in self.daemon.host.vms.statuses()])
             case "GET", ["v1", "links"]:
                 return await self._blocking(lambda: list(self.daemon.host.links.status()))
+            case "GET", ["v1", "links", "plan"]:
+                return asdict(await self._blocking(self.daemon.host.pending_links))
             case "GET", ["v1", "audit"]:
                 return self._audit(fields)
             case "GET", ["v1", "results", *what]:

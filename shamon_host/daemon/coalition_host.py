@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
@@ -27,6 +27,7 @@ from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension, describe, is_transient
 from shamon_host.daemon.tap_filters import tap_filters
+from shamon_host.daemon.unused_types import UnusedTypes
 from shamon_host.daemon.verifier_memory import VerifierMemory
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState, PeerState
@@ -38,6 +39,8 @@ from shamon_host.domain.results import AttestationResult
 from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.pending import Pending
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
 from shamon_host.peer.ports import AgreedLink, LinkOffer, Membership, Outcome, Terms
@@ -89,6 +92,7 @@ class CoalitionHost:
     """Some peer and this host have admitted each other since the boot (`HostEntry.starting`)."""
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
+    unused: UnusedTypes = field(init=False, default_factory=UnusedTypes)
     _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
     _carried: CarriedTypes = field(init=False)
     _verified: VerifierMemory = field(init=False)
@@ -243,6 +247,7 @@ class CoalitionHost:
                 audit=self.audit,
                 now_s=now,
             )
+            links = self.unused.without(links)
             self._admitting[peer] = _Admitting(state=state, links=links)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             await self.blocking(
@@ -287,7 +292,10 @@ class CoalitionHost:
         until_s = state.lease_until_s if state is not None and state.counts_at(now) else now
         gate_s = max(0.0, until_s - self.policy.intervals.margin_s - now)
         try:
-            await self.blocking(lambda: self.links.abandon(peer, self._address(peer), spis, links, gate_s=gate_s))
+            unanswered = outcome is not None and outcome.role is Role.INITIATOR
+            await self.blocking(
+                lambda: self.links.abandon(peer, self._address(peer), spis, links, gate_s=gate_s, unanswered=unanswered)
+            )
         except ShamonError as error:
             with suppress(ShamonError):  # the background tells the daemon, which ends
                 await self.suspend(peer, f"an unfinished handshake could not be undone: {error}", definite=False)
@@ -431,7 +439,17 @@ class CoalitionHost:
         """Remove the links of these types to the peer; the others go on."""
         if types:
             await self.blocking(lambda: self.links.close_types(peer, types, reason))
-            self._carried.note(peer, self._carried.of(peer) - types)
+            if peer in self._carried:
+                self._carried.note(peer, self._carried.of(peer) - types)
+
+    async def withdraw(self, peer: HostName, types: frozenset[TypeName], reason: str) -> None:
+        """As `close_types`, for a handshake that is under way too: it brings none of them."""
+        async with self._lock(peer):
+            if (admitting := self._admitting.get(peer)) is not None:
+                left = tuple(link for link in admitting.links if link.type not in types)
+                self._admitting[peer] = replace(admitting, links=left)
+            if peer in self.peers:
+                await self.close_types(peer, types, reason)
 
     def meet_host(self, host: HostName) -> None:
         """The policy has a new host."""
@@ -452,7 +470,9 @@ class CoalitionHost:
 
     def types_to_offer(self, peer: HostName) -> frozenset[TypeName]:
         """Types that VMs of this host use now and that both hosts may carry."""
-        return self.vms.running_types() & self._both(peer) & self.policies.shared(peer).types
+        used = self.vms.running_types()
+        self.unused.offered(used)
+        return used & self._both(peer) & self.policies.shared(peer).types
 
     def _both(self, peer: HostName) -> frozenset[TypeName]:
         """Types that both hosts may carry."""
@@ -469,7 +489,14 @@ class CoalitionHost:
 
     def reconcile_links(self) -> None:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
-        self.links.reconcile(self.vms.taps(), tap_filters(self.policy, self.vms.devices(), self.clock.wall_s()))
+        self.links.reconcile(self.vms.taps(), self._tap_filters())
+
+    def pending_links(self) -> Pending:
+        """What `reconcile_links` would do now. Synchronous."""
+        return self.links.pending(self.vms.taps(), self._tap_filters())
+
+    def _tap_filters(self) -> dict[str, TapFilter]:
+        return tap_filters(self.policy, self.vms.devices(), self.clock.wall_s())
 
     def _require_open(self, peer: HostName) -> None:
         if self._closing:

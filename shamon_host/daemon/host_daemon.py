@@ -15,6 +15,7 @@ from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.demands import Demands
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.membership import Members, stored_authorities, take_stored
@@ -35,6 +36,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.hypervisor.vms import VmManager, VmSettings
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.host_record import Authorities
@@ -69,6 +71,7 @@ class HostDaemon:
     service: PeerService = field(init=False)
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
+    demands: Demands = field(init=False)
     watchers: Watchers = field(init=False)
     _started: bool = field(init=False, default=False)
     _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
@@ -96,6 +99,7 @@ class HostDaemon:
             audit=self.audit.append,
             boottime_s=backends.clock.boottime_s,
             boot_id=backends.boot_id,
+            rekey_after=self._rekey_after,
         )
         vms = VmManager(
             host=self.name,
@@ -177,6 +181,13 @@ class HostDaemon:
             boot_id=backends.boot_id,
             background=self.background,
         )
+        self.demands = Demands(
+            host=self.host,
+            clock=backends.clock,
+            blocking=backends.blocking,
+            wake=self.schedule.wake,
+            under_way=handshaker.sessions.under_way,
+        )
         self.watchers = Watchers(
             host=self.host,
             logs=backends.logs,
@@ -184,12 +195,17 @@ class HostDaemon:
             blocking=backends.blocking,
             wake=self.schedule.wake,
             wake_all=self.schedule.wake_all,
+            demands=self.demands,
         )
 
     @property
     def policy(self) -> Policy:
         """The one in force now."""
         return self.enforced.policy
+
+    def _rekey_after(self) -> RekeyAfter:
+        intervals = self.policy.intervals
+        return RekeyAfter(bytes=intervals.rekey_bytes, packets=intervals.rekey_packets)
 
     async def start(self) -> None:
         """Bring kernel and VMs to the desired state. Asks no peer for anything yet. Raises ShamonError."""
@@ -311,4 +327,5 @@ class HostDaemon:
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)
+        self.demands.renewed(peer)
         self.reactions.admitted(peer)

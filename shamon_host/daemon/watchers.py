@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from shamon_host.attestation.ports import MeasurementLogs
 from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.demands import Demands
 from shamon_host.daemon.ports import Blocking, Clock, T
 from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 
 MEASUREMENT_POLL_S = 1.0
@@ -32,6 +33,7 @@ class Watchers:
     blocking: Blocking
     wake: Callable[[HostName], None]
     wake_all: Callable[[], None]
+    demands: Demands
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Watchers:
             group.create_task(self._kernel(), name="kernel objects")
             group.create_task(self._tidy(), name="superseded SAs")
             group.create_task(self._windows(), name="windows of overlays")
+            group.create_task(self.demands.run(), name="what the kernel asks for")
 
     def domains_changed(self) -> None:
         """This program itself started or stopped a domain."""
@@ -86,11 +89,34 @@ class Watchers:
                 return {tap: str(name) for tap, name in self.host.vms.taps().items()}
 
             taps = await self._tried("host.domains-unreadable", repair)
-            if taps is None:
-                await self._again(self._domains_changed)
-            elif taps != self._taps:
+            closed = taps is not None and await self._close_unused()
+            if taps is not None and taps != self._taps:
                 self._taps = taps
                 self.wake_all()
+            if not closed:
+                await self._again(self._domains_changed)
+
+    async def _close_unused(self) -> bool:
+        """Remove every link of a type that no VM of this host uses now. False if it is to be tried again."""
+
+        def look() -> dict[HostName, frozenset[TypeName]]:
+            used, host = self.host.vms.running_types(), self.host
+            return {peer: (host.links.linked(peer) | host.carried_ever(peer)) - used for peer in tuple(host.peers)}
+
+        unused = await self._tried("host.domains-unreadable", look)
+        if unused is None:
+            return False
+        for peer, types in unused.items():
+            if types:
+                self.host.unused.left(types)
+                try:
+                    await self.host.withdraw(peer, types, "no VM of this host uses it any more")
+                except ShamonError as error:
+                    self._tell("link.not-closed", error)
+                    return False
+                self.wake(peer)
+        self._told.pop("link.not-closed", None)
+        return True
 
     async def _kernel(self) -> None:
         while True:
@@ -125,12 +151,16 @@ class Watchers:
         try:
             result = await self.blocking(call)
         except ShamonError as error:
-            if self._told.get(kind) != str(error):
-                self._told[kind] = str(error)
-                self.host.audit.append(kind, self.host.name, {"reason": str(error)})
+            self._tell(kind, error)
             return None
         self._told.pop(kind, None)
         return result
+
+    def _tell(self, kind: str, error: ShamonError) -> None:
+        """The audit log, once for each reason."""
+        if self._told.get(kind) != str(error):
+            self._told[kind] = str(error)
+            self.host.audit.append(kind, self.host.name, {"reason": str(error)})
 
     async def _again(self, event: asyncio.Event) -> None:
         """Nobody will tell when what failed would succeed."""
@@ -139,9 +169,7 @@ class Watchers:
 
     def _kernel_event(self, event: KernelEvent) -> None:
         match event:
-            case AcquireEvent():
-                for peer, entry in self.host.policy.hosts.items():
-                    if entry.address == event.destination and peer in self.host.peers:
-                        self.wake(peer)
+            case AcquireEvent() | ExpireEvent(hard=False):
+                self.demands.told(event)
             case ExpireEvent() | ChangedEvent():
                 self._kernel_changed.set()

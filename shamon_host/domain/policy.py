@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from shamon_host.domain.decision_cache import DecisionCache
+from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import Overlay
 
@@ -127,7 +128,8 @@ class VmEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervals:
-    """All in seconds. period < lease; `margin_s` is taken off the agreed lease before it reaches the gate."""
+    """In seconds, and for keys in what they carry. period < lease; `margin_s` is taken off the agreed lease before it
+    reaches the gate."""
 
     period_s: float = 30.0
     lease_s: float = 90.0
@@ -136,6 +138,9 @@ class Intervals:
     """How long one handshake may take."""
     action_delay_s: float = 0.0
     """How long after a peer failed its failure actions are applied to this host's own VMs."""
+    rekey_bytes: int = REKEY_BYTES[-1]
+    rekey_packets: int = REKEY_PACKETS[-1]
+    """How much a link sends under one key before a handshake brings a new one, if the period did not (`key_usage`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

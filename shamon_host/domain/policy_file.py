@@ -20,7 +20,8 @@ is told once: what could not be read is not complained about again by the second
     [vms.NAME]                                # label, image, host; resources, interfaces
     [overlays.NAME]                           # label; peers, ports, times, rate_bytes_s
     [renames]                                 # types, labels: old name → new name, from the version before
-    [intervals]                               # period_s, lease_s, margin_s, timeout_s, action_delay_s
+    [intervals]                               # period_s, lease_s, margin_s, timeout_s, action_delay_s; rekey_bytes,
+                                              # rekey_packets
     [demands]                                 # allow_software_tpm, allow_sha1, empty_pcrs
 """
 

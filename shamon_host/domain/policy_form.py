@@ -11,7 +11,7 @@ from typing import Any
 
 from shamon_host.domain.canonical import canonical_digest, canonical_json
 from shamon_host.domain.overlay import Overlay
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import Intervals, Policy
 
 FORMAT = "shamon-policy-2"
 
@@ -85,6 +85,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
             "margin_s": float(policy.intervals.margin_s),
             "timeout_s": float(policy.intervals.timeout_s),
             "action_delay_s": float(policy.intervals.action_delay_s),
+            **_rekey(policy.intervals),
         },
         "demands": {
             "allow_software_tpm": policy.demands.allow_software_tpm,
@@ -95,6 +96,16 @@ def policy_document(policy: Policy) -> dict[str, Any]:
     if policy.signing is not None:
         document["signing"] = {"threshold": policy.signing.threshold, "keys": sorted(policy.signing.keys)}
     return document
+
+
+def _rekey(intervals: Intervals) -> dict[str, Any]:
+    """Left out where they are the defaults, as in policies from before there were these keys."""
+    default = Intervals()
+    return {
+        name: getattr(intervals, name)
+        for name in ("rekey_bytes", "rekey_packets")
+        if getattr(intervals, name) != getattr(default, name)
+    }
 
 
 def _overlay(overlay: Overlay) -> dict[str, Any]:

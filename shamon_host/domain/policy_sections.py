@@ -3,6 +3,7 @@
 Names are not resolved here; `consistency` does that. What cannot be read becomes a finding of the `Reader`.
 """
 
+from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, parse_port
 from shamon_host.domain.policy import (
@@ -56,6 +57,15 @@ _DEFINITION = (
     "apart",
     "downgraders",
     "equivalent",
+)
+_INTERVALS = (
+    "period_s",
+    "lease_s",
+    "margin_s",
+    "timeout_s",
+    "action_delay_s",
+    "rekey_bytes",
+    "rekey_packets",
 )
 _RATES = range(1000, MAX_RATE_BYTES_S + 1)
 
@@ -285,13 +295,17 @@ def _renames(reader: Reader) -> Renames:
 
 def _intervals(reader: Reader) -> Intervals:
     table, default = reader.table("intervals"), Intervals()
-    reader.only("intervals", table, ("period_s", "lease_s", "margin_s", "timeout_s", "action_delay_s"))
+    reader.only("intervals", table, _INTERVALS)
     return Intervals(
         period_s=reader.number("intervals", table, "period_s", default=default.period_s),
         lease_s=reader.number("intervals", table, "lease_s", default=default.lease_s),
         margin_s=reader.number("intervals", table, "margin_s", default=default.margin_s),
         timeout_s=reader.number("intervals", table, "timeout_s", default=default.timeout_s),
         action_delay_s=reader.number("intervals", table, "action_delay_s", default=default.action_delay_s),
+        rekey_bytes=reader.integer("intervals", table, "rekey_bytes", allowed=REKEY_BYTES, default=default.rekey_bytes),
+        rekey_packets=reader.integer(
+            "intervals", table, "rekey_packets", allowed=REKEY_PACKETS, default=default.rekey_packets
+        ),
     )
 
 

@@ -164,3 +164,5 @@ class _Text:
         self.out.remark(f"[intervals]  # {TO_COMPLETE}: ACM had none; without these lines the defaults hold:")
         for key in ("period_s", "lease_s", "margin_s", "timeout_s", "action_delay_s"):
             self.out.remark(f"{key} = {getattr(default, key):g}")
+        for key in ("rekey_bytes", "rekey_packets"):
+            self.out.remark(f"{key} = {getattr(default, key)}")

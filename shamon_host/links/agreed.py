@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.desired import DesiredLink
-from shamon_host.links.model import PORT_BLOCK, SaId
+from shamon_host.links.model import PORT_BLOCK
+from shamon_host.links.sa_limits import RARELY, RekeyAfter
 
 KEY_BYTES = 36
 """AES-256 key and salt."""
@@ -76,15 +77,16 @@ class Installation:
     inbound: bool
     keys: Mapping[TypeName, tuple[int, bytes]] = field(repr=False)
     lifetime_s: int
+    rekey: RekeyAfter = RARELY
     opening: Mapping[str, float] = field(default_factory=dict)
-    superseded: tuple[SaId, ...] = ()
 
     def give(self, link: DesiredLink, peer: HostName) -> DesiredLink:
         """The link with its new SA, if it is one of the peer's that get one."""
         if link.peer != peer or link.type not in self.keys:
             return link
         spi, key = self.keys[link.type]
-        return replace(link, new_sas=(link.sa(inbound=self.inbound, spi=spi, key=key, lifetime_s=self.lifetime_s),))
+        sa = link.sa(inbound=self.inbound, spi=spi, key=key, lifetime_s=self.lifetime_s, rekey=self.rekey)
+        return replace(link, new_sas=(sa,))
 
 
 def agreed_detail(links: Sequence[AgreedLink], **more: float) -> dict[str, Any]:

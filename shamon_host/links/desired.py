@@ -25,6 +25,7 @@ from shamon_host.links.model import (
     SpdEntry,
     Tunnel,
 )
+from shamon_host.links.sa_limits import RARELY, RekeyAfter
 from shamon_host.links.tap_filter import TapFilter, check_devices
 
 EXACT_PORT = 0xFFFF
@@ -123,7 +124,9 @@ class DesiredLink:
             reqid=self.reqid,
         )
 
-    def sa(self, *, inbound: bool, spi: int, key: bytes, lifetime_s: int) -> SecurityAssociation:
+    def sa(
+        self, *, inbound: bool, spi: int, key: bytes, lifetime_s: int, rekey: RekeyAfter = RARELY
+    ) -> SecurityAssociation:
         """The SA of one direction, to install."""
         source, destination = (self.remote, self.local) if inbound else (self.local, self.remote)
         return SecurityAssociation(
@@ -133,6 +136,7 @@ class DesiredLink:
             reqid=self.reqid,
             context=self.link_context,
             hard_lifetime_s=lifetime_s,
+            limits=rekey.limits(inbound=inbound),
             key=key,
         )
 

@@ -110,10 +110,10 @@ class LinkBook:
         )
 
     def retire(self, packets: Mapping[SaId, int], now_s: float, grace_s: float) -> tuple[SaId, ...]:
-        """Take superseded receiving SAs whose time has come off the books and return them.
+        """Take superseded SAs whose time has come off the books and return them.
 
-        One through which packets came since the last look stays for another `grace_s`, within its lifetime: the
-        peer has not switched yet."""
+        A receiving one through which packets came since the last look stays for another `grace_s`, within its lifetime:
+        the peer has not switched yet."""
         retired: list[SaId] = []
         changed: dict[HostName, PeerRecord | None] = {}
         for record in self.records:
@@ -130,7 +130,9 @@ class LinkBook:
                         retired.append(sa_id)
                     else:
                         kept.append(replace(sa, retire_s=now_s + grace_s, packets_seen=carried))
-                links[name] = replace(link, in_sas=tuple(kept))
+                over = {sa.spi for sa in link.out_sas if sa.retire_s is not None and sa.retire_s <= now_s}
+                retired += [SaId(destination=record.address, spi=spi) for spi in sorted(over)]
+                links[name] = replace(link, in_sas=tuple(kept)).without(out_spis=over)
             self._peers[record.peer] = replace(record, links=links)
             if len(retired) > before:
                 changed[record.peer] = self._peers[record.peer]
@@ -143,7 +145,7 @@ class LinkBook:
             sa.retire_s is not None and sa.retire_s <= now_s
             for record in self.records
             for link in record.links.values()
-            for sa in link.in_sas
+            for sa in (*link.in_sas, *link.out_sas)
         )
 
     def desired(
@@ -156,13 +158,14 @@ class LinkBook:
         filters: Mapping[str, TapFilter] | None = None,
         with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
         opening: Mapping[str, float] | None = None,
+        without: Collection[HostName] = (),
     ) -> DesiredState:
         """What is wanted of the kernel. Without SELinux enforcing that is the guard and the bridges, no link.
 
         `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now. Of `taps` and
-        `filters`, None is what is not known."""
+        `filters`, None is what is not known. `without`: peers whose links are not wanted."""
         label_map = self.label_map()
-        records = self.records if state.selinux_enforcing else ()
+        records = [record for record in self.records if state.selinux_enforcing and record.peer not in without]
         links = tuple(map(with_keys, self.links(*records)))
         opening = dict(opening or {})
         gate = {record.address: record.gate_until_s - now_s for record in records if record.gate_until_s > now_s}

@@ -4,6 +4,7 @@ Back is strict: what was read is translated, that is translated forth again, and
 ours. So an entry with one field that the model does not know can never pass for one that this program made.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 
@@ -20,6 +21,7 @@ from shamon_host.links.model import (
     SecurityAssociation,
     SpdEntry,
 )
+from shamon_host.links.sa_limits import SaLimits
 
 PROTO_UDP = 17
 REPLAY_WINDOW = 256
@@ -54,7 +56,13 @@ def sa_to_kernel(sa: SecurityAssociation) -> pyxfrm.SecurityAssociation:
         aead=algorithm,
         flags=pyxfrm.SaFlag.ESN,
         replay_window=REPLAY_WINDOW,
-        lifetime=pyxfrm.Lifetime(hard_add_s=sa.hard_lifetime_s or None),
+        lifetime=pyxfrm.Lifetime(
+            soft_bytes=sa.limits.soft_bytes,
+            hard_bytes=sa.limits.hard_bytes,
+            soft_packets=sa.limits.soft_packets,
+            hard_packets=sa.limits.hard_packets,
+            hard_add_s=sa.hard_lifetime_s or None,
+        ),
         security_context=None if sa.context is None else str(sa.context),
     )
 
@@ -74,19 +82,18 @@ def sa_from_kernel(sa: pyxfrm.SecurityAssociation) -> SecurityAssociation:
         reqid=sa.reqid,
         context=_context(sa.security_context),
         hard_lifetime_s=sa.lifetime.hard_add_s or 0,
+        limits=SaLimits(
+            soft_bytes=sa.lifetime.soft_bytes,
+            hard_bytes=sa.lifetime.hard_bytes,
+            soft_packets=sa.lifetime.soft_packets,
+            hard_packets=sa.lifetime.hard_packets,
+        ),
         packets=0 if sa.usage is None else sa.usage.packets,
+        bytes=0 if sa.usage is None else sa.usage.bytes,
     )
     if found.context is not None and found.hard_lifetime_s and sa_to_kernel(found) == sa:
         return found
-    return SecurityAssociation(
-        source=found.source,
-        destination=found.destination,
-        spi=found.spi,
-        reqid=found.reqid,
-        context=None,
-        hard_lifetime_s=found.hard_lifetime_s,
-        packets=found.packets,
-    )
+    return replace(found, context=None)
 
 
 def sa_out_of_reach(sa: pyxfrm.SecurityAssociation) -> str:

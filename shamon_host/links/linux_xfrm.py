@@ -41,19 +41,14 @@ class LinkXfrm:
     def __init__(self, expect: Callable[[object], None]) -> None:
         try:
             self._xfrm = Xfrm()
-            try:
-                self._batch = XfrmBatch()
-            except pyxfrm.XfrmError:
-                self._xfrm.close()
-                raise
         except pyxfrm.XfrmError as error:
             raise _failed(error) from None
+        self._batch = XfrmBatch(self._xfrm)
         self._expect = expect
         self._reserved: set[pyxfrm.SaId] = set()
         """Larval SAs of `allocate_spi`, as far as this run of the daemon knows."""
 
     def close(self) -> None:
-        self._batch.close()
         self._xfrm.close()
 
     def read_sas(self) -> tuple[frozenset[SecurityAssociation], tuple[str, ...]]:

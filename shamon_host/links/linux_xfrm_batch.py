@@ -1,19 +1,15 @@
-"""Many SAs or SPD entries to the kernel in a few datagrams, and found again in the cheaper of two ways.
-
-`pyxfrm.client` deletes many at once; adding many, and knowing of each deletion whether there was anything, is here.
-"""
+"""Many SAs or SPD entries to the kernel in a few datagrams, and found again in the cheaper of two ways."""
 
 import errno
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from shamon_host import pyxfrm
+from shamon_host.pyxfrm import requests
+from shamon_host.pyxfrm.batch import Batch
 from shamon_host.pyxfrm.client import Xfrm
-from shamon_host.pyxfrm.constants import Message
 from shamon_host.pyxfrm.errors import XfrmError
-from shamon_host.pyxfrm.policy_codec import encode_policy, encode_policy_id
-from shamon_host.pyxfrm.sa_codec import encode_sa
-from shamon_host.pyxfrm.transport import Channel
 
 READ_PER_REQUEST = 4
 """A dump reads about so many objects in the time that one request for one of them takes."""
@@ -23,46 +19,39 @@ _FEW = 4
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
 class XfrmBatch:
-    """One socket for requests that go together; safe to share between threads. Each call returns None for what was
-    done, or its error, and raises XfrmError if the kernel does not answer."""
+    """Requests that go together. Each call returns, for each object, None if that was done, or its error: one that
+    fails, or that no message has room for, does not stop the others."""
 
-    def __init__(self) -> None:
-        self._channel = Channel()
-
-    def close(self) -> None:
-        self._channel.close()
+    xfrm: Xfrm
 
     def add_sas(self, sas: Sequence[pyxfrm.SecurityAssociation]) -> list[XfrmError | None]:
         """EEXIST where there is one of the id, also a larval one."""
-        return self._send(Message.NEWSA, encode_sa, sas, "add SA")
+        return self._send(requests.add_sa, sas)
 
     def key_larval_sas(self, sas: Sequence[pyxfrm.SecurityAssociation]) -> list[XfrmError | None]:
         """Give larval SAs their keys. ESRCH where there is none of the id."""
-        return self._send(Message.UPDSA, encode_sa, sas, "give a larval SA its key")
+        return self._send(requests.update_sa, sas)
 
     def put_policies(self, policies: Sequence[pyxfrm.Policy]) -> list[XfrmError | None]:
         """Each in the place of the one with its selector, direction and security context."""
-        return self._send(Message.UPDPOLICY, encode_policy, policies, "add policy")
+        return self._send(requests.update_policy, policies)
 
     def delete_policies(self, policy_ids: Sequence[pyxfrm.PolicyId]) -> list[XfrmError | None]:
         """ENOENT where there is none."""
-        return self._send(Message.DELPOLICY, encode_policy_id, policy_ids, "delete policy")
+        return self._send(requests.delete_policy, policy_ids)
 
-    def _send(
-        self, kind: Message, encode: Callable[[_T], bytes], objects: Sequence[_T], operation: str
-    ) -> list[XfrmError | None]:
-        """What cannot be encoded has that for its error, and is not sent."""
-        outcomes: list[XfrmError | None] = []
-        bodies: list[tuple[int, bytes]] = []
+    def _send(self, request: Callable[[_T], requests.Request[None]], objects: Sequence[_T]) -> list[XfrmError | None]:
+        outcomes: list[XfrmError | None] = [None] * len(objects)
+        sent: dict[int, requests.Request[None]] = {}
         for place, one in enumerate(objects):
-            outcomes.append(None)
             try:
-                bodies.append((place, encode(one)))
+                sent[place] = request(one)
             except XfrmError as error:
                 outcomes[place] = error
-        answers = self._channel.batch([(kind, body, operation) for _, body in bodies])
-        for (place, _), answer in zip(bodies, answers, strict=True):
+        answers = self.xfrm.run(Batch(requests=list(sent.values())))
+        for place, answer in zip(sent, answers.errors, strict=True):
             outcomes[place] = answer
         return outcomes
 

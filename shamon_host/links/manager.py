@@ -23,8 +23,11 @@ from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, Sa
 from shamon_host.links.link_status import status_rows
 from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
+from shamon_host.links.pending import Pending, pending
 from shamon_host.links.planner import addresses_of, missing_sas
 from shamon_host.links.ports import LinkKernel
+from shamon_host.links.rekeying import perhaps_in_use, receiving, switched
+from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.links.told_filters import ToldFilters
 
@@ -46,6 +49,7 @@ class LinkManager:
     boottime_s: Callable[[], float]
     boot_id: str
     grace_s: float = GRACE_S
+    rekey_after: Callable[[], RekeyAfter] = RekeyAfter
     _book: LinkBook = field(init=False, repr=False)
     _convergence: Convergence = field(init=False, repr=False)
     _taps: dict[str, TypeName] = field(init=False, default_factory=dict, repr=False)
@@ -107,28 +111,26 @@ class LinkManager:
             until = self.boottime_s() + lifetime_s
             for link in links:
                 old = record.links.get(link.type)
-                record = record.with_link(
-                    LinkRecord(
-                        type=link.type,
-                        local_port=link.local_port,
-                        peer_port=link.peer_port,
-                        in_sas=(*(old.in_sas if old else ()), SaRecord(spi=link.in_spi, expires_s=until)),
-                        out_sas=old.out_sas if old else (),
-                        attached=bool(old and old.attached),
-                    )
+                new = LinkRecord(
+                    type=link.type,
+                    local_port=link.local_port,
+                    peer_port=link.peer_port,
+                    in_sas=(SaRecord(spi=link.in_spi, expires_s=until),),
                 )
+                record = record.with_link(receiving(old, new))
             self.audit("link.install-inbound", peer, agreed_detail(links, lifetime_s=lifetime_s))
             self._reserved.get(peer, set()).difference_update(link.in_spi for link in links)
             keys = {link.type: (link.in_spi, link.in_key) for link in links}
-            self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s))
+            rekey = self.rekey_after()
+            self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s, rekey=rekey))
 
     def install_outbound(
         self, peer: HostName, address: str, links: Sequence[AgreedLink], *, gate_s: float, lifetime_s: int
     ) -> None:
         """The peer receives: install the sending side, put the ports into their bridges, open the gate.
 
-        Sending SAs of earlier handshakes go at once, receiving ones after the grace period (`tidy`), links to the peer
-        that are not among `links` at once. When it fails, nothing of this handshake stays, and the gate stays as short
+        SAs of earlier handshakes go a while later (`rekeying`, `tidy`), links to the peer that are not among `links` at
+        once. When it fails, nothing of this handshake stays, and the gate stays as short
         as it was.
         """
         address = canonical_address(address)
@@ -149,25 +151,21 @@ class LinkManager:
             now = self.boottime_s()
             before = self._free_spis(before, {link.out_spi for link in links})
             record = replace(before.only({link.type for link in links}), gate_until_s=now + gate_s)
-            superseded: list[SaId] = []
             for link in links:
                 old = record.links.get(link.type)
                 if old is None or link.in_spi not in {sa.spi for sa in old.in_sas} or old.peer_port != link.peer_port:
                     raise Refused("the receiving side is not installed", where=f"{peer} {link.type}")
-                superseded += [SaId(destination=address, spi=sa.spi) for sa in old.out_sas]
-                in_sas = tuple(
-                    sa if sa.spi == link.in_spi or sa.retire_s is not None else replace(sa, retire_s=now + self.grace_s)
-                    for sa in old.in_sas
+                sending = SaRecord(spi=link.out_spi, expires_s=now + lifetime_s)
+                record = record.with_link(
+                    switched(old, in_spi=link.in_spi, sending=sending, now_s=now, grace_s=self.grace_s)
                 )
-                out_sas = (*old.out_sas, SaRecord(spi=link.out_spi, expires_s=now + lifetime_s))
-                record = record.with_link(replace(old, in_sas=in_sas, out_sas=out_sas, attached=True))
             keys = {link.type: (link.out_spi, link.out_key) for link in links}
             installation = Installation(
                 inbound=False,
                 keys=keys,
                 lifetime_s=lifetime_s,
+                rekey=self.rekey_after(),
                 opening={address: gate_s} if links else {},
-                superseded=tuple(superseded),
             )
             self._install(record, before, installation)
             self._needs_rekey -= {peer}
@@ -180,11 +178,13 @@ class LinkManager:
         links: Sequence[AgreedLink] = (),
         *,
         gate_s: float = math.inf,
+        unanswered: bool = False,
     ) -> None:
         """A handshake came to nothing: give back the SPIs that `offer` reserved for it, and remove what was installed
         of its links. Links of earlier handshakes stay, their gate for `gate_s` at most: what is left of the lease in
-        force. Does not raise BackendFailed: what could not be removed is told to the audit log and goes with the next
-        `reconcile`."""
+        force. `unanswered`: the peer may have switched to `links` and could not say so; then receiving SAs of links
+        that were up before stay as well. Does not raise BackendFailed: what could not be removed is told to the audit
+        log and goes with the next `reconcile`."""
         address = canonical_address(address)
         in_spis, out_spis = {*spis, *(link.in_spi for link in links)}, {link.out_spi for link in links}
         if not in_spis:
@@ -194,6 +194,7 @@ class LinkManager:
             self._reserved.get(peer, set()).difference_update(in_spis)
             self.audit("link.abandon", peer, {"spis": [f"{spi:#010x}" for spi in sorted(in_spis)]})
             if record is not None and links:
+                in_spis -= perhaps_in_use(record, in_spis) if unanswered else frozenset()
                 until_s = min(record.gate_until_s, self.boottime_s() + gate_s)
                 self._book.remember(replace(record.without(in_spis=in_spis, out_spis=out_spis), gate_until_s=until_s))
             try:
@@ -295,6 +296,20 @@ class LinkManager:
             missing = missing_sas(self._book.desired(state, self.boottime_s(), carried_by_vms=(), taps=None), state)
             self._needs_rekey = frozenset(link.peer for link in missing)
 
+    def pending(self, taps: Mapping[str, TypeName], filters: Mapping[str, TapFilter]) -> Pending:
+        """What `reconcile` with the same would do now. Changes nothing."""
+        with self._lock:
+            state = self.kernel.read()
+            return pending(
+                self._book,
+                state,
+                self.boottime_s(),
+                ended={record.peer for record in self._ended(state)},
+                types={*taps.values(), *self._ensured},
+                taps=taps,
+                filters=filters,
+            )
+
     def tidy(self) -> None:
         """Every few seconds: remove superseded SAs after their grace period, and links whose lease is over."""
         with self._lock:
@@ -312,6 +327,17 @@ class LinkManager:
         """Peers with a link that lost an SA or its gate, as the last `reconcile` found: only a handshake helps."""
         with self._lock:
             return tuple(sorted(self._needs_rekey))
+
+    def agreed(self) -> tuple[PeerRecord, ...]:
+        """What is written down of every peer's links."""
+        with self._lock:
+            return self._book.records
+
+    def linked(self, peer: HostName) -> frozenset[TypeName]:
+        """Types with a link to the peer, whole or in the making."""
+        with self._lock:
+            record = self._book.get(peer)
+            return frozenset(record.links) if record else frozenset()
 
     def carried(self, peer: HostName) -> frozenset[TypeName]:
         """Types with a link to the peer that both sides installed."""
@@ -416,8 +442,6 @@ class LinkManager:
             # The gate last, for what is left by then: to build the rest may have taken long.
             left_s = record.gate_until_s - self.boottime_s()
             self._converge(state, opening={address: min(gate_s, left_s) for address, gate_s in what.opening.items()})
-            self._convergence.delete_sas(what.superseded)
-            self._book.remember(record.without(out_spis={sa.spi for sa in what.superseded}))
         except (BackendFailed, BadInput):
             self._book.remember(before or replace(record, links={}))
             try:
@@ -440,11 +464,14 @@ class LinkManager:
 
     def _forget_ended(self, state: KernelState) -> None:
         """Take links off the books that may not go on: their lease is over, or SELinux does not enforce."""
-        ended = self._book.expired(self.boottime_s()) if state.selinux_enforcing else self._book.records
+        ended = self._ended(state)
         reason = "the lease is over" if state.selinux_enforcing else "SELinux is not enforcing"
         for record in ended:
             self.audit("link.close", record.peer, {"types": sorted(record.links), "reason": reason})
         self._book.forget(*(record.peer for record in ended))
+
+    def _ended(self, state: KernelState) -> tuple[PeerRecord, ...]:
+        return self._book.expired(self.boottime_s()) if state.selinux_enforcing else self._book.records
 
     def _check(self, peer: HostName, links: Sequence[AgreedLink], lifetime_s: int) -> None:
         ports = self._book.ports(peer, [link.type for link in links])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shamon_host.domain.labels import SelinuxContext
+from shamon_host.links.sa_limits import NO_LIMITS, SaLimits
 from shamon_host.links.tap_filter import TapFilter
 
 PORT_BLOCK_FIRST = 0x4000
@@ -53,9 +54,13 @@ class SecurityAssociation:
     """None only in a foreign object that was read."""
     hard_lifetime_s: int
     """Limit that it was added with, counted from then on the wall clock."""
+    limits: SaLimits = NO_LIMITS
+    """In bytes and packets."""
     key: bytes | None = field(default=None, repr=False, compare=False)
     packets: int = field(default=0, compare=False)
     """Packets that it carried so far, when read."""
+    bytes: int = field(default=0, compare=False)
+    """What was in them, as `SaLimits` counts it, when read."""
 
     @property
     def id(self) -> SaId:

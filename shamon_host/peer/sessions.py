@@ -132,6 +132,15 @@ class Sessions:
         del self._waiting[peer]
         return session
 
+    def under_way(self, peer: HostName) -> bool:
+        """Whether a handshake with the peer is, whoever started it."""
+        waiting = self._waiting.get(peer)
+        return (
+            peer in self._initiating
+            or peer in self._answering
+            or (waiting is not None and waiting[0].stage is not Stage.REASONS)
+        )
+
     async def give_up(self, peer: HostName) -> None:
         """Abandon the waiting session of `peer`, if there is one."""
         waiting = self._waiting.pop(peer, None)

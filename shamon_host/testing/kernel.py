@@ -52,9 +52,11 @@ _XFRM_COUNTERS = (
     "XfrmInNoStates",
     "XfrmInStateProtoError",
     "XfrmInStateSeqError",
+    "XfrmInStateExpired",
     "XfrmInTmplMismatch",
     "XfrmInPolBlock",
     "XfrmOutNoStates",
+    "XfrmOutStateExpired",
     "XfrmOutPolBlock",
 )
 
@@ -172,6 +174,17 @@ class MemoryKernel:
         self._path.into_bridge(interface, frame)
 
     # By hand
+
+    def send_from_socket(self, tunnel: Tunnel, data: bytes) -> None:
+        """A program with a socket of this label and these ports sends a UDP packet."""
+        socket = LinkSocket(
+            local=tunnel.local,
+            local_port=tunnel.local_port,
+            remote=tunnel.remote,
+            peer_port=tunnel.peer_port,
+            context=self.selinux.keep(tunnel.context, LINK_TYPE),
+        )
+        self._path.send(socket, data)
 
     @property
     def reserved_spis(self) -> frozenset[int]:

@@ -48,7 +48,7 @@ class PacketPath:
         self.selinux = MemorySelinux(mode=mode)
         self.spd = MemorySpd(self.selinux)
         self.sad = MemorySad(self.selinux, clock.wall_s, clock.boottime_s)
-        self.sad.on_expired = lambda sa: tell(ExpireEvent(destination=sa.destination, spi=sa.spi, hard=True))
+        self.sad.on_expired = lambda sa, hard: tell(ExpireEvent(destination=sa.destination, spi=sa.spi, hard=hard))
         self.guard = MemoryGuard(clock.boottime_s)
         self.filters = MemoryFilters(clock.boottime_s)
         self.bridges: dict[str, MemoryBridge] = {}
@@ -76,11 +76,11 @@ class PacketPath:
             return
         for device, socket in tuple(self.tunnels.values()):
             if device == interface:
-                self._send(socket, frame)
+                self.send(socket, _L2TP_DATA.pack(0x0003, 0, socket.peer_port, 0) + frame)
 
-    def _send(self, socket: LinkSocket, frame: bytes) -> None:
-        """`l2tp_xmit_skb`: SPD and SAD with the socket's label, then nft's output hook, then the wire."""
-        data = _L2TP_DATA.pack(0x0003, 0, socket.peer_port, 0) + frame
+    def send(self, socket: LinkSocket, data: bytes) -> None:
+        """A UDP packet of a socket, as of `l2tp_xmit_skb`: SPD and SAD with its label, then nft's output hook, then
+        the wire."""
         packet = udp_packet(socket.local, socket.local_port, socket.remote, socket.peer_port, data)
         ports = (socket.local_port, socket.peer_port)
         entry = self.spd.lookup(_flow(Direction.OUT, packet, ports), socket.context)
@@ -101,8 +101,12 @@ class PacketPath:
         if item is None:
             self._wire.send(packet)
             return
+        if not self.sad.usable(item):
+            self.counters["XfrmOutStateExpired"] += 1
+            return
         item.sent += 1
         item.packets += 1
+        item.bytes += len(packet.payload)
         self._wire.send(seal(item.sa, item.sent, packet.payload))
 
     def receive(self, packet: WirePacket) -> None:
@@ -115,6 +119,9 @@ class PacketPath:
             item = self.sad.incoming(SaId(destination=packet.destination, spi=spi))
             if item is None:
                 self.counters["XfrmInNoStates"] += 1
+                return
+            if not self.sad.usable(item):
+                self.counters["XfrmInStateExpired"] += 1
                 return
             plain = unseal(item, packet)
             if isinstance(plain, str):

@@ -31,6 +31,10 @@ class InstalledSa:
     """Wall clock."""
     sent: int = 0
     packets: int = 0
+    bytes: int = 0
+    """Of the UDP packets inside (`SaLimits`)."""
+    dying: bool = False
+    """A soft limit was reached, and told."""
     highest: int = 0
     seen: set[int] = field(default_factory=set)
 
@@ -44,7 +48,8 @@ class MemorySad:
         self._sas: dict[SaId, InstalledSa] = {}
         self._larval: dict[SaId, float] = {}
         self._next_spi = 0xC0000000
-        self.on_expired: Callable[[SaId], None] = lambda _: None
+        self.on_expired: Callable[[SaId, bool], None] = lambda sa_id, hard: None
+        """Told of each SA at its soft limit (False), and of one that is gone at a hard one (True)."""
 
     def allocate(self, destination: str) -> int:
         """ALLOCSPI: reserve an SPI for LARVAL_S."""
@@ -75,7 +80,9 @@ class MemorySad:
     def read(self) -> frozenset[SecurityAssociation]:
         """All of them, without larval ones and keys."""
         self._expire()
-        return frozenset(replace(item.sa, key=None, packets=item.packets) for item in self._sas.values())
+        return frozenset(
+            replace(item.sa, key=None, packets=item.packets, bytes=item.bytes) for item in self._sas.values()
+        )
 
     def reserved(self) -> frozenset[SaId]:
         """Larval SAs."""
@@ -86,7 +93,8 @@ class MemorySad:
     def outgoing(
         self, source: str, destination: str, reqid: int, label: SelinuxContext | None, *, labelled: bool
     ) -> InstalledSa | None:
-        """The newest SA that a packet may take: for a labelled policy only one whose context equals the socket's
+        """The SA that a packet takes (`xfrm_state_look_at`): one below its soft limits if there is one, the newest by
+        the second, of those of one second the last. For a labelled policy only one whose context equals the socket's
         (`selinux_xfrm_state_pol_flow_match`)."""
         self._expire()
         fitting = [
@@ -96,18 +104,34 @@ class MemorySad:
             and (item.sa.context is not None if labelled else item.sa.context is None)
             and (not labelled or item.sa.context == label)
         ]
-        return max(fitting, key=lambda item: item.added_s, default=None)
+        return max(reversed(fitting), key=lambda item: (not item.dying, int(item.added_s)), default=None)
 
     def incoming(self, sa_id: SaId) -> InstalledSa | None:
         self._expire()
         return self._sas.get(sa_id)
+
+    def usable(self, item: InstalledSa) -> bool:
+        """Before a packet takes the SA (`xfrm_state_check_expire`): False, and it is gone, at a hard limit."""
+        limits = item.sa.limits
+        if _reached(item.bytes, limits.hard_bytes) or _reached(item.packets, limits.hard_packets):
+            del self._sas[item.sa.id]
+            self.on_expired(item.sa.id, True)
+            return False
+        if not item.dying and (_reached(item.bytes, limits.soft_bytes) or _reached(item.packets, limits.soft_packets)):
+            item.dying = True
+            self.on_expired(item.sa.id, False)
+        return True
 
     def _expire(self) -> None:
         now = self._wall_s()
         for sa_id, item in tuple(self._sas.items()):
             if now >= item.added_s + item.sa.hard_lifetime_s:
                 del self._sas[sa_id]
-                self.on_expired(sa_id)
+                self.on_expired(sa_id, True)
+
+
+def _reached(count: int, limit: int | None) -> bool:
+    return limit is not None and count >= limit
 
 
 def seal(sa: SecurityAssociation, sequence: int, udp: bytes) -> WirePacket:
@@ -136,4 +160,5 @@ def unseal(item: InstalledSa, packet: WirePacket) -> bytes | str:
     item.highest = max(item.highest, sequence)
     item.seen = {number for number in (*item.seen, sequence) if number + _REPLAY_WINDOW > item.highest}
     item.packets += 1
+    item.bytes += len(plain) - 1
     return plain[:-1]

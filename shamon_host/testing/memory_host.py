@@ -208,13 +208,7 @@ class MemoryHost:
                 return FaultTrace(needles=("binding",))
 
     async def kill_daemon(self) -> None:
-        if self._severable is not None:
-            self._severable.severed = True
-        if self._tpm is not None:
-            self._tpm.severed = True
-        if self.database is not None:
-            self.database.severed = True
-        self._network.stop(self.host)
+        self.sever()
         await self._end()
         self.hypervisor.forget_subscribers()
         self.kernel.close()
@@ -330,6 +324,20 @@ class MemoryHost:
             ima_log=self.machine.logs.ima_log(0),
         )
 
+    def sever(self) -> None:
+        """The daemon is dead from now on, whatever it is about to do; `kill_daemon` clears up after it."""
+        if self._severable is not None:
+            self._severable.severed = True
+        if self._tpm is not None:
+            self._tpm.severed = True
+        if self.database is not None:
+            self.database.severed = True
+        self._network.stop(self.host)
+
+    @property
+    def severed(self) -> bool:
+        return self._severable is not None and self._severable.severed
+
     def sa_of(self, type_name: str, *, to: str) -> SecurityAssociation:
         """The newest SA of the link of a type towards an address, as this host's kernel holds it."""
         assert self.daemon is not None
@@ -387,6 +395,8 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     match list(arguments):
         case ["status" | "peers" | "vms" | "links" as what]:
             return "GET", f"/v1/{what}", {}
+        case ["links", "--plan"]:
+            return "GET", "/v1/links/plan", {}
         case ["audit", *options]:
             return (
                 "GET",

@@ -58,7 +58,7 @@ class _Bench:
         self.script.write_text("".join(map(_line, self.sas)))
         self.xfrm = xfrm
         self.links = LinkXfrm(lambda _: None)
-        self.batch = XfrmBatch()
+        self.batch = XfrmBatch(xfrm)
         self.others = 0
 
     def check(self) -> None:
@@ -106,7 +106,7 @@ class _Bench:
         """In a namespace of its own, with the peer's SAs alone."""
         _new_namespace()
         with Xfrm() as xfrm:
-            _none_failed(XfrmBatch().add_sas(self.kernel_sas))
+            _none_failed(XfrmBatch(xfrm).add_sas(self.kernel_sas))
             seconds = _seconds(flush)
             if xfrm.counts().sas:
                 raise SystemExit("flushing left SAs")

@@ -1,6 +1,7 @@
 """The contract of `LinkKernel` on Linux, run inside a lab host in the daemon's SELinux domain."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from shamon_host.links.model import Tunnel
 from shamon_host.links.ports import KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
@@ -25,6 +27,14 @@ class LinuxBench:
 
     def pass_time(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def send(self, tunnel: Tunnel, datagrams: Sequence[bytes]) -> None:
+        from shamon_host.links.linux_labelled_socket import open_link_socket
+
+        with open_link_socket(tunnel) as opened:
+            for datagram in datagrams:
+                with contextlib.suppress(OSError):
+                    opened.send(datagram)
 
     def flush_policies(self) -> None:
         from shamon_host.pyxfrm.client import Xfrm

@@ -77,6 +77,9 @@ class DaemonWorld(MemoryWorld):
     async def web_reaches_db(self) -> bool:
         return await self.alpha.guest("web").reaches(VM_ADDRESSES["db"][0])
 
+    async def spy_reaches_shop(self) -> bool:
+        return await self.beta.guest("spy").reaches(VM_ADDRESSES["shop"][0])
+
     async def suspended(self, host: str, peer: str, *, within_s: float = 100) -> str:
         """Wait until `host` has suspended `peer`; return its reason."""
 

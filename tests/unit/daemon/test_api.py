@@ -110,6 +110,21 @@ def test_vms_and_links() -> None:
     play(test)
 
 
+def test_what_is_still_to_do_of_links() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        assert await value(world, "/v1/links/plan") == {"operations": (), "handshakes": (), "out_of_reach": ()}
+        world.alpha.kernel.flush_policies()
+        world.alpha.kernel.flush_sas()
+        plan = await value(world, "/v1/links/plan")
+        assert plan["handshakes"] == ("beta",)
+        assert len(plan["operations"]) == 10
+        await world.wait(3)
+        assert not any((await value(world, "/v1/links/plan")).values())
+
+    play(test)
+
+
 def test_the_life_of_a_vm() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha")

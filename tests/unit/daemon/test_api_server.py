@@ -133,6 +133,26 @@ def test_bodies_that_are_no_request(body: bytes, tmp_path: Path) -> None:
     assert not api.asked
 
 
+def test_what_is_still_to_do_of_links(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "shamon.sock"
+    plan = {
+        "operations": ["delete foreign SPD entry: allow \x1b[2J", "install the guard"],
+        "handshakes": ["beta"],
+        "out_of_reach": ["SA to 192.0.2.1 proto 51 spi 0x00000100"],
+    }
+    api = Canned(Answer(status=200, body=plan))
+    assert served(api, path, lambda: shamon(["links", "--plan", "--socket", str(path)])) == 1
+    assert capsys.readouterr().out == (
+        "to do: delete foreign SPD entry: allow ?[2J\n"
+        "to do: install the guard\n"
+        "a handshake with beta: a link to it lacks an SA, or its gate is shut\n"
+        "to be removed by hand: SA to 192.0.2.1 proto 51 spi 0x00000100\n"
+    )
+    assert served(api, path, lambda: shamon(["links", "--plan", "--json", "--socket", str(path)])) == 1
+    assert json.loads(capsys.readouterr().out) == plan
+    assert api.asked == [("GET", "/v1/links/plan", {})] * 2
+
+
 # The command line against a whole daemon
 
 
@@ -165,6 +185,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert json.loads(run("status", "--json")[1])["host"] == "alpha"
         assert "HOST" in run("peers")[1]
         assert run("links")[1] == "no links\n"
+        assert run("links", "--plan")[:2] == (0, "nothing to do\n")
         assert run("vm", "start", "web")[:2] == (0, "web: running as system_u:system_r:svirt_t:s0:c1,c516,c517\n")
         assert "running" in run("vms")[1]
         code, _, err = run("vm", "start", "probe")

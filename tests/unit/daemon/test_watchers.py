@@ -1,15 +1,19 @@
 """What a host notices of itself, and what it does then: repair, and new Evidence for every peer."""
 
+import asyncio
+from collections.abc import Collection
+
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.ports import AcquireEvent
-from shamon_host.peer.wire import HELLO
-from tests.unit.daemon.daemon_world import DaemonWorld, daemon, play, records
+from shamon_host.peer.wire import CONFIRM, EVIDENCE, HELLO
+from shamon_host.testing.network import Deliver, Request
+from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld, daemon, play, records
 
 WEB = VmName("web")
+RED, BLUE = TypeName("acme/red"), TypeName("rival/blue")
 FOREIGN = SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=frozenset({700, 701}))
 
 
@@ -123,29 +127,104 @@ def test_a_hypervisor_that_answers_again_is_looked_at_without_an_event(monkeypat
     play(test)
 
 
-def test_the_kernel_asking_for_an_sa_starts_a_handshake() -> None:
+def test_a_guest_that_ends_takes_its_link_with_it() -> None:
+    """Here at once, at the peer with the handshake that follows; links of other types go on."""
+
     async def test(world: DaemonWorld) -> None:
-        await world.boot("alpha", "beta", "gamma")
-        await world.wait(2)
-        calls = world.count_calls(HELLO)
-        for address in ("192.0.2.2", "192.0.2.1", "203.0.113.1"):
-            daemon(world.alpha).watchers._kernel_event(
-                AcquireEvent(
-                    source="192.0.2.1", destination=address, source_port=24576, destination_port=24576, context=None
-                )
-            )
-        await world.wait(2)
-        assert calls == [("alpha", "beta")]
+        await world.pair_with_link()
+        await world.start("alpha", "shop")
+        await world.start("beta", "spy")
+        await world.until(world.spy_reaches_shop, within_s=5, what="spy reaches shop")
+        world.alpha.hypervisor.crash(WEB)
+        await world.wait(0.01)
+        objects = await world.alpha.objects("beta")
+        assert (objects.gate_open, objects.sas > 0, objects.spd_entries, objects.devices) == (True, True, 2, 1)
+        assert daemon(world.alpha).host.carried(BETA) == {BLUE}
+        assert await world.spy_reaches_shop()
+        await world.wait(3)
+        assert daemon(world.beta).host.carried(ALPHA) == {BLUE}
+        assert (await world.beta.objects("alpha")).devices == 1
+        assert await world.spy_reaches_shop()
+        (closed,) = [detail for detail in records(world.alpha, "link.close", "beta") if RED in detail["types"]]
+        assert closed["types"] == [RED]
 
     play(test)
 
 
-def test_a_guest_that_ends_takes_its_link_with_it() -> None:
+def test_a_link_goes_with_its_last_vm_though_the_peer_does_not_answer() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.kill_daemon()
+        world.alpha.hypervisor.crash(WEB)
+        await world.wait(0.01)
+        objects = await world.alpha.objects("beta")
+        assert (objects.sas, objects.spd_entries, objects.devices) == (0, 0, 0)
+
+    play(test)
+
+
+@pytest.mark.parametrize("path", [HELLO, EVIDENCE, CONFIRM])
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_handshake_that_began_before_does_not_bring_the_link_back(path: str, answered: bool) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.wait(3)
+        ended: list[str] = []
+
+        async def slow(request: Request, deliver: Deliver) -> bytes:
+            if request.path != path or request.to != "beta" or ended:
+                return await deliver(request)
+            answer = await deliver(request) if answered else b""
+            ended.append(path)
+            world.alpha.hypervisor.crash(WEB)
+            await asyncio.sleep(0.01)
+            assert (await world.alpha.objects("beta")).devices == 0
+            return answer if answered else await deliver(request)
+
+        world.network.tap = slow
+        daemon(world.alpha).schedule.wake(BETA)
+        for _ in range(200):
+            await world.wait(0.01)
+            if ended:
+                assert (await world.alpha.objects("beta")).devices == 0
+        assert ended
+        await world.wait(3)
+        assert (await world.beta.objects("alpha")).devices == 0
+        assert daemon(world.alpha).host.carried(BETA) == daemon(world.beta).host.carried(ALPHA) == frozenset()
+
+    play(test)
+
+
+def test_a_link_whose_vm_is_back_is_back() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
         world.alpha.hypervisor.crash(WEB)
-        await world.wait(3)
-        assert daemon(world.beta).host.carried(daemon(world.alpha).name) == frozenset()
-        assert (await world.beta.objects("alpha")).devices == 0
+        await world.wait(0.01)
+        await world.start("alpha", "web")
+        await world.until(world.web_reaches_db, within_s=5, what="web reaches db again")
+
+    play(test)
+
+
+def test_what_cannot_be_closed_is_told_once_and_tried_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.beta.kill_daemon()
+        links = daemon(world.alpha).host.links
+        closes, refuse = links.close_types, True
+
+        def close_types(peer: HostName, types: Collection[TypeName], reason: str) -> None:
+            if refuse:
+                raise BackendFailed("the kernel refused")
+            closes(peer, types, reason)
+
+        vars(links)["close_types"] = close_types
+        world.alpha.hypervisor.crash(WEB)
+        await world.wait(15)
+        assert len(records(world.alpha, "link.not-closed")) == 1
+        assert (await world.alpha.objects("beta")).devices == 1
+        refuse = False
+        await world.wait(6)
+        assert (await world.alpha.objects("beta")).devices == 0
 
     play(test)

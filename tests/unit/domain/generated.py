@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 
 from hypothesis import strategies as st
 
+from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, PortLimit, Transport
 from shamon_host.domain.policy import (
@@ -171,6 +172,8 @@ def _intervals(choose: Choices) -> Intervals:
         period_s=(lease_s - margin_s) * choose.one([0.5, 0.1, 0.99]),
         timeout_s=choose.one([20.0, 1e-3]),
         action_delay_s=choose.one([0.0, 7.5]),
+        rekey_bytes=choose.one([REKEY_BYTES[-1], 1 << 30]),
+        rekey_packets=choose.one([REKEY_PACKETS[-1], 100]),
     )
 
 

@@ -39,6 +39,8 @@ def toml_text(policy: Policy, *, terse: bool = False) -> str:
         ("margin_s", repr(policy.intervals.margin_s)),
         ("timeout_s", repr(policy.intervals.timeout_s)),
         ("action_delay_s", repr(policy.intervals.action_delay_s)),
+        ("rekey_bytes", str(policy.intervals.rekey_bytes)),
+        ("rekey_packets", str(policy.intervals.rekey_packets)),
     ]
     tables["demands"] = [
         ("allow_software_tpm", str(policy.demands.allow_software_tpm).lower()),

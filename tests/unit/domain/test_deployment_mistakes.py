@@ -118,6 +118,13 @@ DESK = "vms.desk"
             "overlays.office-hours.rate_byte_s",
             ["unknown key", "rate_bytes_s?"],
         ),
+        # intervals
+        ("rekey_bytes = 1073741824", "rekey_bytes = 65535", "intervals.rekey_bytes", ["from 65536 to 137438953472"]),
+        ("rekey_bytes = 1073741824", "rekey_bytes = 137438953473", "intervals.rekey_bytes", ["from 65536"]),
+        ("rekey_bytes = 1073741824", "rekey_bytes = 1e9", "intervals.rekey_bytes", ["an integer"]),
+        ("rekey_packets = 1_048_576", "rekey_packets = 99", "intervals.rekey_packets", ["from 100 to 4294967296"]),
+        ("rekey_packets = 1_048_576", "rekey_packets = 4294967297", "intervals.rekey_packets", ["from 100"]),
+        ("rekey_packets = 1_048_576", "rekey_packet = 9", "intervals.rekey_packet", ["unknown key", "rekey_packets?"]),
     ],
 )
 def test_a_mistake_is_told_once_with_its_key_and_line(old: str, new: str, key: str, words: list[str]) -> None:

@@ -181,7 +181,15 @@ def test_an_empty_limit_is_not_the_same_as_none() -> None:
 
 def test_renames_intervals_and_demands() -> None:
     assert POLICY.renames == Renames(types={TypeName("bank/post"): MAIL}, labels={"dealer": "trader"})
-    assert POLICY.intervals == Intervals(period_s=20, lease_s=60.5, margin_s=1, timeout_s=10, action_delay_s=5)
+    assert POLICY.intervals == Intervals(
+        period_s=20,
+        lease_s=60.5,
+        margin_s=1,
+        timeout_s=10,
+        action_delay_s=5,
+        rekey_bytes=1 << 30,
+        rekey_packets=1 << 20,
+    )
     assert POLICY.demands == Demands(allow_software_tpm=True, empty_pcrs=(12,))
 
 
@@ -279,6 +287,9 @@ def test_a_moment_is_in_seconds_since_the_epoch(text: str, seconds: int) -> None
         ("margin_s = 1", "margin_s = 2"),
         ("timeout_s = 10", "timeout_s = 11"),
         ("action_delay_s = 5", "action_delay_s = 6"),
+        ("rekey_bytes = 1073741824", "rekey_bytes = 1073741823"),
+        ("rekey_packets = 1_048_576", "rekey_packets = 1_048_577"),
+        ("rekey_packets = 1_048_576", ""),
         ("allow_software_tpm = true", "allow_software_tpm = false"),
     ],
 )

@@ -157,6 +157,7 @@ def test_own_sas_come_back_without_the_key(ipv6: bool, inbound: bool) -> None:
         {"aead": pyxfrm.aes_gcm(bytes(20))},
         {"replay_window": 0},
         {"lifetime": pyxfrm.Lifetime()},
+        {"lifetime": pyxfrm.Lifetime(hard_add_s=60, soft_add_s=9)},
         {"security_context": None},
         {"selector": pyxfrm.Selector.any(4)},
         {"unmodelled": frozenset({4})},

@@ -138,10 +138,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
         key_larval_sas=kernel.key_larval_sas,
         put_policies=kernel.put_policies,
         delete_policies=kernel.drop_policies,
-        close=kernel.close,
     )
     monkeypatch.setattr(linux_xfrm, "Xfrm", lambda: kernel)
-    monkeypatch.setattr(linux_xfrm, "XfrmBatch", lambda: batch)
+    monkeypatch.setattr(linux_xfrm, "XfrmBatch", lambda _: batch)
     monkeypatch.setattr(linux_xfrm, "demand_enforcing", lambda _: None)
     return kernel
 

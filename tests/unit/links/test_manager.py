@@ -10,6 +10,7 @@ from shamon_host.domain.results import ClaimStatus
 from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.model import Direction, SpdEntry
 from shamon_host.links.network_state import check_network_state
+from shamon_host.links.rekeying import SWITCH_S
 from shamon_host.testing.kernel_sad import seal
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.wire import MemoryWire, udp_packet
@@ -97,6 +98,8 @@ def test_a_rekey_supersedes_and_loses_nothing(joined: tuple[Host, Host]) -> None
         join(alpha, beta)
         assert carries(alpha, "shvm0-0", beta, "shvm1-0")
         assert carries(beta, "shvm1-0", alpha, "shvm0-0")
+    alpha.clock.advance(SWITCH_S)
+    alpha.links.tidy()
     assert len([sa for sa in alpha.kernel.read().sas if sa.source == alpha.address]) == 1
     for host in (alpha, beta):
         for _ in range(3):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.model import AddSa, AddSpdEntry, CreateTunnel, OpenGate
+from shamon_host.links.model import AddSa, AddSpdEntry, CreateTunnel, OpenGate, Tunnel
 from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
@@ -27,6 +27,10 @@ class MemoryBench:
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
+
+    def send(self, tunnel: Tunnel, datagrams: Sequence[bytes]) -> None:
+        for datagram in datagrams:
+            self.memory.send_from_socket(tunnel, datagram)
 
     def flush_policies(self) -> None:
         self.memory.flush_policies()

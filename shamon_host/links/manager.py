@@ -23,7 +23,7 @@ from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, Sa
 from shamon_host.links.link_status import status_rows
 from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
-from shamon_host.links.planner import missing_sas
+from shamon_host.links.planner import addresses_of, missing_sas
 from shamon_host.links.ports import LinkKernel
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.links.told_filters import ToldFilters
@@ -228,13 +228,13 @@ class LinkManager:
                 self._give_back(peer)
 
     def close_types(self, peer: HostName, types: Collection[TypeName], reason: str) -> None:
-        """Remove the peer's links of these types; those of other types go on. Raises BackendFailed."""
+        """Remove the peer's links of these types; those of other types go on. Raises BackendFailed; call it again then:
+        what is off the books may still be in the kernel."""
         with self._lock:
             record = self._book.get(peer)
-            if record is None or not set(record.links) & set(types):
-                return
-            self.audit("link.close", peer, {"types": sorted(set(record.links) & set(types)), "reason": reason})
-            self._book.remember(record.only(set(record.links) - set(types)))
+            if record is not None and set(record.links) & set(types):
+                self.audit("link.close", peer, {"types": sorted(set(record.links) & set(types)), "reason": reason})
+                self._book.remember(record.only(set(record.links) - set(types)))
             self._converge(self._read())
 
     def close_all(self) -> None:
@@ -246,11 +246,11 @@ class LinkManager:
                 self.audit("link.close-all", self.host, {"peers": sorted(record.peer for record in records)})
                 self._book.forget(*(record.peer for record in records))
             finally:  # as above
-                state = self.kernel.read()
-                addresses = {record.address for record in records} | set(state.gate)
-                addresses |= {tunnel.remote for tunnel in state.tunnels}
-                addresses |= {end for sa in state.sas for end in (sa.source, sa.destination)}
-                self._convergence.tear_down(self.host, addresses - {self.address})
+                addresses = {record.address for record in records}
+                try:
+                    addresses |= addresses_of(self.kernel.read()) - {self.address}
+                finally:  # the gates that are known close even if nothing can be read
+                    self._convergence.tear_down(self.host, addresses)
                 self._give_back(*tuple(self._reserved))
 
     def detach_port(self, interface: str) -> None:
@@ -266,8 +266,13 @@ class LinkManager:
         """Make the bridge of a type, behind the guard, and return its name. Raises KeyError for an unknown type."""
         bridge = bridge_name(self.label_map().types[name])
         with self._lock:
+            before = frozenset(self._ensured)
             self._ensured.add(name)
-            self._converge(self._read())
+            try:
+                self._converge(self._read())
+            except BackendFailed:  # no VM starts in it
+                self._ensured &= before
+                raise
         return bridge
 
     def reconcile(

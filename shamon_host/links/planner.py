@@ -68,6 +68,12 @@ def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, 
     return tuple(operations)
 
 
+def addresses_of(actual: KernelState) -> frozenset[str]:
+    """Every address that something of ours in the kernel is for, this host's own included."""
+    ends = {end for sa in actual.sas for end in (sa.source, sa.destination)}
+    return frozenset({*actual.gate, *(tunnel.remote for tunnel in actual.tunnels), *ends})
+
+
 def missing_sas(desired: DesiredState, actual: KernelState) -> tuple[DesiredLink, ...]:
     """Links that should be up and cannot carry packets both ways, for want of an SA or an open gate: rekey them."""
     present = {sa.id for sa in actual.sas}

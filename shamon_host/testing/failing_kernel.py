@@ -22,6 +22,8 @@ class Fault(StrEnum):
     """BackendFailed, and nothing happened."""
     ANSWER_LOST = "answer-lost"
     """BackendFailed, and it happened all the same."""
+    IGNORED = "ignored"
+    """No error, and no operation: what reading back is for. Of a step that answers something, as REFUSED."""
     KILLED_BEFORE = "killed-before"
     KILLED_AFTER = "killed-after"
 
@@ -59,6 +61,11 @@ class Lifeline:
         """A fault is still to come."""
         return self._left is not None
 
+    @property
+    def due(self) -> Fault | None:
+        """What the next step meets."""
+        return self._fault if self._left == 0 else None
+
     def arm(self, fault: Fault, after_steps: int) -> None:
         """After so many more steps, the next one meets the fault."""
         self._fault, self._left, self.met = fault, after_steps, False
@@ -74,10 +81,10 @@ class Lifeline:
         """Do it, unless the fault is due. Raises BackendFailed, DaemonKilled."""
         if self.dead:
             raise DaemonKilled
-        fault = self._due()
+        fault = self._next()
         if fault is Fault.KILLED_BEFORE:
             self._die()
-        if fault is Fault.REFUSED:
+        if fault is Fault.REFUSED or (fault is Fault.IGNORED and step.operation is None):
             raise BackendFailed("refused, as the test asked", where=step.kind)
         self.steps += 1
         self._before(step)
@@ -89,14 +96,12 @@ class Lifeline:
             raise BackendFailed("done, but the answer was lost, as the test asked", where=step.kind)
         return result
 
-    def _due(self) -> Fault | None:
-        if self._left is None:
-            return None
-        self._left -= 1
-        if self._left >= 0:
-            return None
-        self._left, self.met = None, True
-        return self._fault
+    def _next(self) -> Fault | None:
+        fault = self.due
+        if self._left is not None:
+            self._left = None if fault else self._left - 1
+            self.met = fault is not None
+        return fault
 
     def _die(self) -> None:
         self.dead = True
@@ -137,7 +142,13 @@ class FailingKernel:
         self._kernel.close()
 
     def _apply(self, operation: Operation) -> None:
-        self._life.take(Step(kind="apply", operation=operation), lambda: self._kernel.apply([operation]))
+        ignored = self._life.due is Fault.IGNORED
+
+        def apply() -> None:
+            if not ignored:
+                self._kernel.apply([operation])
+
+        self._life.take(Step(kind="apply", operation=operation), apply)
 
 
 class _Documents(Protocol):

@@ -56,6 +56,8 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
     if host.life.dead:
         return start(world, i)
     armed = host.life.armed
+    told = len(host.audited)
+    in_the_way = [entry.foreign for entry in host.kernel.read().spd if entry.foreign]
     with mishaps(world, i):
         for pair in sorted(world.unclosed):
             if pair[0] == i:
@@ -68,6 +70,9 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
             for pair in world.pairs():
                 if pair[0] == i:
                     world.agreed[pair].clear()
+        words = str(host.audited[told:])
+        assert all(what in words for what in in_the_way), "a foreign SPD entry went, and nobody was told"
+        _knows_what_is_missing(world, i)
         if armed and not host.life.armed:
             world.lossy.add(i)  # a tap that could not be attached is told, and holds nothing up
         else:
@@ -76,6 +81,19 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
         world.killed(i)
     world.look_around()
     return whole
+
+
+def _knows_what_is_missing(world: FaultyWorld, i: int) -> None:
+    """A link with its device in the bridge that cannot carry both ways is one that the daemon wants a handshake for."""
+    host = world.hosts[i]
+    state = host.kernel.read()
+    ends = {(sa.reqid, sa.destination) for sa in state.sas}
+    ports = {port for bridge in state.bridges.values() for port, isolated in bridge.ports.items() if isolated}
+    for tunnel in state.tunnels:
+        whole = {(tunnel.local_port, end) for end in (tunnel.local, tunnel.remote)} <= ends
+        if tunnel.interface in ports and not (whole and tunnel.remote in state.gate):
+            peer = next(other.name for other in world.hosts if other.address == tunnel.remote)
+            assert peer in host.links.needs_rekey(), f"host {i} does not miss what its link to {peer} lacks"
 
 
 def start_vm(world: FaultyWorld, i: int, tap: str) -> None:

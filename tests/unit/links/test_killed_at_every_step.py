@@ -71,7 +71,7 @@ LIVES: dict[str, tuple[Act, Act]] = {
     "a type less": (up, lambda world: acts.close_types(world, 0, 1, TYPES[-1:])),
     "a VM less": (up, vm_goes),
     "stop of the unit": (up, lambda world: acts.stop_unit(world, 0)),
-    "repair": (up, lambda world: [acts.look(world, 0)]),
+    "repair": (up, lambda world: acts.look(world, 0)),
 }
 
 
@@ -87,7 +87,9 @@ class Case:
 def cases() -> Iterator[Case]:
     for life in LIVES:
         for victim in range(2):
-            yield from (Case(life, victim, fault) for fault in Fault)
+            for fault in Fault:
+                if fault is not Fault.IGNORED or life == "repair":
+                    yield Case(life, victim, fault)
 
 
 def prepared(life: str) -> FaultyWorld:
@@ -160,12 +162,14 @@ def test_a_mishap_at_any_step_leaves_no_trace(case: Case) -> None:
         world = prepared(case.life)
         world.hosts[case.victim].life.arm(case.fault, step)
         world.watching = True
-        act(world)
+        whole = act(world)
         host = world.hosts[case.victim]
         assert not host.life.armed, f"step {step} never came"
         world.look_around()
         if step % 2 and not host.alive and case.life != "repair":
             take_policies_away(world, case.victim)
+        if case.fault is Fault.IGNORED and whole:
+            _nothing_is_left_to_do(world, case.victim)
         if not host.alive:
             assert acts.start(world, case.victim)
             _nothing_is_left_to_do(world, case.victim)
@@ -181,7 +185,9 @@ def _nothing_is_left_to_do(world: FaultyWorld, i: int) -> None:
     host = world.hosts[i]
     count = len(host.audited)
     host.look()
-    assert not [kind for kind, _, _ in host.audited[count:] if kind == "link.apply"]
+    applied = [detail["operations"] for kind, _, detail in host.audited[count:] if kind == "link.apply"]
+    # A VM may go while its tap is attached, so that alone is not insisted on.
+    assert not [words for operations in applied for words in operations if not words.startswith("attach shvm")]
     state = host.kernel.read()
     assert state.spd >= set(BLOCK_ENTRIES)
     assert len(state.spd) == len(BLOCK_ENTRIES) + 2 * len(state.tunnels)

@@ -25,6 +25,12 @@ class SeverableKernel:
     def __init__(self, kernel: MemoryKernel) -> None:
         self._kernel = kernel
         self.severed = False
+        self._left: int | None = None
+        self._sever: Callable[[], None] = lambda: None
+
+    def sever_after(self, operations: int, sever: Callable[[], None]) -> None:
+        """Of the operations to come so many are carried out; at the next one `sever` is called, and it is not."""
+        self._left, self._sever = operations, sever
 
     def _alive(self) -> MemoryKernel:
         if self.severed:
@@ -35,7 +41,12 @@ class SeverableKernel:
         return self._alive().read()
 
     def apply(self, operations: Sequence[Operation]) -> None:
+        if self._left is not None and self._left < len(operations):
+            self._alive().apply(operations[: self._left])
+            self._sever()
         self._alive().apply(operations)
+        if self._left is not None:
+            self._left -= len(operations)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         return self._alive().allocate_spi(source=source, destination=destination)

@@ -156,6 +156,7 @@ class _Handshake:
                     for side, peer in self.peer.items()}  # fmt: skip
         self.offers: dict[int, tuple[Offer, ...]] = {i: (), j: ()}
         self.agreed: dict[int, list[Agreed]] = {i: [], j: []}
+        self.grant = {side: world.grants[side, peer] for side, peer in self.peer.items()}
         self.sending: set[int] = set()
         self.done: set[int] = set()
 
@@ -171,6 +172,7 @@ class _Handshake:
         host, other, links = world.hosts[side], world.hosts[peer], self.agreed[side]
         world.lease[side, peer] = max(self.old[side][0], self.started[side] + LEASE_S)
         world.agreed[side, peer] |= {link.type for link in links}
+        self.grant[side] = world.grants[side, peer] = world.grants[side, peer] + 1
         self._note_end(side)
         host.links.install_inbound(other.name, other.address, links, lifetime_s=self._lifetime_s(side))
 
@@ -197,6 +199,8 @@ class _Handshake:
         lease_s, types = self.old[side]
 
         def take_back() -> None:
+            if self.grant[side] < world.grants[side, peer]:
+                return  # a later handshake has granted another
             world.lease[side, peer] = lease_s
             world.agreed[side, peer] = set(types)
 
@@ -297,7 +301,6 @@ def answer_acquire(world: FaultyWorld, i: int) -> AcquireEvent | None:
     host.acquires[:] = [other for other in host.acquires if other.destination != event.destination]
     label_map = host.label_map
     name = next(name for name in label_map.types if label_map.link_context(name) == event.context)
-    assert name in world.agreed[i, j], "the label of an ACQUIRE is of no link of ours"
     handshake(world, i, j, world.agreed[i, j] | {name})
     return event
 

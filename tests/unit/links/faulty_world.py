@@ -117,6 +117,8 @@ class FaultyWorld:
         self.hosts: list[FaultyHost] = []
         self.lease: dict[Pair, float] = {}
         """(who, about whom) → until when the Attestation Result counts."""
+        self.grants: defaultdict[Pair, int] = defaultdict(int)
+        """How many leases each has granted the other so far."""
         self.gate_end: dict[Pair, float] = {}
         """When the gate of the last whole handshake closes."""
         self.sa_end: defaultdict[Pair, float] = defaultdict(float)

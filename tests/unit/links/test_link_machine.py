@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shamon_host.domain.labels import TypeName
 from shamon_host.testing.failing_kernel import Fault
@@ -28,14 +28,17 @@ Met = tuple[Fault, int] | None
 
 
 class Links(RuleBasedStateMachine):
-    """Three hosts that begin with a red VM each, and no link."""
+    """Three hosts, with VMs of all types and every link between them, or with nothing yet."""
 
-    @initialize()
-    def boot(self) -> None:
+    @initialize(linked=st.sampled_from([True, True, False]))
+    def boot(self, linked: bool) -> None:
         self.world = FaultyWorld()
         for i in range(3):
             acts.look(self.world, i)
-            acts.start_vm(self.world, i, "shvm0-0")
+            for tap in TAPS if linked else ():
+                acts.start_vm(self.world, i, tap)
+        for pair in [(0, 1), (0, 2), (1, 2)] if linked else ():
+            acts.handshake(self.world, *pair, TYPES)
 
     # What daemons do
 
@@ -73,9 +76,13 @@ class Links(RuleBasedStateMachine):
 
         self._meeting(i, fault, tidy)
 
-    @rule(i=HOSTS)
-    def answer_acquire(self, i: int) -> None:
-        acts.answer_acquire(self.world, i)
+    @precondition(lambda self: any(host.acquires for host in self.world.hosts))
+    @rule()
+    def answer_acquires(self) -> None:
+        """A burst of them makes one handshake with each peer."""
+        for i, host in enumerate(self.world.hosts):
+            asked = {event.destination for event in host.acquires}
+            assert sum(acts.answer_acquire(self.world, i) is not None for _ in range(9)) <= len(asked)
 
     # What happens to them
 
@@ -95,9 +102,10 @@ class Links(RuleBasedStateMachine):
     def stop_vm(self, i: int, tap: str) -> None:
         self.world.hosts[i].unplug(tap)
 
-    @rule(i=HOSTS, what=st.sampled_from(HANDS), pick=st.integers(0, 20))
-    def interfere(self, i: int, what: str, pick: int) -> None:
-        interfere(self.world, i, what, pick)
+    @rule(i=HOSTS, touches=st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3))
+    def interfere(self, i: int, touches: list[tuple[str, int]]) -> None:
+        for what, pick in touches:
+            interfere(self.world, i, what, pick)
 
     @rule(i=HOSTS, enforcing=st.booleans())
     def setenforce(self, i: int, enforcing: bool) -> None:
@@ -139,4 +147,4 @@ class Links(RuleBasedStateMachine):
 
 
 TestLinks = Links.TestCase
-TestLinks.settings = settings(max_examples=examples(60), stateful_step_count=25, deadline=None)
+TestLinks.settings = settings(max_examples=examples(40), stateful_step_count=25, deadline=None)

@@ -231,13 +231,13 @@ class LinkManager:
                 self._give_back(peer)
 
     def close_types(self, peer: HostName, types: Collection[TypeName], reason: str) -> None:
-        """Remove the peer's links of these types; those of other types go on. Raises BackendFailed."""
+        """Remove the peer's links of these types; those of other types go on. Raises BackendFailed; call it again then:
+        what is off the books may still be in the kernel."""
         with self._lock:
             record = self._book.get(peer)
-            if record is None or not set(record.links) & set(types):
-                return
-            self.audit("link.close", peer, {"types": sorted(set(record.links) & set(types)), "reason": reason})
-            self._book.remember(record.only(set(record.links) - set(types)))
+            if record is not None and set(record.links) & set(types):
+                self.audit("link.close", peer, {"types": sorted(set(record.links) & set(types)), "reason": reason})
+                self._book.remember(record.only(set(record.links) - set(types)))
             self._converge(self._read())
 
     def close_all(self) -> None:
@@ -270,8 +270,13 @@ class LinkManager:
         """Make the bridge of a type, behind the guard, and return its name. Raises KeyError for an unknown type."""
         bridge = bridge_name(self.label_map().types[name])
         with self._lock:
+            before = frozenset(self._ensured)
             self._ensured.add(name)
-            self._converge(self._read())
+            try:
+                self._converge(self._read())
+            except BackendFailed:  # no VM starts in it
+                self._ensured &= before
+                raise
         return bridge
 
     def reconcile(

@@ -347,6 +347,20 @@ class MemoryHost:
             key=lambda sa: sa.hard_lifetime_s,
         )
 
+    async def kill_daemon_at(self, operations: int, *, within_s: float) -> None:
+        """Kill the daemon at its next operation on the kernel but so many, or when there were not that many in time."""
+        severed = asyncio.Event()
+
+        def sever() -> None:
+            self.sever()
+            severed.set()
+
+        if self._severable is not None:
+            self._severable.sever_after(operations, sever)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(severed.wait(), within_s)
+        await self.kill_daemon()
+
     def forget_everything(self) -> None:
         """The disk of the daemon's state is lost or put back; to be called while no daemon runs."""
         self._database.close()
@@ -361,6 +375,16 @@ class MemoryHost:
         """What ended the daemon by itself; None while it runs."""
         task = self._task
         return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
+    def _sever(self) -> None:
+        """Nothing that the daemon does has an effect from now on."""
+        if self._severable is not None:
+            self._severable.severed = True
+        if self._tpm is not None:
+            self._tpm.severed = True
+        if self.database is not None:
+            self.database.severed = True
+        self._network.stop(self.host)
 
     async def _run(self, daemon: HostDaemon) -> None:
         """Run the daemon; one that ends by itself is stopped, as `daemon.service` does."""

@@ -25,6 +25,12 @@ class SeverableKernel:
     def __init__(self, kernel: MemoryKernel) -> None:
         self._kernel = kernel
         self.severed = False
+        self._left: int | None = None
+        self._sever: Callable[[], None] = lambda: None
+
+    def sever_after(self, operations: int, sever: Callable[[], None]) -> None:
+        """Of the operations to come so many are carried out; at the next one `sever` is called, and it is not."""
+        self._left, self._sever = operations, sever
 
     def _alive(self) -> MemoryKernel:
         if self.severed:
@@ -35,10 +41,25 @@ class SeverableKernel:
         return self._alive().read()
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        self._alive().apply(operations)
+        first = self._before_the_end(operations)
+        self._alive().apply(first)
+        self._end_after(first, operations)
 
     def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
-        return self._alive().attempt(operations)
+        first = self._before_the_end(operations)
+        failures = self._alive().attempt(first)
+        self._end_after(first, operations)
+        return failures
+
+    def _before_the_end(self, operations: Sequence[Operation]) -> Sequence[Operation]:
+        return operations if self._left is None else operations[: self._left]
+
+    def _end_after(self, carried_out: Sequence[Operation], operations: Sequence[Operation]) -> None:
+        if len(carried_out) < len(operations):
+            self._sever()
+            self._alive()
+        if self._left is not None:
+            self._left -= len(carried_out)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         return self._alive().allocate_spi(source=source, destination=destination)

@@ -1,8 +1,9 @@
 """Invariants 1 to 4 and 7 over any life of a coalition: whole hosts with their daemons, in virtual time.
 
-Hosts boot, well or badly; daemons are killed, stopped and started; VMs start and stop; hands flush, the clock is
-stepped, cables are cut, programs run that nobody knows. After every step, and at many moments within one, nothing is
-open that should not be; and after a quiet while everything that should be is.
+Hosts boot, well or badly; daemons are killed, at any operation on the kernel too, stopped and started; the kernel
+refuses; VMs start and stop; hands flush, the clock is stepped, cables are cut, programs run that nobody knows. After
+every step, and at many moments within one, nothing is open that should not be; and after a quiet while everything that
+should be is.
 """
 
 import asyncio
@@ -108,6 +109,25 @@ class Coalition(RuleBasedStateMachine):
 
         self._do(kill())
 
+    @rule(name=HOSTS, operations=st.integers(0, 30), wakes=st.booleans())
+    def kill_at_operation(self, name: str, operations: int, wakes: bool) -> None:
+        """At that operation on the kernel: of a handshake, a repair, or of whatever comes next."""
+        host = self.world.hosts[name]
+
+        async def kill() -> None:
+            if wakes:
+                with contextlib.suppress(ShamonError):
+                    await host.ask("attest")
+            await host.kill_daemon_at(operations, within_s=2.0)
+
+        if host.daemon is not None:
+            self._do(kill())
+
+    @rule(name=HOSTS, operations=st.integers(0, 30))
+    def refuse_operation(self, name: str, operations: int) -> None:
+        """The kernel refuses one operation, once."""
+        self.world.hosts[name].kernel.fail_after = operations
+
     @rule(name=HOSTS, restarts=st.booleans(), after_s=st.sampled_from([0.0, 0.3]))
     def stop(self, name: str, restarts: bool, after_s: float) -> None:
         """`systemctl stop`, or the first half of `systemctl restart`."""
@@ -117,10 +137,11 @@ class Coalition(RuleBasedStateMachine):
             await self.world.wait(after_s)
             if host.daemon is None:
                 return
+            refuses = host.kernel.fail_after is not None
             host.service_manager.reason = StopReason.RESTART if restarts else StopReason.STOP
             await host.stop_daemon()
             host.service_manager.reason = StopReason.STOP
-            if not restarts:
+            if not restarts and not refuses:
                 left = host.kernel.read()
                 assert not [*left.tunnels, *left.sas, *left.gate]
                 assert left.spd <= set(BLOCK_ENTRIES)
@@ -254,6 +275,7 @@ class Coalition(RuleBasedStateMachine):
         world = self.world
         for name, host in world.hosts.items():
             self.slow[name].delay_s = 0.0
+            host.kernel.fail_after = None
             world.network.heal_host(HostName(name))
             if host.daemon is None:
                 await host.start_daemon()

@@ -1,0 +1,37 @@
+"""From a look at one host to what is wrong with a link, if anything: pure. `shamon link doctor` shows it.
+
+First whether there is to be a link, then the way of a frame in its own order, out and in, then what the kernel refused.
+So the first stage that is wrong is the one to look at: what comes after it may only follow from it. A stage that could
+not be looked at is unknown, never ok.
+"""
+
+from shamon_host.links.doctor_facts import Facts
+from shamon_host.links.doctor_path import incoming, outgoing
+from shamon_host.links.doctor_terms import TERMS
+from shamon_host.links.path_report import LinkEnds, PathReport
+from shamon_host.links.refusals import refused
+
+
+def diagnose(facts: Facts) -> PathReport:
+    """Every stage of a link on this host, in order."""
+    link = facts.after.link
+    ends = None
+    if link is not None:
+        ends = LinkEnds(
+            local_port=link.local_port,
+            peer_port=link.peer_port,
+            in_spis=link.in_spis,
+            out_spis=link.out_spis,
+            context=str(link.link_context),
+        )
+    terms = (judge(facts) for judge in TERMS)
+    return PathReport(
+        host=facts.host,
+        peer=facts.peer,
+        type=facts.type,
+        vm=facts.vm,
+        wall_s=facts.wall_s,
+        interval_s=facts.interval_s,
+        ends=ends,
+        stages=(*terms, *outgoing(facts), *incoming(facts), refused(facts)),
+    )

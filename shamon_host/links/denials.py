@@ -7,7 +7,7 @@ Sources: avc_audit_pre_callback and avc_audit_post_callback (security/selinux/av
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext
@@ -67,28 +67,18 @@ def denials_of(lines: Iterable[str]) -> tuple[Denial, ...]:
 
 def with_denials(report: PathReport, lines: Iterable[str] | None, *, unread: str = "") -> PathReport:
     """The report with a stage of what SELinux denied on this host; `lines` None: the log could not be read."""
-    context = report.ends.context if report.ends else ""
-    stage = _unread(report, unread) if lines is None else _stage(report, denials_of(lines), context)
-    return PathReport(
-        host=report.host,
-        peer=report.peer,
-        type=report.type,
-        vm=report.vm,
-        wall_s=report.wall_s,
-        interval_s=report.interval_s,
-        ends=report.ends,
-        stages=(*report.stages, stage),
-    )
+    stage = _unread(report, unread) if lines is None else _stage(report, denials_of(lines))
+    return replace(report, stages=(*report.stages, stage))
 
 
-def _stage(report: PathReport, denials: tuple[Denial, ...], context: str) -> Stage:
+def _stage(report: PathReport, denials: tuple[Denial, ...]) -> Stage:
     recent = [denial for denial in denials if denial.wall_s >= report.wall_s - RECENT_S]
-    ours = [denial for denial in recent if denial.concerns(context)]
+    ours = [denial for denial in recent if denial.concerns(report.context)]
     if ours:
         kinds = list(dict.fromkeys(str(denial) for denial in reversed(ours)))
         return _avc(
             report, Verdict.WRONG, f"{len(ours)} about this type: " + "; ".join(kinds[:3]),
-            remedy="A packet, its SA and its SPD entry had not one label: somebody's SA, or a peer that mixes types up.",
+            remedy="A packet, its SA and its SPD entry had not one label: an SA by hand, or a peer that mixes types.",
         )  # fmt: skip
     others = f"; {len(recent)} about other associations or peers" if recent else ""
     older = f"; {len(denials) - len(recent)} older ones" if len(denials) > len(recent) else ""

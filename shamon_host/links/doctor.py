@@ -22,13 +22,13 @@ def diagnose(facts: Facts) -> PathReport:
             peer_port=link.peer_port,
             in_spis=link.in_spis,
             out_spis=link.out_spis,
-            context=str(link.link_context),
         )
     terms = (judge(facts) for judge in TERMS)
     return PathReport(
         host=facts.host,
         peer=facts.peer,
         type=facts.type,
+        context=str(facts.label_map.link_context(facts.type)) if facts.type in facts.label_map.types else "",
         vm=facts.vm,
         wall_s=facts.wall_s,
         interval_s=facts.interval_s,

@@ -26,6 +26,8 @@ class PeerFacts:
     """Left of its lease."""
     failed_claim: str = ""
     """The first claim of its last result that does not pass, in words."""
+    clears: str = ""
+    """What brings that claim back."""
     last_error: str = ""
     """Why the last handshake with it failed; "" when it did not."""
     refuses_us: tuple[str, ...] = ()

@@ -109,7 +109,7 @@ def _filter(facts: Facts, vm: VmFacts, tap: str, part: Part) -> Stage:
         return facts.stage(
             part, name, looked_at, _WRONG, f"nothing passes that the VM {verb}: {found}",
             expected="frames pass",
-            remedy=f"The policy says so: a one-way label, or an overlay, shuts it. See `shamon policy explain`.",
+            remedy="The policy says so: a one-way label, or an overlay, shuts it. See `shamon policy explain`.",
             moved=moved,
         )  # fmt: skip
     return facts.stage(part, name, looked_at, _OK, f"it lets pass: {found}", moved=moved)

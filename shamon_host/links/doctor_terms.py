@@ -121,7 +121,7 @@ def _admission(facts: Facts) -> Stage:
     elif peer.state is AdmissionState.EXPELLED:
         remedy = "It was expelled, or left: it has to be enrolled anew."
     elif peer.failed_claim:
-        remedy = f"`shamon explain {facts.peer}` tells what failed, since when, and what clears it."
+        remedy = f"{peer.clears} `shamon explain {facts.peer}` tells the whole story.".strip()
     else:
         remedy = f"Does its daemon run, and is {facts.peer} reachable at TCP 7443? Then `shamon attest`."
     return facts.stage(

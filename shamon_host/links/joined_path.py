@@ -1,5 +1,7 @@
 """The reports of both hosts of a link as one: each side's own stages, and between them what both must agree on."""
 
+from dataclasses import replace
+
 from shamon_host.domain.errors import BadInput
 from shamon_host.links.path_report import Part, PathReport, Stage, Verdict
 
@@ -30,16 +32,7 @@ def join(own: PathReport, theirs: PathReport) -> PathReport:
         *_of(own, Part.REFUSED),
         *_of(theirs, Part.REFUSED),
     )
-    return PathReport(
-        host=own.host,
-        peer=own.peer,
-        type=own.type,
-        vm=own.vm,
-        wall_s=own.wall_s,
-        interval_s=own.interval_s,
-        ends=own.ends,
-        stages=stages,
-    )
+    return replace(own, stages=stages)
 
 
 def _of(report: PathReport, part: Part) -> tuple[Stage, ...]:

@@ -65,8 +65,6 @@ class LinkEnds:
     peer_port: int
     in_spis: frozenset[int]
     out_spis: frozenset[int]
-    context: str
-    """The link's SELinux context on this host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +75,8 @@ class PathReport:
     host: HostName
     peer: HostName
     type: TypeName
+    context: str
+    """Of the type's links on this host; "" where the type has no category."""
     vm: VmName | None
     wall_s: float
     interval_s: float
@@ -106,6 +106,7 @@ class PathReport:
             "host": self.host,
             "peer": self.peer,
             "type": self.type,
+            "context": self.context,
             "vm": self.vm,
             "wall_s": self.wall_s,
             "interval_s": self.interval_s,
@@ -128,6 +129,7 @@ class PathReport:
                 host=HostName(plain_name(_text(document, "host"))),
                 peer=HostName(plain_name(_text(document, "peer"))),
                 type=type_name(_text(document, "type")),
+                context=_text(document, "context"),
                 vm=None if document["vm"] is None else VmName(plain_name(_text(document, "vm"))),
                 wall_s=_seconds(document["wall_s"]),
                 interval_s=_seconds(document["interval_s"]),
@@ -160,7 +162,6 @@ def _ends(item: Any) -> LinkEnds:
         peer_port=_number(item["peer_port"], 1 << 16),
         in_spis=spis[0],
         out_spis=spis[1],
-        context=_text(item, "context"),
     )
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from shamon_host.links.denials import with_denials
 from shamon_host.links.joined_path import join
 from shamon_host.links.path_report import MAX_REPORT_BYTES, PathReport, Stage, Verdict
 
-_COLUMNS = ("host", "part", "stage", "verdict", "found", "moved")
+_COLUMNS = ("host", "part", "stage", "verdict", "found")
 
 
 def add_parsers(commands: Any) -> None:
@@ -80,13 +80,16 @@ def _row(stage: Stage) -> dict[str, str]:
         "part": stage.part,
         "stage": stage.name,
         "verdict": stage.verdict.upper() if stage.verdict is Verdict.WRONG else stage.verdict,
-        "found": stage.found,
-        "moved": _moved(list(stage.moved.items())),
+        "found": stage.found + _moved(stage.moved),
     }
 
 
-def _moved(counters: Sequence[tuple[str, int]]) -> str:
-    return " ".join(f"{name.replace('_', ' ')} +{count}" for name, count in counters)
+def _moved(counters: Mapping[str, int]) -> str:
+    """What counted meanwhile, where there is a counter."""
+    if not counters:
+        return ""
+    moved = ", ".join(f"{name.replace('_', ' ')} +{count}" for name, count in counters.items() if count)
+    return f" [{moved or 'nothing moved'}]"
 
 
 def _with_denials(report: PathReport) -> PathReport:

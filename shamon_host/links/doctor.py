@@ -5,10 +5,12 @@ So the first stage that is wrong is the one to look at: what comes after it may 
 not be looked at is unknown, never ok.
 """
 
+from dataclasses import replace
+
 from shamon_host.links.doctor_facts import Facts
 from shamon_host.links.doctor_path import incoming, outgoing
 from shamon_host.links.doctor_terms import TERMS
-from shamon_host.links.path_report import LinkEnds, PathReport
+from shamon_host.links.path_report import MAX_TEXT, LinkEnds, PathReport, Stage, Verdict
 from shamon_host.links.refusals import refused
 
 
@@ -23,7 +25,11 @@ def diagnose(facts: Facts) -> PathReport:
             in_spis=link.in_spis,
             out_spis=link.out_spis,
         )
-    terms = (judge(facts) for judge in TERMS)
+    earlier = {
+        (stage.part, stage.name): stage.found
+        for stage in _stages(replace(facts, after=facts.before))
+        if stage.verdict is Verdict.WRONG
+    }
     return PathReport(
         host=facts.host,
         peer=facts.peer,
@@ -33,5 +39,16 @@ def diagnose(facts: Facts) -> PathReport:
         wall_s=facts.wall_s,
         interval_s=facts.interval_s,
         ends=ends,
-        stages=(*terms, *outgoing(facts), *incoming(facts), refused(facts)),
+        stages=tuple(_with_what_was(stage, earlier.get((stage.part, stage.name))) for stage in _stages(facts)),
     )
+
+
+def _stages(facts: Facts) -> tuple[Stage, ...]:
+    return (*(judge(facts) for judge in TERMS), *outgoing(facts), *incoming(facts), refused(facts))
+
+
+def _with_what_was(stage: Stage, wrong_before: str | None) -> Stage:
+    """Something that was put right between the two looks is ok, and told."""
+    if stage.verdict is not Verdict.OK or not wrong_before:
+        return stage
+    return replace(stage, found=f"{stage.found}; repaired just now: {wrong_before}"[:MAX_TEXT])

@@ -144,7 +144,7 @@ def _handshake(facts: Facts) -> Stage:
 
 
 def _offer(facts: Facts) -> Stage:
-    name, looked_at, offered = "offer", f"what {facts.peer} offered in it", facts.of_peer.offered
+    name, looked_at, offered = "offer", f"what {facts.peer} offered in the last handshake", facts.of_peer.offered
     if offered is None or not facts.of_peer.admitted:
         return facts.stage(Part.TERMS, name, looked_at, _UNKNOWN, "no handshake since this daemon started tells")
     if facts.type in offered:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.labels import VmName
 from shamon_host.links.doctor import diagnose
 from shamon_host.links.model import KernelState
 from shamon_host.links.path_report import Part, Verdict
@@ -165,13 +166,17 @@ def test_what_the_peer_says_of_this_host_is_what_to_look_at(world: DoctorWorld) 
 
 def test_of_several_vms_those_that_run_are_followed(world: DoctorWorld) -> None:
     world.alpha.start_vm("shvm1-0", RED)
-    others = (WEB, replace(WEB, name="app", taps=("shvm1-0",)), replace(WEB, name="old", state="absent"))
+    others = (
+        WEB,
+        replace(WEB, name=VmName("app"), taps=("shvm1-0",)),
+        replace(WEB, name=VmName("old"), state="absent"),
+    )
     report = world.report(vms=others)
     assert report.verdict is Verdict.OK
     taps = [stage.name for stage in report.stages if stage.name.startswith("tap")]
     assert taps == ["tap of web", "tap of app"]
     assert "old is absent" in next(stage.found for stage in report.stages if stage.name == "VM")
-    one = world.report(vms=others, vm="app")
+    one = world.report(vms=others, vm=VmName("app"))
     assert [stage.name for stage in one.stages if stage.name.startswith("tap")] == ["tap of app"]
 
 

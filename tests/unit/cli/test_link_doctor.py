@@ -220,7 +220,7 @@ def kernel_log(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[bytes | OSErro
                 raise record
             return record
 
-        monkeypatch.setattr(denial_log.os, "read", read)
+        monkeypatch.setattr(os, "read", read)
 
     return gives
 

@@ -201,6 +201,9 @@ def test_after_a_restart_of_the_daemon_links_go_on_and_the_offer_is_not_known_ye
     play(test)
 
 
+BAD_INTERVALS: list[Any] = ["x", "", "nan", "inf", -1, 61, True, None, [], "9" * 5000]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -214,7 +217,7 @@ def test_after_a_restart_of_the_daemon_links_go_on_and_the_offer_is_not_known_ye
         {"type": {"a": 1}},
         {"vm": ""},
         {"vm": "We b"},
-        *({"interval_s": bad} for bad in ("x", "", "nan", "inf", -1, 61, True, None, [], "9" * 5000)),
+        *({"interval_s": bad} for bad in BAD_INTERVALS),
     ],
     ids=lambda fields: repr(fields)[:24],
 )

@@ -74,8 +74,9 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 @given(st.dictionaries(st.sampled_from([*DOCUMENT, "more"]), JSON), st.sets(st.sampled_from(sorted(DOCUMENT))))
 def test_anything_else_is_refused_or_read_in_bounds(changes: dict[str, Any], missing: set[str]) -> None:
     document = {key: value for key, value in {**DOCUMENT, **changes}.items() if key not in missing}
+    report: PathReport | None
     try:
-        report = read(document)
+        report, words = read(document), ""
     except BadInput as error:
         report, words = None, str(error)
     if report is None:

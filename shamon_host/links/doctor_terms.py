@@ -1,7 +1,8 @@
 """Whether there is to be a link at all, and why not: the stages before the first device.
 
-In the order in which one follows from the other: what the policies permit, what this host is able to, whether a VM
-needs it here, whether the peer is trusted, whether it needs it too, and what the last handshake made of all that.
+In the order in which one follows from the other. First what this host alone decides (`Part.READY`): what the policies
+permit, what its kernel is ready for, whether a VM needs it here. Then what there is between the two (`Part.TERMS`):
+whether the peer is trusted, whether it needs the type too, and what the last handshake made of all that.
 """
 
 from collections.abc import Callable
@@ -20,50 +21,50 @@ def _policy(facts: Facts) -> Stage:
     name, looked_at = "policy", "what the policies of both hosts permit"
     if facts.denied:
         return facts.stage(
-            Part.TERMS, name, looked_at, _WRONG, facts.denied,
+            Part.READY, name, looked_at, _WRONG, facts.denied,
             expected=f"{facts.host} and {facts.peer} may carry {facts.type}",
             remedy="`shamon peers --json` shows what may be shared, `shamon policy explain` why two VMs may not meet.",
         )  # fmt: skip
-    return facts.stage(Part.TERMS, name, looked_at, _OK, f"both hosts may carry {facts.type}")
+    return facts.stage(Part.READY, name, looked_at, _OK, f"both hosts may carry {facts.type}")
 
 
 def _label_map(facts: Facts) -> Stage:
     name, looked_at = "label map", "the category of the type on this host"
     if facts.type not in facts.label_map.types:
         return facts.stage(
-            Part.TERMS, name, looked_at, _WRONG, f"this host has no category for {facts.type}",
+            Part.READY, name, looked_at, _WRONG, f"this host has no category for {facts.type}",
             expected="a category for each type of the host",
             remedy=f"The policy in force has to give {facts.type} to {facts.host}: see `shamon policy status`.",
         )  # fmt: skip
     context = facts.label_map.link_context(facts.type)
-    return facts.stage(Part.TERMS, name, looked_at, _OK, f"{facts.bridge}, {context}")
+    return facts.stage(Part.READY, name, looked_at, _OK, f"{facts.bridge}, {context}")
 
 
 def _selinux(facts: Facts) -> Stage:
     name, looked_at = "SELinux", "its mode"
     if facts.state is None:
-        return facts.unread(Part.TERMS, name, looked_at)
+        return facts.unread(Part.READY, name, looked_at)
     if not facts.state.selinux_enforcing:
         return facts.stage(
-            Part.TERMS, name, looked_at, _WRONG, "SELinux is not enforcing, so there are no links",
+            Part.READY, name, looked_at, _WRONG, "SELinux is not enforcing, so there are no links",
             expected="enforcing",
             remedy="Boot this host again with SELinux enforcing: its peers refuse it until then, and for good reason.",
         )  # fmt: skip
-    return facts.stage(Part.TERMS, name, looked_at, _OK, "enforcing")
+    return facts.stage(Part.READY, name, looked_at, _OK, "enforcing")
 
 
 def _guard(facts: Facts) -> Stage:
     name, looked_at = "guard", "the nft table `shamon`, and the block entries of the SPD"
     if facts.state is None:
-        return facts.unread(Part.TERMS, name, looked_at)
+        return facts.unread(Part.READY, name, looked_at)
     missing = [entry for entry in BLOCK_ENTRIES if entry not in facts.state.spd]
     if facts.state.guard and not missing:
-        return facts.stage(Part.TERMS, name, looked_at, _OK, "all rules and block entries are there")
+        return facts.stage(Part.READY, name, looked_at, _OK, "all rules and block entries are there")
     found = "the nft rules are missing, or others than this program installs"
     if facts.state.guard:
         found = f"{len(missing)} of {len(BLOCK_ENTRIES)} block entries are missing in the SPD"
     return facts.stage(
-        Part.TERMS, name, looked_at, _WRONG, found,
+        Part.READY, name, looked_at, _WRONG, found,
         expected="the guard that keeps link packets from leaving in clear",
         remedy=f"Somebody changed it: new nft rules close all gates until the next handshake. {_REPAIRED}",
     )  # fmt: skip
@@ -72,7 +73,7 @@ def _guard(facts: Facts) -> Stage:
 def _settings(facts: Facts) -> Stage:
     name, looked_at = "settings", "sysctls that bear on IPsec and forwarding, and foreign objects in the way"
     if facts.state is None:
-        return facts.unread(Part.TERMS, name, looked_at)
+        return facts.unread(Part.READY, name, looked_at)
     wrong = [
         f"{sysctl} is {facts.state.sysctls.get(sysctl, 'not read')}, not {right[0]}"
         for sysctl, right in SYSCTLS.items()
@@ -80,11 +81,11 @@ def _settings(facts: Facts) -> Stage:
     ]
     if wrong or facts.state.foreign:
         return facts.stage(
-            Part.TERMS, name, looked_at, _WRONG, "; ".join([*wrong, *facts.state.foreign]),
+            Part.READY, name, looked_at, _WRONG, "; ".join([*wrong, *facts.state.foreign]),
             expected="as peers demand it, or they refuse this host",
             remedy="Set them back by hand (`sysctl -w`), and remove what is in the way.",
         )  # fmt: skip
-    return facts.stage(Part.TERMS, name, looked_at, _OK, "as peers demand")
+    return facts.stage(Part.READY, name, looked_at, _OK, "as peers demand")
 
 
 def _vms(facts: Facts) -> Stage:
@@ -94,7 +95,7 @@ def _vms(facts: Facts) -> Stage:
         others = "; ".join(str(vm) for vm in facts.vms if not vm.exchanges and facts.vm is None)
         verb = "runs" if len(facts.exchanging) == 1 else "run"
         return facts.stage(
-            Part.TERMS, name, looked_at, _OK, f"{found} {verb}" + (f" ({others})" if others else "")
+            Part.READY, name, looked_at, _OK, f"{found} {verb}" + (f" ({others})" if others else "")
         )  # fmt: skip
     asked = [vm for vm in facts.vms if facts.vm in (None, vm.name)]
     found = "; ".join(map(str, asked))
@@ -103,7 +104,7 @@ def _vms(facts: Facts) -> Stage:
             f"{facts.vm or 'no VM of this host'} has " + ("no" if facts.vm else "an") + f" interface for {facts.type}"
         )
     return facts.stage(
-        Part.TERMS, name, looked_at, _WRONG, found,
+        Part.READY, name, looked_at, _WRONG, found,
         expected="one that runs under its label, and in no quarantine",
         remedy="`shamon vm start NAME` starts or resumes one, and releases it from quarantine; see `shamon vms`.",
     )  # fmt: skip

@@ -22,6 +22,8 @@ def join(own: PathReport, theirs: PathReport) -> PathReport:
     if any(stage.host != theirs.host for stage in theirs.stages):
         raise BadInput("the report is joined already", expected=f"what {theirs.host} alone has seen")
     stages = (
+        *_of(own, Part.READY),
+        *_of(theirs, Part.READY),
         *_of(own, Part.TERMS),
         *_of(theirs, Part.TERMS),
         *_of(own, Part.OUT),

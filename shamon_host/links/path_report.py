@@ -29,8 +29,10 @@ class Verdict(StrEnum):
 class Part(StrEnum):
     """Where a stage stands, in order."""
 
+    READY = "ready"
+    """What a link needs of this host alone."""
     TERMS = "terms"
-    """Whether there is to be a link at all."""
+    """What there is between the two hosts: whether they carry the type."""
     OUT = "out"
     """From the VM to the wire."""
     WIRE = "wire"

@@ -142,10 +142,9 @@ def test_both_sides_together(shamon: Shamon) -> None:
     assert "--peer-report" not in out
     shamon.situation = "stopped"
     path = theirs(shamon)
-    shamon.situation = "well"
     code, out, _ = shamon(f"{DOCTOR} --peer-report {path}")
     assert code == 1
-    assert "First wrong: VM (terms) on beta: db is absent" in out
+    assert "First wrong: VM (ready) on beta: db is absent" in out
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"version": 1}', "x" * (2 << 20)])

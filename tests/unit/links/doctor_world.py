@@ -200,15 +200,15 @@ KERNEL_FAULTS: dict[str, tuple[Fault, Part, str, str]] = {
     "an SA by hand": (_strange_sa, Part.OUT, "SA", "no handshake"),
     "an SA with another label": (_relabelled_sa, Part.IN, "SA", "c99"),
     "gate closed": (_apply(CloseGate(address="192.0.2.2")), Part.OUT, "gate", "closed"),
-    "guard gone": (lambda world: world.alpha.kernel.flush_nft(), Part.TERMS, "guard", "rules are missing"),
-    "guard damaged": (lambda world: world.alpha.kernel.damage_guard(), Part.TERMS, "guard", "rules are missing"),
-    "block entry gone": (_no_block_entry, Part.TERMS, "guard", "1 of 8 block entries"),
-    "SPD flushed": (lambda world: world.alpha.kernel.flush_policies(), Part.TERMS, "guard", "8 of 8"),
+    "guard gone": (lambda world: world.alpha.kernel.flush_nft(), Part.READY, "guard", "rules are missing"),
+    "guard damaged": (lambda world: world.alpha.kernel.damage_guard(), Part.READY, "guard", "rules are missing"),
+    "block entry gone": (_no_block_entry, Part.READY, "guard", "1 of 8 block entries"),
+    "SPD flushed": (lambda world: world.alpha.kernel.flush_policies(), Part.READY, "guard", "8 of 8"),
     "SELinux permissive": (
-        lambda world: world.alpha.kernel.selinux.set_enforcing(False), Part.TERMS, "SELinux", "not enforcing",
+        lambda world: world.alpha.kernel.selinux.set_enforcing(False), Part.READY, "SELinux", "not enforcing",
     ),
     "forwarding on": (
-        lambda world: world.alpha.kernel.set_sysctl("net.ipv4.ip_forward", "1"), Part.TERMS, "settings", "ip_forward",
+        lambda world: world.alpha.kernel.set_sysctl("net.ipv4.ip_forward", "1"), Part.READY, "settings", "ip_forward",
     ),
     "peer closed": (
         lambda world: world.alpha.links.close_peer(world.beta.name, world.beta.address),

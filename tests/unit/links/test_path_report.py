@@ -102,6 +102,8 @@ def test_two_reports_are_one_path() -> None:
     assert report.verdict is Verdict.OK
     order = [(stage.host, stage.part) for stage in report.stages]
     assert list(dict.fromkeys(order)) == [
+        ("alpha", Part.READY),
+        ("beta", Part.READY),
         ("alpha", Part.TERMS),
         ("beta", Part.TERMS),
         ("alpha", Part.OUT),

@@ -12,8 +12,10 @@ from shamon_host.links.model import KernelState
 from shamon_host.links.observation import Observation
 from shamon_host.links.path_report import Part, Stage, Verdict
 
+MAX_VMS = 50
+"""Followed at once."""
 _LONGEST = 1000
-"""Characters of what was found: a peer's words are in it."""
+"""Characters of a text: a peer's words may be in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +101,25 @@ class Facts:
 
     @property
     def exchanging(self) -> tuple[VmFacts, ...]:
-        """The VMs whose frames are followed."""
-        return tuple(vm for vm in self.vms if vm.exchanges and self.vm in (None, vm.name))
+        """The VMs whose frames are followed, at most MAX_VMS of them."""
+        return tuple(vm for vm in self.vms if vm.exchanges and self.vm in (None, vm.name))[:MAX_VMS]
+
+    @property
+    def not_followed(self) -> int:
+        """VMs that run and are left out, as they are too many."""
+        return sum(vm.exchanges for vm in self.vms) - len(self.exchanging) if self.vm is None else 0
 
     def stage(self, part: Part, name: str, looked_at: str, verdict: Verdict, found: str, **more: Any) -> Stage:
-        """A stage of this host. `more`: `expected`, `remedy`, `moved`."""
+        """A stage of this host. `more`: `expected`, `remedy`, `moved`. Texts are cut where they are too long."""
+        texts = {key: more.pop(key, "")[:_LONGEST] for key in ("expected", "remedy")}
         return Stage(
             host=self.host,
             part=part,
             name=name,
-            looked_at=looked_at,
+            looked_at=looked_at[:_LONGEST],
             verdict=verdict,
             found=found[:_LONGEST],
+            **texts,
             **more,
         )
 

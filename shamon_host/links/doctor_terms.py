@@ -93,6 +93,8 @@ def _vms(facts: Facts) -> Stage:
     if facts.exchanging:
         found = ", ".join(vm.name for vm in facts.exchanging)
         others = "; ".join(str(vm) for vm in facts.vms if not vm.exchanges and facts.vm is None)
+        if facts.not_followed:
+            others = f"{facts.not_followed} more are not followed: name one with --vm"
         verb = "runs" if len(facts.exchanging) == 1 else "run"
         return facts.stage(
             Part.READY, name, looked_at, _OK, f"{found} {verb}" + (f" ({others})" if others else "")

@@ -15,7 +15,7 @@ from shamon_host.domain.labels import HostName, TypeName, VmName, plain_name, ty
 MAX_REPORT_BYTES = 1 << 20
 MAX_STAGES, MAX_TEXT = 500, 2000
 _VERSION = 1
-_MAX_SPIS, _MAX_COUNTERS = 64, 64
+_MAX_SPIS, _MAX_COUNTERS = 1024, 256
 _MAX_COUNT = 1 << 64
 
 

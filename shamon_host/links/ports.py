@@ -49,7 +49,7 @@ class Traffic:
     tx_packets: int = 0
     rx_dropped: int = 0
     tx_dropped: int = 0
-    """What could not be sent; for a link's device, what IPsec or the guard refused of it."""
+    """What could not be sent: of a link's device, what IPsec or the guard refused."""
 
 
 KernelEvent = AcquireEvent | ExpireEvent | ChangedEvent

@@ -1,5 +1,6 @@
 """The doctor names the one thing that is wrong, says nothing of a link that is well, and never calls unknown ok."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmName
 from shamon_host.links.doctor import diagnose
+from shamon_host.links.doctor_facts import MAX_VMS
 from shamon_host.links.model import KernelState
-from shamon_host.links.path_report import Part, Verdict
+from shamon_host.links.path_report import Part, PathReport, Verdict
 from shamon_host.links.refusals import meaning
 from shamon_host.testing.kernel import MemoryKernel
 from tests.unit.links.conftest import RED, frame
@@ -178,6 +180,15 @@ def test_of_several_vms_those_that_run_are_followed(world: DoctorWorld) -> None:
     assert "old is absent" in next(stage.found for stage in report.stages if stage.name == "VM")
     one = world.report(vms=others, vm=VmName("app"))
     assert [stage.name for stage in one.stages if stage.name.startswith("tap")] == ["tap of app"]
+
+
+def test_of_very_many_vms_some_are_followed_and_the_report_stays_one(world: DoctorWorld) -> None:
+    vms = tuple(replace(WEB, name=VmName(f"vm{number}")) for number in range(MAX_VMS + 200))
+    report = world.report(vms=vms)
+    assert report.verdict is Verdict.OK
+    assert sum(stage.name.startswith("tap") for stage in report.stages) == MAX_VMS
+    assert "200 more are not followed" in next(stage.found for stage in report.stages if stage.name == "VM")
+    assert PathReport.from_document(json.loads(json.dumps(report.to_document())), source="x") == report
 
 
 def test_what_was_refused_meanwhile_is_told_in_words(world: DoctorWorld) -> None:

@@ -51,7 +51,7 @@ def test_a_report_is_read_as_it_was_written(name: str | None) -> None:
         ("link", []),
         ("link", {"local_port": 1 << 16, "peer_port": 1, "in_spis": [], "out_spis": []}),
         ("link", {"local_port": 1, "peer_port": 1, "in_spis": [True], "out_spis": []}),
-        ("link", {"local_port": 1, "peer_port": 1, "in_spis": list(range(100)), "out_spis": []}),
+        ("link", {"local_port": 1, "peer_port": 1, "in_spis": list(range(1025)), "out_spis": []}),
         ("stages", {}),
         ("stages", [{}] * 501),
         ("stages", [[]]),
@@ -59,7 +59,7 @@ def test_a_report_is_read_as_it_was_written(name: str | None) -> None:
         ("stages", [{**DOCUMENT["stages"][0], "part": "elsewhere"}]),
         ("stages", [{**DOCUMENT["stages"][0], "found": "x" * 2001}]),
         ("stages", [{**DOCUMENT["stages"][0], "moved": {"packets": -1}}]),
-        ("stages", [{**DOCUMENT["stages"][0], "moved": {str(number): 0 for number in range(65)}}]),
+        ("stages", [{**DOCUMENT["stages"][0], "moved": {str(number): 0 for number in range(257)}}]),
     ],
 )
 def test_what_is_no_report(key: str, value: Any) -> None:

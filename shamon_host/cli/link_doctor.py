@@ -1,7 +1,6 @@
 """`shamon link doctor`: the way of a type's frames to a peer, stage by stage, and the first thing that is wrong."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 from shamon_host.cli.denial_log import denial_lines
 from shamon_host.cli.operate import daemon_client, daemon_command
 from shamon_host.cli.output import print_json, print_table, printable
-from shamon_host.domain.errors import BadInput
 from shamon_host.links.denials import with_denials
 from shamon_host.links.joined_path import join
-from shamon_host.links.path_report import MAX_REPORT_BYTES, PathReport, Stage, Verdict
+from shamon_host.links.path_report import MAX_REPORT_BYTES, PathReport, Stage, Verdict, parse_report
 
 _COLUMNS = ("host", "part", "stage", "verdict", "found")
 
@@ -104,9 +102,4 @@ def _read(path: Path) -> PathReport:
     """The other side's report. Raises BadInput."""
     from shamon_host.daemon.files import read_limited
 
-    data = read_limited(path, MAX_REPORT_BYTES, "report")
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadInput("the report is no JSON", where=str(path), found=str(error)[:200]) from None
-    return PathReport.from_document(document, source=str(path))
+    return parse_report(read_limited(path, MAX_REPORT_BYTES, "report"), source=str(path))

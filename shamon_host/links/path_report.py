@@ -4,6 +4,7 @@ A report is one host's; `joined_path` makes one of two. It travels as JSON (`to_
 command line and, as a file, from one host to the other: what is read is not trusted, and only shown.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -142,6 +143,15 @@ class PathReport:
             raise _no_report(source, f"{type(error).__name__}: {error}") from None
         except BadInput as error:
             raise error if error.where == source else _no_report(source, str(error)) from None
+
+
+def parse_report(data: bytes, *, source: str) -> PathReport:
+    """A report as JSON text, of at most MAX_REPORT_BYTES. Raises BadInput, naming `source`."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _no_report(source, f"no JSON: {error}") from None
+    return PathReport.from_document(document, source=source)
 
 
 def _no_report(source: str, found: str) -> BadInput:

@@ -388,17 +388,14 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
         case ["status" | "peers" | "vms" | "links" as what]:
             return "GET", f"/v1/{what}", {}
         case ["audit", *options]:
-            return "GET", "/v1/audit", _options(options)
-        case ["link", "doctor", peer, type_name, *options]:
-            return "GET", "/v1/link/doctor", {"peer": peer, "type": type_name, **_options(options)}
+            return (
+                "GET",
+                "/v1/audit",
+                {options[i].removeprefix("--"): options[i + 1] for i in range(0, len(options), 2)},
+            )
         case ["attest"]:
             return "POST", "/v1/attest", {}
         case ["vm", action, name]:
             return "POST", f"/v1/vms/{name}/{action}", {}
         case _:
             raise BadInput("not a request of the story", found=" ".join(arguments))
-
-
-def _options(words: Sequence[str]) -> dict[str, str]:
-    """Pairs of `--NAME VALUE`."""
-    return {words[i].removeprefix("--"): words[i + 1] for i in range(0, len(words), 2)}

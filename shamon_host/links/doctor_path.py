@@ -14,6 +14,7 @@ from shamon_host.links.model import (
     SpdEntry,
 )
 from shamon_host.links.path_report import Part, Stage, Verdict
+from shamon_host.links.tap_filter import TapFilter
 
 _OK, _WRONG, _UNKNOWN = Verdict.OK, Verdict.WRONG, Verdict.UNKNOWN
 _REPAIRED = "The daemon repairs this within a moment. If it stays, `journalctl -u shamon` and `shamon audit` say why."
@@ -89,10 +90,7 @@ def _filter(facts: Facts, vm: VmFacts, tap: str, part: Part) -> Stage:
         return facts.unread(part, name, looked_at)
     found, changed = facts.state.filters.get(tap), facts.state.changed_filters.get(tap)
     wanted = None if facts.after.filters is None else facts.after.filters.get(tap)
-    if changed is not None or (
-        facts.after.filters is not None
-        and (None if found is None else found.without_window()) != (None if wanted is None else wanted.without_window())
-    ):
+    if changed is not None or (facts.after.filters is not None and not _alike(found, wanted)):
         words = changed or ("it is missing" if found is None else f"it is another one: {found}")
         return facts.stage(
             part, name, looked_at, _WRONG, words,
@@ -113,6 +111,13 @@ def _filter(facts: Facts, vm: VmFacts, tap: str, part: Part) -> Stage:
             moved=moved,
         )  # fmt: skip
     return facts.stage(part, name, looked_at, _OK, f"it lets pass: {found}", moved=moved)
+
+
+def _alike(found: TapFilter | None, wanted: TapFilter | None) -> bool:
+    """The same but for what is left of a window."""
+    if found is None or wanted is None:
+        return found is wanted
+    return (found.without_window(), found.open_s is None) == (wanted.without_window(), wanted.open_s is None)
 
 
 def _bridge(facts: Facts) -> Stage:

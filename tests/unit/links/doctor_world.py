@@ -148,6 +148,11 @@ def _damaged(world: DoctorWorld) -> None:
     world.alpha.kernel.damage_filter(TAP)
 
 
+def _always_open(world: DoctorWorld) -> None:
+    _told(TapFilter(device=TAP, open_s=600.0))(world)
+    world.alpha.kernel.apply([SetTapFilter(filter=TapFilter(device=TAP))])
+
+
 KERNEL_FAULTS: dict[str, tuple[Fault, Part, str, str]] = {
     "tap detached": (_apply(DetachPort(interface=TAP)), Part.OUT, "tap of web", "port of no bridge"),
     "tap gone": (lambda world: world.alpha.kernel.unplug_tap(TAP), Part.OUT, "tap of web", "no device"),
@@ -161,6 +166,7 @@ KERNEL_FAULTS: dict[str, tuple[Fault, Part, str, str]] = {
         _told(TapFilter(device=TAP, receives=False)), Part.IN, "filter of web", "receives",
     ),
     "filter's window is shut": (_told(TapFilter(device=TAP, open_s=0.0)), Part.OUT, "filter of web", "not now"),
+    "filter without its window": (_always_open, Part.OUT, "filter of web", "another one"),
     "filter damaged": (_damaged, Part.OUT, "filter of web", "a rule is missing"),
     "filter of somebody else": (
         _apply(SetTapFilter(filter=TapFilter(device=TAP, rate_bytes_s=1))), Part.OUT, "filter of web", "another one",

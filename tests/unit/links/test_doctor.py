@@ -15,6 +15,7 @@ from shamon_host.links.doctor_facts import MAX_VMS
 from shamon_host.links.model import KernelState
 from shamon_host.links.path_report import Part, PathReport, Verdict
 from shamon_host.links.refusals import meaning
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.kernel import MemoryKernel
 from tests.unit.links.conftest import RED, frame
 from tests.unit.links.doctor_world import (
@@ -30,7 +31,7 @@ from tests.unit.links.doctor_world import (
 STILL_ARRIVES = {
     "bridge open to the host", "stranger in the bridge", "port not isolated", "foreign entry behind it",
     "guard damaged", "guard gone", "block entry gone", "SPD flushed", "forwarding on", "SELinux permissive",
-    "filter damaged", "filter of somebody else", "filter shuts what it receives", "an SA by hand",
+    "filter damaged", "filter of somebody else", "filter without its window", "filter shuts what it receives", "an SA by hand",
     "no SPD entry in", "foreign entry before it, in", "no SA in", "an SA with another label",
 }  # fmt: skip
 """Faults that need not keep alpha's frames from beta: of the other direction, or a danger and no obstacle."""
@@ -57,6 +58,16 @@ def test_a_link_that_is_well(world: DoctorWorld) -> None:
     assert report.ends is not None
     assert report.ends.local_port == world.link.local_port
     assert "shamon_link_t" in report.context
+
+
+def test_a_filter_that_limits_is_no_fault(world: DoctorWorld) -> None:
+    """Its window gets shorter meanwhile."""
+    limits = TapFilter(device=TAP, rate_bytes_s=10**6, open_s=600.0)
+    world.alpha.links.reconcile(world.alpha.taps, {TAP: limits})
+    world.alpha.clock.advance(7)
+    report = world.report(between=world.carries)
+    assert report.verdict is Verdict.OK
+    assert any("1000000 bytes/s, for 59" in stage.found for stage in report.stages)
 
 
 def test_what_moved_is_shown_where_it_moved(world: DoctorWorld) -> None:

@@ -31,8 +31,8 @@ from tests.unit.links.doctor_world import (
 STILL_ARRIVES = {
     "bridge open to the host", "stranger in the bridge", "port not isolated", "foreign entry behind it",
     "guard damaged", "guard gone", "block entry gone", "SPD flushed", "forwarding on", "SELinux permissive",
-    "filter damaged", "filter of somebody else", "filter without its window", "filter shuts what it receives", "an SA by hand",
-    "no SPD entry in", "foreign entry before it, in", "no SA in", "an SA with another label",
+    "filter damaged", "filter of somebody else", "filter without its window", "filter shuts what it receives",
+    "no SPD entry in", "foreign entry before it, in", "no SA in", "an SA with another label", "an SA by hand",
 }  # fmt: skip
 """Faults that need not keep alpha's frames from beta: of the other direction, or a danger and no obstacle."""
 _NO_SENDER = {"tap gone"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shamon_host.domain.errors import BadInput
 from shamon_host.links.doctor import diagnose
 from shamon_host.links.joined_path import APART_S, join
+from shamon_host.links.manager import GRACE_S
 from shamon_host.links.path_report import Part, PathReport, Verdict
 from tests.unit.links.conftest import join as shake_hands
 from tests.unit.links.doctor_world import KERNEL_FAULTS, TERM_FAULTS, DoctorWorld
@@ -135,16 +136,35 @@ def test_what_is_wrong_over_there_is_named_with_the_host(name: str) -> None:
     assert first.name == stage
 
 
-def test_sas_of_which_the_other_side_knows_nothing() -> None:
+def test_a_handshake_between_the_reports_is_no_fault() -> None:
+    """Whichever of the two is the older one: one way fits, as the earlier SA to receive with is still there."""
+    world = Both()
+    before = diagnose(world.facts(world.beta)), world.report()
+    shake_hands(world.alpha, world.beta)
+    for own, theirs in ((world.report(), before[0]), (before[1], diagnose(world.facts(world.beta)))):
+        report = join(own, theirs)
+        assert report.verdict is Verdict.UNKNOWN
+        assert [stage.name for stage in report.unknown] == ["both ends"]
+        assert "a handshake may lie between" in report.unknown[0].found
+    assert world.joined().verdict is Verdict.OK
+
+
+def test_sas_of_which_neither_side_knows() -> None:
     world = Both()
     theirs = diagnose(world.facts(world.beta))
-    shake_hands(world.alpha, world.beta)
-    first = join(world.report(), theirs).first_wrong
+    assert theirs.ends is not None
+    strange = replace(theirs.ends, in_spis=frozenset({0x4711}), out_spis=frozenset({0x4712}))
+    first = world.joined(ends=strange).first_wrong
     assert first is not None
-    assert (first.name, "which beta does not have" in first.found) == ("both ends", True)
-    old = join(world.report(), replace(theirs, wall_s=theirs.wall_s - APART_S - 1))
+    assert (first.name, first.found.count("does not have")) == ("both ends", 2)
+    assert "0x00004712, which alpha does not have" in first.found
+    old = world.joined(ends=strange, wall_s=theirs.wall_s - APART_S - 1)
     assert old.verdict is Verdict.UNKNOWN
-    assert "31 s apart" in old.unknown[0].found
+    assert "11 s apart" in old.unknown[0].found
+
+
+def test_reports_may_be_as_far_apart_as_sas_to_receive_with_stay() -> None:
+    assert APART_S <= GRACE_S
 
 
 def test_ports_that_do_not_fit() -> None:

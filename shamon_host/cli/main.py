@@ -17,6 +17,7 @@ from shamon_host.cli import (
     host,
     host_daemon,
     inspect,
+    link_doctor,
     operate,
     policy,
     reference,
@@ -36,7 +37,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"shamon {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (operate, results, appraising, policy, coalition, host, reference, inspect, host_daemon, demo):
+    for module in (
+        operate,
+        link_doctor,
+        results,
+        appraising,
+        policy,
+        coalition,
+        host,
+        reference,
+        inspect,
+        host_daemon,
+        demo,
+    ):
         module.add_parsers(commands)
     return parser
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from shamon_host import __version__
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.link_doctor import LinkDoctor
 from shamon_host.daemon.results_api import ResultsApi
 from shamon_host.daemon.suspension import describe
 from shamon_host.domain.admission import AdmissionState
@@ -59,6 +60,8 @@ class Api:
                 return await self._blocking(lambda: list(self.daemon.host.links.status()))
             case "GET", ["v1", "links", "plan"]:
                 return asdict(await self._blocking(self.daemon.host.pending_links))
+            case "GET", ["v1", "link", "doctor"]:
+                return await LinkDoctor(daemon=self.daemon).examine(fields)
             case "GET", ["v1", "audit"]:
                 return self._audit(fields)
             case "GET", ["v1", "results", *what]:

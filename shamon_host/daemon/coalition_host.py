@@ -20,7 +20,7 @@ from shamon_host.daemon.carried import CarriedTypes
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_policies import PeerPolicies
-from shamon_host.daemon.permitted_links import permitted_links
+from shamon_host.daemon.permitted_links import offered_types, permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource, note_reference
 from shamon_host.daemon.result_history import ResultHistory
@@ -93,6 +93,8 @@ class CoalitionHost:
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
     unused: UnusedTypes = field(init=False, default_factory=UnusedTypes)
+    offered: dict[HostName, frozenset[TypeName]] = field(init=False, default_factory=dict)
+    """Peer → the types that it offered to carry in the last handshake that was confirmed."""
     _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
     _carried: CarriedTypes = field(init=False)
     _verified: VerifierMemory = field(init=False)
@@ -266,7 +268,7 @@ class CoalitionHost:
             await self.blocking(lambda: self._open_links(outcome, admitting.links))
             self._carried.note(peer, types)
             self.policies.admitted(peer)
-            self.peers[peer] = admitting.state
+            self.peers[peer], self.offered[peer] = admitting.state, offered_types(outcome, self.policies)
             first, self.admitted_in_this_boot = not self.admitted_in_this_boot, True
             self._proved_s[peer] = outcome.started_s
             self._unclosed.discard(peer)
@@ -463,6 +465,7 @@ class CoalitionHost:
         self._proved_s.pop(host, None)
         self._hinted_s.pop(host, None)
         self.refusals.pop(host, None)
+        self.offered.pop(host, None)
         self._unclosed.discard(host)
         del self.peers[host]
 

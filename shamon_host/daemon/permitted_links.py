@@ -7,7 +7,7 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.domain import monitor
 from shamon_host.domain.admission import PeerState
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.ports import AgreedLink, Outcome
 
@@ -47,3 +47,10 @@ def permitted_links(
         if decision.permitted:
             links.append(replace(link, type=own))
     return tuple(links)
+
+
+def offered_types(outcome: Outcome, policies: PeerPolicies) -> frozenset[TypeName]:
+    """What the peer offered to carry, by this host's own names; what this host has no name for is left out."""
+    shared = policies.shared(outcome.peer)
+    names = (shared.own_name(offer.type) for offer in outcome.peer_terms.offers)
+    return frozenset(name for name in names if name is not None)

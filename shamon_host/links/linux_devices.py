@@ -90,8 +90,11 @@ class Devices:
 
     def read(self) -> dict[str, Device]:
         """All of them, by name."""
-        bodies = self._route.dump(RTM_GETLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0), operation="read devices")
-        return {device.name: device for device in map(device_of, bodies)}
+        return {device.name: device for device in map(device_of, self.bodies())}
+
+    def bodies(self) -> list[bytes]:
+        """All of them, as bodies of RTM_NEWLINK."""
+        return self._route.dump(RTM_GETLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0), operation="read devices")
 
     def find(self, name: str) -> Device | None:
         return self._find(IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + pack_text(_IFNAME, name), name)

@@ -30,6 +30,7 @@ from shamon_host.links.linux_gates import Gates, canonical
 from shamon_host.links.linux_l2tp import Tunnels
 from shamon_host.links.linux_labelled_socket import selinux_enforcing
 from shamon_host.links.linux_nft import Nft, counters_of, gates_of, is_expected
+from shamon_host.links.linux_traffic import traffic_of
 from shamon_host.links.linux_xfrm import LinkXfrm
 from shamon_host.links.model import (
     AddSa,
@@ -52,7 +53,7 @@ from shamon_host.links.model import (
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import describe
-from shamon_host.links.ports import KernelEvent
+from shamon_host.links.ports import KernelEvent, Traffic
 
 
 class LinuxLinkKernel:
@@ -168,6 +169,9 @@ class LinuxLinkKernel:
         except pyxfrm.XfrmError as error:
             raise BackendFailed("the counters of IPsec cannot be read", found=str(error)) from None
         return {**refused, **counters_of(self._nft.read())}
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        return traffic_of(self._devices.bodies())
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         self._events.subscribe(event)

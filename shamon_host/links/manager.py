@@ -23,6 +23,7 @@ from shamon_host.links.link_records import Documents, LinkRecord, PeerRecord, Sa
 from shamon_host.links.link_status import status_rows
 from shamon_host.links.model import DetachPort, KernelState, SaId
 from shamon_host.links.network_state import check_network_state, encode_network_state
+from shamon_host.links.observation import Observation, observe
 from shamon_host.links.pending import Pending, pending
 from shamon_host.links.planner import addresses_of, missing_sas
 from shamon_host.links.ports import LinkKernel
@@ -367,6 +368,18 @@ class LinkManager:
         with self._lock:
             state = self._read()
             return status_rows(self._book.desired(state, self.boottime_s(), carried_by_vms=(), taps=None), state)
+
+    def examine(self, peer: HostName, name: TypeName) -> Observation:
+        """One look at the kernel, and at what is wanted of this link, for `doctor`. Changes nothing."""
+        with self._lock:
+            now, types = self.boottime_s(), {*self._taps.values(), *self._ensured}
+            filters = self._filters.at(now)
+            return observe(
+                self.kernel,
+                lambda found: self._book.desired(found, now, carried_by_vms=types, taps=None, filters=filters),
+                peer,
+                name,
+            )
 
     # Inside
 

@@ -40,6 +40,19 @@ class ChangedEvent:
     what: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What a network device counted since it was made. Received by a tap is what its VM sent, received by a link's
+    device what came from the peer. `up`: it is switched on."""
+
+    up: bool
+    rx_packets: int = 0
+    tx_packets: int = 0
+    rx_dropped: int = 0
+    tx_dropped: int = 0
+    """What could not be sent: of a link's device, what IPsec or the guard refused."""
+
+
 KernelEvent = AcquireEvent | ExpireEvent | ChangedEvent
 
 
@@ -67,6 +80,10 @@ class LinkKernel(Protocol):
     def counters(self) -> Mapping[str, int]:
         """Refusals: `/proc/net/xfrm_stat` names (XfrmInPolBlock, XfrmInTmplMismatch, ...), and `guard_out`, `guard_in`,
         `gate_out`, `gate_in`: packets that the nft rules dropped."""
+        ...
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """Of every bridge of a type, link device and VM's tap that is there, by name."""
         ...
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:

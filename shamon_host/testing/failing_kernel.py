@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.link_records import Documents
 from shamon_host.links.model import DeleteSas, KernelState, Operation
-from shamon_host.links.ports import KernelEvent, LinkKernel
+from shamon_host.links.ports import KernelEvent, LinkKernel, Traffic
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,7 @@ class DaemonKilled(BaseException):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing that the daemon does to the world: `kind` is apply, read, spi, counters, put or audit."""
+    """One thing that the daemon does to the world: `kind` is apply, read, spi, counters, traffic, put or audit."""
 
     kind: str
     operation: Operation | None = None
@@ -140,6 +140,9 @@ class FailingKernel:
 
     def counters(self) -> Mapping[str, int]:
         return self._life.take(Step(kind="counters"), self._kernel.counters)
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        return self._life.take(Step(kind="traffic"), self._kernel.traffic)
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         """Tells nothing to a daemon that is dead."""

@@ -39,7 +39,7 @@ from shamon_host.links.model import (
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import describe
-from shamon_host.links.ports import ChangedEvent, KernelEvent
+from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
 from shamon_host.links.tap_filter import is_device
 from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge
 from shamon_host.testing.kernel_packets import KernelClock, PacketPath
@@ -115,7 +115,7 @@ class MemoryKernel:
                 for interface, socket in self._path.tunnels.values()
             ),
             bridges={
-                name: Bridge(name=name, ports=dict(bridge.ports), sealed=bridge.sealed)
+                name: Bridge(name=name, ports=dict(bridge.ports), sealed=bridge.sealed and bridge.up)
                 for name, bridge in self._path.bridges.items()
             },
             gate=self._path.guard.gate(),
@@ -141,6 +141,12 @@ class MemoryKernel:
         nft = {name: self._path.guard.dropped[name] for name in ("guard_out", "guard_in", "gate_out", "gate_in")}
         return {**{name: self._path.counters[name] for name in _XFRM_COUNTERS}, **nft}
 
+    def traffic(self) -> Mapping[str, Traffic]:
+        bridges = {name: bridge.up for name, bridge in self._path.bridges.items()}
+        ports = {port for bridge in self._path.bridges.values() for port in bridge.ports}
+        devices = {**bridges, **{device: device in ports for device in self._devices()}}
+        return {name: self._path.traffic.of(name, up=up) for name, up in devices.items()}
+
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         self._subscribers.append(event)
 
@@ -165,6 +171,7 @@ class MemoryKernel:
     def unplug_tap(self, interface: str) -> None:
         """The VM is gone, and its tap with it. No error if there is none."""
         self._path.taps.pop(interface, None)
+        self._path.traffic.forget(interface)
         self._detach(interface)
 
     def send_from_tap(self, interface: str, frame: bytes) -> None:
@@ -262,6 +269,11 @@ class MemoryKernel:
         self._path.bridges[bridge].sealed = False
         self._tell(ChangedEvent(what=f"{bridge} changed"))
 
+    def set_down(self, bridge: str) -> None:
+        """`ip link set BRIDGE down`: it forwards nothing."""
+        self._path.bridges[bridge].up = False
+        self._tell(ChangedEvent(what=f"{bridge} changed"))
+
     # Operations
 
     def carry_out(self, batch: Sequence[Operation]) -> Sequence[BackendFailed | None]:
@@ -306,7 +318,7 @@ class MemoryKernel:
                 if name not in self._path.bridges:
                     mac = b"\x02\x00" + len(self._path.bridges).to_bytes(1, "big") + name.encode()[-3:].rjust(3, b"\0")
                     self._path.bridges[name] = MemoryBridge(name=name, mac=mac, deliver=self._path.to_port)
-                self._path.bridges[name].sealed = True
+                self._path.bridges[name].sealed = self._path.bridges[name].up = True
             case DeleteBridge(name=name):
                 self._path.bridges.pop(name, None)
             case AttachPort(bridge=bridge, interface=interface, isolated=isolated):
@@ -352,6 +364,7 @@ class MemoryKernel:
         interface, held = self._path.tunnels.get(socket.local_port, ("", None))
         if held is socket:
             del self._path.tunnels[socket.local_port]
+            self._path.traffic.forget(interface)
             self._detach(interface)
 
     def _devices(self) -> set[str]:

@@ -16,6 +16,7 @@ class MemoryBridge:
     mac: bytes
     deliver: Callable[[str, bytes], None]
     sealed: bool = True
+    up: bool = True
     ports: dict[str, bool] = field(default_factory=dict)
     _learnt: dict[bytes, str] = field(default_factory=dict)
 

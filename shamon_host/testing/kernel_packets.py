@@ -19,6 +19,7 @@ from shamon_host.testing.kernel_sad import LARVAL_S, MemorySad, seal, unseal
 from shamon_host.testing.kernel_selinux import MemorySelinux, SelinuxMode
 from shamon_host.testing.kernel_sockets import LinkSocket
 from shamon_host.testing.kernel_spd import Flow, MemorySpd
+from shamon_host.testing.kernel_traffic import MemoryTraffic
 from shamon_host.testing.wire import PROTO_UDP, MemoryWire, WirePacket, udp_packet
 
 _L2TP_DATA = struct.Struct(">HHII")
@@ -57,11 +58,13 @@ class PacketPath:
         self.tunnels: dict[int, tuple[str, LinkSocket]] = {}
         """Local port → device and socket."""
         self.counters: Counter[str] = Counter()
+        self.traffic = MemoryTraffic()
         self._acquired: dict[tuple[str, str, int], float] = {}
 
     def into_bridge(self, ingress: str, frame: bytes) -> None:
         bridge = next((bridge for bridge in self.bridges.values() if ingress in bridge.ports), None)
-        if bridge is None or not self.filters.passes(ingress, frame, from_tap=True):
+        self.traffic.received[ingress] += 1
+        if bridge is None or not bridge.up or not self.filters.passes(ingress, frame, from_tap=True):
             return  # dropped before the bridge learns its sender
         if not bridge.forward(frame, ingress) or self.guard.whole:
             return
@@ -72,22 +75,24 @@ class PacketPath:
     def to_port(self, interface: str, frame: bytes) -> None:
         if interface in self.taps:
             if self.filters.passes(interface, frame, from_tap=False):
+                self.traffic.sent[interface] += 1
                 self.taps[interface](frame)
             return
         for device, socket in tuple(self.tunnels.values()):
             if device == interface:
-                self.send(socket, _L2TP_DATA.pack(0x0003, 0, socket.peer_port, 0) + frame)
+                passed = self.send(socket, _L2TP_DATA.pack(0x0003, 0, socket.peer_port, 0) + frame)
+                (self.traffic.sent if passed else self.traffic.not_sent)[interface] += 1
 
-    def send(self, socket: LinkSocket, data: bytes) -> None:
+    def send(self, socket: LinkSocket, data: bytes) -> bool:
         """A UDP packet of a socket, as of `l2tp_xmit_skb`: SPD and SAD with its label, then nft's output hook, then
-        the wire."""
+        the wire. False when it is refused on the way."""
         packet = udp_packet(socket.local, socket.local_port, socket.remote, socket.peer_port, data)
         ports = (socket.local_port, socket.peer_port)
         entry = self.spd.lookup(_flow(Direction.OUT, packet, ports), socket.context)
         item = None
         if entry is not None and entry.block:
             self.counters["XfrmOutPolBlock"] += 1
-            return
+            return False
         if entry is not None and entry.reqid is not None:
             item = self.sad.outgoing(
                 socket.local, socket.remote, entry.reqid, socket.context, labelled=entry.context is not None
@@ -95,19 +100,20 @@ class PacketPath:
             if item is None:
                 self.counters["XfrmOutNoStates"] += 1
                 self._acquire(socket, entry.reqid)
-                return
+                return False
         if not self.guard.passes("out", ports, socket.remote, ipsec=item is not None):
-            return
+            return False
         if item is None:
             self._wire.send(packet)
-            return
+            return True
         if not self.sad.usable(item):
             self.counters["XfrmOutStateExpired"] += 1
-            return
+            return False
         item.sent += 1
         item.packets += 1
         item.bytes += len(packet.payload)
         self._wire.send(seal(item.sa, item.sent, packet.payload))
+        return True
 
     def receive(self, packet: WirePacket) -> None:
         item = None

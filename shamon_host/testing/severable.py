@@ -15,7 +15,7 @@ from shamon_host.daemon.ports import StopReason
 from shamon_host.daemon.systemd import STATUS_LIMIT
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import KernelState, Operation
-from shamon_host.links.ports import KernelEvent
+from shamon_host.links.ports import KernelEvent, Traffic
 from shamon_host.testing.kernel import MemoryKernel
 
 
@@ -66,6 +66,9 @@ class SeverableKernel:
 
     def counters(self) -> Mapping[str, int]:
         return self._alive().counters()
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        return self._alive().traffic()
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         self._alive().subscribe(event)

@@ -62,10 +62,12 @@ from shamon_host.attestation.tpm_structures import (
 from shamon_host.attestation.uki import UkiError, expected_pcr4_events, expected_pcr9_events, expected_pcr11_events
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.domain.errors import BadInput, NotTrusted, ShamonError
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.report import parse_hypervisor_report
+from shamon_host.links.denials import denials_of
+from shamon_host.links.path_report import LinkEnds, Part, PathReport, Stage, Verdict, parse_report
 from shamon_host.peer import join_messages, messages, policy_messages, registry_messages
 from shamon_host.peer.host_record import read_host_record
 from shamon_host.peer.policy_envelope import read_envelope
@@ -336,6 +338,33 @@ def _signed_with_p256(data: bytes) -> None:
 _POLICY = Path(__file__).parents[2] / "examples" / "two-hosts.toml"
 _CURVE_KEY = ec.derive_private_key(0x5EED, ec.SECP256R1())
 
+_LINK_REPORT = PathReport(
+    host=HostName("beta"),
+    peer=HostName("alpha"),
+    type=TypeName("acme/red"),
+    context="system_u:object_r:shamon_link_t:s0:c1",
+    vm=None,
+    wall_s=1.7e9,
+    interval_s=1.0,
+    ends=LinkEnds(local_port=24576, peer_port=24577, in_spis=frozenset({256}), out_spis=frozenset({257})),
+    stages=(
+        Stage(
+            host=HostName("beta"),
+            part=Part.OUT,
+            name="gate",
+            looked_at="the gate",
+            verdict=Verdict.WRONG,
+            found="closed",
+            moved={"packets": 1},
+        ),
+    ),
+)
+_DENIAL = (
+    b'audit: type=1400 audit(1700000099.123:45): avc:  denied  { polmatch } for  pid=0 comm="swapper/0" '
+    b"scontext=system_u:object_r:shamon_link_t:s0:c11 tcontext=system_u:object_r:shamon_spd_t:s0:c10 "
+    b"tclass=association permissive=0"
+)
+
 _ALL = (
     Target(name="event-log", parse=_read_event_log, errors=(EventLogError,), seeds=_event_log),
     Target(name="ima-log", parse=_read_ima_log, errors=(ImaLogError,), seeds=_ima_log),
@@ -403,6 +432,18 @@ _ALL = (
         parse=lambda data: parse_canonical(data, source="fuzz"),
         errors=(PolicyErrors, BadInput),
         seeds=lambda: (b"{}",),
+    ),
+    Target(
+        name="link-report",
+        parse=lambda data: parse_report(data, source="fuzz"),
+        errors=(BadInput,),
+        seeds=lambda: (json.dumps(_LINK_REPORT.to_document()).encode(),),
+    ),
+    Target(
+        name="denials",
+        parse=lambda data: denials_of(data.decode("utf-8", "replace").splitlines()),
+        errors=(),
+        seeds=lambda: (_DENIAL,),
     ),
     Target(
         name="hypervisor-report", parse=parse_hypervisor_report, errors=(BadInput,), seeds=lambda: (b'{"domains":[]}',)

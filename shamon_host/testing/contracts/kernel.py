@@ -40,7 +40,7 @@ from shamon_host.links.model import (
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import missing_sas, plan
-from shamon_host.links.ports import ChangedEvent, ExpireEvent, KernelEvent, LinkKernel
+from shamon_host.links.ports import ChangedEvent, ExpireEvent, KernelEvent, LinkKernel, Traffic
 from shamon_host.links.sa_limits import RekeyAfter, SaLimits
 from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
 
@@ -312,6 +312,19 @@ class LinkKernelContract:
         for _ in range(2):
             bench.kernel.apply([DetachPort(interface=tunnel.interface)])
             assert bench.kernel.read().bridges[name].ports == {}
+
+    def test_devices_are_counted_from_the_first_on(self, bench: Bench) -> None:
+        name, tunnel = bridge_name(CATEGORY), link(bench).tunnel
+        bench.kernel.apply([CreateBridge(name=name), CreateTunnel(tunnel=tunnel)])
+        traffic = bench.kernel.traffic()
+        assert traffic[name].up
+        assert traffic[tunnel.interface] == Traffic(up=False)
+        bench.kernel.apply([AttachPort(bridge=name, interface=tunnel.interface, isolated=True)])
+        assert bench.kernel.traffic()[tunnel.interface].up
+        bench.kernel.apply([DetachPort(interface=tunnel.interface)])
+        assert not bench.kernel.traffic()[tunnel.interface].up
+        bench.kernel.apply([DeleteTunnel(local_port=tunnel.local_port), DeleteBridge(name=name)])
+        assert not {name, tunnel.interface} & bench.kernel.traffic().keys()
 
     def test_a_port_moves_from_bridge_to_bridge(self, bench: Bench) -> None:
         first, second, tunnel = bridge_name(CATEGORY), bridge_name(CATEGORY + 1), link(bench).tunnel

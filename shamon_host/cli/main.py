@@ -21,6 +21,7 @@ from shamon_host.cli import (
     policy,
     reference,
     results,
+    selinux,
 )
 from shamon_host.cli.output import print_error
 from shamon_host.domain.errors import BackendFailed, ShamonError
@@ -36,7 +37,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"shamon {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (operate, results, appraising, policy, coalition, host, reference, inspect, host_daemon, demo):
+    for module in (
+        operate,
+        results,
+        appraising,
+        policy,
+        coalition,
+        host,
+        selinux,
+        reference,
+        inspect,
+        host_daemon,
+        demo,
+    ):
         module.add_parsers(commands)
     return parser
 

@@ -63,7 +63,7 @@ class LinkBook:
     def adoptable(self, record: PeerRecord, state: KernelState, now_s: float) -> frozenset[TypeName]:
         """Types of the record, left by an earlier run of the daemon, whose links may go on: the gate is open within
         its time, both sides were installed, and the socket is there under the label that the type has now."""
-        if record.gate_until_s <= now_s or record.address not in state.gate or not state.selinux_enforcing:
+        if record.gate_until_s <= now_s or record.address not in state.gate or state.no_links_because:
             return frozenset()
         label_map = self.label_map()
         return frozenset(
@@ -123,7 +123,7 @@ class LinkBook:
         `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now. Of `taps` and
         `filters`, None is what is not known."""
         label_map = self.label_map()
-        records = self.records if state.selinux_enforcing else ()
+        records = () if state.no_links_because else self.records
         links = tuple(
             with_keys(self._desired_link(record, link, label_map))
             for record in records

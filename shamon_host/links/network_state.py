@@ -72,7 +72,7 @@ def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
         {
             "version": _VERSION,
             "guard": state.guard,
-            "selinux_enforcing": state.selinux_enforcing,
+            "selinux_enforcing": not state.no_links_because,
             "block": sorted((entry(item) for item in state.spd if _is_block(item)), key=key),
             "labelled": sorted((entry(item) for item in state.spd if not _is_block(item)), key=key),
             "bridges": {
@@ -120,7 +120,9 @@ def check_network_state(data: bytes) -> Claim:
 
 def _selinux(state: Any) -> Claim | None:
     if state["selinux_enforcing"] is not True:
-        return _fail("SELinux is not enforcing", where="selinux_enforcing", expected="true")
+        return _fail(
+            "SELinux is not enforcing, or its policy is not fit for links", where="selinux_enforcing", expected="true"
+        )
     return None
 
 

@@ -8,7 +8,7 @@ It plays the adapter too: operations are read back, and a label that the kernel 
 hand" are what an operator, an attacker or another program does behind the product's back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import assert_never
 
@@ -119,6 +119,7 @@ class MemoryKernel:
             filters=self._path.filters.read(),
             changed_filters=self._path.filters.changed(),
             selinux_enforcing=self.selinux.mode is SelinuxMode.ENFORCING,
+            selinux_missing=self.selinux.missing(),
             sysctls=dict(self._sysctls),
         )
 
@@ -195,6 +196,16 @@ class MemoryKernel:
         self.reboot()
         for address in self.addresses:
             self.wire.detach(address)
+
+    def load_policy(self, *, module: bool = True, permissive: Collection[str] = ()) -> None:
+        """`semodule`: another policy is loaded, with or without Shamon's module, with these domains permissive."""
+        self.selinux.module, self.selinux.permissive = module, set(permissive)
+        self._tell(ChangedEvent(what="an SELinux policy was loaded"))
+
+    def set_enforcing(self, enforcing: bool) -> None:
+        """`setenforce`."""
+        self.selinux.set_enforcing(enforcing)
+        self._tell(ChangedEvent(what="SELinux's mode was set"))
 
     def set_sysctl(self, name: str, value: str) -> None:
         if name not in self._sysctls:

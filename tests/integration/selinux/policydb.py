@@ -66,24 +66,32 @@ class PolicyDb:
         return f"system_u:object_r:{_INITIAL[name]}:s0"
 
     def access(self, source: str, target: str, object_class: str) -> AccessVector:
-        number = ctypes.c_uint16()
-        if self._sepol.sepol_string_to_security_class(object_class.encode(), ctypes.byref(number)):
-            raise BackendFailed("the policy has no such class", where=object_class)
+        number = self._class(object_class)
         sids = [self._sid(source), self._sid(target)]
         if None in sids:
             raise BackendFailed("the policy does not know the context", where=f"{source} {target}")
         decision = _Decision()
         if self._sepol.sepol_compute_av(*sids, number, ctypes.c_uint32(0xFFFFFFFF), ctypes.byref(decision)):
             raise BackendFailed("libsepol has no answer", where=f"{source} {target} {object_class}")
-        names = (
-            self._sepol.sepol_av_perm_to_string(number, ctypes.c_uint32(1 << bit))
-            for bit in range(32)
-            if decision.allowed & 1 << bit
-        )
         return AccessVector(
-            allowed=frozenset(word for name in names if name for word in name.decode().split(" ") if word),
+            allowed=self._named(number, decision.allowed),
             permissive=source.split(":")[2] in self.permissive,
         )
+
+    def permissions(self, object_class: str) -> frozenset[str]:
+        """All that a class has. Raises BackendFailed."""
+        return self._named(self._class(object_class), 0xFFFFFFFF)
+
+    def _class(self, name: str) -> ctypes.c_uint16:
+        number = ctypes.c_uint16()
+        if self._sepol.sepol_string_to_security_class(name.encode(), ctypes.byref(number)):
+            raise BackendFailed("the policy has no such class", where=name)
+        return number
+
+    def _named(self, number: ctypes.c_uint16, vector: int) -> frozenset[str]:
+        bits = (ctypes.c_uint32(1 << bit) for bit in range(32) if vector & 1 << bit)
+        names = (self._sepol.sepol_av_perm_to_string(number, bit) for bit in bits)
+        return frozenset(word for name in names if name for word in name.decode().split())
 
     def _sid(self, context: str) -> int | None:
         sid = ctypes.c_uint32()

@@ -83,7 +83,7 @@ def remove(
         )
     installed = [module.name for module in store.installed() if module.priority == PRIORITY and module.name in names]
     for name in names:
-        say(f"module {name}: {'is removed' if name in installed else 'is not installed'}")
+        say(f"module {name}: {'will be removed' if name in installed else 'is not installed'}")
     if dry_run:
         return
     if installed:
@@ -173,10 +173,10 @@ def _labels(host: LabelledHost) -> Collection[str]:
 
 def _state(module: PolicyModule, present: Mapping[str, str]) -> str:
     if module.name not in present:
-        return "is installed"
+        return "will be installed"
     if present[module.name] == module.checksum:
         return "is in place"
-    return "takes the place of another version"
+    return "will take the place of another version"
 
 
 def modules_named(*, kvm: bool) -> tuple[str, ...]:

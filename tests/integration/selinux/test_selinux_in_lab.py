@@ -1,5 +1,5 @@
-"""`shamon selinux` on a host that enforces: what the kernel itself answers, and what is told when a domain is permissive
-or the module is gone. Building a policy takes most of a minute there."""
+"""`shamon selinux` on a host that enforces: what the kernel itself answers, and what is told when a domain is
+permissive or the module is gone. Building a policy takes most of a minute there."""
 
 import json
 from collections.abc import Iterator
@@ -88,18 +88,18 @@ def test_no_removal_while_something_labelled_is_there(host: LabHost, probe: Prob
 
 
 def test_removed_and_installed_again(host: LabHost) -> None:
-    """The lab has a module of its own that stands on Shamon's: as long as it is there, no policy can be built without."""
+    """The lab has a module of its own that stands on Shamon's: with it, no policy can be built without Shamon's."""
     assert "semodule failed" in _refused(host, "remove")
     assert _check(host)["ok"]
     host.run(f"semodule -r {_LAB_MODULE.stem}", timeout_s=_BUILD_S)
     said = host.run(f"{SHAMON} selinux remove", timeout_s=_BUILD_S).stdout
-    assert said.startswith("module shamon: is removed\n")
+    assert said.startswith("module shamon: will be removed\n")
     told = _check(host, status=1)
     assert {item["about"] for item in told["findings"] if not item["ok"]} == {"contexts"}
     assert "shamon selinux install" in host.run(f"{SHAMON} selinux check", check=False).stdout
     assert "shamon" not in host.run("stat -c %C /etc/shamon /opt/shamon/bin/shamon").stdout
     said = host.run(f"{SHAMON} selinux install", timeout_s=_BUILD_S).stdout
-    assert said.startswith("module shamon: is installed\nbuilding and loading the policy\nlabels of files: ")
+    assert said.startswith("module shamon: will be installed\nbuilding and loading the policy\nlabels of files: ")
     assert "answers are as they should be" in said
     assert "shamon_exec_t" in host.run("stat -c %C /opt/shamon/bin/shamon").stdout
     host.put(f"/root/{_LAB_MODULE.name}", _LAB_MODULE)

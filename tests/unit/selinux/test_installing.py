@@ -66,14 +66,14 @@ def test_a_dry_run_changes_nothing(operator: Operator) -> None:
     operator.install(dry_run=True)
     assert operator.host.store.changes == []
     assert operator.host.labels.restored == 0
-    assert operator.heard == ["module shamon: is installed", "files whose label would change: 5"]
+    assert operator.heard == ["module shamon: will be installed", "files whose label would change: 5"]
 
 
 def test_another_version_is_replaced(operator: Operator) -> None:
     operator.install(OLDER)
     assert operator.install(SHIPPED)
     assert operator.host.store.extract(LINK_MODULE) == SHIPPED
-    assert "module shamon: takes the place of another version" in operator.heard
+    assert "module shamon: will take the place of another version" in operator.heard
 
 
 def test_a_module_that_does_not_build_leaves_everything(operator: Operator) -> None:
@@ -160,7 +160,7 @@ def test_removing_what_is_not_there_does_nothing(operator: Operator) -> None:
 def test_a_dry_removal_changes_nothing(operator: Operator) -> None:
     operator.install()
     operator.remove(dry_run=True)
-    assert operator.heard[-1] == "module shamon: is removed"
+    assert operator.heard[-1] == "module shamon: will be removed"
     assert operator.host.kernel.is_valid(CONTEXT)
 
 

@@ -56,9 +56,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
+    _demand_root()
     from shamon_host.daemon.composition import labelled_objects
 
-    _demand_root()
     steps = _Steps(quiet=arguments.json)
     remove(
         SelinuxFs(), SemoduleStore(), LinuxLabelledHost(), modules_named(kvm=arguments.kvm),

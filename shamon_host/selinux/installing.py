@@ -4,7 +4,7 @@ Each changes the policy in one transaction of the store, asks the kernel whether
 touches files. When a step of the installation fails, the modules that were there before are put back.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from shamon_host.domain.errors import BackendFailed, Refused
@@ -13,7 +13,7 @@ from shamon_host.selinux.checking import check_host
 from shamon_host.selinux.file_labels import expected_type
 from shamon_host.selinux.least_privilege import least_privilege_findings
 from shamon_host.selinux.link_conditions import DAEMON, link_context, link_findings
-from shamon_host.selinux.ports import KernelSelinux, LabelledHost, ModuleStore
+from shamon_host.selinux.ports import InstalledModule, KernelSelinux, LabelledHost, ModuleStore
 from shamon_host.selinux.questions import Finding, Group, type_of
 
 POLICY_TYPE = "default"
@@ -36,15 +36,18 @@ def install(
 
     What is in place already is left alone. Raises Refused where the host is not fit for the modules, BackendFailed when
     a step failed: the modules are then as they were before."""
-    check_fit(kernel, store, modules)
-    present = {module.name: module.checksum for module in store.installed() if module.priority == PRIORITY}
+    kernel.status()  # where SELinux is off, that is what is told
+    names = {module.name for module in modules}
+    installed = [module for module in store.installed() if module.name in names]  # it takes semodule seconds to list
+    check_fit(kernel, store, installed)
+    present = _at_priority(installed)
     stale = [module for module in modules if present.get(module.name) != module.checksum]
     for module in modules:
         say(f"module {module.name}: {_state(module, present)}")
     if dry_run:
         say(f"files whose label would change: {len(_mislabelled(host))}")
         return ()
-    with _put_back_on_failure(store, stale, say):
+    with _put_back_on_failure(store, present, stale, say):
         if stale:
             say("building and loading the policy")
             store.change(stale, [])
@@ -95,49 +98,47 @@ def remove(
         say(f"labels of files: {host.restore_files()}")
 
 
-def check_fit(kernel: KernelSelinux, store: ModuleStore, modules: Sequence[PolicyModule]) -> None:
-    """The modules can be loaded here and would be what counts. Raises Refused, and BackendFailed where SELinux is off
-    or semodule is not there."""
-    kernel.status()
+def check_fit(kernel: KernelSelinux, store: ModuleStore, installed: Iterable[InstalledModule]) -> None:
+    """The modules can be loaded here and would be what counts. `installed`: those of their names. Raises Refused, and
+    BackendFailed where SELinux is off."""
     if (found := store.policy_type()) != POLICY_TYPE:
         raise Refused("another policy is configured", expected=POLICY_TYPE, found=found or "none", remedy=_DEBIAN)
     if not kernel.flag("mls") or not kernel.is_valid(f"{kernel.initial_context('unlabeled')}:c1023"):
         raise Refused("the loaded policy has no categories c0 to c1023", remedy=_DEBIAN)
-    names = {module.name for module in modules}
-    disabled = [module.name for module in store.installed() if module.name in names and not module.enabled]
-    if disabled:
-        raise Refused("the module is disabled", where=disabled[0], remedy=f"semodule -e {disabled[0]}")
-    above = [module for module in store.installed() if module.name in names and module.priority > PRIORITY]
-    if above:
-        raise Refused(
-            "another module of this name stands above", where=above[0].name, expected=f"priority {PRIORITY}",
-            found=f"priority {above[0].priority}", remedy=f"semodule -X {above[0].priority} -r {above[0].name}",
-        )  # fmt: skip
+    for module in installed:
+        if not module.enabled:
+            raise Refused("the module is disabled", where=module.name, remedy=f"semodule -e {module.name}")
+        if module.priority > PRIORITY:
+            raise Refused(
+                "another module of this name stands above", where=module.name, expected=f"priority {PRIORITY}",
+                found=f"priority {module.priority}", remedy=f"semodule -X {module.priority} -r {module.name}",
+            )  # fmt: skip
 
 
 @contextmanager
-def _put_back_on_failure(store: ModuleStore, stale: Sequence[PolicyModule], say: Say) -> Iterator[None]:
+def _put_back_on_failure(
+    store: ModuleStore, present: Mapping[str, str], stale: Sequence[PolicyModule], say: Say
+) -> Iterator[None]:
     """Whatever ends the block but its own end, an interrupt too: the modules are as they were before."""
-    before = _at_priority(store, {module.name for module in stale})
+    names = {module.name for module in stale}
+    before = {name: checksum for name, checksum in present.items() if name in names}
     earlier = [store.extract(name) for name in sorted(before)]
     done = False
     try:
         yield
         done = True
     finally:
-        now = _at_priority(store, {module.name for module in stale})
-        if not done and now != before:
-            say("putting the earlier modules back")
-            store.change(earlier, sorted(set(now) - set(before)))
-            say(f"the modules are as they were before: {', '.join(sorted(before)) or 'none of them is installed'}")
+        if not done and names:
+            now = _at_priority(module for module in store.installed() if module.name in names)
+            if now != before:
+                say("putting the earlier modules back")
+                store.change(earlier, sorted(set(now) - set(before)))
+                say(f"the modules are as they were before: {', '.join(sorted(before)) or 'none of them is installed'}")
 
 
-def _at_priority(store: ModuleStore, names: Collection[str]) -> Mapping[str, str]:
-    return {
-        module.name: module.checksum
-        for module in store.installed()
-        if module.priority == PRIORITY and module.name in names
-    }
+def _at_priority(installed: Iterable[InstalledModule]) -> dict[str, str]:
+    """Name → checksum."""
+    return {module.name: module.checksum for module in installed if module.priority == PRIORITY}
 
 
 def _demand_policy(kernel: KernelSelinux, host: LabelledHost) -> None:

@@ -102,6 +102,7 @@ class MemoryModuleStore:
     changes: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
     """Names installed and removed, for each transaction."""
     configured: str = "default"
+    disabled: set[str] = field(default_factory=set)
     refuses: set[bytes] = field(default_factory=set)
     """Texts that do not build."""
 
@@ -113,7 +114,7 @@ class MemoryModuleStore:
 
     def installed(self) -> tuple[InstalledModule, ...]:
         return tuple(
-            InstalledModule(name=name, priority=priority, checksum=module.checksum)
+            InstalledModule(name=name, priority=priority, checksum=module.checksum, enabled=name not in self.disabled)
             for (name, priority), module in sorted(self.modules.items())
         )
 

@@ -131,6 +131,14 @@ def test_a_module_of_the_name_at_a_higher_priority_would_win(operator: Operator)
     assert "semodule -X 500 -r shamon" in refused.value.remedy
 
 
+def test_a_module_that_is_disabled_would_not_count(operator: Operator) -> None:
+    operator.install()
+    operator.host.store.disabled.add(LINK_MODULE)
+    with pytest.raises(Refused, match="disabled") as refused:
+        operator.install()
+    assert "semodule -e shamon" in refused.value.remedy
+
+
 def test_while_permissive_it_is_installed_and_the_check_says_so(operator: Operator) -> None:
     """First the module, then enforcing: the other way round the daemon could not run."""
     operator.host.kernel.enforcing = False

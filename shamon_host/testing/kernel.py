@@ -268,6 +268,7 @@ class MemoryKernel:
             case InstallGuard():
                 self._path.guard.install()
             case AddSa(sa=sa):
+                self.selinux.demand_fit()
                 if self._path.sad.add(sa).context != sa.context:
                     self._path.sad.delete(sa.id)
                     raise BackendFailed("the kernel dropped the SA's label", where=f"spi {sa.spi:#010x}", found="none")
@@ -275,6 +276,8 @@ class MemoryKernel:
                 for sa_id in ids:
                     self._path.sad.delete(sa_id)
             case AddSpdEntry(entry=entry):
+                if entry.context is not None:
+                    self.selinux.demand_fit()
                 stored = self._path.spd.update(entry)
                 if stored != entry:
                     self._path.spd.delete(stored)
@@ -282,6 +285,7 @@ class MemoryKernel:
             case DeleteSpdEntry(entry=entry):
                 self._path.spd.delete(entry)
             case CreateTunnel(tunnel=tunnel):
+                self.selinux.demand_fit()
                 self._create_tunnel(tunnel)
             case DeleteTunnel(local_port=port):
                 self.fd_store.remove(_fd_name(port))

@@ -42,6 +42,13 @@ class MemorySelinux:
             return (f"{LINK_TYPE} is known: expected yes, found no",)
         return tuple(f"{name} enforces: expected yes, found no" for name in sorted(self.permissive))
 
+    def demand_fit(self) -> None:
+        """As the adapter does before it makes anything labelled. Raises BackendFailed."""
+        if self.mode is not SelinuxMode.ENFORCING:
+            raise BackendFailed("SELinux is not enforcing: nothing labelled is made", expected="enforcing")
+        if lacking := self.missing():
+            raise BackendFailed("the loaded SELinux policy is not fit for links", found="; ".join(lacking))
+
     def keep(self, context: SelinuxContext | None, *types: str) -> SelinuxContext | None:
         """What the kernel keeps of a context that an object is given: nothing where SELinux is off.
 

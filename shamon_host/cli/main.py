@@ -22,6 +22,7 @@ from shamon_host.cli import (
     policy,
     reference,
     results,
+    selinux,
 )
 from shamon_host.cli.output import print_error
 from shamon_host.domain.errors import BackendFailed, ShamonError
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         policy,
         coalition,
         host,
+        selinux,
         reference,
         inspect,
         host_daemon,

@@ -32,11 +32,14 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import OverlayImages
 from shamon_host.links.linux_kernel import LinuxLinkKernel
+from shamon_host.links.linux_labelled_objects import labelled_objects
 from shamon_host.peer.coalition_ca import read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import authorities_of
 from shamon_host.peer.http_transport import HttpTransport, serve_peers
 from shamon_host.peer.tls import TlsFiles
+
+__all__ = ["labelled_objects", "open_logs", "open_tpm", "run_daemon"]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OVERLAYS = Path("/var/lib/libvirt/images/shamon")

@@ -134,6 +134,8 @@ def label_map_document(label_map: LabelMap) -> dict[str, Any]:
         "vms": {name: list(pair) for name, pair in label_map.vms.items()},
         "next_category": label_map.next_category,
         "next_pair": label_map.next_pair,
+        "retired": list(label_map.retired),
+        "retired_pairs": list(label_map.retired_pairs),
     }
 
 
@@ -144,7 +146,10 @@ def label_map_from(document: Mapping[str, Any]) -> LabelMap:
             types={TypeName(name): category for name, category in document["types"].items()},
             vms={VmName(name): (low, high) for name, (low, high) in document["vms"].items()},
             next_category=document["next_category"],
-            next_pair=document.get("next_pair", VM_CATEGORIES.start),  # not written by earlier versions
+            # not written by earlier versions
+            next_pair=document.get("next_pair", VM_CATEGORIES.start),
+            retired=tuple(document.get("retired", ())),
+            retired_pairs=tuple(document.get("retired_pairs", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput("the stored label map is malformed", found=type(error).__name__) from error

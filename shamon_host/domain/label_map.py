@@ -2,11 +2,14 @@
 
 Names travel, contexts stay local: two hosts may map one type to different categories. Allocation is stable: what was
 once given is kept for as long as its name is in the policy, and a freed category, or pair of them, is not given out
-again before all others were used (a lingering object under an old label must not meet a new type or VM).
+again before all others were used, the one that was freed first before those freed later (a lingering object under an
+old label must not meet a new type or VM).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
@@ -27,6 +30,10 @@ class LabelMap:
     """Where the search for the next free category of a type starts."""
     next_pair: int = VM_CATEGORIES.start
     """Where the search for the next free pair of a VM starts: the lower category of a pair."""
+    retired: tuple[int, ...] = ()
+    """Categories of types that are gone, the one that went first in front; given out again when no other is left."""
+    retired_pairs: tuple[int, ...] = ()
+    """The same of VMs: lower categories of pairs."""
 
     def link_context(self, name: TypeName) -> SelinuxContext:
         """Context of a link's socket and SAs. Raises KeyError for a type without a category."""
@@ -61,41 +68,52 @@ def allocate(current: LabelMap, types: Iterable[TypeName], vms: Iterable[VmName]
 
     Raises BackendFailed when the categories do not suffice.
     """
-    wanted_types, wanted_vms = sorted(set(types)), sorted(set(vms))
-    kept = {name: current.types[name] for name in wanted_types if name in current.types}
-    position = current.next_category
-    for name in wanted_types:
-        if name in kept:
-            continue
-        used = set(kept.values())
-        span = len(TYPE_CATEGORIES)
-        for step in range(span):
-            candidate = TYPE_CATEGORIES.start + (position - TYPE_CATEGORIES.start + step) % span
-            if candidate not in used:
-                kept[name] = candidate
-                position = candidate + 1 if candidate + 1 in TYPE_CATEGORIES else TYPE_CATEGORIES.start
-                break
-        else:
-            raise BackendFailed("no category left for a type", expected=f"at most {span} types", found=name)
-    pairs, next_pair = _pairs(current, wanted_vms)
-    return LabelMap(types=kept, vms=pairs, next_category=position, next_pair=next_pair)
+    of_types = _Numbers(TYPE_CATEGORIES, current.next_category, current.retired, "no category left for a type", "types")
+    categories = of_types.give(current.types, sorted(set(types)))
+    pairs = range(VM_CATEGORIES.start, VM_CATEGORIES.stop, 2)
+    of_vms = _Numbers(pairs, current.next_pair, current.retired_pairs, "no categories left for a VM", "VMs")
+    lows = of_vms.give({name: low for name, (low, _) in current.vms.items()}, sorted(set(vms)))
+    return LabelMap(
+        types=categories,
+        vms={name: (low, low + 1) for name, low in lows.items()},
+        next_category=of_types.position,
+        next_pair=of_vms.position,
+        retired=tuple(of_types.retired),
+        retired_pairs=tuple(of_vms.retired),
+    )
 
 
-def _pairs(current: LabelMap, wanted: Sequence[VmName]) -> tuple[dict[VmName, tuple[int, int]], int]:
-    """A pair for each VM, and where the next search starts. Raises BackendFailed."""
-    pairs = {name: current.vms[name] for name in wanted if name in current.vms}
-    used = {low for low, _ in pairs.values()}
-    position, span = current.next_pair, len(VM_CATEGORIES)
-    for vm in wanted:
-        if vm in pairs:
-            continue
-        for step in range(0, span, 2):
-            low = VM_CATEGORIES.start + (position - VM_CATEGORIES.start + step) % span
-            if low not in used:
-                break
-        else:
-            raise BackendFailed("no categories left for a VM", expected=f"at most {span // 2} VMs", found=vm)
-        pairs[vm] = (low, low + 1)
-        used.add(low)
-        position = low + 2 if low + 2 in VM_CATEGORIES else VM_CATEGORIES.start
-    return pairs, position
+Name = TypeVar("Name", bound=str)
+
+
+class _Numbers:
+    """Categories, or first ones of pairs, on their way from name to name."""
+
+    def __init__(self, all_of_them: range, position: int, retired: Iterable[int], exhausted: str, what: str) -> None:
+        self._all, self._exhausted, self._what = all_of_them, exhausted, what
+        self.position, self.retired = position, list(retired)
+
+    def give(self, before: Mapping[Name, int], names: Sequence[Name]) -> dict[Name, int]:
+        """One for each name: its own, else one that nobody ever had, else the one whose name went first."""
+        given = {name: before[name] for name in names if name in before}
+        self.retired += sorted(set(before.values()) - set(given.values()))
+        for name in names:
+            if name in given:
+                continue
+            number = self._fresh({*given.values(), *self.retired})
+            if number is None:
+                if not self.retired:
+                    found = f"{len(names)}, {name} among them"
+                    expected = f"at most {len(self._all)} {self._what}"
+                    raise BackendFailed(self._exhausted, expected=expected, found=found)
+                number = self.retired.pop(0)
+            given[name] = number
+        return given
+
+    def _fresh(self, taken: Collection[int]) -> int | None:
+        start = self._all.index(self.position) if self.position in self._all else 0
+        for number in chain(self._all[start:], self._all[:start]):
+            if number not in taken:
+                self.position = number + self._all.step if number + self._all.step in self._all else self._all.start
+                return number
+        return None

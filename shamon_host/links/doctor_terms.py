@@ -41,7 +41,7 @@ def _label_map(facts: Facts) -> Stage:
 
 
 def _selinux(facts: Facts) -> Stage:
-    name, looked_at = "SELinux", "its mode"
+    name, looked_at = "SELinux", "its mode, and whether the loaded policy is fit for links"
     if facts.state is None:
         return facts.unread(Part.READY, name, looked_at)
     if not facts.state.selinux_enforcing:
@@ -50,7 +50,13 @@ def _selinux(facts: Facts) -> Stage:
             expected="enforcing",
             remedy="Boot this host again with SELinux enforcing: its peers refuse it until then, and for good reason.",
         )  # fmt: skip
-    return facts.stage(Part.READY, name, looked_at, _OK, "enforcing")
+    if reason := facts.state.no_links_because:
+        return facts.stage(
+            Part.READY, name, looked_at, _WRONG, reason,
+            expected="a policy that keeps types apart, with Shamon's module",
+            remedy="As root: `shamon selinux check` says what is missing, `shamon selinux install` puts it there.",
+        )  # fmt: skip
+    return facts.stage(Part.READY, name, looked_at, _OK, "enforcing, and its policy is fit for links")
 
 
 def _guard(facts: Facts) -> Stage:

@@ -98,7 +98,7 @@ class LinkBook:
     def adoptable(self, record: PeerRecord, state: KernelState, now_s: float) -> frozenset[TypeName]:
         """Types of the record, left by an earlier run of the daemon, whose links may go on: the gate is open within
         its time, both sides were installed, and the socket is there under the label that the type has now."""
-        if record.gate_until_s <= now_s or record.address not in state.gate or not state.selinux_enforcing:
+        if record.gate_until_s <= now_s or record.address not in state.gate or state.no_links_because:
             return frozenset()
         places = _places(self.label_map())
         return frozenset(
@@ -165,7 +165,7 @@ class LinkBook:
         `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now. Of `taps` and
         `filters`, None is what is not known. `without`: peers whose links are not wanted."""
         label_map = self.label_map()
-        records = [record for record in self.records if state.selinux_enforcing and record.peer not in without]
+        records = [record for record in self.records if not state.no_links_because and record.peer not in without]
         links = tuple(map(with_keys, self.links(*records)))
         opening = dict(opening or {})
         gate = {record.address: record.gate_until_s - now_s for record in records if record.gate_until_s > now_s}

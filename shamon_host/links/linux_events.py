@@ -22,6 +22,7 @@ from shamon_host.links.linux_netlink import (
     DATAGRAM_MAX,
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
+    NETLINK_SELINUX,
     NetlinkError,
     parse,
     text_of,
@@ -43,6 +44,8 @@ _XFRM_GROUPS = (
 )
 _RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 1, 5, 9
 _NFNLGRP_NFTABLES = 7
+_SELNLGRP_AVC, _SELNL_MSG_SETENFORCE, _SELNL_MSG_POLICYLOAD = 1, 0x10, 0x11
+"""include/uapi/linux/selinux_netlink.h"""
 _RTM_NEWADDR, _IFADDR_INDEX = 20, struct.Struct("=4xI")
 _NFNL_SUBSYS_NFTABLES, _NFT_MSG_NEWGEN, _NFGEN_SIZE = 10, 15, 4
 _NFTA_TABLE, _NFTA_GEN_PROC_PID = 1, 2
@@ -94,7 +97,7 @@ class OwnChanges:
 
 
 class KernelEvents:
-    """Three netlink sockets on the running event loop, from the first `subscribe` on."""
+    """Netlink sockets on the running event loop, from the first `subscribe` on."""
 
     def __init__(self, own: OwnChanges, nft_pids: Container[int]) -> None:
         self._own, self._nft_pids = own, nft_pids
@@ -116,7 +119,10 @@ class KernelEvents:
             raise BackendFailed("the kernel cannot be listened to", where="xfrm", found=str(error)) from None
         route = self._open(NETLINK_ROUTE, (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR))
         netfilter = self._open(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+        selinux = self._open_selinux()
         loop.add_reader(self._xfrm.fileno(), self._read_xfrm)
+        if selinux is not None:
+            loop.add_reader(selinux.fileno(), self._read_socket, selinux, selinux_events)
         loop.add_reader(route.fileno(), self._read_socket, route, self._route_events)
         loop.add_reader(netfilter.fileno(), self._read_socket, netfilter, self._nft_events)
         self._loop = loop
@@ -143,6 +149,15 @@ class KernelEvents:
         except OSError as error:
             raise NetlinkError(f"listen to netlink family {family}", error.errno or errno.EIO) from None
         return opened
+
+    def _open_selinux(self) -> socket.socket | None:
+        """None where the kernel has no SELinux: there are no links, and no policy that could change."""
+        try:
+            return self._open(NETLINK_SELINUX, (_SELNLGRP_AVC,))
+        except NetlinkError as error:
+            if error.errno == errno.EPROTONOSUPPORT:
+                return None
+            raise
 
     def _tell(self, event: KernelEvent) -> None:
         for subscriber in tuple(self._subscribers):
@@ -218,6 +233,15 @@ class KernelEvents:
             touched = self._nft_touched = False
 
     _nft_touched = False
+
+
+def selinux_events(datagram: bytes) -> Iterator[KernelEvent]:
+    """The mode was set, or a policy loaded (security/selinux/netlink.c): what was fit for links may be so no more."""
+    for frame in iterate_frames(datagram):
+        if frame.type == _SELNL_MSG_SETENFORCE:
+            yield ChangedEvent(what="SELinux's mode was set")
+        elif frame.type == _SELNL_MSG_POLICYLOAD:
+            yield ChangedEvent(what="an SELinux policy was loaded")
 
 
 def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:

@@ -28,8 +28,8 @@ from shamon_host.links.linux_filter_rules import filters_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_gates import Gates, canonical
 from shamon_host.links.linux_l2tp import Tunnels
-from shamon_host.links.linux_labelled_socket import selinux_enforcing
 from shamon_host.links.linux_nft import Nft, counters_of, gates_of, is_expected
+from shamon_host.links.linux_selinux import LINK_CONDITIONS
 from shamon_host.links.linux_traffic import traffic_of
 from shamon_host.links.linux_xfrm import LinkXfrm
 from shamon_host.links.model import (
@@ -84,7 +84,8 @@ class LinuxLinkKernel:
             guard=is_expected(rules),
             filters=filters,
             changed_filters=changed_filters,
-            selinux_enforcing=selinux_enforcing(),
+            selinux_enforcing=LINK_CONDITIONS.enforcing(),
+            selinux_missing=LINK_CONDITIONS.missing(),
             sysctls={name: read_sysctls(name) for name in SYSCTLS},
             foreign=(*foreign_sas, *socket_policies, *foreign_tunnels, *stray_devices(self._devices, tunnels)),
         )

@@ -9,31 +9,22 @@ import os
 import socket
 import time
 from ipaddress import ip_address
-from pathlib import Path
 
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import SelinuxContext
+from shamon_host.links.linux_selinux import LINK_CONDITIONS
 from shamon_host.links.model import Tunnel
 
-ENFORCE = Path("/sys/fs/selinux/enforce")
 _SOCKCREATE = "/proc/thread-self/attr/sockcreate"
 _LABEL = "security.selinux"
 _PORT_WAIT_S = 5.0
 """How long a port may still be held by a socket that is being closed: the service manager lets go a moment later."""
 
 
-def selinux_enforcing() -> bool:
-    """False also where SELinux is off or cannot be asked."""
-    try:
-        return ENFORCE.read_text(encoding="ascii").strip() == "1"
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
 def demand_enforcing(where: str) -> None:
-    """Raises BackendFailed unless SELinux enforces: elsewhere contexts are dropped, or mean nothing."""
-    if not selinux_enforcing():
-        raise BackendFailed("SELinux is not enforcing: nothing labelled is made", where=where, expected="enforcing")
+    """Raises BackendFailed unless SELinux enforces a policy that is fit: elsewhere contexts are dropped, mean nothing,
+    or lock the host out."""
+    LINK_CONDITIONS.demand(where)
 
 
 def read_label(descriptor: int) -> SelinuxContext | None:

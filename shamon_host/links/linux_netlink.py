@@ -19,6 +19,7 @@ from shamon_host.pyxfrm.errors import XfrmError
 from shamon_host.pyxfrm.framing import Frame, answer_error, iterate_frames, pack_frame
 
 NETLINK_ROUTE = 0
+NETLINK_SELINUX = 7
 NETLINK_NETFILTER = 12
 NETLINK_GENERIC = 16
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400

@@ -75,14 +75,15 @@ class LinkManager:
     def offer(self, peer: HostName, address: str, types: Collection[TypeName]) -> tuple[Offer, ...]:
         """A port and a fresh SPI for each type, in the order of their names; the SPIs go with `abandon`.
 
-        () while SELinux is not enforcing: the host attests still, so that its peers see why, but gets no link.
+        () while SELinux is not enforcing, or its policy not fit: the host attests still, so that its peers see why,
+        but gets no link.
         Raises Refused when the guard cannot be put up: without it nothing is offered.
         """
         address = canonical_address(address)
         with self._lock:
             state = self._read()
-            if not state.selinux_enforcing:
-                self.audit("link.not-offered", peer, {"reason": "SELinux is not enforcing"})
+            if state.no_links_because:
+                self.audit("link.not-offered", peer, {"reason": state.no_links_because})
                 return ()
             try:
                 self._converge(state)
@@ -447,8 +448,13 @@ class LinkManager:
     def _install(self, record: PeerRecord, before: PeerRecord | None, what: Installation) -> None:
         """Write the record down and install its new SAs; on failure put the earlier record back, and the kernel."""
         state = self._read()
-        if not state.selinux_enforcing:
-            raise Refused("SELinux is not enforcing: no link", where=record.peer, expected="enforcing")
+        if state.no_links_because:
+            raise Refused(
+                "no link while SELinux is not fit",
+                where=record.peer,
+                expected="enforcing",
+                found=state.no_links_because,
+            )
         self._book.remember(record)
         try:
             state = self._converge(state, with_keys=lambda link: what.give(link, record.peer))
@@ -483,13 +489,13 @@ class LinkManager:
     def _forget_ended(self, state: KernelState) -> None:
         """Take links off the books that may not go on: their lease is over, or SELinux does not enforce."""
         ended = self._ended(state)
-        reason = "the lease is over" if state.selinux_enforcing else "SELinux is not enforcing"
+        reason = state.no_links_because or "the lease is over"
         for record in ended:
             self.audit("link.close", record.peer, {"types": sorted(record.links), "reason": reason})
         self._book.forget(*(record.peer for record in ended))
 
     def _ended(self, state: KernelState) -> tuple[PeerRecord, ...]:
-        return self._book.expired(self.boottime_s()) if state.selinux_enforcing else self._book.records
+        return self._book.records if state.no_links_because else self._book.expired(self.boottime_s())
 
     def _check(self, peer: HostName, links: Sequence[AgreedLink], lifetime_s: int) -> None:
         ports = self._book.ports(peer, [link.type for link in links])

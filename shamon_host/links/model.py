@@ -137,10 +137,21 @@ class KernelState:
     changed_filters: Mapping[str, str] = field(default_factory=dict)
     """Tap → how its filter, not in `filters`, differs from any that this program writes; what passes is not known."""
     selinux_enforcing: bool = False
+    selinux_missing: tuple[str, ...] = ()
+    """What the loaded SELinux policy lacks for links, in words: Shamon's module, a domain that enforces, ..."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     """Those of `network_state.SYSCTLS`."""
     foreign: tuple[str, ...] = ()
     """Objects in the way that no operation of ours describes, in words."""
+
+    @property
+    def no_links_because(self) -> str:
+        """Why SELinux of this host does not let it carry a type, in words; "" when it does."""
+        if not self.selinux_enforcing:
+            return "SELinux is not enforcing"
+        if self.selinux_missing:
+            return f"the loaded SELinux policy is not fit for links: {'; '.join(self.selinux_missing)}"[:1000]
+        return ""
 
 
 # Operations, each idempotent, each read back by the adapter. They raise BackendFailed.

@@ -86,7 +86,7 @@ def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
         {
             "version": _VERSION,
             "guard": state.guard,
-            "selinux_enforcing": state.selinux_enforcing,
+            "selinux_enforcing": not state.no_links_because,
             "block": sorted((entry(item) for item in state.spd if _is_block(item)), key=key),
             "links": links,
             "labelled": sorted(map(entry, others), key=key),
@@ -135,7 +135,9 @@ def check_network_state(data: bytes) -> Claim:
 
 def _selinux(state: Any) -> Claim | None:
     if state["selinux_enforcing"] is not True:
-        return _fail("SELinux is not enforcing", where="selinux_enforcing", expected="true")
+        return _fail(
+            "SELinux is not enforcing, or its policy is not fit for links", where="selinux_enforcing", expected="true"
+        )
     return None
 
 

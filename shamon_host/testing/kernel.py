@@ -8,7 +8,7 @@ It plays the adapter too: operations are read back, and a label that the kernel 
 hand" are what an operator, an attacker or another program does behind the product's back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import assert_never
 
@@ -123,6 +123,7 @@ class MemoryKernel:
             filters=self._path.filters.read(),
             changed_filters=self._path.filters.changed(),
             selinux_enforcing=self.selinux.mode is SelinuxMode.ENFORCING,
+            selinux_missing=self.selinux.missing(),
             sysctls=dict(self._sysctls),
         )
 
@@ -215,6 +216,16 @@ class MemoryKernel:
         for address in self.addresses:
             self.wire.detach(address)
 
+    def load_policy(self, *, module: bool = True, permissive: Collection[str] = ()) -> None:
+        """`semodule`: another policy is loaded, with or without Shamon's module, with these domains permissive."""
+        self.selinux.module, self.selinux.permissive = module, set(permissive)
+        self._tell(ChangedEvent(what="an SELinux policy was loaded"))
+
+    def set_enforcing(self, enforcing: bool) -> None:
+        """`setenforce`."""
+        self.selinux.set_enforcing(enforcing)
+        self._tell(ChangedEvent(what="SELinux's mode was set"))
+
     def set_sysctl(self, name: str, value: str) -> None:
         if name not in self._sysctls:
             raise ValueError(f"{name} is not modelled")
@@ -297,6 +308,7 @@ class MemoryKernel:
             case InstallGuard():
                 self._path.guard.install()
             case AddSa(sa=sa):
+                self.selinux.demand_fit()
                 if self._path.sad.add(sa).context != sa.context:
                     self._path.sad.delete(sa.id)
                     raise BackendFailed("the kernel dropped the SA's label", where=f"spi {sa.spi:#010x}", found="none")
@@ -304,6 +316,8 @@ class MemoryKernel:
                 for sa_id in ids:
                     self._path.sad.delete(sa_id)
             case AddSpdEntry(entry=entry):
+                if entry.context is not None:
+                    self.selinux.demand_fit()
                 stored = self._path.spd.update(entry)
                 if stored != entry:
                     self._path.spd.delete(stored)
@@ -311,6 +325,7 @@ class MemoryKernel:
             case DeleteSpdEntry(entry=entry):
                 self._path.spd.delete(entry)
             case CreateTunnel(tunnel=tunnel):
+                self.selinux.demand_fit()
                 self._create_tunnel(tunnel)
             case DeleteTunnel(local_port=port):
                 self.fd_store.remove(_fd_name(port))

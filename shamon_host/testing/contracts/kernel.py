@@ -434,7 +434,7 @@ class LinkKernelContract:
         state = bench.kernel.read()
         assert plan(installed, state) == ()
         assert missing_sas(installed, state) == ()
-        assert state.selinux_enforcing
+        assert (state.selinux_enforcing, state.selinux_missing, state.no_links_because) == (True, (), "")
         assert set(state.sysctls) == set(SYSCTLS)
         assert set(state.filters) == {TAP}
         bench.kernel.apply(plan(DesiredState(filters={}), state))

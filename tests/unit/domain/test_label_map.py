@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shamon_host.daemon.policy_versions import label_map_document, label_map_from
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.label_map import EMPTY, TYPE_CATEGORIES, VM_CATEGORIES, LabelMap, allocate
 from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
@@ -31,6 +32,40 @@ def test_every_name_has_its_own_and_keeps_it(steps: list[tuple[set[TypeName], se
             assert following.vms[vm] == current.vms[vm]
         assert allocate(following, types, vms) == following
         current = following
+
+
+@settings(deadline=None)
+@given(steps=st.lists(st.tuples(TYPES, VMS), min_size=1, max_size=12), data=st.data())
+def test_what_went_last_comes_back_last(steps: list[tuple[set[TypeName], set[VmName]]], data: st.DataObject) -> None:
+    """Wherever the search stands, and however often it went round: a number that nobody had comes first, then the one
+    that has been free for longest. Restarts in between change nothing."""
+    current = LabelMap(
+        types={},
+        vms={},
+        next_category=data.draw(st.integers(TYPE_CATEGORIES.start, TYPE_CATEGORIES.stop - 1)),
+        retired=tuple(range(20, TYPE_CATEGORIES.stop)),
+    )
+    freed: dict[int, int] = dict.fromkeys(range(20, TYPE_CATEGORIES.stop), -1)
+    for turn, (types, vms) in enumerate(steps):
+        following = label_map_from(label_map_document(allocate(current, types, vms)))
+        gone = set(current.types.values()) - set(following.types.values())
+        fresh = set(following.types.values()) - set(current.types.values())
+        free = set(TYPE_CATEGORIES) - set(following.types.values())
+        freed |= dict.fromkeys(gone, turn)
+        assert max((freed.get(one, -2) for one in fresh), default=-3) <= min(freed.get(one, -2) for one in free)
+        for one in fresh:
+            freed.pop(one, None)
+        assert set(following.retired) == set(freed)
+        current = following
+
+
+def test_a_category_that_was_just_freed_where_the_search_stands_is_passed_over() -> None:
+    """The search went round once; the type whose category it stands at goes."""
+    current = LabelMap(types={RED: 1, BLUE: 2}, vms={}, next_category=1)
+    current = allocate(current, [BLUE], [])
+    assert current.retired == (1,)
+    green = TypeName("org/green")
+    assert allocate(current, [BLUE, green], []).types[green] == 3
 
 
 def test_a_freed_category_is_the_last_to_be_given_out_again() -> None:

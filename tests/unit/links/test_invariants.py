@@ -207,6 +207,18 @@ class Coalition(RuleBasedStateMachine):
         host.kernel.selinux.set_enforcing(True)
         self.touched.discard(i)
 
+    @rule(i=HOSTS, permissive=st.sampled_from([None, "shamon_t", "shamon_link_t"]))
+    def load_policy(self, i: int, permissive: str | None) -> None:
+        """Without the module, or with a domain that denies nothing, until the next load puts it right."""
+        host = self.hosts[i]
+        host.kernel.load_policy(module=permissive is not None, permissive=[permissive] if permissive else [])
+        host.links.reconcile(host.taps)
+        assert host.links.status() == ()
+        state = host.kernel.read()
+        assert (state.tunnels, state.sas) == (frozenset(), frozenset())
+        host.kernel.load_policy()
+        self.touched.discard(i)
+
     # What must hold
 
     @invariant()

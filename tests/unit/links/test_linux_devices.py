@@ -1,6 +1,7 @@
 """Devices as the kernel tells of them, sysctls as a host's files have them, and labels only where SELinux enforces."""
 
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from shamon_host.links import linux_devices, linux_labelled_socket
 from shamon_host.links.linux_devices import IFINFO, Device, device_of, read_sysctls, write_sysctl
 from shamon_host.links.linux_labelled_socket import is_socket_of, open_link_socket, read_label
 from shamon_host.links.linux_netlink import NetlinkError, pack_number, pack_text
+from shamon_host.links.linux_selinux import LinkConditions
 from shamon_host.links.model import Tunnel
 from shamon_host.pyxfrm.attributes import pack_attribute
+from shamon_host.selinux.selinuxfs import SelinuxFs
 
 TUNNEL = Tunnel(
     interface="shl21",
@@ -78,15 +81,14 @@ def test_a_sysctl_that_cannot_be_set(sysctls: Path) -> None:
         write_sysctl("ipv4/conf/wire0", "1")
 
 
-@pytest.mark.parametrize("content", ["0", "", None])
+@pytest.mark.parametrize("content", [struct.pack("=5I", 1, 2, 0, 1, 0), b"", b"1", None])
 def test_no_labelled_socket_without_selinux(
-    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Permissive, unreadable, or not there at all."""
-    enforce = tmp_path / "enforce"
     if content is not None:
-        enforce.write_text(content)
-    monkeypatch.setattr(linux_labelled_socket, "ENFORCE", enforce)
+        (tmp_path / "status").write_bytes(content)
+    monkeypatch.setattr(linux_labelled_socket, "LINK_CONDITIONS", LinkConditions(SelinuxFs(tmp_path)))
     with pytest.raises(BackendFailed, match="not enforcing"):
         open_link_socket(TUNNEL)
 

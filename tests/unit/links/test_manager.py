@@ -346,6 +346,21 @@ def test_without_selinux_enforcing_there_is_no_link(alpha: Host, beta: Host, mod
     assert "SELinux" in claim.reason
 
 
+def test_a_policy_that_is_not_fit_is_as_good_as_none(joined: tuple[Host, Host]) -> None:
+    """The module is removed, or a domain made permissive, by hand: the links go, and the reason is told."""
+    alpha, beta = joined
+    alpha.kernel.load_policy(permissive=["shamon_link_t"])
+    alpha.links.reconcile(alpha.taps)
+    assert alpha.links.status() == ()
+    assert alpha.kernel.read().sas == frozenset()
+    assert "shamon_link_t" in next(detail["reason"] for kind, _, detail in alpha.audited[::-1] if kind == "link.close")
+    alpha.kernel.load_policy(module=False)
+    assert alpha.links.offer(beta.name, beta.address, [RED]) == ()
+    assert "SELinux" in check_network_state(alpha.links.network_state()).reason
+    alpha.kernel.load_policy()
+    assert len(alpha.links.offer(beta.name, beta.address, [RED])) == 1
+
+
 def test_setenforce_0_takes_the_links_down(joined: tuple[Host, Host]) -> None:
     alpha, beta = joined
     alpha.kernel.selinux.set_enforcing(False)

@@ -6,8 +6,18 @@ from dataclasses import replace
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.model import AddSa, AddSpdEntry, CreateTunnel, OpenGate, Tunnel
-from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent, LinkKernel
+from shamon_host.links.desired import BLOCK_ENTRIES
+from shamon_host.links.model import (
+    AddSa,
+    AddSpdEntry,
+    CreateTunnel,
+    DeleteSas,
+    DeleteSpdEntry,
+    DeleteTunnel,
+    OpenGate,
+    Tunnel,
+)
+from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
 from shamon_host.testing.kernel import MemoryKernel
@@ -90,6 +100,25 @@ def test_with_selinux_off_labels_are_dropped_and_the_adapter_refuses() -> None:
     assert [sa.context for sa in bench.kernel.read().sas] == [None]
     with pytest.raises(ValueError, match="boot"):
         bench.memory.selinux.set_enforcing(True)
+
+
+def test_nothing_labelled_is_made_under_a_policy_that_is_not_fit() -> None:
+    """What is there can be removed all the same."""
+    bench = MemoryBench()
+    ours = link(bench)
+    sa = ours.sa(inbound=True, spi=0x4711, key=b"k" * 36, lifetime_s=9)
+    entry, tunnel = AddSpdEntry(entry=ours.spd_entries[0]), CreateTunnel(tunnel=ours.tunnel)
+    bench.kernel.apply([entry, AddSa(sa=sa), tunnel])
+    told = bench.events_of(lambda: bench.memory.load_policy(permissive=["shamon_t"]))
+    assert any(isinstance(event, ChangedEvent) and "policy" in event.what for event in told)
+    assert "shamon_t" in bench.kernel.read().no_links_because
+    for operation in (entry, AddSa(sa=replace(sa, spi=0x4712)), tunnel):
+        with pytest.raises(BackendFailed, match="not fit"):
+            bench.kernel.apply([operation])
+    bench.kernel.apply([DeleteSas(ids=(sa.id,)), DeleteSpdEntry(entry=entry.entry)])
+    bench.kernel.apply([DeleteTunnel(local_port=ours.local_port), AddSpdEntry(entry=BLOCK_ENTRIES[0])])
+    bench.memory.set_enforcing(False)
+    assert bench.kernel.read().no_links_because == "SELinux is not enforcing"
 
 
 def test_impossible_worlds_are_refused() -> None:

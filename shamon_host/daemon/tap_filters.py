@@ -17,8 +17,9 @@ from shamon_host.domain.time_windows import next_change_s, open_until
 from shamon_host.hypervisor.report import parse_hypervisor_report
 from shamon_host.hypervisor.vms import interface_mac, tap_devices
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
+from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.network_state import check_network_state
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
+from shamon_host.links.tap_filter import TapFilter
 
 LONGEST_PAUSE_S = 30.0
 """Windows are looked at this often at least: the wall clock may be stepped."""

@@ -138,7 +138,8 @@ class MemoryKernel:
 
     def counters(self) -> Mapping[str, int]:
         nft = {name: self._path.guard.dropped[name] for name in ("guard_out", "guard_in", "gate_out", "gate_in")}
-        return {**{name: self._path.counters[name] for name in _XFRM_COUNTERS}, **nft}
+        spoofed = {f"spoofed {tap}": count for tap, count in self._path.filters.spoofed().items()}
+        return {**{name: self._path.counters[name] for name in _XFRM_COUNTERS}, **nft, **spoofed}
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         self._subscribers.append(event)

@@ -14,6 +14,7 @@ import pytest
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState, bridge_name
+from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.model import (
     PORT_BLOCK_FIRST,
     AddSa,
@@ -39,7 +40,7 @@ from shamon_host.links.model import (
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import missing_sas, plan
 from shamon_host.links.ports import ChangedEvent, KernelEvent, LinkKernel
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
+from shamon_host.links.tap_filter import TapFilter, shut
 
 CATEGORY = 7
 LIFETIME_S = 60

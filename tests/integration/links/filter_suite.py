@@ -15,11 +15,15 @@ import pytest
 from shamon_host.links.model import ClearTapFilter, DeleteBridge
 from shamon_host.links.ports import LinkKernel
 from shamon_host.testing.contracts.kernel_filters import BRIDGE, OTHER_TAP, TAP, TapBench, TapFilterContract
+from shamon_host.testing.contracts.kernel_stations import StationContract
 
 SETTLE_S = 0.5
 """How long a frame may be under way."""
 _ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
+_CARRIER_S = 5.0
+_FORWARDING = "3"
+"""BR_STATE_FORWARDING (include/uapi/linux/if_bridge.h)."""
 _BUFFER_BYTES = 8 << 20
 _FAR_ENDS = {TAP: "vm98", OTHER_TAP: "vm99"}
 
@@ -47,6 +51,9 @@ class LinuxTapBench:
         time.sleep(seconds)
 
     def exchange(self, tap: str, frames: Sequence[bytes]) -> Sequence[bytes]:
+        for devices in _FAR_ENDS.items():
+            for device in devices:
+                _await_carrier(device)
         receiver = self.sockets[OTHER_TAP if tap == TAP else TAP]
         list(_received(receiver, until=0.0))
         for frame in frames:
@@ -55,6 +62,14 @@ class LinuxTapBench:
 
 
 class TestLinuxFilters(TapFilterContract):
+    @pytest.fixture
+    def bench(self) -> Iterator[TapBench]:
+        bench = LinuxTapBench()
+        yield bench
+        bench.close()
+
+
+class TestLinuxStations(StationContract):
     @pytest.fixture
     def bench(self) -> Iterator[TapBench]:
         bench = LinuxTapBench()
@@ -73,6 +88,17 @@ def _vm(tap: str, far: str) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
     opened.bind((far, _ETH_P_ALL))
     return opened
+
+
+def _await_carrier(device: str) -> None:
+    """The kernel may take a moment to see that a device has a carrier; until then nothing passes."""
+    state = Path(f"/sys/class/net/{device}/operstate")
+    port = Path(f"/sys/class/net/{device}/brport/state")
+    end = time.monotonic() + _CARRIER_S
+    while time.monotonic() < end:
+        if state.read_text().strip() == "up" and (not port.exists() or port.read_text().strip() == _FORWARDING):
+            return
+        time.sleep(0.02)
 
 
 def _received(receiver: socket.socket, *, until: float) -> Iterator[bytes]:

@@ -15,16 +15,8 @@ from shamon_host.domain.overlay import Overlay, parse_port
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.time_windows import parse_window
 from shamon_host.hypervisor.vms import interface_mac
-from shamon_host.links.tap_filter import (
-    MAX_PEERS,
-    MAX_PORTS,
-    MAX_RATE_BYTES_S,
-    FrameFacts,
-    FrameKind,
-    PortProtocol,
-    PortRule,
-    TapFilter,
-)
+from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, PortRule
+from shamon_host.links.tap_filter import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S, TapFilter
 from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, errors, parse

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.linux_filter_rules import filter_ruleset, filters_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_nft import DROP, Nft, Object, expected_ruleset, gates_of, is_expected, table_of
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
+from shamon_host.links.tap_filter import TapFilter, shut
 from tests.unit.links.test_tap_filter import FILTERS
 
 CAPTURED: list[Object] = json.loads((Path(__file__).parent / "data" / "nft-filter.json").read_text())["nftables"]

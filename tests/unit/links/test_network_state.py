@@ -14,9 +14,10 @@ from shamon_host.domain.canonical import canonical_json
 from shamon_host.domain.label_map import EMPTY
 from shamon_host.domain.results import ClaimName, ClaimStatus
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
+from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.model import KernelState
 from shamon_host.links.network_state import MAX_STATE_BYTES, check_network_state, encode_network_state
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.wire import MemoryWire
 from tests.examples import examples
 from tests.unit.links.conftest import BLUE, RED, Host, join

@@ -8,18 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.links.tap_filter import (
-    MAX_PEERS,
-    MAX_PORTS,
-    MAX_RATE_BYTES_S,
-    MAX_WINDOW_S,
-    FrameFacts,
-    FrameKind,
-    PortProtocol,
-    PortRule,
-    TapFilter,
-    shut,
-)
+from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, PortRule
+from shamon_host.links.tap_filter import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S, MAX_WINDOW_S, TapFilter, shut
 from shamon_host.links.told_filters import ToldFilters
 
 TAP = "shvm0-0"

@@ -48,14 +48,18 @@ def station_objects(place: Mapping[str, str], own: Station, chain: Chain) -> lis
 
 
 def station_of(sets: Mapping[str, Any], rules: Mapping[str, Sequence[Any]]) -> Station | None:
-    """The station that the table's sets and rules seem to be of; None without a chain of it. Raises BadInput, and what
-    lists raise in which nothing is where it was put."""
+    """The station that the table's sets and rules seem to be of; None without a chain of it. Raises BadInput,
+    ValueError, and what lists raise in which nothing is where it was put."""
     if OWN not in rules:
         return None
-    addresses: frozenset[str] | None = None
-    if not _SETS.keys().isdisjoint(version for version, name in _SETS.items() if name in sets):
-        addresses = frozenset(address for name in _SETS.values() for address in sets[name].get("elem", ()))
-    return Station(mac=rules[OWN][0][0]["match"]["right"], addresses=addresses)
+    mac = rules[OWN][0][0]["match"]["right"]
+    if _SETS.keys().isdisjoint(version for version, name in _SETS.items() if name in sets):
+        return Station(mac=mac)
+    found = {version: sets[name].get("elem", []) for version, name in _SETS.items()}
+    own = Station(mac=mac, addresses=frozenset(address for addresses in found.values() for address in addresses))
+    if any(sorted(addresses) != sorted(own.of_version(version)) for version, addresses in found.items()):
+        raise ValueError("its addresses are not those of a station")
+    return own
 
 
 def _own(own: Station) -> list[list[Object]]:

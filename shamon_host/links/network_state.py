@@ -28,7 +28,7 @@ from shamon_host.links.model import (
 
 MAX_STATE_BYTES = 1 << 20
 _SHAPE = {"block": list, "labelled": list, "bridges": dict, "filters": dict, "sysctls": dict, "foreign": list}
-_VERSION = 2
+_VERSION = 3
 
 SYSCTLS = {
     "net.ipv4.conf.*.disable_policy": ("0",),
@@ -181,11 +181,18 @@ def _bridges(state: Any) -> Claim | None:
 
 
 def _filters(state: Any) -> Claim | None:
-    """Their shape: which ones there must be is the policy's to say."""
+    """Their shape, and that each VM in a type's bridge is held to an address of its own. Which one it is, and what
+    else a filter must keep out, is the policy's to say."""
     try:
-        filters_from_document(state["filters"])
+        filters = filters_from_document(state["filters"])
     except BadInput as error:
         return _fail("a filter is none that this program sets", where=error.where, found=str(error)[:200])
+    for bridge in state["bridges"].values():
+        for port in bridge["ports"]:
+            if port.startswith(TAP_PREFIX) and (port not in filters or filters[port].own is None):
+                return _fail(
+                    "a VM may pass itself off as anybody", where=str(port)[:40], expected="a filter with its MAC"
+                )
     return None
 
 

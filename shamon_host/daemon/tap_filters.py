@@ -1,7 +1,8 @@
-"""What the taps of this host's VMs may exchange with their bridges: one way types, and overlays of the policy.
+"""What the taps of this host's VMs may exchange with their bridges: what is the VM's own, one way types, and overlays
+of the policy.
 
-Pure: from the policy, the names of the taps and the time to a filter for each tap that has a limit. All limits on a
-tap are joined by `TapFilter.narrowed_by`, so an overlay can only take away.
+Pure: from the policy, the names of the taps and the time to a filter for each tap. All limits on a tap are joined by
+`TapFilter.narrowed_by`, so an overlay can only take away.
 """
 
 import json
@@ -19,6 +20,7 @@ from shamon_host.hypervisor.vms import interface_mac, tap_devices
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
 from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.network_state import check_network_state
+from shamon_host.links.station import Station
 from shamon_host.links.tap_filter import TapFilter
 
 LONGEST_PAUSE_S = 30.0
@@ -26,17 +28,26 @@ LONGEST_PAUSE_S = 30.0
 
 
 def tap_filters(policy: Policy, taps: Mapping[VmName, tuple[str, ...]], wall_s: float) -> dict[str, TapFilter]:
-    """Tap → its filter, for every tap with a limit. `taps`: a VM's taps, one for each of its interfaces, in order.
+    """Tap → its filter. `taps`: a VM's taps, one for each of its interfaces, in order.
 
     `wall_s`: seconds since the epoch, for windows of time.
     """
-    filters = {}
-    for vm, devices in taps.items():
-        for device, name in zip(devices, policy.interfaces_of(vm), strict=True):
-            limits = list(_limits(policy, vm, device, name, wall_s))
-            if limits:
-                filters[device] = joined(limits)
-    return filters
+    return {
+        device: joined(
+            [
+                TapFilter(device=device, own=station_of(policy, vm, index, name)),
+                *_limits(policy, vm, device, name, wall_s),
+            ]
+        )
+        for vm, devices in taps.items()
+        for index, (device, name) in enumerate(zip(devices, policy.interfaces_of(vm), strict=True))
+    }
+
+
+def station_of(policy: Policy, vm: VmName, index: int, name: TypeName) -> Station:
+    """Who a VM's interface is, the one with this index, which is for this type."""
+    entry = policy.vms[vm]
+    return Station(mac=interface_mac(policy.coalition, entry.host, vm, index), addresses=entry.addresses.get(name))
 
 
 def check_reported_filters(network_state: bytes, hypervisor_report: bytes, *, host: HostName, policy: Policy) -> Claim:

@@ -9,11 +9,10 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
+from shamon_host.domain.addresses import MAX_ADDRESSES, interface_address
 from shamon_host.domain.errors import BadInput
 from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, is_group
 
-MAX_ADDRESSES = 64
-"""Of one interface. Each IPv6 address costs a rule."""
 CONTROL_GROUP, CONTROL_MASK = "01:80:c2:00:00:00", "ff:ff:ff:ff:ff:f0"
 """Addresses between a station and its bridge: spanning tree, LACP, 802.1X, LLDP (IEEE 802.1Q, table 8-1)."""
 DHCP_SERVERS = {4: 67, 6: 547}
@@ -39,7 +38,7 @@ class Station:
         if self.addresses is None:
             return
         for address in self.addresses:
-            check_address(address)
+            interface_address(address)
         object.__setattr__(self, "addresses", self.addresses - {self.link_local})
         if len(self.addresses) > MAX_ADDRESSES:
             raise BadInput("too many addresses for an interface", where=self.mac, expected=f"at most {MAX_ADDRESSES}")
@@ -123,21 +122,6 @@ def check_mac(mac: str) -> str:
 
 def is_mac(text: str) -> bool:
     return _MAC.fullmatch(text) is not None and not is_group(text)
-
-
-def check_address(text: str) -> str:
-    """An address that an interface can have, in its usual form. Raises BadInput for any other text."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        raise BadInput("not an address", expected="an IPv4 or IPv6 address", found=repr(text)[:80]) from None
-    if str(address) != text:
-        raise BadInput("not the usual form of the address", expected=str(address), found=text[:80])
-    if address.is_unspecified or address.is_multicast or address.is_loopback or text == "255.255.255.255":
-        raise BadInput("not the address of one interface on a network", found=text[:80])
-    if isinstance(address, IPv6Address) and (address.ipv4_mapped or address.scope_id):
-        raise BadInput("an address that stands for another one", expected="without a prefix or zone", found=text[:80])
-    return text
 
 
 def is_control(mac: str) -> bool:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shamon_host.domain.addresses import MAX_ADDRESSES
 from shamon_host.domain.errors import BadInput
 from shamon_host.links.frame_facts import FrameFacts, FrameKind
-from shamon_host.links.station import MAX_ADDRESSES, Station, is_control
+from shamon_host.links.station import Station, is_control
 from shamon_host.testing.contracts.kernel_stations import SENT, STATIONS, Sent
 from tests.unit.links.test_tap_filter import FRAMES, OWN
 

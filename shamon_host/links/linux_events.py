@@ -22,6 +22,7 @@ from shamon_host.links.linux_netlink import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
     NetlinkError,
+    number_of,
     parse,
     text_of,
 )
@@ -34,6 +35,8 @@ from shamon_host.pyxfrm.framing import iterate_frames
 from shamon_host.pyxfrm.monitor import XfrmMonitor
 
 _RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 1, 5, 9
+_RTNLGRP_IPV4_NETCONF, _RTNLGRP_IPV6_NETCONF = 24, 25
+_RTM_NEWNETCONF, _NETCONF_SIZE, _NETCONFA_FORWARDING = 80, 4, 2
 _NFNLGRP_NFTABLES = 7
 _RTM_NEWADDR, _IFADDR_INDEX = 20, struct.Struct("=4xI")
 _NFNL_SUBSYS_NFTABLES, _NFT_MSG_NEWGEN, _NFGEN_SIZE = 10, 15, 4
@@ -66,6 +69,12 @@ class OwnChanges:
                     return True
         return False
 
+    def expects(self, change: object) -> bool:
+        """Whether it was announced, and has not been told."""
+        with self._lock:
+            self._drop_old()
+            return any(expected == change for _, expected in self._expected)
+
     def _drop_old(self) -> None:
         now = self.monotonic_s()
         self._expected = [item for item in self._expected if item[0] > now]
@@ -80,7 +89,7 @@ class KernelEvents:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._xfrm: XfrmMonitor | None = None
         self._sockets: list[socket.socket] = []
-        self._ports: dict[str, tuple[int, bool | None]] = {}
+        self._ports: dict[str, tuple[object, ...]] = {}
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         """Call from a coroutine. Raises BackendFailed if the kernel cannot be listened to."""
@@ -92,7 +101,10 @@ class KernelEvents:
             self._xfrm = XfrmMonitor(tuple(pyxfrm.Group))
         except XfrmError as error:
             raise BackendFailed("the kernel cannot be listened to", where="xfrm", found=str(error)) from None
-        route = self._open(NETLINK_ROUTE, (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR))
+        route = self._open(
+            NETLINK_ROUTE,
+            (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR, _RTNLGRP_IPV4_NETCONF, _RTNLGRP_IPV6_NETCONF),
+        )
         netfilter = self._open(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
         loop.add_reader(self._xfrm.fileno(), self._read_xfrm)
         loop.add_reader(route.fileno(), self._read_socket, route, self._route_events)
@@ -158,6 +170,9 @@ class KernelEvents:
                 if name.startswith(BRIDGE_PREFIX):
                     yield ChangedEvent(what=f"an address was added to {name}")
 
+            elif frame.type == _RTM_NEWNETCONF and is_forwarding(frame.body):
+                yield ChangedEvent(what="forwarding was switched on")
+
     def _device_event(self, device: Device, *, gone: bool, of_bridge: bool) -> Iterator[KernelEvent]:
         """`of_bridge`: told by the bridge (family AF_BRIDGE), where `gone` means no longer a port."""
         if gone and not of_bridge:
@@ -167,14 +182,16 @@ class KernelEvents:
             return
         if of_bridge:
             return  # the family that follows tells it whole
-        port = (device.master, device.isolated)
+        port = (device.master, device.isolated, device.faults, device.kind == "bridge" and device.up)
         before = self._ports.get(device.name)
         self._ports[device.name] = port
         if before is None and self._own.take(("device", device.name)):
             return
         if port != before and not (before is None and not device.master):
-            if self._own.take(("port", device.name)):
+            if self._own.take(("port", device.name)) or self._own.expects(("delete device", device.name)):
                 return
+            if before is not None and port[:-1] == before[:-1] and port[-1]:
+                return  # a bridge that went up: it is told when somebody takes one down
             yield ChangedEvent(what=f"{device.name} changed")
 
     def _nft_events(self, datagram: bytes) -> Iterator[KernelEvent]:
@@ -196,6 +213,13 @@ class KernelEvents:
             touched = self._nft_touched = False
 
     _nft_touched = False
+
+
+def is_forwarding(body: bytes) -> bool:
+    """RTM_NEWNETCONF (include/uapi/linux/netconf.h) tells that an interface, or all of them, now forward packets."""
+    if len(body) < _NETCONF_SIZE:
+        return False
+    return number_of(parse(body, _NETCONF_SIZE, "read a change of settings").get(_NETCONFA_FORWARDING, b"")) != 0
 
 
 def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:

@@ -80,7 +80,7 @@ def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
             },
             "filters": filters_document(state.filters),
             "sysctls": dict(state.sysctls),
-            "foreign": sorted([*state.foreign, *_changed(state)]),
+            "foreign": sorted([*state.foreign, *changed_by_others(state)]),
         }
     )
     if len(data) > MAX_STATE_BYTES:
@@ -224,8 +224,15 @@ _CHECKS: tuple[Callable[[Any], Claim | None], ...] = (
 )
 
 
-def _changed(state: KernelState) -> list[str]:
-    return [f"filter of tap {tap}: {how}" for tap, how in state.changed_filters.items()]
+def changed_by_others(state: KernelState) -> list[str]:
+    """What is set otherwise than this program sets it, in words."""
+    filters = [f"filter of tap {tap}: {how}" for tap, how in sorted(state.changed_filters.items())]
+    ports = [
+        f"port {port} of {name}: {how}"
+        for name, bridge in sorted(state.bridges.items())
+        for port, how in sorted(bridge.faulty.items())
+    ]
+    return [*filters, *ports]
 
 
 def _is_block(item: SpdEntry) -> bool:

@@ -35,7 +35,7 @@ class LinuxTapBench:
         from shamon_host.links.linux_kernel import LinuxLinkKernel
 
         self.kernel: LinkKernel = LinuxLinkKernel()
-        self.sockets = {tap: _vm(tap, far) for tap, far in _FAR_ENDS.items()}
+        self.sockets = {tap: make_vm(tap, far) for tap, far in _FAR_ENDS.items()}
 
     def close(self) -> None:
         for opened in self.sockets.values():
@@ -53,12 +53,12 @@ class LinuxTapBench:
     def exchange(self, tap: str, frames: Sequence[bytes]) -> Sequence[bytes]:
         for devices in _FAR_ENDS.items():
             for device in devices:
-                _await_carrier(device)
+                await_carrier(device)
         receiver = self.sockets[OTHER_TAP if tap == TAP else TAP]
-        list(_received(receiver, until=0.0))
+        list(received(receiver, seconds=0.0))
         for frame in frames:
             self.sockets[tap].send(frame)
-        return list(_received(receiver, until=time.monotonic() + SETTLE_S))
+        return list(received(receiver, seconds=SETTLE_S))
 
 
 class TestLinuxFilters(TapFilterContract):
@@ -77,7 +77,7 @@ class TestLinuxStations(StationContract):
         bench.close()
 
 
-def _vm(tap: str, far: str) -> socket.socket:
+def make_vm(tap: str, far: str) -> socket.socket:
     """Make the pair, without a word of its own, and listen at the far end."""
     _ip("link", "add", tap, "type", "veth", "peer", "name", far)
     for device in (tap, far):
@@ -90,7 +90,7 @@ def _vm(tap: str, far: str) -> socket.socket:
     return opened
 
 
-def _await_carrier(device: str) -> None:
+def await_carrier(device: str) -> None:
     """The kernel may take a moment to see that a device has a carrier; until then nothing passes."""
     state = Path(f"/sys/class/net/{device}/operstate")
     port = Path(f"/sys/class/net/{device}/brport/state")
@@ -101,8 +101,9 @@ def _await_carrier(device: str) -> None:
         time.sleep(0.02)
 
 
-def _received(receiver: socket.socket, *, until: float) -> Iterator[bytes]:
-    """What comes in; with an `until` that is over, what is there."""
+def received(receiver: socket.socket, *, seconds: float) -> Iterator[bytes]:
+    """What comes in within these seconds; in none, what is there."""
+    until = time.monotonic() + seconds
     while True:
         left = until - time.monotonic()
         receiver.settimeout(max(left, 0.0))

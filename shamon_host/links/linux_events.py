@@ -59,6 +59,11 @@ class OwnChanges:
             self._drop_old()
             self._expected.append((self.monotonic_s() + _OWN_S, change))
 
+    def forget(self) -> None:
+        """Nobody listened until now: what was announced is not told any more."""
+        with self._lock:
+            self._expected.clear()
+
     def take(self, change: object) -> bool:
         """Whether it was announced; each announcement serves once."""
         with self._lock:
@@ -106,6 +111,7 @@ class KernelEvents:
             (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR, _RTNLGRP_IPV4_NETCONF, _RTNLGRP_IPV6_NETCONF),
         )
         netfilter = self._open(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+        self._own.forget()
         loop.add_reader(self._xfrm.fileno(), self._read_xfrm)
         loop.add_reader(route.fileno(), self._read_socket, route, self._route_events)
         loop.add_reader(netfilter.fileno(), self._read_socket, netfilter, self._nft_events)
@@ -187,11 +193,12 @@ class KernelEvents:
         self._ports[device.name] = port
         if before is None and self._own.take(("device", device.name)):
             return
-        if port != before and not (before is None and not device.master):
-            if self._own.take(("port", device.name)) or self._own.expects(("delete device", device.name)):
-                return
-            if before is not None and port[:-1] == before[:-1] and port[-1]:
-                return  # a bridge that went up: it is told when somebody takes one down
+        bridge_is_down = device.kind == "bridge" and not device.up
+        if port == before or (before is None and not (device.master or device.faults or bridge_is_down)):
+            return
+        if self._own.take(("port", device.name)) or self._own.expects(("delete device", device.name)):
+            return
+        if before is None or port[:-1] != before[:-1] or bridge_is_down:  # who takes one up, took it down before
             yield ChangedEvent(what=f"{device.name} changed")
 
     def _nft_events(self, datagram: bytes) -> Iterator[KernelEvent]:

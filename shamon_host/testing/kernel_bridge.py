@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, ip_address
 
 ETHERNET_HEADER = 14
 HAIRPIN = "hairpin is 1"
+_LLDP = 14
 _CONTROL = bytes.fromhex("0180c20000")
 _ARP_REQUEST = bytes.fromhex("0001080006040001")
 
@@ -32,7 +33,9 @@ class MemoryBridge:
         """Send a frame from one port on to the others. Returns whether the host behind the bridge gets it too."""
         destination, source = frame[:6], frame[6:12]
         if destination[:5] == _CONTROL and 0 < destination[5] < 16:
-            return True  # to the bridge itself, and no further; spanning tree's alone go on, for there is none here
+            # To the bridge itself: past its rules with LLDP (br_handle_frame), and no further. Only spanning tree's
+            # go on, for there is none here.
+            return destination[5] != _LLDP
         self._learnt[source] = ingress
         known = None if destination[0] & 1 else self._learnt.get(destination)
         if known == ingress and ingress not in self.hairpin:

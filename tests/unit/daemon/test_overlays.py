@@ -101,6 +101,28 @@ def test_a_peer_whose_taps_have_no_limits_is_refused(monkeypatch: pytest.MonkeyP
     play(test, overlay('peers = ["db"]'))
 
 
+def test_a_peer_whose_tap_is_in_another_type_s_bridge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own links look right one by one: who belongs where, the policy says."""
+
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        beta = daemon(world.beta).host
+
+        def misplaced(host: CoalitionHost) -> None:
+            taps = host.vms.taps()
+            (other,) = host.policy.hosts[host.name].types - set(taps.values())
+            host.links.reconcile(dict.fromkeys(taps, other), tap_filters(host.policy, host.vms.devices(), 0.0))
+
+        monkeypatch.setattr(type(beta), "reconcile_links", misplaced)
+        world.beta.kernel.flush_sas()
+        beta.reconcile_links()
+        reason = await world.suspended("alpha", "beta")
+        assert ClaimName.NETWORK_STATE in reason
+        assert "no interface for" in reason
+
+    play(test)
+
+
 def test_filters_are_there_before_a_vm_is() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("beta")

@@ -10,6 +10,10 @@ from typing import Any
 
 from shamon_host.cli import policy_compare, policy_explain, policy_export, policy_import, policy_signing, policy_update
 from shamon_host.cli.output import print_json, printable
+from shamon_host.domain.addresses import undeclared
+
+SHOWN = 8
+"""How many of many are named in a line."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -32,6 +36,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from shamon_host.daemon.policy_source import read_policy_or_envelope
 
     policy, _ = read_policy_or_envelope(arguments.file)
+    open_ones = undeclared(policy)
     summary = {
         "coalition": policy.coalition,
         "version": policy.version,
@@ -39,6 +44,7 @@ def _check(arguments: argparse.Namespace) -> int:
         "types": sorted(policy.types),
         "hosts": sorted(policy.hosts),
         "vms": sorted(policy.vms),
+        "undeclared_addresses": [list(interface) for interface in open_ones],
     }
     if arguments.json:
         print_json(summary)
@@ -52,4 +58,8 @@ def _check(arguments: argparse.Namespace) -> int:
         (len(policy.vms), "VMs"),
     )
     print(", ".join(f"{count} {what}" for count, what in counts))
+    if open_ones:
+        shown = ", ".join(f"{vm} in {name}" for vm, name in open_ones[:SHOWN])
+        more = f" and {len(open_ones) - SHOWN} more" if len(open_ones) > SHOWN else ""
+        print(f"note: no addresses are declared for {shown}{more}: any may be used there, another VM's too")
     return 0

@@ -1,7 +1,8 @@
-"""What the taps of this host's VMs may exchange with their bridges: one way types, and overlays of the policy.
+"""What the taps of this host's VMs may exchange with their bridges: what is the VM's own, one way types, and overlays
+of the policy.
 
-Pure: from the policy, the names of the taps and the time to a filter for each tap that has a limit. All limits on a
-tap are joined by `TapFilter.narrowed_by`, so an overlay can only take away.
+Pure: from the policy, the names of the taps and the time to a filter for each tap. All limits on a tap are joined by
+`TapFilter.narrowed_by`, so an overlay can only take away.
 """
 
 import json
@@ -16,40 +17,77 @@ from shamon_host.domain.results import Claim, ClaimStatus
 from shamon_host.domain.time_windows import next_change_s, open_until
 from shamon_host.hypervisor.report import parse_hypervisor_report
 from shamon_host.hypervisor.vms import interface_mac, tap_devices
+from shamon_host.links.desired import bridge_name
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
+from shamon_host.links.frame_facts import PortProtocol, PortRule
+from shamon_host.links.model import TAP_PREFIX
 from shamon_host.links.network_state import check_network_state
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
+from shamon_host.links.station import Station
+from shamon_host.links.tap_filter import TapFilter
 
 LONGEST_PAUSE_S = 30.0
 """Windows are looked at this often at least: the wall clock may be stepped."""
 
 
 def tap_filters(policy: Policy, taps: Mapping[VmName, tuple[str, ...]], wall_s: float) -> dict[str, TapFilter]:
-    """Tap → its filter, for every tap with a limit. `taps`: a VM's taps, one for each of its interfaces, in order.
+    """Tap → its filter. `taps`: a VM's taps, one for each of its interfaces, in order.
 
     `wall_s`: seconds since the epoch, for windows of time.
     """
-    filters = {}
-    for vm, devices in taps.items():
-        for device, name in zip(devices, policy.interfaces_of(vm), strict=True):
-            limits = list(_limits(policy, vm, device, name, wall_s))
-            if limits:
-                filters[device] = joined(limits)
-    return filters
+    return {
+        device: joined(
+            [
+                TapFilter(device=device, own=station_of(policy, vm, index, name)),
+                *_limits(policy, vm, device, name, wall_s),
+            ]
+        )
+        for vm, devices in taps.items()
+        for index, (device, name) in enumerate(zip(devices, policy.interfaces_of(vm), strict=True))
+    }
+
+
+def station_of(policy: Policy, vm: VmName, index: int, name: TypeName) -> Station:
+    """Who a VM's interface is, the one with this index, which is for this type."""
+    entry = policy.vms[vm]
+    return Station(mac=interface_mac(policy.coalition, entry.host, vm, index), addresses=entry.addresses.get(name))
 
 
 def check_reported_filters(network_state: bytes, hypervisor_report: bytes, *, host: HostName, policy: Policy) -> Claim:
-    """The claim that a peer's network security state is as it must be, and that its VMs' taps have the limits that its
-    policy asks for. Never raises; both reports come from the peer."""
+    """The claim that a peer's network security state is as it must be, that each tap in a type's bridge is of a VM that
+    has its interface there, and that its VMs' taps have the limits that its policy asks for. Never raises; both reports
+    come from the peer."""
     claim = check_network_state(network_state)
     if claim.status is not ClaimStatus.PASS:
         return claim
     try:
         _, label_map = parse_hypervisor_report(hypervisor_report)
         taps = {vm: tap_devices(policy, label_map, vm) for vm in policy.vms_of(host) if vm in label_map.vms}
-        found = filters_from_document(json.loads(network_state)["filters"])
+        state = json.loads(network_state)
+        found = filters_from_document(state["filters"])
+        homes = {
+            device: bridge_name(label_map.types[name])
+            for vm, devices in taps.items()
+            for device, name in zip(devices, policy.interfaces_of(vm), strict=True)
+            if name in label_map.types
+        }
+        bridges = [
+            (port, name)
+            for name, bridge in state["bridges"].items()
+            for port in bridge["ports"]
+            if port.startswith(TAP_PREFIX)
+        ]
     except (BadInput, ValueError, KeyError, TypeError) as error:
         return replace(claim, status=ClaimStatus.FAIL, reason=f"the filters of taps cannot be read: {error}"[:500])
+    for device, name in sorted(bridges):
+        if homes.get(device) != name:
+            return replace(
+                claim,
+                status=ClaimStatus.FAIL,
+                reason="network security state: a tap is in the bridge of a type that its VM has no interface for",
+                where=device[:40],
+                expected=homes.get(device, "no bridge"),
+                found=name[:40],
+            )
     for device, wanted in tap_filters(policy, taps, 0.0).items():
         limits = found.get(device)
         if limits is None or _without_time(limits) != _without_time(wanted):

@@ -16,6 +16,8 @@ from shamon_host.daemon.ports import Blocking, Clock, T
 from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, TypeName
+from shamon_host.domain.results import ClaimStatus
+from shamon_host.links.network_state import check_network_state
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 
 MEASUREMENT_POLL_S = 1.0
@@ -38,6 +40,8 @@ class Watchers:
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
+    _wrong: str = ""
+    """What a Verifier would find wrong with the network state, as of the last look."""
 
     async def run(self) -> None:
         """Subscribe, look once, then watch for ever. Raises what ends the daemon: a failed audit log."""
@@ -123,15 +127,24 @@ class Watchers:
             await self._kernel_changed.wait()
             self._kernel_changed.clear()
 
-            def repair() -> tuple[HostName, ...]:
+            def repair() -> tuple[tuple[HostName, ...], str]:
                 self.host.reconcile_links()
-                return self.host.links.needs_rekey()
+                claim = check_network_state(self.host.links.network_state())
+                wrong = "" if claim.status is ClaimStatus.PASS else f"{claim.reason} ({claim.where or claim.found})"
+                return self.host.links.needs_rekey(), wrong
 
-            missing = await self._tried("links.not-reconciled", repair)
-            if missing is None:
+            looked = await self._tried("links.not-reconciled", repair)
+            if looked is None:
                 await self._again(self._kernel_changed)
-            for peer in missing or ():
+                continue
+            missing, wrong = looked
+            for peer in missing:
                 self.wake(peer)
+            if wrong != self._wrong:
+                # What this program does not repair, a sysctl for one, or nobody could: peers are to see it now.
+                self._wrong = wrong
+                self.host.audit.append("links.state-changed", self.host.name, {"wrong": wrong})
+                self.wake_all()
 
     async def _tidy(self) -> None:
         while True:

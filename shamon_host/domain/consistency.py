@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 
+from shamon_host.domain.addresses import address_mistakes
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.findings import Finding, quoted, unknown
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
@@ -52,6 +53,7 @@ def inconsistencies(policy: Policy) -> Iterator[Finding]:
     yield from _hosts(policy)
     for vm, entry in sorted(policy.vms.items()):
         yield from _vm(policy, vm, entry)
+    yield from address_mistakes(policy)
     for name, overlay in sorted(policy.overlays.items()):
         yield from _overlay(policy, name, overlay)
     yield from _renames(policy)
@@ -237,6 +239,11 @@ def _address(host: HostEntry) -> Iterator[Finding]:
         return
     if str(address) != host.address:
         yield Finding(key=key, what="not the usual form of the address", expected=str(address), found=host.address)
+    if address.version == 6 and address.is_link_local and not address.scope_id:
+        # It means nothing without the zone, which differs from host to host.
+        yield Finding(
+            key=key, what="a link-local address", expected="a global or a unique local address", found=host.address
+        )
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         yield Finding(key=key, what="not the address of one host on a network", found=host.address)
     if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):

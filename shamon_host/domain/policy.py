@@ -124,6 +124,8 @@ class VmEntry:
     """Names of resource labels that it uses beside its own disk."""
     interfaces: tuple[TypeName, ...] | None = None
     """The type of each of its network interfaces; None: one for each type of its label, by name."""
+    addresses: Mapping[TypeName, frozenset[str]] = field(default_factory=dict)
+    """Type of an interface → the IP addresses that it has in it, and no other; where there is none, any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
                 host=vm.host,
                 resources=sorted(vm.resources),
                 interfaces=None if vm.interfaces is None else list(vm.interfaces),
+                addresses={name: sorted(addresses) for name, addresses in vm.addresses.items()} or None,
             )
             for name, vm in policy.vms.items()
         },

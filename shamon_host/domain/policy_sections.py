@@ -3,6 +3,9 @@
 Names are not resolved here; `consistency` does that. What cannot be read becomes a finding of the `Reader`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, parse_port
@@ -254,7 +257,7 @@ def _vms(reader: Reader) -> dict[VmName, VmEntry]:
     vms = {}
     for name, table in reader.tables("vms"):
         key = reader.join("vms", name)
-        reader.only(key, table, ("label", "image", "host", "resources", "interfaces"))
+        reader.only(key, table, ("label", "image", "host", "resources", "interfaces", "addresses"))
         vms[VmName(name)] = VmEntry(
             name=VmName(name),
             label=reader.string(key, table, "label", what="the name of a label"),
@@ -262,8 +265,18 @@ def _vms(reader: Reader) -> dict[VmName, VmEntry]:
             host=HostName(reader.string(key, table, "host", what="the name of a host")),
             resources=tuple(sorted(reader.strings(key, table, "resources", what="names of resources"))),
             interfaces=tuple(reader.type_list(key, table, "interfaces")) if "interfaces" in table else None,
+            addresses=_addresses(reader, key, table),
         )
     return vms
+
+
+def _addresses(reader: Reader, key: str, table: Mapping[str, Any]) -> dict[TypeName, frozenset[str]]:
+    """Type → addresses of the interface for it."""
+    inner, where = reader.inner_table(key, table, "addresses"), reader.join(key, "addresses")
+    return {
+        name: frozenset(reader.strings(where, inner, name, what="IPv4 and IPv6 addresses"))
+        for name in reader.type_keys(where, inner)
+    }
 
 
 def _overlays(reader: Reader) -> dict[str, Overlay]:

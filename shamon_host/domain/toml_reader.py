@@ -202,6 +202,12 @@ class Reader:
                 self._wrong(where, inner, old, "a string, the new name")
         return pairs
 
+    def type_keys(self, path: str, table: Mapping[str, Any]) -> list[TypeName]:
+        """The keys of a table, which are types' names."""
+        for name in table:
+            self._name(path, name, name, is_type=True)
+        return [TypeName(name) for name in table]
+
     def complain(self, path: str, key: str, what: str, *, expected: str = "", found: str = "") -> None:
         """Note a mistake that the caller found."""
         self._found(path, key, what, expected=expected, found=found)

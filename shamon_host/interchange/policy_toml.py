@@ -14,6 +14,7 @@ from shamon_host.domain.policy_form import policy_document
 from shamon_host.domain.policy_sections import SECTIONS
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+_MEANT_EMPTY = ("types", "starting", "interfaces", "peers", "ports", "times", "empty_pcrs")
 _LONGEST = 120
 """Characters of a list in one line; a longer one has a line for each item (`policy_file.MAX_DOTS_IN_LINE`)."""
 
@@ -40,7 +41,7 @@ def _table(path: tuple[str, ...], content: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"[{'.'.join(map(_key, path))}]"
     for key, value in own.items():
-        if value != [] or key in ("types", "starting", "interfaces", "peers", "ports", "times", "empty_pcrs"):
+        if value != [] or path[2:] == ("addresses",) or key in _MEANT_EMPTY:
             yield f"{_key(key)} = {_value(value)}"
     for key, value in sorted(inner.items()):
         if value or path != ("renames",):

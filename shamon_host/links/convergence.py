@@ -17,6 +17,7 @@ from shamon_host.links.model import (
     SaId,
     SetTapFilter,
 )
+from shamon_host.links.network_state import changed_by_others
 from shamon_host.links.planner import describe, plan, teardown
 from shamon_host.links.ports import LinkKernel
 
@@ -50,10 +51,8 @@ class Convergence:
             if not operations:
                 return state
             detail: dict[str, Any] = {"operations": [describe(operation) for operation in operations]}
-            if state.changed_filters:
-                detail["changed"] = [
-                    f"filter of tap {tap}: {how}" for tap, how in sorted(state.changed_filters.items())
-                ]
+            if changed := changed_by_others(state):
+                detail["changed"] = changed
             self.audit("link.apply", self.host, detail)
             self._apply(operations)
             state = self.kernel.read()

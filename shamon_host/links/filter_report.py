@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter
+from shamon_host.links.frame_facts import PortProtocol, PortRule
+from shamon_host.links.station import Station
+from shamon_host.links.tap_filter import TapFilter
 
-_FIELDS = {"sends", "receives", "peers", "ports", "rate_bytes_s", "windowed"}
+_FIELDS = {"own", "sends", "receives", "peers", "ports", "rate_bytes_s", "windowed"}
 ATTESTED_WINDOW_S = 0.0
 """`open_s` of a filter with a window that was read from a report."""
 
@@ -19,6 +21,7 @@ def filters_document(filters: Mapping[str, TapFilter]) -> dict[str, dict[str, An
     """Tap → its filter, with every list sorted."""
     return {
         device: {
+            "own": None if limits.own is None else _station_document(limits.own),
             "sends": limits.sends,
             "receives": limits.receives,
             "peers": None if limits.peers is None else sorted(limits.peers),
@@ -52,6 +55,7 @@ def _filter(device: Any, fields: Any) -> TapFilter:
         raise BadInput("a filter's peers are malformed", where=device[:40])
     return TapFilter(
         device=device,
+        own=None if fields["own"] is None else _station(device, fields["own"]),
         sends=fields["sends"],
         receives=fields["receives"],
         peers=None if peers is None else frozenset(peers),
@@ -59,6 +63,20 @@ def _filter(device: Any, fields: Any) -> TapFilter:
         rate_bytes_s=fields["rate_bytes_s"],
         open_s=ATTESTED_WINDOW_S if fields["windowed"] else None,
     )
+
+
+def _station_document(own: Station) -> dict[str, Any]:
+    return {"mac": own.mac, "addresses": None if own.addresses is None else sorted(own.addresses)}
+
+
+def _station(device: str, fields: Any) -> Station:
+    match fields:
+        case {"mac": str(mac), "addresses": None, **rest} if not rest:
+            return Station(mac=mac)
+        case {"mac": str(mac), "addresses": list(addresses), **rest} if not rest:
+            if all(isinstance(address, str) for address in addresses):
+                return Station(mac=mac, addresses=frozenset(addresses))
+    raise BadInput("whose tap a filter is of is malformed", where=device[:40], expected="mac, addresses")
 
 
 def _port(device: str, item: Any) -> PortRule:
@@ -71,6 +89,7 @@ def _port(device: str, item: Any) -> PortRule:
 
 _NONE = type(None)
 _KINDS: Mapping[str, tuple[type, ...]] = {
+    "own": (dict, _NONE),
     "sends": (bool,),
     "receives": (bool,),
     "peers": (list, _NONE),

@@ -21,6 +21,11 @@ def read_bridges(devices: Devices) -> dict[str, Bridge]:
             name=name,
             ports=ports.get(device.index, {}) if device.kind == "bridge" else {},
             sealed=_is_sealed(devices, device) and device.index not in with_address,
+            faulty={
+                port.name: ", ".join(port.faults)
+                for port in found.values()
+                if port.master == device.index and port.faults and device.kind == "bridge"
+            },
         )
         for name, device in found.items()
         if name.startswith(BRIDGE_PREFIX)
@@ -40,7 +45,7 @@ def stray_devices(devices: Devices, tunnels: frozenset[Tunnel]) -> tuple[str, ..
 def create_bridge(devices: Devices, name: str) -> None:
     """Make it, or make it right; what has its name and is no bridge goes. Raises BackendFailed."""
     device = devices.find(name)
-    if device is not None and (device.kind != "bridge" or device.stp or device.mcast_snooping or device.master):
+    if device is not None and (device.kind != "bridge" or device.faults or device.master):
         delete_bridge(devices, name)
         device = None
     if device is None:
@@ -78,14 +83,14 @@ def attach_port(devices: Devices, bridge: str, interface: str, *, isolated: bool
         raise BackendFailed("there is no such bridge", where=bridge)
     if device is None:
         raise BackendFailed("there is no such device", where=interface)
-    if (device.master, device.isolated, device.up) == (master.index, isolated, True):
+    if (device.master, device.isolated, device.up, device.faults) == (master.index, isolated, True, ()):
         return
     devices.set_up(interface, up=False)
     if device.master != master.index:
         devices.set_master(interface, master.index)
         device = devices.find(interface)
-    if device is None or device.isolated != isolated:
-        devices.set_isolated(interface, isolated=isolated)
+    if device is None or device.isolated != isolated or device.faults:
+        devices.set_port(interface, isolated=isolated, faults=() if device is None else device.faults)
     devices.set_ipv6_off(interface)
     _check_port(devices.find(interface), master.index, interface, isolated)
     devices.set_up(interface, up=True)
@@ -108,9 +113,15 @@ def _detach(devices: Devices, interface: str) -> None:
 
 
 def _check_port(device: Device | None, master: int, interface: str, isolated: bool) -> None:
-    if device is None or (device.master, device.isolated) != (master, isolated):
+    if device is None or (device.master, device.isolated, device.faults) != (master, isolated, ()):
         raise BackendFailed("the port reads back otherwise", where=interface, found=str(device))
 
 
 def _is_sealed(devices: Devices, device: Device) -> bool:
-    return device.kind == "bridge" and device.up and not device.master and devices.ip_is_off(device.name)
+    return (
+        device.kind == "bridge"
+        and device.up
+        and not device.master
+        and not device.faults
+        and devices.ip_is_off(device.name)
+    )

@@ -12,6 +12,14 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.linux_bridge_settings import (
+    BRIDGE_SETTINGS,
+    ISOLATED,
+    MTU,
+    PORT_SETTINGS,
+    faults_of,
+    right_settings,
+)
 from shamon_host.links.linux_netlink import (
     NETLINK_ROUTE,
     NLM_F_CREATE,
@@ -37,13 +45,14 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFNAME, _MTU, _MASTER, _LINKINFO = 3, 4, 10, 18
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
 _BR_FORWARD_DELAY, _BR_STP_STATE, _BR_MCAST_SNOOPING = 1, 5, 23
-_BRPORT_ISOLATED = 33
+_MTU_FAULT = "MTU is "
 _SYSCTL = Path("/proc/sys/net")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """`master`: index of the bridge that it is a port of, 0 for none. `isolated`: None unless it is a bridge's port."""
+    """`master`: index of the bridge that it is a port of, 0 for none. `isolated`: None unless it is a bridge's port.
+    `faults`: what is set otherwise in it than `linux_bridge_settings` says, if it is a bridge or a bridge's port."""
 
     index: int
     name: str
@@ -51,8 +60,7 @@ class Device:
     up: bool
     master: int
     isolated: bool | None
-    stp: bool
-    mcast_snooping: bool
+    faults: tuple[str, ...] = ()
 
 
 def device_of(body: bytes) -> Device:
@@ -66,15 +74,16 @@ def device_of(body: bytes) -> Device:
     data = parse(info.get(_DATA, b""), 0, operation) if text_of(info.get(_KIND, b"")) == "bridge" else {}
     is_port = text_of(info.get(_SLAVE_KIND, b"")) == "bridge"
     port = parse(info.get(_SLAVE_DATA, b""), 0, operation) if is_port else {}
+    faults = (*faults_of(BRIDGE_SETTINGS, data), *faults_of(PORT_SETTINGS, port))
+    mtu = number_of(found[_MTU]) if _MTU in found and is_port else MTU
     return Device(
         index=index,
         name=text_of(found.get(_IFNAME, b"")),
         kind=text_of(info.get(_KIND, b"")),
         up=bool(flags & _IFF_UP),
         master=number_of(found.get(_MASTER, b"")),
-        isolated=bool(number_of(port.get(_BRPORT_ISOLATED, b""))) if is_port else None,
-        stp=bool(number_of(data.get(_BR_STP_STATE, b""))),
-        mcast_snooping=bool(number_of(data.get(_BR_MCAST_SNOOPING, b""))),
+        isolated=bool(number_of(port.get(ISOLATED, b""))) if is_port else None,
+        faults=faults if mtu == MTU else (*faults, f"{_MTU_FAULT}{mtu}"),
     )
 
 
@@ -164,9 +173,13 @@ class Devices:
         self._expect(("port", name))
         self._set(name, pack_number(_MASTER, index, 4))
 
-    def set_isolated(self, name: str, *, isolated: bool) -> None:
+    def set_port(self, name: str, *, isolated: bool, faults: tuple[str, ...] = ()) -> None:
+        """Set the flag, and right what is wrong with a port (`Device.faults`)."""
+        if any(fault.startswith(_MTU_FAULT) for fault in faults):
+            self._expect(("port", name))
+            self.set_mtu(name, MTU)
         self._expect(("port", name))
-        data = pack_number(_BRPORT_ISOLATED, isolated, 1)
+        data = pack_number(ISOLATED, isolated, 1) + right_settings(PORT_SETTINGS, faults)
         info = pack_text(_SLAVE_KIND, "bridge") + pack_attribute(_SLAVE_DATA | _NLA_F_NESTED, data)
         self._set(name, pack_attribute(_LINKINFO | _NLA_F_NESTED, info))
 

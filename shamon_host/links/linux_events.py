@@ -24,6 +24,7 @@ from shamon_host.links.linux_netlink import (
     NETLINK_ROUTE,
     NETLINK_SELINUX,
     NetlinkError,
+    number_of,
     parse,
     text_of,
 )
@@ -43,6 +44,8 @@ _XFRM_GROUPS = (
     pyxfrm.Group.MIGRATE,
 )
 _RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 1, 5, 9
+_RTNLGRP_IPV4_NETCONF, _RTNLGRP_IPV6_NETCONF = 24, 25
+_RTM_NEWNETCONF, _NETCONF_SIZE, _NETCONFA_FORWARDING = 80, 4, 2
 _NFNLGRP_NFTABLES = 7
 _SELNLGRP_AVC, _SELNL_MSG_SETENFORCE, _SELNL_MSG_POLICYLOAD = 1, 0x10, 0x11
 """include/uapi/linux/selinux_netlink.h"""
@@ -72,11 +75,23 @@ class OwnChanges:
             self._expected.setdefault(change, deque()).append(until)
             self._order.append((until, change))
 
+    def forget(self) -> None:
+        """Nobody listened until now: what was announced is not told any more."""
+        with self._lock:
+            self._expected.clear()
+            self._order.clear()
+
     def take(self, change: object) -> bool:
         """Whether it was announced; each announcement serves once."""
         with self._lock:
             self._drop_old()
             return self._drop(change)
+
+    def expects(self, change: object) -> bool:
+        """Whether it was announced, and has not been told."""
+        with self._lock:
+            self._drop_old()
+            return change in self._expected
 
     def _drop_old(self) -> None:
         now = self.monotonic_s()
@@ -105,7 +120,7 @@ class KernelEvents:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._xfrm: XfrmMonitor | None = None
         self._sockets: list[socket.socket] = []
-        self._ports: dict[str, tuple[int, bool | None]] = {}
+        self._ports: dict[str, tuple[object, ...]] = {}
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         """Call from a coroutine. Raises BackendFailed if the kernel cannot be listened to."""
@@ -117,9 +132,13 @@ class KernelEvents:
             self._xfrm = XfrmMonitor(_XFRM_GROUPS)
         except XfrmError as error:
             raise BackendFailed("the kernel cannot be listened to", where="xfrm", found=str(error)) from None
-        route = self._open(NETLINK_ROUTE, (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR))
+        route = self._open(
+            NETLINK_ROUTE,
+            (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR, _RTNLGRP_IPV4_NETCONF, _RTNLGRP_IPV6_NETCONF),
+        )
         netfilter = self._open(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
         selinux = self._open_selinux()
+        self._own.forget()
         loop.add_reader(self._xfrm.fileno(), self._read_xfrm)
         if selinux is not None:
             loop.add_reader(selinux.fileno(), self._read_socket, selinux, selinux_events)
@@ -195,6 +214,9 @@ class KernelEvents:
                 if name.startswith(BRIDGE_PREFIX):
                     yield ChangedEvent(what=f"an address was added to {name}")
 
+            elif frame.type == _RTM_NEWNETCONF and is_forwarding(frame.body):
+                yield ChangedEvent(what="forwarding was switched on")
+
     def _device_event(self, device: Device, *, gone: bool, of_bridge: bool) -> Iterator[KernelEvent]:
         """`of_bridge`: told by the bridge (family AF_BRIDGE), where `gone` means no longer a port."""
         if gone and not of_bridge:
@@ -204,14 +226,17 @@ class KernelEvents:
             return
         if of_bridge:
             return  # the family that follows tells it whole
-        port = (device.master, device.isolated)
+        port = (device.master, device.isolated, device.faults, device.kind == "bridge" and device.up)
         before = self._ports.get(device.name)
         self._ports[device.name] = port
         if before is None and self._own.take(("device", device.name)):
             return
-        if port != before and not (before is None and not device.master):
-            if self._own.take(("port", device.name)):
-                return
+        bridge_is_down = device.kind == "bridge" and not device.up
+        if port == before or (before is None and not (device.master or device.faults or bridge_is_down)):
+            return
+        if self._own.take(("port", device.name)) or self._own.expects(("delete device", device.name)):
+            return
+        if before is None or port[:-1] != before[:-1] or bridge_is_down:  # who takes one up, took it down before
             yield ChangedEvent(what=f"{device.name} changed")
 
     def _nft_events(self, datagram: bytes) -> Iterator[KernelEvent]:
@@ -242,6 +267,13 @@ def selinux_events(datagram: bytes) -> Iterator[KernelEvent]:
             yield ChangedEvent(what="SELinux's mode was set")
         elif frame.type == _SELNL_MSG_POLICYLOAD:
             yield ChangedEvent(what="an SELinux policy was loaded")
+
+
+def is_forwarding(body: bytes) -> bool:
+    """RTM_NEWNETCONF (include/uapi/linux/netconf.h) tells that an interface, or all of them, now forward packets."""
+    if len(body) < _NETCONF_SIZE:
+        return False
+    return number_of(parse(body, _NETCONF_SIZE, "read a change of settings").get(_NETCONFA_FORWARDING, b"")) != 0
 
 
 def xfrm_event(event: pyxfrm.Event, own: OwnChanges) -> KernelEvent | None:

@@ -6,6 +6,8 @@ Each filter is a table of its own, named after its tap. It judges what comes fro
 exactly what is listed. A window is a set with the tap in it, for a time that the kernel counts: without anybody's doing
 it is empty in the end, and nothing passes.
 
+What is not the VM's own is dropped by the rules of `linux_station_rules`.
+
 Each filter costs every bridged frame two comparisons of names, and the kernel takes 1024 chains at a hook
 (MAX_HOOK_COUNT, net/netfilter/core.c).
 """
@@ -15,15 +17,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from shamon_host.domain.errors import BadInput
+from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.linux_nft import DROP, FILTER_TABLE, Object, comparable, match, payload, table_of
-from shamon_host.links.tap_filter import (
-    BURST_BYTES,
-    PortProtocol,
-    PortRule,
-    TapFilter,
-    checked_device,
-    is_device,
-)
+from shamon_host.links.linux_station_rules import OWN, SPOOFED, station_objects, station_of
+from shamon_host.links.tap_filter import BURST_BYTES, TapFilter, checked_device, is_device
 
 FAMILY = "bridge"
 _PRIORITY = -300
@@ -51,6 +48,8 @@ def filter_ruleset(limits: TapFilter) -> tuple[Object, ...]:
         left = math.floor(limits.open_s)
         elements: list[object] = [{"elem": {"val": device, "timeout": left}}] if left else []
         objects.append(_set(place, _OPEN, "ifname", elements, flags=["timeout"]))
+    if limits.own is not None:
+        objects += station_objects(place, limits.own, lambda name, rules: _chain(place, name, rules))
     if limits.peers is not None:
         objects.append(_set(place, _PEERS, "ether_addr", sorted(limits.peers)))
         objects += _chain(place, _KNOWN, _to_peers())
@@ -89,6 +88,16 @@ def tables_of(listed: Iterable[Object]) -> dict[str, list[Object]]:
     return tables
 
 
+def spoofed_of(listed: Iterable[Object]) -> dict[str, int]:
+    """Of what nft lists: tap → frames that its filter dropped because they were not its own, since it was set."""
+    return {
+        device: int(item["counter"]["packets"])
+        for device, objects in tables_of(listed).items()
+        for item in objects
+        if item.get("counter", {}).get("name") == SPOOFED
+    }
+
+
 def _judging(limits: TapFilter, chain: str) -> list[list[Object]]:
     """The rules of a chain at a hook."""
     sent = chain == _FROM
@@ -98,6 +107,8 @@ def _judging(limits: TapFilter, chain: str) -> list[list[Object]]:
         rules.append([DROP])
     if limits.open_s is not None:
         rules.append([match("!=", tap, f"@{_OPEN}"), DROP])
+    if limits.own is not None and sent:
+        rules.append([{"jump": {"target": OWN}}])
     if limits.peers is not None:
         stranger = match("!=", payload("ether", "saddr"), f"@{_PEERS}")
         rules.append([{"jump": {"target": _KNOWN}}] if sent else [stranger, DROP])
@@ -180,6 +191,7 @@ def _recognised(device: str, listed: list[Object]) -> TapFilter:
     limits = [statement["limit"] for expression in rules[_FROM] for statement in expression if "limit" in statement]
     found = TapFilter(
         device=device,
+        own=station_of(sets, rules),
         sends=[DROP] not in rules[_FROM],
         receives=[DROP] not in rules[_TO],
         peers=frozenset(sets[_PEERS].get("elem", ())) if _PEERS in sets else None,

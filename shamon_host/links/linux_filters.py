@@ -21,8 +21,9 @@ class TapFilters:
     def set(self, limits: TapFilter) -> None:
         """Put it in the place of what is there for its tap, in one transaction. Raises BackendFailed."""
         listed = tables_of(self.nft.read()).get(limits.device, [])
-        clearing = _clearing(limits.device, listed if filters_of(listed)[0] else None)
-        commands = [*clearing, *({"add": item} for item in filter_ruleset(limits))]
+        new = filter_ruleset(limits)
+        clearing = _clearing(limits.device, listed if filters_of(listed)[0] else None, new)
+        commands = [*clearing, *({"add": item} for item in new)]
         self.nft.transact(commands, f"set the filter of {limits.device}")
         filters, changed = filters_of(self.nft.read())
         found = filters.get(limits.device)
@@ -43,20 +44,22 @@ class TapFilters:
             raise BackendFailed("the filter is still there", where=device)
 
 
-def _clearing(device: str, listed: Sequence[Object] | None) -> Iterator[Object]:
+def _clearing(device: str, listed: Sequence[Object] | None, new: Sequence[Object]) -> Iterator[Object]:
     """Commands after which the tap's table is there with nothing in the way of a new filter.
 
     `listed`: the objects of a filter that is whole. Its chains stay at their hooks, for a chain that is made in their
-    place could miss a frame that is under way; without, everything is made anew."""
+    place could miss a frame that is under way; and so do counters that `new` has too, with their count. Without,
+    everything is made anew."""
     table: Object = {"table": {"family": FAMILY, "name": FILTER_TABLE + device}}
     yield {"add": table}
     if listed is None:
         yield {"delete": table}
         return
     yield {"flush": table}
-    for kind in ("chain", "set"):
+    counters = [item for item in new if "counter" in item]
+    for kind in ("chain", "set", "counter"):
         for item in listed:
-            if kind in item and "hook" not in item[kind]:
+            if kind in item and "hook" not in item[kind] and not (kind == "counter" and counters):
                 yield {"delete": {kind: {key: item[kind][key] for key in ("family", "table", "name")}}}
 
 

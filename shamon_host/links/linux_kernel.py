@@ -24,7 +24,7 @@ from shamon_host.links.linux_bridges import (
 from shamon_host.links.linux_devices import Devices, read_sysctls
 from shamon_host.links.linux_events import KernelEvents, OwnChanges
 from shamon_host.links.linux_fd_store import FdStore
-from shamon_host.links.linux_filter_rules import filters_of
+from shamon_host.links.linux_filter_rules import filters_of, spoofed_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_gates import Gates, canonical
 from shamon_host.links.linux_l2tp import Tunnels
@@ -169,7 +169,9 @@ class LinuxLinkKernel:
             refused = pyxfrm.xfrm_stat()
         except pyxfrm.XfrmError as error:
             raise BackendFailed("the counters of IPsec cannot be read", found=str(error)) from None
-        return {**refused, **counters_of(self._nft.read())}
+        rules = self._nft.read()
+        spoofed = {f"spoofed {tap}": count for tap, count in spoofed_of(rules).items()}
+        return {**refused, **counters_of(rules), **spoofed}
 
     def traffic(self) -> Mapping[str, Traffic]:
         return traffic_of(self._devices.bodies())

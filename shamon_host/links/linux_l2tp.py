@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.desired import device_name
+from shamon_host.links.linux_bridge_settings import MTU
 from shamon_host.links.linux_devices import Devices
 from shamon_host.links.linux_fd_store import FdStore
 from shamon_host.links.linux_labelled_socket import is_socket_of, open_link_socket, read_label
@@ -26,7 +27,6 @@ from shamon_host.links.linux_netlink import (
 )
 from shamon_host.links.model import PORT_BLOCK, TUNNEL_PREFIX, Tunnel
 
-MTU = 1500
 _TUNNEL_CREATE, _TUNNEL_DELETE, _TUNNEL_GET, _SESSION_CREATE, _SESSION_GET = 1, 2, 4, 5, 8
 _PW_TYPE, _ENCAP_TYPE, _L2SPEC_TYPE, _PROTO_VERSION, _IFNAME = 1, 2, 5, 7, 8
 _CONN_ID, _PEER_CONN_ID, _SESSION_ID, _PEER_SESSION_ID = 9, 10, 11, 12

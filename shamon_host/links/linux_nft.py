@@ -10,7 +10,7 @@ import json
 import math
 import subprocess
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -22,7 +22,9 @@ from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNE
 TABLE = "shamon"
 FILTER_TABLE = "shamon-"
 """Start of the names of further tables, one for each tap's filter: see `linux_filter_rules`."""
-COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in")
+_HOST_COUNTERS = ("host_in", "host_out", "host_forward")
+"""Of what was on its way from a type's bridge to the host, from the host to one, and from one through the host."""
+COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in", *_HOST_COUNTERS)
 _GATES = {4: "gate4", 6: "gate6"}
 _PRIORITY = -300
 """Before connection tracking and address translation: what is matched is what the socket sent."""
@@ -44,12 +46,13 @@ def expected_ruleset() -> tuple[Object, ...]:
             }}
             for version, name in _GATES.items()
         ),
-        *_chain("inet", "output", [*_guard("out"), *_devices("oifname")]),
-        *_chain("inet", "input", [*_guard("in"), *_devices("iifname")]),
-        *_chain("inet", "forward", [*_devices("iifname"), *_devices("oifname")]),
+        *_chain("inet", "output", [*_guard("out"), *_devices("oifname", "host_out")]),
+        *_chain("inet", "input", [*_guard("in"), *_devices("iifname", "host_in")]),
+        *_chain("inet", "forward", [*_devices("iifname", "host_forward"), *_devices("oifname", "host_forward")]),
         {"table": {"family": "bridge", "name": TABLE}},
-        *_chain("bridge", "input", [_is_from("ibrname", BRIDGE_PREFIX)]),
-        *_chain("bridge", "output", [_is_from("obrname", BRIDGE_PREFIX)]),
+        *({"counter": {"family": "bridge", "table": TABLE, "name": name}} for name in _HOST_COUNTERS[:2]),
+        *_chain("bridge", "input", [_is_from("ibrname", BRIDGE_PREFIX, "host_in")]),
+        *_chain("bridge", "output", [_is_from("obrname", BRIDGE_PREFIX, "host_out")]),
     ]  # fmt: skip
     return tuple(objects)
 
@@ -75,10 +78,11 @@ def gates_of(listed: Iterable[Object]) -> dict[str, float]:
 
 def counters_of(listed: Iterable[Object]) -> dict[str, int]:
     """Packets that each rule dropped; 0 for a counter that is not there."""
-    found = {
-        item["counter"]["name"]: int(item["counter"]["packets"]) for item in _of_guard(listed) if "counter" in item
-    }
-    return {name: found.get(name, 0) for name in COUNTERS}
+    found = Counter(dict.fromkeys(COUNTERS, 0))
+    for item in _of_guard(listed):
+        if item.get("counter", {}).get("name") in COUNTERS:
+            found[item["counter"]["name"]] += int(item["counter"]["packets"])
+    return dict(found)
 
 
 @dataclass(kw_only=True)
@@ -195,12 +199,12 @@ def _guard(way: str) -> list[list[Object]]:
     return rules
 
 
-def _devices(key: str) -> list[list[Object]]:
-    return [_is_from(key, prefix) for prefix in (BRIDGE_PREFIX, TUNNEL_PREFIX, TAP_PREFIX)]
+def _devices(key: str, counter: str) -> list[list[Object]]:
+    return [_is_from(key, prefix, counter) for prefix in (BRIDGE_PREFIX, TUNNEL_PREFIX, TAP_PREFIX)]
 
 
-def _is_from(key: str, prefix: str) -> list[Object]:
-    return [match("==", {"meta": {"key": key}}, f"{prefix}*"), DROP]
+def _is_from(key: str, prefix: str, counter: str) -> list[Object]:
+    return [match("==", {"meta": {"key": key}}, f"{prefix}*"), {"counter": counter}, DROP]
 
 
 DROP: Object = {"drop": None}

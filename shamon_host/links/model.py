@@ -108,12 +108,15 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
-    """The bridge of a type: no address, IPv6 off, nothing to or from the host. `ports`: interface → isolated flag."""
+    """The bridge of a type: no address, IPv6 off, nothing to or from the host. `ports`: interface → isolated flag.
+    `faulty`: port → what is set otherwise in it than `AttachPort` sets it (hairpin, for one), in words."""
 
     name: str
     ports: Mapping[str, bool] = field(default_factory=dict)
     sealed: bool = True
-    """IPv6 disabled, no address, forwarding refused; False in a bridge that was read and is not."""
+    """IPv6 disabled, no address, forwarding refused, no spanning tree nor anything else that changes where frames go;
+    False in a bridge that was read and is not."""
+    faulty: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

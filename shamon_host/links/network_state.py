@@ -95,7 +95,7 @@ def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:
             },
             "filters": filters_document(state.filters),
             "sysctls": dict(state.sysctls),
-            "foreign": sorted([*state.foreign, *_changed(state)]),
+            "foreign": sorted([*state.foreign, *changed_by_others(state)]),
         }
     )
     if len(data) > MAX_STATE_BYTES:
@@ -206,11 +206,18 @@ def _bridges(state: Any) -> Claim | None:
 
 
 def _filters(state: Any) -> Claim | None:
-    """Their shape: which ones there must be is the policy's to say."""
+    """Their shape, and that each VM in a type's bridge is held to an address of its own. Which one it is, and what
+    else a filter must keep out, is the policy's to say."""
     try:
-        filters_from_document(state["filters"])
+        filters = filters_from_document(state["filters"])
     except BadInput as error:
         return _fail("a filter is none that this program sets", where=error.where, found=str(error)[:200])
+    for bridge in state["bridges"].values():
+        for port in bridge["ports"]:
+            if port.startswith(TAP_PREFIX) and (port not in filters or filters[port].own is None):
+                return _fail(
+                    "a VM may pass itself off as anybody", where=str(port)[:40], expected="a filter with its MAC"
+                )
     return None
 
 
@@ -243,8 +250,15 @@ _CHECKS: tuple[Callable[[Any], Claim | None], ...] = (
 )
 
 
-def _changed(state: KernelState) -> list[str]:
-    return [f"filter of tap {tap}: {how}" for tap, how in state.changed_filters.items()]
+def changed_by_others(state: KernelState) -> list[str]:
+    """What is set otherwise than this program sets it, in words."""
+    filters = [f"filter of tap {tap}: {how}" for tap, how in sorted(state.changed_filters.items())]
+    ports = [
+        f"port {port} of {name}: {how}"
+        for name, bridge in sorted(state.bridges.items())
+        for port, how in sorted(bridge.faulty.items())
+    ]
+    return [*filters, *ports]
 
 
 def _is_block(item: SpdEntry) -> bool:

@@ -268,6 +268,6 @@ def _by_port(tunnels: Iterable[Tunnel]) -> list[Tunnel]:
 
 
 def _isolated(actual: KernelState, bridge: str, interface: str) -> bool | None:
-    """The port's flag; None when it is no port of this bridge."""
-    ports: Mapping[str, bool] = actual.bridges[bridge].ports if bridge in actual.bridges else {}
-    return ports.get(interface)
+    """The port's flag; None when it is no port of this bridge, or one in which something else is set wrongly."""
+    found = actual.bridges.get(bridge)
+    return None if found is None or interface in found.faulty else found.ports.get(interface)

@@ -79,7 +79,8 @@ class LinkKernel(Protocol):
 
     def counters(self) -> Mapping[str, int]:
         """Refusals: `/proc/net/xfrm_stat` names (XfrmInPolBlock, XfrmInTmplMismatch, ...), and `guard_out`, `guard_in`,
-        `gate_out`, `gate_in`: packets that the nft rules dropped."""
+        `gate_out`, `gate_in`: packets that the nft rules dropped; `host_in`, `host_out`, `host_forward`: those between
+        types' bridges and the host, or through it; `spoofed TAP`: frames of a VM's that were not its own."""
         ...
 
     def traffic(self) -> Mapping[str, Traffic]:

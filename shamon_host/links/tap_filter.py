@@ -1,17 +1,19 @@
 """What the tap of one VM may exchange with its type's bridge, as a value: which frames pass, and how two limits join.
 
-A tap in the bridge of its type exchanges everything with it. A filter takes some of that away: an overlay of the policy
-or a label that only reads or only writes a type asks for one. What passes is stated here once, as `TapFilter.permits`;
-`linux_filter_rules` writes the same as nft rules, and the kernel in memory asks this very function.
+A tap in the bridge of its type exchanges everything with it. A filter takes some of that away: what is sent has to be
+the VM's own (`station`), and overlays of the policy and labels that only read or only write a type ask for more. What
+passes is stated here once, as `TapFilter.permits`; `linux_filter_rules` writes the same as nft rules, and the kernel in
+memory asks this very function.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TypeVar
 
 from shamon_host.domain.errors import BadInput
+from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortRule
+from shamon_host.links.station import Station, is_mac
 
 MAX_PEERS, MAX_PORTS = 4096, 1024
 MAX_RATE_BYTES_S = 10**10
@@ -22,76 +24,25 @@ MAX_WINDOW_S = 14 * 24 * 3600.0
 """nft reads a timeout in JSON as milliseconds of 31 bits; a window of a weekly timetable is shorter."""
 _DEVICE = re.compile(r"shvm[0-9a-z-]{1,11}", re.ASCII)
 """A VM's tap (`model.TAP_PREFIX`), at most IFNAMSIZ - 1 characters, none of which means anything to nft."""
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_ABOUT_NEIGHBOURS = (
+    FrameKind.ARP_REQUEST, FrameKind.ARP, FrameKind.NEIGHBOUR_SOLICITATION, FrameKind.NEIGHBOUR_ADVERTISEMENT,
+)  # fmt: skip
 _Item = TypeVar("_Item")
 _Number = TypeVar("_Number", int, float)
-
-
-class PortProtocol(StrEnum):
-    TCP = "tcp"
-    UDP = "udp"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class PortRule:
-    """One port of a limit, 1 to 65535. Raises BadInput for any other."""
-
-    protocol: PortProtocol
-    port: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.protocol, PortProtocol):
-            raise BadInput("this protocol has no ports", expected="tcp or udp", found=repr(self.protocol)[:40])
-        if type(self.port) is not int or not 0 < self.port < 2**16:
-            raise BadInput("this is no port", expected="1 to 65535", found=repr(self.port)[:40])
-
-    def __str__(self) -> str:
-        """As policies write it: `tcp/443`."""
-        return f"{self.protocol}/{self.port}"
-
-
-class FrameKind(StrEnum):
-    """What a frame is to a filter. A frame with a VLAN tag is OTHER, whatever is behind the tag."""
-
-    ARP_REQUEST = "arp-request"
-    ARP = "arp"
-    """Any other operation of ARP."""
-    NEIGHBOUR_SOLICITATION = "neighbour-solicitation"
-    NEIGHBOUR_ADVERTISEMENT = "neighbour-advertisement"
-    PORTS = "ports"
-    """TCP or UDP over IPv4 or IPv6, extension headers or not, with its ports in it: no fragment but the first."""
-    OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameFacts:
-    """One frame as far as filters look at it. MAC addresses in lower case; ports only of kind PORTS."""
-
-    from_tap: bool
-    """The VM sends it; otherwise it is on its way to the VM."""
-    source: str
-    destination: str
-    kind: FrameKind
-    protocol: PortProtocol | None = None
-    source_port: int = 0
-    destination_port: int = 0
-
-    @property
-    def to_group(self) -> bool:
-        """Broadcast or multicast."""
-        return _is_group(self.destination)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TapFilter:
     """The limits of one tap; see `permits` for what passes. Each default is no limit. Raises BadInput.
 
-    `peers`: MAC addresses of single stations. `ports`: kept sorted and distinct. `rate_bytes_s`: of what the VM sends,
-    without Ethernet headers; `BURST_BYTES` and what it may send in a second may go at once. `open_s`: frames pass for
-    so many seconds from now and not after; 0 is a window that is shut.
+    `own`: who the VM's interface is, hence what it cannot pass itself off as; every VM's tap has it. `peers`: MAC
+    addresses of single stations. `ports`: kept sorted and distinct. `rate_bytes_s`: of what the VM sends, without
+    Ethernet headers; `BURST_BYTES` and what it may send in a second may go at once. `open_s`: frames pass for so many
+    seconds from now and not after; 0 is a window that is shut.
     """
 
     device: str
+    own: Station | None = None
     sends: bool = True
     receives: bool = True
     peers: frozenset[str] | None = None
@@ -125,14 +76,26 @@ class TapFilter:
 
         - direction: `sends` for frames of the VM, `receives` for frames to it; not even ARP passes against it;
         - window: open;
+        - own: what the VM sends comes from itself (`Station.permits`);
         - peers: what the VM sends goes to one of them, or is a question to a group address, an ARP request or a
           neighbour solicitation, without which no peer could be found (other VMs of the type see these too); what it
           receives, to whatever address, comes from one of them;
         - ports: ARP, neighbour solicitation and advertisement pass, and of the rest TCP and UDP whose source or
           destination port is listed. So ICMP, later fragments, router advertisements and tagged frames do not.
         """
-        direction = self.sends if frame.from_tap else self.receives
-        return direction and self.open_s != 0 and self._permits_peer(frame) and self._permits_port(frame)
+        return (
+            self._is_open(frame)
+            and not self.is_spoofed(frame)
+            and self._permits_peer(frame)
+            and self._permits_port(frame)
+        )
+
+    def is_spoofed(self, frame: FrameFacts) -> bool:
+        """The VM sends it and it is none of its own: dropped and counted, if its direction and window are open."""
+        return frame.from_tap and self.own is not None and self._is_open(frame) and not self.own.permits(frame)
+
+    def _is_open(self, frame: FrameFacts) -> bool:
+        return (self.sends if frame.from_tap else self.receives) and self.open_s != 0
 
     def _permits_peer(self, frame: FrameFacts) -> bool:
         if self.peers is None:
@@ -144,7 +107,7 @@ class TapFilter:
         )
 
     def _permits_port(self, frame: FrameFacts) -> bool:
-        if self.ports is None or frame.kind not in (FrameKind.PORTS, FrameKind.OTHER):
+        if self.ports is None or frame.kind in _ABOUT_NEIGHBOURS:
             return True
         listed = {rule.port for rule in self.ports if rule.protocol is frame.protocol}
         return frame.kind is FrameKind.PORTS and not listed.isdisjoint((frame.source_port, frame.destination_port))
@@ -160,9 +123,11 @@ class TapFilter:
         ports = None if self.ports is None else frozenset(self.ports)
         other_ports = None if other.ports is None else frozenset(other.ports)
         both = _common(ports, other_ports)
+        own, same = _one_station(self.own, other.own)
         return TapFilter(
             device=self.device,
-            sends=self.sends and other.sends,
+            own=own,
+            sends=self.sends and other.sends and same,
             receives=self.receives and other.receives,
             peers=_common(self.peers, other.peers),
             ports=None if both is None else tuple(sorted(both)),
@@ -176,11 +141,12 @@ class TapFilter:
 
     def __str__(self) -> str:
         """In words, for the audit log."""
-        parts = [
+        parts = [] if self.own is None else [str(self.own)]
+        parts.append(
             {(True, True): "both ways", (True, False): "sends only", (False, True): "receives only"}.get(
                 (self.sends, self.receives), "nothing"
             )
-        ]
+        )
         if self.peers is not None:
             parts.append(f"{len(self.peers)} peers")
         if self.ports is not None:
@@ -219,7 +185,7 @@ def _check_peers(device: str, peers: frozenset[str]) -> None:
     if len(peers) > MAX_PEERS:
         raise BadInput("too many peers for a tap", where=device, expected=f"at most {MAX_PEERS}")
     for mac in peers:
-        if not _MAC.fullmatch(mac) or _is_group(mac):
+        if not is_mac(mac):
             raise BadInput(
                 "this is no MAC address of a peer",
                 where=device,
@@ -228,9 +194,12 @@ def _check_peers(device: str, peers: frozenset[str]) -> None:
             )
 
 
-def _is_group(mac: str) -> bool:
-    """The first bit on the wire (IEEE 802.3, clause 3.2.3) tells groups from stations."""
-    return bool(int(mac[:2], 16) & 1)
+def _one_station(one: Station | None, other: Station | None) -> tuple[Station | None, bool]:
+    """What two say of one interface, and whether both can be true: nobody has two MAC addresses."""
+    if one is None or other is None:
+        return other if one is None else one, True
+    mac = min(one.mac, other.mac)
+    return Station(mac=mac, addresses=_common(one.addresses, other.addresses)), one.mac == other.mac
 
 
 def _common(one: frozenset[_Item] | None, other: frozenset[_Item] | None) -> frozenset[_Item] | None:

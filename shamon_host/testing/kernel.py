@@ -41,12 +41,15 @@ from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import describe
 from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
 from shamon_host.links.tap_filter import is_device
-from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge
+from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, HAIRPIN, MemoryBridge
+from shamon_host.testing.kernel_nft import GUARD_COUNTERS
 from shamon_host.testing.kernel_packets import KernelClock, PacketPath
 from shamon_host.testing.kernel_selinux import LINK_TYPE, MemorySelinux, SelinuxMode
 from shamon_host.testing.kernel_sockets import LinkSocket, MemoryFdStore
 from shamon_host.testing.wire import MemoryWire, WirePacket
 
+FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+"""Of the sysctls, those whose changes the kernel tells."""
 _XFRM_COUNTERS = (
     "XfrmInHdrError",
     "XfrmInNoStates",
@@ -115,7 +118,12 @@ class MemoryKernel:
                 for interface, socket in self._path.tunnels.values()
             ),
             bridges={
-                name: Bridge(name=name, ports=dict(bridge.ports), sealed=bridge.sealed and bridge.up)
+                name: Bridge(
+                    name=name,
+                    ports=dict(bridge.ports),
+                    sealed=bridge.sealed and bridge.up,
+                    faulty=dict.fromkeys(sorted(bridge.hairpin), HAIRPIN),
+                )
                 for name, bridge in self._path.bridges.items()
             },
             gate=self._path.guard.gate(),
@@ -139,8 +147,9 @@ class MemoryKernel:
         return self._path.sad.allocate(destination)
 
     def counters(self) -> Mapping[str, int]:
-        nft = {name: self._path.guard.dropped[name] for name in ("guard_out", "guard_in", "gate_out", "gate_in")}
-        return {**{name: self._path.counters[name] for name in _XFRM_COUNTERS}, **nft}
+        nft = {name: self._path.guard.dropped[name] for name in GUARD_COUNTERS}
+        spoofed = {f"spoofed {tap}": count for tap, count in self._path.filters.spoofed().items()}
+        return {**{name: self._path.counters[name] for name in _XFRM_COUNTERS}, **nft, **spoofed}
 
     def traffic(self) -> Mapping[str, Traffic]:
         bridges = {name: bridge.up for name, bridge in self._path.bridges.items()}
@@ -230,6 +239,9 @@ class MemoryKernel:
         if name not in self._sysctls:
             raise ValueError(f"{name} is not modelled")
         self._sysctls[name] = value
+        self._path.forwards = self._sysctls["net.ipv4.ip_forward"] == "1"
+        if name in FORWARDING and value != "0":
+            self._tell(ChangedEvent(what="forwarding was switched on"))
 
     def flush_policies(self) -> None:
         """`ip xfrm policy flush`."""
@@ -273,6 +285,13 @@ class MemoryKernel:
             self._path.taps[interface] = lambda _: None
         self._detach(interface)
         self._path.bridges[bridge].ports[interface] = isolated
+        self._tell(ChangedEvent(what=f"{interface} changed"))
+
+    def set_hairpin(self, bridge: str, interface: str) -> None:
+        """`bridge link set dev INTERFACE hairpin on`. Raises KeyError when it is no port of the bridge."""
+        if interface not in self._path.bridges[bridge].ports:
+            raise KeyError(interface)
+        self._path.bridges[bridge].hairpin.add(interface)
         self._tell(ChangedEvent(what=f"{interface} changed"))
 
     def unseal(self, bridge: str) -> None:

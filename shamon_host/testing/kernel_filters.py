@@ -18,6 +18,8 @@ class _Held:
     bytes_left: float
     filled_s: float
     damaged: bool = False
+    spoofed: int = 0
+    """Frames that were dropped because they were not the VM's own."""
 
 
 class MemoryFilters:
@@ -29,8 +31,9 @@ class MemoryFilters:
 
     def set(self, limits: TapFilter) -> None:
         """Its window is rounded down to whole seconds, and its bucket is full."""
-        now = self._boottime_s()
+        now, before = self._boottime_s(), self._held.get(limits.device)
         self._held[limits.device] = _Held(
+            spoofed=before.spoofed if before and not before.damaged and before.limits.own and limits.own else 0,
             limits=limits,
             until_s=now + math.floor(limits.open_s or 0),
             bytes_left=_capacity(limits),
@@ -62,13 +65,19 @@ class MemoryFilters:
     def changed(self) -> dict[str, str]:
         return {device: "a rule is missing" for device, held in self._held.items() if held.damaged}
 
+    def spoofed(self) -> dict[str, int]:
+        """Tap → what its filter dropped because it was not the VM's own."""
+        return {device: held.spoofed for device, held in self._held.items() if held.limits.own is not None}
+
     def passes(self, interface: str, frame: bytes, *, from_tap: bool) -> bool:
         """Whether the frame may enter the bridge from this port, or leave it there."""
         held = self._held.get(interface)
         if held is None or held.damaged:
             return True
         limits = held.limits if held.limits.open_s is None else replace(held.limits, open_s=self._left_s(held))
-        if not limits.permits(facts_of(frame, from_tap=from_tap)):
+        facts = facts_of(frame, from_tap=from_tap)
+        held.spoofed += limits.is_spoofed(facts)
+        if not limits.permits(facts):
             return False
         return not from_tap or limits.rate_bytes_s is None or self._take(held, len(frame) - ETHERNET_HEADER)
 

@@ -5,12 +5,22 @@ Sources: nft_set_pktinfo_ipv4_validate and nft_set_pktinfo_ipv6_validate (includ
 """
 
 import struct
+from ipaddress import IPv4Address, IPv6Address
 
-from shamon_host.links.tap_filter import FrameFacts, FrameKind, PortProtocol
+from shamon_host.links.frame_facts import ArpFacts, FrameFacts, FrameKind, NeighbourFacts, PortProtocol
 
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
 _PROTOCOLS = {6: PortProtocol.TCP, 17: PortProtocol.UDP}
-_ICMPV6, _NEIGHBOURS = 58, {135: FrameKind.NEIGHBOUR_SOLICITATION, 136: FrameKind.NEIGHBOUR_ADVERTISEMENT}
+_TAGS = (0x8100, 0x88A8)
+_ICMPV6 = 58
+_MESSAGES = {
+    134: FrameKind.ROUTER_ADVERTISEMENT,
+    135: FrameKind.NEIGHBOUR_SOLICITATION,
+    136: FrameKind.NEIGHBOUR_ADVERTISEMENT,
+}
+_LINK_ADDRESS = {FrameKind.NEIGHBOUR_SOLICITATION: b"\1\1", FrameKind.NEIGHBOUR_ADVERTISEMENT: b"\2\1"}
+"""Type and length of its option (RFC 4861, section 4.6.1)."""
+_ARP_HEADER = bytes.fromhex("000108000604")
 _FRAGMENT, _AUTHENTICATION = 44, 51
 _EXTENSIONS = frozenset({0, 43, _FRAGMENT, _AUTHENTICATION, 60})
 
@@ -19,15 +29,17 @@ def facts_of(frame: bytes, *, from_tap: bool) -> FrameFacts:
     """`frame` starts with its Ethernet header, of 14 bytes at least."""
     source, destination = frame[6:12].hex(":"), frame[:6].hex(":")
     ethertype, body = int.from_bytes(frame[12:14]), frame[14:]
-    kind, protocol, ports = FrameKind.OTHER, None, (0, 0)
+    kind, protocol, ports, arp, neighbour = FrameKind.OTHER, None, (0, 0), None, None
     if ethertype == _ARP:
         kind = FrameKind.ARP_REQUEST if body[6:8] == b"\0\1" else FrameKind.ARP
+        arp = _arp(body)
     elif ethertype in (_IPV4, _IPV6):
         number, transport = (_ipv4 if ethertype == _IPV4 else _ipv6)(body)
         if number in _PROTOCOLS and len(transport) >= 4:
             kind, protocol, ports = FrameKind.PORTS, _PROTOCOLS[number], struct.unpack_from("!HH", transport)
         elif (number, ethertype) == (_ICMPV6, _IPV6) and transport:
-            kind = _NEIGHBOURS.get(transport[0], FrameKind.OTHER)
+            kind = _MESSAGES.get(transport[0], FrameKind.OTHER)
+            neighbour = _neighbour(kind, body, transport) if kind in _LINK_ADDRESS else None
     return FrameFacts(
         from_tap=from_tap,
         source=source,
@@ -36,7 +48,37 @@ def facts_of(frame: bytes, *, from_tap: bool) -> FrameFacts:
         protocol=protocol,
         source_port=ports[0],
         destination_port=ports[1],
+        tagged=ethertype in _TAGS,
+        ip_source=_ip_source(ethertype, body),
+        arp=arp,
+        neighbour=neighbour,
     )
+
+
+def _ip_source(ethertype: int, body: bytes) -> str:
+    """Where its header has it, whole or not."""
+    if ethertype == _IPV4 and len(body) >= 16:
+        return str(IPv4Address(body[12:16]))
+    return str(IPv6Address(body[8:24])) if ethertype == _IPV6 and len(body) >= 24 else ""
+
+
+def _arp(body: bytes) -> ArpFacts | None:
+    if len(body) < 28 or body[:6] != _ARP_HEADER:
+        return None
+    return ArpFacts(
+        sender_mac=body[8:14].hex(":"), sender=str(IPv4Address(body[14:18])), target=str(IPv4Address(body[24:28]))
+    )
+
+
+def _neighbour(kind: FrameKind, body: bytes, transport: bytes) -> NeighbourFacts:
+    """`body`: from the IPv6 header on; `transport`: from the message on, with what is behind the packet."""
+    length, link_address = int.from_bytes(body[4:6]), None
+    if body[6] == _ICMPV6 and length == 24:
+        link_address = ""
+    elif body[6] == _ICMPV6 and length == 32 and transport[24:26] == _LINK_ADDRESS[kind]:
+        link_address = transport[26:32].hex(":")
+    target = str(IPv6Address(transport[8:24])) if len(transport) >= 24 else ""
+    return NeighbourFacts(target=target, link_address=link_address)
 
 
 def _ipv4(body: bytes) -> tuple[int, bytes]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import PORT_BLOCK
 
+GUARD_COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in", "host_in", "host_out", "host_forward")
+
 
 class MemoryGuard:
     """The table with its set. Absent until it is installed; `damaged` when somebody took a rule out by hand."""
@@ -48,6 +50,11 @@ class MemoryGuard:
         now = self._boottime_s()
         self._gate = {address: until for address, until in self._gate.items() if until > now}
         return {address: until - now for address, until in self._gate.items()}
+
+    def passes_host(self, counter: str) -> bool:
+        """Whether a frame passes between a type's bridge and the host; what is dropped is counted."""
+        self.dropped[counter] += self.whole
+        return not self.whole
 
     def passes(self, hook: str, ports: tuple[int, int], peer: str, *, ipsec: bool) -> bool:
         """`hook` is "out" or "in". What is dropped is counted as `guard_HOOK` or `gate_HOOK`."""

@@ -53,6 +53,8 @@ class PacketPath:
         self.guard = MemoryGuard(clock.boottime_s)
         self.filters = MemoryFilters(clock.boottime_s)
         self.bridges: dict[str, MemoryBridge] = {}
+        self.forwards = False
+        """net.ipv4.ip_forward."""
         self.taps: dict[str, Callable[[bytes], None]] = {}
         """Tap → the VM behind it."""
         self.tunnels: dict[int, tuple[str, LinkSocket]] = {}
@@ -66,11 +68,15 @@ class PacketPath:
         self.traffic.received[ingress] += 1
         if bridge is None or not bridge.up or not self.filters.passes(ingress, frame, from_tap=True):
             return  # dropped before the bridge learns its sender
-        if not bridge.forward(frame, ingress) or self.guard.whole:
+        if not bridge.forward(frame, ingress) or not self.guard.passes_host("host_in"):
             return
-        answer = host_answer(bridge, self._addresses, frame)
-        if answer is not None:
+        if (answer := host_answer(bridge, self._addresses, frame)) is not None:
             bridge.reply(answer)
+        if self.forwards and frame[:6] == bridge.mac and frame[12:14] == b"\x08\x00":
+            # To the host by its address there; its routes lead to the other bridges that it has an address in.
+            for other in self.bridges.values():
+                if other is not bridge and not other.sealed:
+                    other.reply(b"\xff" * 6 + other.mac + frame[12:])
 
     def to_port(self, interface: str, frame: bytes) -> None:
         if interface in self.taps:

@@ -14,6 +14,7 @@ import pytest
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState, bridge_name
+from shamon_host.links.frame_facts import PortProtocol, PortRule
 from shamon_host.links.model import (
     PORT_BLOCK_FIRST,
     AddSa,
@@ -42,7 +43,7 @@ from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import missing_sas, plan
 from shamon_host.links.ports import ChangedEvent, ExpireEvent, KernelEvent, LinkKernel, Traffic
 from shamon_host.links.sa_limits import RekeyAfter, SaLimits
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
+from shamon_host.links.tap_filter import TapFilter, shut
 
 CATEGORY = 7
 LIFETIME_S = 60
@@ -65,7 +66,7 @@ FILTERS = (
     TapFilter(device=TAP, rate_bytes_s=3 << 20),
     TapFilter(device=TAP, open_s=0.0),
 )
-DROPS = ("guard_out", "guard_in", "gate_out", "gate_in")
+DROPS = ("guard_out", "guard_in", "gate_out", "gate_in", "host_in", "host_out", "host_forward")
 
 
 class Bench(Protocol):
@@ -90,6 +91,14 @@ class Bench(Protocol):
 
     def unseal(self, bridge: str) -> None:
         """Give the bridge an address by hand."""
+        ...
+
+    def set_hairpin(self, bridge: str, interface: str) -> None:
+        """Switch hairpin on at a port of the bridge, by hand."""
+        ...
+
+    def set_forwarding(self, value: str) -> None:
+        """Set net.ipv4.ip_forward by hand."""
         ...
 
     def damage_filter(self, device: str) -> None:
@@ -325,6 +334,34 @@ class LinkKernelContract:
         assert not bench.kernel.traffic()[tunnel.interface].up
         bench.kernel.apply([DeleteTunnel(local_port=tunnel.local_port), DeleteBridge(name=name)])
         assert not {name, tunnel.interface} & bench.kernel.traffic().keys()
+
+    def test_a_port_set_otherwise_is_told_and_set_right(self, bench: Bench) -> None:
+        name, tunnel = bridge_name(CATEGORY), link(bench).tunnel
+        attach = AttachPort(bridge=name, interface=tunnel.interface, isolated=True)
+        bench.kernel.apply([CreateBridge(name=name), CreateTunnel(tunnel=tunnel), attach])
+        assert bench.kernel.read().bridges[name].faulty == {}
+        events = bench.events_of(lambda: bench.set_hairpin(name, tunnel.interface))
+        assert any(isinstance(event, ChangedEvent) for event in events)
+        found = bench.kernel.read().bridges[name]
+        assert (found.ports, found.faulty) == ({tunnel.interface: True}, {tunnel.interface: "hairpin is 1"})
+        bench.kernel.apply([attach])
+        found = bench.kernel.read().bridges[name]
+        assert (found.ports, found.faulty) == ({tunnel.interface: True}, {})
+
+    def test_forwarding_switched_on_is_told(self, bench: Bench) -> None:
+        assert bench.kernel.read().sysctls["net.ipv4.ip_forward"] == "0"
+        try:
+            events = bench.events_of(lambda: bench.set_forwarding("1"))
+            assert any(isinstance(event, ChangedEvent) for event in events)
+            assert bench.kernel.read().sysctls["net.ipv4.ip_forward"] == "1"
+        finally:
+            bench.set_forwarding("0")
+
+    def test_an_unsealed_bridge_is_told(self, bench: Bench) -> None:
+        name = bridge_name(CATEGORY)
+        bench.kernel.apply([CreateBridge(name=name)])
+        events = bench.events_of(lambda: bench.unseal(name))
+        assert any(isinstance(event, ChangedEvent) for event in events)
 
     def test_a_port_moves_from_bridge_to_bridge(self, bench: Bench) -> None:
         first, second, tunnel = bridge_name(CATEGORY), bridge_name(CATEGORY + 1), link(bench).tunnel

@@ -14,9 +14,10 @@ from typing import Protocol
 import pytest
 
 from shamon_host.links.desired import bridge_name
+from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, PortRule
 from shamon_host.links.model import AttachPort, ClearTapFilter, CreateBridge, SetTapFilter
 from shamon_host.links.ports import LinkKernel
-from shamon_host.links.tap_filter import FrameFacts, FrameKind, PortProtocol, PortRule, TapFilter, shut
+from shamon_host.links.tap_filter import TapFilter, shut
 
 TAP, OTHER_TAP = "shvm98-0", "shvm99-0"
 """Of the VM with the filter, and of another one of its type without."""
@@ -27,6 +28,7 @@ BRIDGE = bridge_name(7)
 HTTPS = PortRule(protocol=PortProtocol.TCP, port=443)
 DNS = PortRule(protocol=PortProtocol.UDP, port=53)
 _TOKEN = struct.Struct("!Q")
+TOKEN_BYTES = _TOKEN.size
 _TOKENS = itertools.count(0x5348414D00000000)
 
 
@@ -78,13 +80,13 @@ def _transport(source: int, destination: int) -> bytes:
 
 def _ipv4(number: int, content: bytes, *, fragment: int = 0, missing: int = 0) -> bytes:
     """`fragment`: flags and offset. `missing`: bytes that the header promises and that do not come."""
-    total = 20 + len(content) + _TOKEN.size + missing
+    total = 20 + len(content) + TOKEN_BYTES + missing
     addresses = bytes([10, 9, 0, 1, 10, 9, 0, 2])
     return b"\x08\x00" + struct.pack("!BBHHHBBH", 0x45, 0, total, 1, fragment, 64, number, 0) + addresses + content
 
 
 def _ipv6(number: int, content: bytes) -> bytes:
-    header = struct.pack("!IHBB", 6 << 28, len(content) + _TOKEN.size, number, 255)
+    header = struct.pack("!IHBB", 6 << 28, len(content) + TOKEN_BYTES, number, 255)
     return b"\x86\xdd" + header + bytes.fromhex("fd" + "00" * 14 + "01" + "fd" + "00" * 14 + "02") + content
 
 
@@ -227,39 +229,39 @@ class TapFilterContract:
     def test_a_rate_bounds_what_the_vm_sends(self, joined: TapBench) -> None:
         """At once it may send 64 KiB and what the rate gives in a second; then as much as the rate gives."""
         joined.kernel.apply([SetTapFilter(filter=TapFilter(device=TAP, rate_bytes_s=1000))])
-        burst = [_frame(OWN, OTHER, b"\x88\xb5" + bytes(1392)) for _ in range(100)]
-        arrived = len(_arrived(joined, TAP, burst))
+        burst = [frame_of(OWN, OTHER, b"\x88\xb5" + bytes(1392)) for _ in range(100)]
+        arrived = len(arrived_of(joined, TAP, burst))
         # 47 by the bucket, and one for each 1.4 s that sending them takes.
         assert 47 <= arrived <= 55
         joined.pass_time(3.0)
-        assert 1 <= len(_arrived(joined, TAP, burst)) <= 10
-        burst = [_frame(OTHER, OWN, b"\x88\xb5" + bytes(1392)) for _ in range(100)]
-        assert len(_arrived(joined, OTHER_TAP, burst)) == 100
+        assert 1 <= len(arrived_of(joined, TAP, burst)) <= 10
+        burst = [frame_of(OTHER, OWN, b"\x88\xb5" + bytes(1392)) for _ in range(100)]
+        assert len(arrived_of(joined, OTHER_TAP, burst)) == 100
 
 
 def _exchanged(bench: TapBench) -> Iterator[tuple[Sample, str, str, bool]]:
     """Each sample each way, and whether it arrived."""
     for own in (True, False):
         sent = [
-            (sample, way, _frame(*way, sample.body)) for sample in SAMPLES for way in WAYS if (way[0] == OWN) is own
+            (sample, way, frame_of(*way, sample.body)) for sample in SAMPLES for way in WAYS if (way[0] == OWN) is own
         ]
-        arrived = _arrived(bench, TAP if own else OTHER_TAP, [frame for _, _, frame in sent])
+        arrived = arrived_of(bench, TAP if own else OTHER_TAP, [frame for _, _, frame in sent])
         for sample, way, frame in sent:
-            yield sample, *way, frame[-_TOKEN.size :] in arrived
+            yield sample, *way, frame[-TOKEN_BYTES:] in arrived
 
 
 def _passes(bench: TapBench, tap: str) -> bool:
     """An HTTPS segment from this tap's VM to the other's."""
     source, destination = (OWN, OTHER) if tap == TAP else (OTHER, OWN)
-    return bool(_arrived(bench, tap, [_frame(source, destination, _ipv4(6, _transport(40000, 443)))]))
+    return bool(arrived_of(bench, tap, [frame_of(source, destination, _ipv4(6, _transport(40000, 443)))]))
 
 
-def _frame(source: str, destination: str, body: bytes) -> bytes:
+def frame_of(source: str, destination: str, body: bytes) -> bytes:
     """With a token of its own at its end."""
     return bytes.fromhex((destination + source).replace(":", "")) + body + _TOKEN.pack(next(_TOKENS))
 
 
-def _arrived(bench: TapBench, tap: str, frames: Sequence[bytes]) -> set[bytes]:
+def arrived_of(bench: TapBench, tap: str, frames: Sequence[bytes]) -> set[bytes]:
     """Tokens of these frames that the other VM got."""
-    sent = {frame[-_TOKEN.size :] for frame in frames}
-    return sent & {frame[-_TOKEN.size :] for frame in bench.exchange(tap, frames)}
+    sent = {frame[-TOKEN_BYTES:] for frame in frames}
+    return sent & {frame[-TOKEN_BYTES:] for frame in bench.exchange(tap, frames)}

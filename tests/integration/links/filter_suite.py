@@ -15,11 +15,15 @@ import pytest
 from shamon_host.links.model import ClearTapFilter, DeleteBridge
 from shamon_host.links.ports import LinkKernel
 from shamon_host.testing.contracts.kernel_filters import BRIDGE, OTHER_TAP, TAP, TapBench, TapFilterContract
+from shamon_host.testing.contracts.kernel_stations import StationContract
 
 SETTLE_S = 0.5
 """How long a frame may be under way."""
 _ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
+_CARRIER_S = 5.0
+_FORWARDING = "3"
+"""BR_STATE_FORWARDING (include/uapi/linux/if_bridge.h)."""
 _BUFFER_BYTES = 8 << 20
 _FAR_ENDS = {TAP: "vm98", OTHER_TAP: "vm99"}
 
@@ -31,7 +35,7 @@ class LinuxTapBench:
         from shamon_host.links.linux_kernel import LinuxLinkKernel
 
         self.kernel: LinkKernel = LinuxLinkKernel()
-        self.sockets = {tap: _vm(tap, far) for tap, far in _FAR_ENDS.items()}
+        self.sockets = {tap: make_vm(tap, far) for tap, far in _FAR_ENDS.items()}
 
     def close(self) -> None:
         for opened in self.sockets.values():
@@ -47,11 +51,14 @@ class LinuxTapBench:
         time.sleep(seconds)
 
     def exchange(self, tap: str, frames: Sequence[bytes]) -> Sequence[bytes]:
+        for devices in _FAR_ENDS.items():
+            for device in devices:
+                await_carrier(device)
         receiver = self.sockets[OTHER_TAP if tap == TAP else TAP]
-        list(_received(receiver, until=0.0))
+        list(received(receiver, seconds=0.0))
         for frame in frames:
             self.sockets[tap].send(frame)
-        return list(_received(receiver, until=time.monotonic() + SETTLE_S))
+        return list(received(receiver, seconds=SETTLE_S))
 
 
 class TestLinuxFilters(TapFilterContract):
@@ -62,7 +69,15 @@ class TestLinuxFilters(TapFilterContract):
         bench.close()
 
 
-def _vm(tap: str, far: str) -> socket.socket:
+class TestLinuxStations(StationContract):
+    @pytest.fixture
+    def bench(self) -> Iterator[TapBench]:
+        bench = LinuxTapBench()
+        yield bench
+        bench.close()
+
+
+def make_vm(tap: str, far: str) -> socket.socket:
     """Make the pair, without a word of its own, and listen at the far end."""
     _ip("link", "add", tap, "type", "veth", "peer", "name", far)
     for device in (tap, far):
@@ -75,8 +90,20 @@ def _vm(tap: str, far: str) -> socket.socket:
     return opened
 
 
-def _received(receiver: socket.socket, *, until: float) -> Iterator[bytes]:
-    """What comes in; with an `until` that is over, what is there."""
+def await_carrier(device: str) -> None:
+    """The kernel may take a moment to see that a device has a carrier; until then nothing passes."""
+    state = Path(f"/sys/class/net/{device}/operstate")
+    port = Path(f"/sys/class/net/{device}/brport/state")
+    end = time.monotonic() + _CARRIER_S
+    while time.monotonic() < end:
+        if state.read_text().strip() == "up" and (not port.exists() or port.read_text().strip() == _FORWARDING):
+            return
+        time.sleep(0.02)
+
+
+def received(receiver: socket.socket, *, seconds: float) -> Iterator[bytes]:
+    """What comes in within these seconds; in none, what is there."""
+    until = time.monotonic() + seconds
     while True:
         left = until - time.monotonic()
         receiver.settimeout(max(left, 0.0))

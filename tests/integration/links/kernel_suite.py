@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,16 @@ class LinuxBench:
         with IPRoute() as route:
             (index,) = route.link_lookup(ifname=bridge)
             route.addr("add", index=index, address="198.51.100.9", prefixlen=24)
+
+    def set_hairpin(self, bridge: str, interface: str) -> None:
+        from pyroute2 import IPRoute
+
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname=interface)
+            route.brport("set", index=index, mode=1)
+
+    def set_forwarding(self, value: str) -> None:
+        Path("/proc/sys/net/ipv4/ip_forward").write_text(value)
 
     def damage_filter(self, device: str) -> None:
         subprocess.run(["nft", "flush", "chain", "bridge", f"shamon-{device}", "to"], check=True, timeout=60)

@@ -4,7 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.tap_filters import tap_filters
 from shamon_host.domain.results import ClaimName
+from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.kernel import MemoryKernel
 from tests.unit.daemon.daemon_world import Change, DaemonWorld, daemon, play, state
 
@@ -81,7 +84,14 @@ def test_a_peer_whose_taps_have_no_limits_is_refused(monkeypatch: pytest.MonkeyP
     async def test(world: DaemonWorld) -> None:
         await started(world)
         beta = daemon(world.beta).host
-        monkeypatch.setattr(type(beta), "reconcile_links", lambda host: host.links.reconcile(host.vms.taps(), {}))
+
+        def without_limits(host: CoalitionHost) -> None:
+            filters = tap_filters(host.policy, host.vms.devices(), 0.0)
+            host.links.reconcile(
+                host.vms.taps(), {tap: TapFilter(device=tap, own=limits.own) for tap, limits in filters.items()}
+            )
+
+        monkeypatch.setattr(type(beta), "reconcile_links", without_limits)
         world.beta.kernel.flush_sas()
         beta.reconcile_links()
         reason = await world.suspended("alpha", "beta")
@@ -91,11 +101,36 @@ def test_a_peer_whose_taps_have_no_limits_is_refused(monkeypatch: pytest.MonkeyP
     play(test, overlay('peers = ["db"]'))
 
 
+def test_a_peer_whose_tap_is_in_another_type_s_bridge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own links look right one by one: who belongs where, the policy says."""
+
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        beta = daemon(world.beta).host
+
+        def misplaced(host: CoalitionHost) -> None:
+            taps = host.vms.taps()
+            (other,) = host.policy.hosts[host.name].types - set(taps.values())
+            host.links.reconcile(dict.fromkeys(taps, other), tap_filters(host.policy, host.vms.devices(), 0.0))
+
+        monkeypatch.setattr(type(beta), "reconcile_links", misplaced)
+        world.beta.kernel.flush_sas()
+        beta.reconcile_links()
+        reason = await world.suspended("alpha", "beta")
+        assert ClaimName.NETWORK_STATE in reason
+        assert "no interface for" in reason
+
+    play(test)
+
+
 def test_filters_are_there_before_a_vm_is() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("beta")
         kernel: MemoryKernel = world.beta.kernel
         assert "db" not in {report.name for report in world.beta.hypervisor.domains()}
-        assert {limits.peers is not None for limits in kernel.read().filters.values()} == {True}
+        filters = kernel.read().filters
+        assert set(filters) == {tap for taps in daemon(world.beta).host.vms.devices().values() for tap in taps}
+        assert all(limits.own is not None for limits in filters.values())
+        assert any(limits.peers is not None for limits in filters.values())
 
     play(test, overlay('peers = ["web"]'))

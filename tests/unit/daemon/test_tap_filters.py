@@ -15,22 +15,15 @@ from shamon_host.domain.overlay import Overlay, parse_port
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.time_windows import parse_window
 from shamon_host.hypervisor.vms import interface_mac
-from shamon_host.links.tap_filter import (
-    MAX_PEERS,
-    MAX_PORTS,
-    MAX_RATE_BYTES_S,
-    FrameFacts,
-    FrameKind,
-    PortProtocol,
-    PortRule,
-    TapFilter,
-)
+from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, PortRule
+from shamon_host.links.station import Station
+from shamon_host.links.tap_filter import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S, TapFilter
 from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, errors, parse
 
 FINANCE = parse(FINANCE_TEXT)
-READER, DESK, REVIEWER, ARCHIVER = map(VmName, ("reader", "desk", "reviewer", "archiver"))
+READER, DESK, REVIEWER, ARCHIVER, CLERK = map(VmName, ("reader", "desk", "reviewer", "archiver", "clerk"))
 MONDAY_S = 1_767_571_200.0
 """2026-01-05T00:00:00Z, a Monday."""
 NOON_S, HOUR_S = MONDAY_S + 12 * 3600, 3600.0
@@ -85,7 +78,7 @@ def test_overlays_only_take_away(policy: Policy, into_the_week_s: float, seed: i
     all_of_them, subset, none = (
         tap_filters(limited_to(policy, names), taps(policy), wall_s) for names in (policy.overlays, some, ())
     )
-    assert none.keys() <= subset.keys() <= all_of_them.keys()
+    assert none.keys() == subset.keys() == all_of_them.keys()
     for device in all_of_them:
         for _ in range(20):
             frame = random_frame(random, policy)
@@ -110,22 +103,25 @@ def test_directions_are_those_of_the_label(policy: Policy) -> None:
     for vm, devices in taps(policy).items():
         label = policy.label_of(vm)
         for device, name in zip(devices, policy.interfaces_of(vm), strict=True):
-            if name in label.reads & label.writes:
-                assert device not in found
-            else:
-                assert found[device] == TapFilter(
-                    device=device, sends=name in label.writes, receives=name in label.reads
-                )
+            assert replace(found[device], own=None) == TapFilter(
+                device=device, sends=name in label.writes, receives=name in label.reads
+            )
 
 
-def test_no_limit_no_filter() -> None:
-    """An overlay that limits nothing gives a filter that lets everything pass; without overlays there is none."""
+def own(vm: VmName, index: int, *addresses: str) -> Station:
+    """Of one of FINANCE's VMs."""
+    return Station(mac=mac(vm, index), addresses=frozenset(addresses) if addresses else None)
+
+
+def test_every_tap_is_held_to_what_is_its_vm_s_own() -> None:
+    """Whatever limits it else, or does not: an overlay that limits nothing is no further limit."""
     found = tap_filters(FINANCE, taps(FINANCE), NOON_S)
     mail, ledger = taps(FINANCE)[DESK]
-    assert found[mail] == TapFilter(device=mail, receives=True, sends=False)
-    assert found[ledger] == TapFilter(device=ledger)
-    assert not set(found).intersection(taps(FINANCE)[VmName("clerk")])
-    assert set(tap_filters(limited_to(FINANCE, ()), taps(FINANCE), NOON_S)) == {mail, taps(FINANCE)[REVIEWER][1]}
+    assert found[mail] == TapFilter(device=mail, own=own(DESK, 0), receives=True, sends=False)
+    assert found[ledger] == TapFilter(device=ledger, own=own(DESK, 1))
+    (books,) = taps(FINANCE)[CLERK]
+    assert found[books] == TapFilter(device=books, own=own(CLERK, 0, "10.1.0.5", "fd00::5"))
+    assert set(found) == {device for devices in taps(FINANCE).values() for device in devices}
 
 
 def test_an_overlay_as_the_filter_of_a_tap() -> None:
@@ -133,6 +129,7 @@ def test_an_overlay_as_the_filter_of_a_tap() -> None:
     assert FINANCE.interfaces_of(REVIEWER)[0] == TypeName("audit/report")
     assert tap_filters(FINANCE, taps(FINANCE), NOON_S)[device] == TapFilter(
         device=device,
+        own=own(READER, 0),
         peers=frozenset({mac(REVIEWER, 0)}),
         ports=(PortRule(protocol=PortProtocol.TCP, port=443), PortRule(protocol=PortProtocol.UDP, port=53)),
         rate_bytes_s=1_250_000,
@@ -174,6 +171,7 @@ def test_several_overlays_leave_what_all_leave() -> None:
     (device,) = taps(policy)[READER]
     assert tap_filters(policy, taps(policy), NOON_S)[device] == TapFilter(
         device=device,
+        own=own(READER, 0),
         peers=frozenset({mac(REVIEWER, 0)}),
         ports=(PortRule(protocol=PortProtocol.TCP, port=443),),
         rate_bytes_s=4000,

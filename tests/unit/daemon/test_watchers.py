@@ -45,6 +45,20 @@ def test_what_needs_a_handshake_is_back_after_one(flush: str) -> None:
     play(test)
 
 
+def test_forwarding_switched_on_by_hand_is_told_and_shown_to_peers_at_once() -> None:
+    """Nobody repairs it: it is the operator's. The peers see it long before the next period."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.alpha.kernel.set_sysctl("net.ipv4.ip_forward", "1")
+        reason = await world.suspended("beta", "alpha", within_s=5)
+        assert "net.ipv4.ip_forward" in reason
+        (told,) = records(world.alpha, "links.state-changed", "alpha")
+        assert "a sysctl is wrong (net.ipv4.ip_forward)" in told["wrong"]
+
+    play(test)
+
+
 def test_a_vm_under_another_label_is_destroyed() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha")

@@ -278,13 +278,19 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
         fitting = [label for label in policy.vm_labels.values() if label.types <= hosts[host].types]
         label = choose.one([*fitting, *fitting, *fitting, UNLABELLED])
         usable = [each.name for each in policy.resource_labels.values() if each.types & label.types]
+        interfaces = choose.some(sorted(label.types, reverse=choose.yes())) if choose.yes() else None
+        addressed = choose.some(sorted(label.types) if interfaces is None else interfaces)
         vms[vm] = VmEntry(
             name=vm,
             label=label.name,
             image=choose.one(sorted(policy.images)),
             host=host,
             resources=tuple(sorted(choose.some(usable))),
-            interfaces=tuple(choose.some(sorted(label.types, reverse=choose.yes()))) if choose.yes() else None,
+            interfaces=None if interfaces is None else tuple(interfaces),
+            addresses={
+                name: frozenset(choose.few([f"10.0.{number}.1", f"10.0.{number}.2", f"fd00::{number + 1}"]))
+                for name in addressed
+            },
         )
     return replace(policy, hosts=hosts, vms=vms)
 

@@ -140,6 +140,7 @@ def test_hosts_and_vms() -> None:
         resources=("ledger-disk",),
         interfaces=(MAIL, LEDGER),
     )
+    assert POLICY.vms[VmName("clerk")].addresses == {BOOKS: frozenset({"10.1.0.5", "fd00::5"})}
     assert POLICY.images == {"app": PinnedImage(name="app", sha256=FILE["images"]["app"]["sha256"])}
     assert POLICY.label_of(VmName("tools")) is UNLABELLED
     assert POLICY.vms_of(BETA) == ("clerk", "reader")

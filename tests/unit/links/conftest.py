@@ -1,7 +1,7 @@
 """Two or three hosts in memory: a kernel, a link manager and a store each, on one wire, with a clock set by hand."""
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.station import Station
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
@@ -143,6 +144,12 @@ def join(a: Host, b: Host, types: Collection[TypeName] = (RED,), *, lease_s: int
 def frame(text: str, *, source: int = 1, destination: bytes = b"\xff" * 6) -> bytes:
     """An Ethernet frame with something to recognise in it."""
     return destination + bytes([2, 0, 0, 0, 0, source]) + b"\x88\xb5" + text.encode().ljust(46)
+
+
+def pinned(taps: Iterable[str]) -> dict[str, TapFilter]:
+    """Each tap held to the address from which `frame` is, and to nothing else."""
+    own = Station(mac="02:00:00:00:00:01")
+    return {tap: TapFilter(device=tap, own=own) for tap in taps}
 
 
 def carries(a: Host, tap_a: str, b: Host, tap_b: str) -> bool:

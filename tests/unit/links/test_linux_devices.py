@@ -9,6 +9,7 @@ import pytest
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links import linux_devices, linux_labelled_socket
+from shamon_host.links.linux_bridge_settings import PORT_SETTINGS, right_settings
 from shamon_host.links.linux_devices import IFINFO, Device, device_of, read_sysctls, write_sysctl
 from shamon_host.links.linux_labelled_socket import is_socket_of, open_link_socket, read_label
 from shamon_host.links.linux_netlink import NetlinkError, pack_number, pack_text
@@ -30,22 +31,42 @@ TUNNEL = Tunnel(
 def test_a_port_of_a_bridge() -> None:
     slave = pack_text(4, "bridge") + pack_attribute(5, pack_number(33, 1, 1))
     body = IFINFO.pack(0, 0, 9, 1, 0) + pack_text(3, "shl21") + pack_number(10, 4, 4) + pack_attribute(18, slave)
-    assert device_of(body) == Device(
-        index=9, name="shl21", kind="", up=True, master=4, isolated=True, stp=False, mcast_snooping=False
-    )
+    assert device_of(body) == Device(index=9, name="shl21", kind="", up=True, master=4, isolated=True)
 
 
 def test_a_bridge() -> None:
     data = pack_number(5, 1, 4) + pack_number(23, 1, 1)
     info = pack_text(1, "bridge") + pack_attribute(2, data)
     found = device_of(IFINFO.pack(0, 0, 4, 0, 0) + pack_text(3, "shbr7") + pack_attribute(18, info))
-    assert (found.kind, found.up, found.isolated, found.stp, found.mcast_snooping) == (
-        "bridge",
-        False,
-        None,
-        True,
-        True,
+    assert (found.kind, found.up, found.isolated) == ("bridge", False, None)
+    assert found.faults == ("spanning tree is 1", "multicast snooping is 1")
+
+
+def test_what_is_set_otherwise_in_a_port_is_named() -> None:
+    right = b"".join(
+        pack_number(each.kind, each.right, each.size) for each in PORT_SETTINGS if each.name != "backup port"
     )
+    for setting in PORT_SETTINGS:
+        wrong = pack_number(setting.kind, setting.right ^ 1, setting.size)
+        for told, faults in ((right, ()), (right + wrong, (f"{setting.name} is {setting.right ^ 1}",))):
+            slave = pack_text(4, "bridge") + pack_attribute(5, told)
+            body = (
+                IFINFO.pack(0, 0, 9, 1, 0) + pack_text(3, "shl21") + pack_number(10, 4, 4) + pack_attribute(18, slave)
+            )
+            assert device_of(body).faults == faults
+
+
+def test_what_puts_right_what_is_wrong_is_that_alone() -> None:
+    assert right_settings(PORT_SETTINGS, ("hairpin is 1", "learning is 0", "MTU is 1400")) == (
+        pack_number(4, 0, 1) + pack_number(8, 1, 1)
+    )
+
+
+def test_the_mtu_of_a_port_counts_and_of_no_other_device() -> None:
+    slave = pack_text(4, "bridge") + pack_attribute(5, b"")
+    device = IFINFO.pack(0, 0, 9, 1, 0) + pack_text(3, "shl21") + pack_number(4, 1412, 4)
+    assert device_of(device + pack_attribute(18, slave)).faults == ("MTU is 1412",)
+    assert device_of(device).faults == ()
 
 
 @pytest.mark.parametrize("body", [b"", bytes(15), IFINFO.pack(0, 0, 1, 0, 0) + b"\xff\x00\x03\x00"])

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BackendFailed, BadInput
-from shamon_host.links.linux_filter_rules import filter_ruleset, filters_of
+from shamon_host.links.frame_facts import PortProtocol, PortRule
+from shamon_host.links.linux_filter_rules import filter_ruleset, filters_of, spoofed_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_nft import DROP, Nft, Object, expected_ruleset, gates_of, is_expected, table_of
-from shamon_host.links.tap_filter import PortProtocol, PortRule, TapFilter, shut
+from shamon_host.links.station import Station
+from shamon_host.links.tap_filter import TapFilter, shut
 from tests.unit.links.test_tap_filter import FILTERS
 
 CAPTURED: list[Object] = json.loads((Path(__file__).parent / "data" / "nft-filter.json").read_text())["nftables"]
 """`nft --json list ruleset` of nft 1.0.6 (Debian 12), the filter below having been set."""
+OF_STATION: list[Object] = json.loads((Path(__file__).parent / "data" / "nft-station.json").read_text())["nftables"]
+"""The same, a filter with this station and nothing else having been set."""
+STATION = Station(mac="52:54:00:12:34:56", addresses=frozenset({"10.1.0.5", "10.1.0.6", "fd00::5", "fd00::a:6"}))
 LIMITS = TapFilter(
     device="shvm0-0",
     receives=False,
@@ -44,6 +50,11 @@ def _listed(limits: TapFilter) -> list[Object]:
 
 def test_what_nft_lists_is_the_filter_that_was_set() -> None:
     assert filters_of(CAPTURED) == ({"shvm0-0": LIMITS}, {})
+
+
+def test_what_nft_lists_is_the_station_that_was_set() -> None:
+    assert filters_of(OF_STATION) == ({"shvm0-0": TapFilter(device="shvm0-0", own=STATION)}, {})
+    assert spoofed_of([*CAPTURED, *OF_STATION]) == {"shvm0-0": 0}
 
 
 @given(FILTERS)
@@ -162,6 +173,55 @@ def test_no_rule_can_go_or_come_unseen(data: st.DataObject) -> None:
     assert found is None or (found != LIMITS and len(filter_ruleset(found)) == len(listed))
 
 
+STATION_CHANGES: dict[str, Callable[[list[Object]], object]] = {
+    **{
+        f"a rule less in {chain}": partial(_remove, kind="rule", chain=chain)
+        for chain in ("from", "own", "sender", "solicits", "advertises", "targets")
+    },
+    "another MAC address": lambda listed: _rules(listed, "own")[0]["expr"][0]["match"].update(right=OTHER_MAC),
+    "another sender of ARP": lambda listed: _rules(listed, "sender")[0]["expr"][4]["match"].update(right=OTHER_MAC),
+    "a group as MAC address": lambda listed: _rules(listed, "own")[0]["expr"][0]["match"].update(right=GROUP_MAC),
+    "no counter": lambda listed: _remove(listed, "counter", name="spoofed"),
+    "a counter more": lambda listed: listed.append(
+        {"counter": {"family": "bridge", "table": "shamon-shvm0-0", "name": "more", "packets": 0, "bytes": 0}}
+    ),
+    "counted and let pass": lambda listed: _rules(listed, "own")[-1].update(expr=[{"counter": "spoofed"}]),
+    "a set less": lambda listed: _remove(listed, "set", name="own4"),
+    "no sets": lambda listed: listed.__setitem__(slice(None), [item for item in listed if "set" not in item]),
+    "one address more over IPv6": lambda listed: _set(listed, "own6")["elem"].append("fd00::7"),
+    "its link-local address less": lambda listed: _set(listed, "own6")["elem"].remove("fe80::5054:ff:fe12:3456"),
+    "all addresses": lambda listed: _set(listed, "own4").update(elem=[{"prefix": {"addr": "0.0.0.0", "len": 0}}]),
+    "no MAC address": lambda listed: _rules(listed, "own")[0].update(expr=[]),
+}  # fmt: skip
+GROUP_MAC = "ff:ff:ff:ff:ff:ff"
+OTHER_MAC = "52:54:00:12:34:57"
+
+
+@pytest.mark.parametrize("name", STATION_CHANGES)
+def test_what_is_not_exactly_a_station_s_filter_is_changed(name: str) -> None:
+    listed = copy.deepcopy(OF_STATION)
+    STATION_CHANGES[name](listed)
+    filters, changed = filters_of(listed)
+    assert (filters, set(changed)) == ({}, {"shvm0-0"})
+
+
+def test_an_address_more_over_ipv4_is_another_station() -> None:
+    """There the set is all that knows."""
+    listed = copy.deepcopy(OF_STATION)
+    _set(listed, "own4")["elem"].append("10.1.0.7")
+    own = replace(STATION, addresses=(STATION.addresses or frozenset()) | {"10.1.0.7"})
+    assert filters_of(listed) == ({"shvm0-0": TapFilter(device="shvm0-0", own=own)}, {})
+
+
+@given(st.data())
+def test_no_rule_about_the_station_can_go_or_come_unseen(data: st.DataObject) -> None:
+    listed = copy.deepcopy(OF_STATION)
+    item = data.draw(st.sampled_from(listed))
+    (listed.remove if data.draw(st.booleans()) else listed.append)(item)
+    found = filters_of(listed)[0].get("shvm0-0")
+    assert found is None or (found.own != STATION and len(filter_ruleset(found)) == len(listed))
+
+
 @dataclass(kw_only=True)
 class TableNft(Nft):
     """nft in memory, as far as filters use it."""
@@ -183,7 +243,7 @@ class TableNft(Nft):
             elif kind == "table":
                 self.listed = [item for item in self.listed if table_of(item) != value["name"]]
             else:
-                assert kind in ("chain", "set")
+                assert kind in ("chain", "set", "counter")
                 (gone,) = [item for item in self.listed if kind in item and value.items() <= item[kind].items()]
                 assert not [item for item in self.listed if item.get("rule", {}).get("chain") == value["name"]]
                 self.listed.remove(gone)

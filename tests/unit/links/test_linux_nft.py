@@ -81,8 +81,14 @@ def test_gates() -> None:
 
 
 def test_counters() -> None:
-    assert counters_of(_listed()) == {"guard_out": 1, "guard_in": 2, "gate_out": 3, "gate_in": 4}
-    assert counters_of([]) == {"guard_out": 0, "guard_in": 0, "gate_out": 0, "gate_in": 0}
+    """Those of the host are in two tables, of which each sees a part."""
+    found = counters_of(_listed())
+    in_bridge = [item["counter"] for item in _listed() if item.get("counter", {}).get("family") == "bridge"]
+    assert [found[name] for name in ("guard_out", "guard_in", "gate_out", "gate_in")] == [1, 2, 3, 4]
+    assert found["host_in"] == 5 + in_bridge[0]["packets"]
+    assert found["host_out"] == 6 + in_bridge[1]["packets"]
+    assert found["host_forward"] == 7
+    assert counters_of([]) == dict.fromkeys(found, 0)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 0.0009, math.inf, math.nan])

@@ -14,7 +14,7 @@ from shamon_host.links.rekeying import SWITCH_S
 from shamon_host.testing.kernel_sad import seal
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.wire import MemoryWire, udp_packet
-from tests.unit.links.conftest import BLUE, LEASE_S, RED, Host, agree, carries, frame, join
+from tests.unit.links.conftest import BLUE, LEASE_S, RED, Host, agree, carries, frame, join, pinned
 
 
 @pytest.fixture
@@ -443,6 +443,7 @@ def test_no_key_reaches_the_audit_log_or_the_store(joined: tuple[Host, Host]) ->
 
 def test_the_network_state_passes_and_names_what_is_wrong(joined: tuple[Host, Host]) -> None:
     alpha, _ = joined
+    alpha.links.reconcile(alpha.taps, pinned(alpha.taps))
     assert check_network_state(alpha.links.network_state()).status is ClaimStatus.PASS
     alpha.kernel.flush_policies()
     alpha.kernel.damage_guard()

@@ -1,6 +1,7 @@
 """Filters of taps over the life of a host: before the first frame, kept up, over kills and by whatever is wrong."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +9,10 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.results import ClaimStatus
 from shamon_host.links.model import Operation, SetTapFilter
 from shamon_host.links.network_state import check_network_state
+from shamon_host.links.ports import KernelEvent
+from shamon_host.links.station import Station
 from shamon_host.links.tap_filter import TapFilter, shut
-from tests.unit.links.conftest import BLUE, RED, Host, carries, join
+from tests.unit.links.conftest import BLUE, RED, Host, carries, join, pinned
 
 TAP, OTHER = "shvm0-0", "shvm1-0"
 MUTE, DEAF = TapFilter(device=TAP, sends=False), TapFilter(device=TAP, receives=False)
@@ -95,22 +98,23 @@ def test_a_window_closes_on_time_and_is_not_opened_again(host: Host) -> None:
 
 
 def test_a_changed_filter_is_repaired_and_told(host: Host) -> None:
-    host.links.reconcile(host.taps, {TAP: MUTE})
+    wanted = pinned(host.taps) | {TAP: replace(pinned([TAP])[TAP], sends=False)}
+    host.links.reconcile(host.taps, wanted)
     host.kernel.damage_filter(TAP)
     assert carries(host, TAP, host, OTHER)
     assert check_network_state(host.links.network_state()).status is ClaimStatus.PASS
     assert not carries(host, TAP, host, OTHER)
-    assert host.kernel.read().filters == {TAP: MUTE}
+    assert host.kernel.read().filters == wanted
     told = [detail["changed"] for kind, _, detail in host.audited if kind == "link.apply" and "changed" in detail]
     assert told == [[f"filter of tap {TAP}: a rule is missing"]]
 
 
 def test_a_changed_filter_nobody_wants_goes_with_the_next_look(host: Host) -> None:
-    host.links.reconcile(host.taps, {TAP: MUTE})
+    host.links.reconcile(host.taps, {**pinned(host.taps), "shvm9-0": shut("shvm9-0")})
     host.restart()
-    host.kernel.damage_filter(TAP)
+    host.kernel.damage_filter("shvm9-0")
     assert check_network_state(host.links.network_state()).status is ClaimStatus.FAIL, "nobody knows what is right"
-    host.links.reconcile(host.taps, {})
+    host.links.reconcile(host.taps, pinned(host.taps))
     assert host.kernel.read().changed_filters == {}
     assert check_network_state(host.links.network_state()).status is ClaimStatus.PASS
 
@@ -162,3 +166,34 @@ def test_a_quarantined_tap_keeps_its_filter(host: Host) -> None:
     host.links.reconcile(host.taps, {TAP: MUTE})
     host.links.detach_port(TAP)
     assert host.kernel.read().filters == {TAP: MUTE}
+
+
+def test_a_tap_that_may_be_anybody_is_told(host: Host) -> None:
+    """A VM of the type's that nobody filters could take any other's place: peers do not believe such a host."""
+    host.links.reconcile(host.taps, pinned([TAP]))
+    claim = check_network_state(host.links.network_state())
+    assert (claim.status, claim.where) == (ClaimStatus.FAIL, OTHER)
+    host.links.reconcile(host.taps, pinned([TAP, OTHER]))
+    assert check_network_state(host.links.network_state()).status is ClaimStatus.PASS
+
+
+def test_a_vm_cannot_take_the_address_of_another(host: Host) -> None:
+    own = {TAP: Station(mac="02:00:00:00:00:01", addresses=frozenset({"10.1.0.5"}))}
+    host.links.reconcile(host.taps, {TAP: TapFilter(device=TAP, own=own[TAP])} | pinned([OTHER]))
+    for sender, passes in ((5, True), (6, False)):
+        answer = bytes.fromhex("0001080006040002020000000001") + bytes([10, 1, 0, sender]) + bytes(10)
+        host.received[OTHER].clear()
+        host.kernel.send_from_tap(TAP, b"\xff" * 6 + bytes([2, 0, 0, 0, 0, 1]) + b"\x08\x06" + answer)
+        assert bool(host.received[OTHER]) is passes
+    assert host.kernel.counters()[f"spoofed {TAP}"] == 1
+
+
+def test_a_filter_removed_by_hand_comes_back_and_peers_would_know(host: Host) -> None:
+    host.links.reconcile(host.taps, pinned(host.taps))
+    events: list[KernelEvent] = []
+    host.kernel.subscribe(events.append)
+    host.kernel.flush_nft()
+    assert events
+    host.links.reconcile(host.taps)
+    assert host.kernel.read().filters == pinned(host.taps)
+    assert check_network_state(host.links.network_state()).status is ClaimStatus.PASS

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shamon_host.links.frame_facts import FrameKind
 from shamon_host.links.model import AttachPort, CreateBridge, SetTapFilter
 from shamon_host.links.ports import LinkKernel
-from shamon_host.links.tap_filter import FrameKind, TapFilter, shut
+from shamon_host.links.tap_filter import TapFilter, shut
 from shamon_host.testing.contracts.kernel_filters import (
     BRIDGE,
     OTHER_TAP,
@@ -18,6 +19,7 @@ from shamon_host.testing.contracts.kernel_filters import (
     TapBench,
     TapFilterContract,
 )
+from shamon_host.testing.contracts.kernel_stations import SENT, Sent, StationContract
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_frames import facts_of
 from shamon_host.testing.wire import MemoryWire
@@ -50,6 +52,18 @@ class TestMemoryFilters(TapFilterContract):
     @pytest.fixture
     def bench(self) -> TapBench:
         return MemoryTapBench()
+
+
+class TestMemoryStations(StationContract):
+    @pytest.fixture
+    def bench(self) -> TapBench:
+        return MemoryTapBench()
+
+
+@pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent.name)
+def test_a_frame_is_read_as_what_it_is(sent: Sent) -> None:
+    frame = bytes.fromhex((sent.destination + sent.source).replace(":", "")) + sent.body + bytes(8)
+    assert facts_of(frame, from_tap=True) == sent.as_facts()
 
 
 @given(st.binary(min_size=14, max_size=120))

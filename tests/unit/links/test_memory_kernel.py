@@ -29,8 +29,10 @@ from tests.unit.links.conftest import LEASE_S, RED, Host, ManualClock, frame, jo
 class MemoryBench:
     """A kernel in memory with a clock set by hand."""
 
-    def __init__(self, selinux: SelinuxMode = SelinuxMode.ENFORCING) -> None:
-        self.own, self.peer = "192.0.2.1", "192.0.2.2"
+    def __init__(
+        self, selinux: SelinuxMode = SelinuxMode.ENFORCING, own: str = "192.0.2.1", peer: str = "192.0.2.2"
+    ) -> None:
+        self.own, self.peer = own, peer
         self.clock = ManualClock()
         self.memory = MemoryKernel([self.own], MemoryWire(), self.clock, selinux=selinux)
         self.kernel: LinkKernel = self.memory
@@ -47,6 +49,12 @@ class MemoryBench:
 
     def unseal(self, bridge: str) -> None:
         self.memory.unseal(bridge)
+
+    def set_hairpin(self, bridge: str, interface: str) -> None:
+        self.memory.set_hairpin(bridge, interface)
+
+    def set_forwarding(self, value: str) -> None:
+        self.memory.set_sysctl("net.ipv4.ip_forward", value)
 
     def damage_filter(self, device: str) -> None:
         self.memory.damage_filter(device)
@@ -72,6 +80,14 @@ class TestMemoryKernelInBatches(KernelBatchContract):
     @pytest.fixture
     def bench(self) -> Bench:
         return MemoryBench()
+
+
+class TestMemoryKernelOverIpv6(LinkKernelContract):
+    """The underlay's family makes no difference."""
+
+    @pytest.fixture
+    def bench(self) -> Bench:
+        return MemoryBench(own="2001:db8::1", peer="2001:db8::2")
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])

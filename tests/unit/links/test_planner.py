@@ -12,6 +12,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink, DesiredState, bridge_name
 from shamon_host.links.filter_plan import WINDOW_TOLERANCE_S
+from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, PortRule
 from shamon_host.links.model import (
     PORT_BLOCK_FIRST,
     AddSa,
@@ -34,7 +35,7 @@ from shamon_host.links.model import (
     SetTapFilter,
 )
 from shamon_host.links.planner import describe, plan, teardown
-from shamon_host.links.tap_filter import FrameFacts, FrameKind, PortProtocol, PortRule, TapFilter, shut
+from shamon_host.links.tap_filter import TapFilter, shut
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.wire import MemoryWire
 from tests.examples import examples

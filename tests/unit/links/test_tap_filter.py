@@ -8,18 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.links.tap_filter import (
-    MAX_PEERS,
-    MAX_PORTS,
-    MAX_RATE_BYTES_S,
-    MAX_WINDOW_S,
-    FrameFacts,
-    FrameKind,
-    PortProtocol,
-    PortRule,
-    TapFilter,
-    shut,
-)
+from shamon_host.links.frame_facts import ArpFacts, FrameFacts, FrameKind, NeighbourFacts, PortProtocol, PortRule
+from shamon_host.links.station import Station
+from shamon_host.links.tap_filter import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S, MAX_WINDOW_S, TapFilter, shut
 from shamon_host.links.told_filters import ToldFilters
 
 TAP = "shvm0-0"
@@ -32,9 +23,16 @@ def _maybe(values: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
     return st.none() | values
 
 
+ADDRESSES = ("10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", Station(mac=STATIONS[0]).link_local)
+OWN = st.builds(
+    Station,
+    mac=st.sampled_from(STATIONS[:2]),
+    addresses=_maybe(st.frozensets(st.sampled_from(ADDRESSES), max_size=3)),
+)
 FILTERS = st.builds(
     TapFilter,
     device=st.just(TAP),
+    own=_maybe(OWN),
     sends=st.booleans(),
     receives=st.booleans(),
     peers=_maybe(st.frozensets(st.sampled_from(STATIONS), max_size=3)),
@@ -48,6 +46,23 @@ FRAMES = st.builds(
     source=st.sampled_from(STATIONS),
     destination=st.sampled_from([*STATIONS, *GROUPS]),
     kind=st.sampled_from(FrameKind),
+    tagged=st.booleans(),
+    ip_source=st.sampled_from([*ADDRESSES, "", "::", "0.0.0.0"]),
+    arp=_maybe(
+        st.builds(
+            ArpFacts,
+            sender_mac=st.sampled_from(STATIONS),
+            sender=st.sampled_from(["0.0.0.0", *ADDRESSES[:2]]),
+            target=st.sampled_from(ADDRESSES[:2]),
+        )
+    ),
+    neighbour=_maybe(
+        st.builds(
+            NeighbourFacts,
+            target=st.sampled_from(ADDRESSES[2:]),
+            link_address=_maybe(st.sampled_from(["", *STATIONS])),
+        )
+    ),
     protocol=st.sampled_from(PortProtocol),
     source_port=st.sampled_from([22, 53, 443, 40000]),
     destination_port=st.sampled_from([22, 53, 443, 40000]),
@@ -92,6 +107,7 @@ def test_no_limit_is_neutral_and_shut_is_the_least(limits: TapFilter, frame: Fra
 def test_each_limit_takes_away_by_itself(limits: TapFilter, frame: FrameFacts) -> None:
     """A filter permits what each of its limits alone permits: none makes up for another."""
     alone = [
+        TapFilter(device=TAP, own=limits.own),
         TapFilter(device=TAP, sends=limits.sends),
         TapFilter(device=TAP, receives=limits.receives),
         TapFilter(device=TAP, peers=limits.peers),
@@ -177,6 +193,7 @@ def test_windows_get_shorter_while_filters_are_kept() -> None:
 def test_words_say_what_is_left() -> None:
     assert str(TapFilter(device=TAP)) == "shvm0-0: both ways"
     assert str(shut(TAP)) == "shvm0-0: nothing"
+    assert str(TapFilter(device=TAP, own=Station(mac=STATIONS[1]))) == f"shvm0-0: {STATIONS[1]}, both ways"
     assert str(TapFilter(device=TAP, receives=False, open_s=0.0)) == "shvm0-0: sends only, not now"
     words = str(
         TapFilter(

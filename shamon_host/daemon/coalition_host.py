@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
@@ -20,7 +20,7 @@ from shamon_host.daemon.carried import CarriedTypes
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_policies import PeerPolicies
-from shamon_host.daemon.permitted_links import permitted_links
+from shamon_host.daemon.permitted_links import Admitting, permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource, note_reference
 from shamon_host.daemon.result_history import ResultHistory
@@ -47,16 +47,6 @@ from shamon_host.peer.ports import AgreedLink, LinkOffer, Membership, Outcome, T
 
 _HINTS_PER_PERIOD = 3
 _AUDIT_HEAD = "peer-audit-head"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Admitting:
-    """A handshake with a peer between its two installations."""
-
-    state: PeerState
-    """What the peer becomes when it is over."""
-    links: tuple[AgreedLink, ...]
-    """Those that the monitor permitted."""
 
 
 @dataclass(kw_only=True)
@@ -93,7 +83,7 @@ class CoalitionHost:
     refusals: dict[HostName, tuple[str, ...]] = field(init=False, default_factory=dict)
     """Peer → why it does not trust this host, in its words; empty once it does."""
     unused: UnusedTypes = field(init=False, default_factory=UnusedTypes)
-    _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
+    _admitting: dict[HostName, Admitting] = field(init=False, default_factory=dict)
     _carried: CarriedTypes = field(init=False)
     _verified: VerifierMemory = field(init=False)
     _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
@@ -248,7 +238,7 @@ class CoalitionHost:
                 now_s=now,
             )
             links = self.unused.without(links)
-            self._admitting[peer] = _Admitting(state=state, links=links)
+            self._admitting[peer] = Admitting(state=state, links=links)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             await self.blocking(
                 lambda: self.links.install_inbound(peer, self._address(peer), links, lifetime_s=lifetime_s)
@@ -446,8 +436,7 @@ class CoalitionHost:
         """As `close_types`, for a handshake that is under way too: it brings none of them."""
         async with self._lock(peer):
             if (admitting := self._admitting.get(peer)) is not None:
-                left = tuple(link for link in admitting.links if link.type not in types)
-                self._admitting[peer] = replace(admitting, links=left)
+                self._admitting[peer] = admitting.without(types)
             if peer in self.peers:
                 await self.close_types(peer, types, reason)
 

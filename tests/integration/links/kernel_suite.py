@@ -12,6 +12,7 @@ import pytest
 from shamon_host.links.model import Tunnel
 from shamon_host.links.ports import KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
+from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 
 SETTLE_S = 0.5
 """How long a notification of the kernel may be under way."""
@@ -73,7 +74,7 @@ class LinuxBench:
         return LinuxLinkKernel()
 
 
-class TestLinuxKernel(LinkKernelContract):
+class TestLinuxKernel(LinkKernelContract, SaLimitsContract):
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
         bench = LinuxBench()

@@ -278,9 +278,9 @@ class CoalitionHost:
             del self._admitting[peer]
         spis = tuple(offer.spi for offer in terms.offers)
         links = outcome.links if outcome else ()
-        state, now = self.peers.get(peer), self.clock.boottime_s()
-        until_s = state.lease_until_s if state is not None and state.counts_at(now) else now
-        gate_s = max(0.0, until_s - self.policy.intervals.margin_s - now)
+        now = self.clock.boottime_s()
+        end_s = self.lease_end_s(peer) if peer in self.peers else None
+        gate_s = 0.0 if end_s is None else max(0.0, end_s - self.policy.intervals.margin_s - now)
         try:
             unanswered = outcome is not None and outcome.role is Role.INITIATOR
             await self.blocking(

@@ -60,6 +60,37 @@ def test_nothing_is_lost_whichever_message_is(path: str, what: str, starter: str
     play(test)
 
 
+@pytest.mark.parametrize("lose", [False, True])
+def test_nothing_is_lost_when_a_daemon_is_killed_and_its_first_handshake_fails_at_its_end(lose: bool) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.wait(3)
+        lost: list[str] = []
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if (request.path, request.caller.host) == (CONFIRM, "alpha") and lose and not lost:
+                lost.append(request.path)
+                raise Unreachable("the network lost it", where=request.to)
+            return answer
+
+        world.network.tap = tap
+
+        async def again() -> None:
+            await asyncio.sleep(1.0)
+            await world.alpha.kill_daemon()
+            await asyncio.sleep(1.0)
+            await world.alpha.start_daemon()
+
+        results: Sequence[object] = await asyncio.gather(_stream(world, 9.0), again())
+        assert isinstance(results[0], list)
+        assert all(results[0])
+        assert bool(lost) is lose
+        assert _nothing_refused(world)
+
+    play(test)
+
+
 def test_nothing_is_lost_when_both_start_at_once_again_and_again() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()

@@ -131,8 +131,7 @@ class LinkManager:
         """The peer receives: install the sending side, put the ports into their bridges, open the gate.
 
         SAs of earlier handshakes go a while later (`rekeying`, `tidy`), links to the peer that are not among `links` at
-        once. When it fails, nothing of this handshake stays, and the gate stays as short
-        as it was.
+        once. When it fails, nothing of this handshake stays, and the gate stays as short as it was.
         """
         address = canonical_address(address)
         gate_until_s = self.boottime_s() + gate_s

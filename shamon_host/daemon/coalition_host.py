@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.attestation.evidence import Evidence, Role
@@ -20,7 +20,7 @@ from shamon_host.daemon.carried import CarriedTypes
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.peer_policies import PeerPolicies
-from shamon_host.daemon.permitted_links import offered_types, permitted_links
+from shamon_host.daemon.permitted_links import Admitting, offered_types, permitted_links
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource, note_reference
 from shamon_host.daemon.result_history import ResultHistory
@@ -47,16 +47,6 @@ from shamon_host.peer.ports import AgreedLink, LinkOffer, Membership, Outcome, T
 
 _HINTS_PER_PERIOD = 3
 _AUDIT_HEAD = "peer-audit-head"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Admitting:
-    """A handshake with a peer between its two installations."""
-
-    state: PeerState
-    """What the peer becomes when it is over."""
-    links: tuple[AgreedLink, ...]
-    """Those that the monitor permitted."""
 
 
 @dataclass(kw_only=True)
@@ -95,7 +85,7 @@ class CoalitionHost:
     unused: UnusedTypes = field(init=False, default_factory=UnusedTypes)
     offered: dict[HostName, frozenset[TypeName]] = field(init=False, default_factory=dict)
     """Peer → the types that it offered to carry in the last handshake that was confirmed."""
-    _admitting: dict[HostName, _Admitting] = field(init=False, default_factory=dict)
+    _admitting: dict[HostName, Admitting] = field(init=False, default_factory=dict)
     _carried: CarriedTypes = field(init=False)
     _verified: VerifierMemory = field(init=False)
     _proved_s: dict[HostName, float] = field(init=False, default_factory=dict)
@@ -250,7 +240,7 @@ class CoalitionHost:
                 now_s=now,
             )
             links = self.unused.without(links)
-            self._admitting[peer] = _Admitting(state=state, links=links)
+            self._admitting[peer] = Admitting(state=state, links=links)
             lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
             await self.blocking(
                 lambda: self.links.install_inbound(peer, self._address(peer), links, lifetime_s=lifetime_s)
@@ -290,9 +280,9 @@ class CoalitionHost:
             del self._admitting[peer]
         spis = tuple(offer.spi for offer in terms.offers)
         links = outcome.links if outcome else ()
-        state, now = self.peers.get(peer), self.clock.boottime_s()
-        until_s = state.lease_until_s if state is not None and state.counts_at(now) else now
-        gate_s = max(0.0, until_s - self.policy.intervals.margin_s - now)
+        now = self.clock.boottime_s()
+        end_s = self.lease_end_s(peer) if peer in self.peers else None
+        gate_s = 0.0 if end_s is None else max(0.0, end_s - self.policy.intervals.margin_s - now)
         try:
             unanswered = outcome is not None and outcome.role is Role.INITIATOR
             await self.blocking(
@@ -448,8 +438,7 @@ class CoalitionHost:
         """As `close_types`, for a handshake that is under way too: it brings none of them."""
         async with self._lock(peer):
             if (admitting := self._admitting.get(peer)) is not None:
-                left = tuple(link for link in admitting.links if link.type not in types)
-                self._admitting[peer] = replace(admitting, links=left)
+                self._admitting[peer] = admitting.without(types)
             if peer in self.peers:
                 await self.close_types(peer, types, reason)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.ports import Blocking, Clock
+from shamon_host.domain.budget import Budget
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, TypeName
-from shamon_host.links.demand import Budget, Demand, Unfounded, Wanted, judge_acquire, judge_expiry
+from shamon_host.links.demand import Demand, Unfounded, Wanted, judge_acquire, judge_expiry
 from shamon_host.links.ports import AcquireEvent, ExpireEvent
 
 _GATHER_S = 0.2

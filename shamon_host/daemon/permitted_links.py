@@ -1,6 +1,8 @@
 """Which of the links that a handshake agreed on this host carries: those that the monitor permits, each decided on."""
 
-from dataclasses import replace
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import Self
 
 from shamon_host.attestation.evidence import Role
 from shamon_host.daemon.audit_log import AuditLog
@@ -10,6 +12,20 @@ from shamon_host.domain.admission import PeerState
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import TpmKind
 from shamon_host.peer.ports import AgreedLink, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitting:
+    """A handshake with a peer between its two installations."""
+
+    state: PeerState
+    """What the peer becomes when it is over."""
+    links: tuple[AgreedLink, ...]
+    """Those that the monitor permitted."""
+
+    def without(self, types: Set[TypeName]) -> Self:
+        """The same without links of these types."""
+        return replace(self, links=tuple(link for link in self.links if link.type not in types))
 
 
 def permitted_links(

@@ -4,8 +4,9 @@ handshake that began before.
 The peer's end goes with the next handshake, which offers the type no more and is started at once.
 """
 
+import threading
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shamon_host.domain.labels import TypeName
 from shamon_host.peer.ports import AgreedLink
@@ -13,17 +14,20 @@ from shamon_host.peer.ports import AgreedLink
 
 @dataclass(kw_only=True)
 class UnusedTypes:
-    """Types that the last VM of this host has left since a handshake offered them."""
+    """Types that the last VM of this host has left since a handshake offered them. Safe to call from any thread."""
 
     types: frozenset[TypeName] = frozenset()
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def left(self, types: Set[TypeName]) -> None:
         """No VM uses these now."""
-        self.types |= types
+        with self._lock:
+            self.types |= types
 
     def offered(self, used: Set[TypeName]) -> None:
         """A handshake begins that offers types of VMs that run now."""
-        self.types -= used
+        with self._lock:
+            self.types -= used
 
     def without(self, links: Iterable[AgreedLink]) -> tuple[AgreedLink, ...]:
         """Those of the links that a handshake agreed on which are to be installed."""

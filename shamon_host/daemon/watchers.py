@@ -108,19 +108,20 @@ class Watchers:
             return {peer: (host.links.linked(peer) | host.carried_ever(peer)) - used for peer in tuple(host.peers)}
 
         unused = await self._tried("host.domains-unreadable", look)
-        if unused is None:
-            return False
-        for peer, types in unused.items():
+        closed = unused is not None
+        for peer, types in (unused or {}).items():
             if types:
                 self.host.unused.left(types)
                 try:
                     await self.host.withdraw(peer, types, "no VM of this host uses it any more")
                 except ShamonError as error:
                     self._tell("link.not-closed", error)
-                    return False
-                self.wake(peer)
-        self._told.pop("link.not-closed", None)
-        return True
+                    closed = False
+                else:
+                    self.wake(peer)
+        if closed:
+            self._told.pop("link.not-closed", None)
+        return closed
 
     async def _kernel(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 Port and SPI of the other side come from a peer that passed; they are checked all the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -87,6 +87,11 @@ class Installation:
         spi, key = self.keys[link.type]
         sa = link.sa(inbound=self.inbound, spi=spi, key=key, lifetime_s=self.lifetime_s, rekey=self.rekey)
         return replace(link, new_sas=(sa,))
+
+
+def words_of(spis: Collection[int]) -> list[str]:
+    """SPIs for the audit log."""
+    return [f"{spi:#010x}" for spi in sorted(spis)]
 
 
 def agreed_detail(links: Sequence[AgreedLink], **more: float) -> dict[str, Any]:

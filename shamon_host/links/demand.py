@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shamon_host.domain.budget import Budget
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.link_records import PeerRecord
@@ -85,23 +86,6 @@ def judge_expiry(event: ExpireEvent, *, address: str, records: Iterable[PeerReco
             if any(sa.spi == event.spi and sa.retire_s is None for sa in sas):
                 return Wanted(peer=record.peer, type=link.type, cause=Cause.USAGE)
     return None
-
-
-@dataclass(kw_only=True)
-class Budget:
-    """`burst` at once for each key, and then one every `every_s`."""
-
-    burst: int
-    every_s: float
-    _left: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Key → how many are left, and when that was so."""
-
-    def take(self, key: str, now_s: float) -> bool:
-        left, since_s = self._left.get(key, (float(self.burst), now_s))
-        left = min(float(self.burst), left + (now_s - since_s) / self.every_s)
-        taken = left >= 1
-        self._left[key] = (left - 1 if taken else left, now_s)
-        return taken
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput, Refused
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import ClaimStatus
-from shamon_host.links.agreed import AgreedLink, Installation, Offer, agreed_detail, check_agreed
+from shamon_host.links.agreed import AgreedLink, Installation, Offer, agreed_detail, check_agreed, words_of
 from shamon_host.links.convergence import Audit, Convergence
 from shamon_host.links.desired import DesiredLink, DesiredState, bridge_name, canonical_address
 from shamon_host.links.link_book import LinkBook, unchanged
@@ -132,8 +132,7 @@ class LinkManager:
         """The peer receives: install the sending side, put the ports into their bridges, open the gate.
 
         SAs of earlier handshakes go a while later (`rekeying`, `tidy`), links to the peer that are not among `links` at
-        once. When it fails, nothing of this handshake stays, and the gate stays as short
-        as it was.
+        once. When it fails, nothing of this handshake stays, and the gate stays as short as it was.
         """
         address = canonical_address(address)
         gate_until_s = self.boottime_s() + gate_s
@@ -194,9 +193,10 @@ class LinkManager:
         with self._lock:
             record = self._book.get(peer)
             self._reserved.get(peer, set()).difference_update(in_spis)
-            self.audit("link.abandon", peer, {"spis": [f"{spi:#010x}" for spi in sorted(in_spis)]})
+            kept = perhaps_in_use(record, in_spis) if unanswered and record is not None else frozenset()
+            in_spis -= kept
+            self.audit("link.abandon", peer, {"spis": words_of(in_spis), "kept": words_of(kept)})
             if record is not None and links:
-                in_spis -= perhaps_in_use(record, in_spis) if unanswered else frozenset()
                 until_s = min(record.gate_until_s, self.boottime_s() + gate_s)
                 self._book.remember(replace(record.without(in_spis=in_spis, out_spis=out_spis), gate_until_s=until_s))
             try:

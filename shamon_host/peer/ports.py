@@ -220,8 +220,9 @@ class HandshakeHost(Protocol):
 
     async def abandoned(self, peer: HostName, terms: Terms, outcome: Outcome | None) -> None:
         """The handshake that these terms of this side were made for came to nothing: give back its SPIs, and where
-        `outcome` is there remove whatever `install_inbound` or `install_outbound` did for it. Links of an earlier
-        handshake with this peer stay as they are. Must not raise."""
+        `outcome` is there remove whatever `install_inbound` or `install_outbound` did for it, but for receiving SAs of
+        links that carried before where the peer may have switched to them. Links of an earlier handshake with this
+        peer stay as they are. Must not raise."""
         ...
 
     async def refused_by_peer(self, peer: HostName, failures: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 
 from shamon_host.attestation.evidence import Evidence, Role, encode
+from shamon_host.domain.budget import Budget
 from shamon_host.domain.errors import NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.errors import Busy
@@ -62,10 +63,9 @@ class PeerService:
         self._sessions = handshaker.sessions
         self._hinted = hinted
         self._hints_s: dict[tuple[HostName, HostName], float] = {}
-        self._hellos: dict[HostName, tuple[float, float]] = {}
-        """Peer → how many it has left, and when that was so."""
-        self._exchanges: dict[HostName, tuple[float, float]] = {}
-        """The same of exchanges of records. Only whom the CA has given a certificate gets so far."""
+        self._hellos = Budget(burst=_HELLOS, every_s=1.0)
+        self._exchanges = Budget(burst=_HELLOS, every_s=1.0)
+        """Of records. Only whom the CA has given a certificate gets so far."""
 
     async def handle(self, caller: PeerIdentity, path: str, body: bytes) -> bytes:
         """Answer one request. Raises ShamonError, which the transport tells the caller in words."""
@@ -244,13 +244,9 @@ class PeerService:
         """Raises Busy for a peer that starts one handshake after the other."""
         self._count(self._hellos, peer)
 
-    def _count(self, counts: dict[HostName, tuple[float, float]], peer: HostName) -> None:
-        now_s = self._party.boottime_s()
-        left, since_s = counts.get(peer, (_HELLOS, now_s))
-        left = min(_HELLOS, left + now_s - since_s)
-        if left < 1:
+    def _count(self, budget: Budget, peer: HostName) -> None:
+        if not budget.take(peer, self._party.boottime_s()):
             raise Busy("too many handshakes of the same host, or other requests", where=self._party.name)
-        counts[peer] = (left - 1, now_s)
 
     def _hint(self, enrolled: EnrolledPeer, body: bytes) -> bytes:
         about = self._party.directory.enrolled(Hint.decode(body).about).host

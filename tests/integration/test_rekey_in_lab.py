@@ -197,7 +197,7 @@ def test_between_vms_keys_are_renewed_by_usage_and_no_packet_is_lost(images: Pat
         wait_until(lambda: web.reaches(VM_ADDRESSES["db"][0]), timeout_s=360, what="web reaches db", every_s=2)
         before, mark = [_errors(host) for host in hosts], len(_audited(hosts[0]))
         for console, to in ((web, "db"), (db, "web")):
-            console.run(f"ping -q -i 0.01 -c 1000000 {VM_ADDRESSES[to][0]} > /pings 2>&1 &", check=True)
+            console.run(f"ping -q -i 0.05 -c 1000000 {VM_ADDRESSES[to][0]} > /pings 2>&1 &", check=True)
         wait_until(
             lambda: _kinds(hosts[0], mark).count("link.install-outbound") >= REKEYS_OF_VMS,
             timeout_s=1200,

@@ -1,7 +1,7 @@
 """What every `links.ports.LinkKernel` must do: subclass `LinkKernelContract`, give it a `bench`.
 
 Runs on the kernel in memory in the unit tests, and on Linux in a lab host that enforces SELinux. What filters of taps
-let pass is in `contracts.kernel_filters`.
+let pass is in `contracts.kernel_filters`, what happens at limits of SAs in `contracts.kernel_limits`.
 """
 
 import secrets
@@ -34,15 +34,13 @@ from shamon_host.links.model import (
     OpenGate,
     Operation,
     SaId,
-    SecurityAssociation,
     SetTapFilter,
     SpdEntry,
     Tunnel,
 )
 from shamon_host.links.network_state import SYSCTLS
 from shamon_host.links.planner import missing_sas, plan
-from shamon_host.links.ports import ChangedEvent, ExpireEvent, KernelEvent, LinkKernel, Traffic
-from shamon_host.links.sa_limits import RekeyAfter, SaLimits
+from shamon_host.links.ports import ChangedEvent, KernelEvent, LinkKernel, Traffic
 from shamon_host.links.tap_filter import TapFilter, shut
 
 CATEGORY = 7
@@ -230,45 +228,6 @@ class LinkKernelContract:
         sa = link(bench).sa(inbound=False, spi=0x4711, key=secrets.token_bytes(36), lifetime_s=LIFETIME_S)
         with pytest.raises(BackendFailed):
             bench.kernel.apply([AddSa(sa=replace(sa, context=context("no_such_type_t", CATEGORY)))])
-        assert bench.kernel.read().sas == frozenset()
-
-    # Limits of SAs in bytes and packets
-
-    def test_limits_are_kept_whole(self, bench: Bench) -> None:
-        ours, wanted = link(bench), set()
-        for number, limits in enumerate(
-            (
-                SaLimits(soft_bytes=1 << 20),
-                SaLimits(hard_bytes=1 << 63),
-                SaLimits(soft_packets=1),
-                SaLimits(hard_packets=(1 << 32) + 1),
-                RekeyAfter().limits(inbound=False),
-            )
-        ):
-            sa = ours.sa(inbound=False, spi=0x4711 + number, key=secrets.token_bytes(36), lifetime_s=LIFETIME_S)
-            wanted.add(replace(sa, limits=limits))
-        bench.kernel.apply([AddSa(sa=sa) for sa in wanted])
-        assert bench.kernel.read().sas == wanted
-
-    @pytest.mark.parametrize("limits", [SaLimits(soft_packets=2), SaLimits(soft_bytes=2 * 108)], ids=str)
-    def test_a_soft_limit_is_told_once_and_the_sa_goes_on(self, bench: Bench, limits: SaLimits) -> None:
-        sa = sending(bench, limits)
-        events = bench.events_of(lambda: bench.send(link(bench).tunnel, [bytes(100)] * 2))
-        assert not [event for event in events if isinstance(event, ExpireEvent)]
-        events = bench.events_of(lambda: bench.send(link(bench).tunnel, [bytes(100)] * 3))
-        told = [event for event in events if isinstance(event, ExpireEvent)]
-        assert told == [ExpireEvent(destination=sa.destination, spi=sa.spi, hard=False)]
-        (found,) = bench.kernel.read().sas
-        assert (found, found.packets, found.bytes) == (sa, 5, 5 * 108)
-
-    @pytest.mark.parametrize("limits", [SaLimits(hard_packets=2), SaLimits(hard_bytes=2 * 108)], ids=str)
-    def test_at_a_hard_limit_the_sa_is_gone(self, bench: Bench, limits: SaLimits) -> None:
-        sa = sending(bench, limits)
-        before = bench.kernel.counters()["XfrmOutStateExpired"]
-        events = bench.events_of(lambda: bench.send(link(bench).tunnel, [bytes(100)] * 3))
-        told = [event for event in events if isinstance(event, ExpireEvent)]
-        assert told == [ExpireEvent(destination=sa.destination, spi=sa.spi, hard=True)]
-        assert bench.kernel.counters()["XfrmOutStateExpired"] == before + 1
         assert bench.kernel.read().sas == frozenset()
 
     # Tunnels and bridges
@@ -565,15 +524,6 @@ def whole(bench: Bench) -> tuple[DesiredState, DesiredState]:
         DesiredState(links=tuple(links), bridges=bridges, gate=gate, opening=gate, filters=filters),
         DesiredState(links=installed, bridges=bridges, gate=gate, filters=filters),
     )
-
-
-def sending(bench: Bench, limits: SaLimits) -> SecurityAssociation:
-    """A sending SA with these limits, and whatever a packet of its link needs beside it."""
-    ours = link(bench)
-    sa = replace(ours.sa(inbound=False, spi=0x4711, key=secrets.token_bytes(36), lifetime_s=LIFETIME_S), limits=limits)
-    entries = [AddSpdEntry(entry=entry) for entry in (*BLOCK_ENTRIES, *ours.spd_entries)]
-    bench.kernel.apply([InstallGuard(), *entries, AddSa(sa=sa), OpenGate(address=bench.peer, seconds=LIFETIME_S)])
-    return sa
 
 
 def empty(kernel: LinkKernel) -> None:

@@ -14,6 +14,7 @@ from shamon_host.links.model import Tunnel
 from shamon_host.links.ports import KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
+from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 
 SETTLE_S = 0.5
 """How long a notification of the kernel may be under way."""
@@ -93,7 +94,7 @@ def _emptied() -> Iterator[Bench]:
     bench.kernel.close()
 
 
-class TestLinuxKernel(LinkKernelContract):
+class TestLinuxKernel(LinkKernelContract, SaLimitsContract):
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
         yield from _emptied()

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shamon_host.domain.budget import Budget
 from shamon_host.domain.label_map import EMPTY, allocate
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName
-from shamon_host.links.demand import Budget, Cause, Demand, Unfounded, Wanted, judge_acquire, judge_expiry
+from shamon_host.links.demand import Cause, Demand, Unfounded, Wanted, judge_acquire, judge_expiry
 from shamon_host.links.link_records import LinkRecord, PeerRecord, SaRecord
 from shamon_host.links.ports import AcquireEvent, ExpireEvent
 from tests.unit.links.conftest import BLUE, RED

@@ -20,6 +20,7 @@ from shamon_host.links.model import (
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
+from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.wire import MemoryWire, WirePacket
@@ -70,7 +71,7 @@ class MemoryBench:
         return self.memory
 
 
-class TestMemoryKernel(LinkKernelContract):
+class TestMemoryKernel(LinkKernelContract, SaLimitsContract):
     @pytest.fixture
     def bench(self) -> Bench:
         return MemoryBench()

@@ -68,3 +68,23 @@ def test_at_a_hard_limit_the_kernel_asks_for_an_sa(alpha: Host, beta: Host) -> N
     counters = alpha.kernel.counters()
     assert (counters["XfrmOutStateExpired"], counters["XfrmOutNoStates"]) == (1, 1)
     assert [sa.destination for sa in alpha.kernel.read().sas] == []
+
+
+def test_a_receiving_sa_ends_at_its_hard_limit_too(alpha: Host, beta: Host) -> None:
+    for host in (alpha, beta):
+        host.links.reconcile({})
+        host.start_vm("shvm0-0", RED)
+    join(alpha, beta)
+    (sa,) = [sa for sa in beta.kernel.read().sas if sa.destination == beta.address]
+    item = beta.kernel._path.sad.incoming(sa.id)
+    assert item is not None
+    item.sa = replace(item.sa, limits=replace(sa.limits, soft_packets=1, hard_packets=2))
+    events: list[KernelEvent] = []
+    beta.kernel.subscribe(events.append)
+    assert [carries(alpha, "shvm0-0", beta, "shvm0-0") for _ in range(4)] == [True, True, False, False]
+    assert [(type(event), event.hard) for event in events if isinstance(event, ExpireEvent)] == [
+        (ExpireEvent, False),
+        (ExpireEvent, True),
+    ]
+    counters = beta.kernel.counters()
+    assert (counters["XfrmInStateExpired"], counters["XfrmInNoStates"]) == (1, 1)

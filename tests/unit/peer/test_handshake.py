@@ -268,6 +268,31 @@ def test_lower_name_wins_when_both_start_at_once() -> None:
     run_virtual(main())
 
 
+def test_both_sides_say_that_a_handshake_is_under_way_until_it_is_over() -> None:
+    async def main() -> None:
+        world = World()
+
+        def under_way() -> tuple[bool, bool]:
+            return (
+                world.handshakers[ALPHA].sessions.under_way(BETA),
+                world.handshakers[BETA].sessions.under_way(ALPHA),
+            )
+
+        assert under_way() == (False, False)
+        attempt = asyncio.create_task(world.initiate())
+        seen = set()
+        while not attempt.done():
+            await world.clock.sleep(0.001)
+            seen.add(under_way())
+        assert (True, True) in seen
+        assert (False, True) not in seen
+        assert under_way() == (False, False)
+        assert not world.handshakers[ALPHA].sessions.under_way(GAMMA)
+        await world.settle()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("delay_s", [0.005, 0.015, 0.025, 0.035, 0.045, 0.055])
 @pytest.mark.parametrize("first", [ALPHA, BETA])
 def test_two_handshakes_never_mix(first: str, delay_s: float) -> None:

@@ -73,6 +73,7 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
         words = str(host.audited[told:])
         assert all(what in words for what in in_the_way), "a foreign SPD entry went, and nobody was told"
         _knows_what_is_missing(world, i)
+        _holds_nothing_else(world, i)
         if armed and not host.life.armed:
             world.lossy.add(i)  # a tap that could not be attached is told, and holds nothing up
         else:
@@ -96,6 +97,17 @@ def _knows_what_is_missing(world: FaultyWorld, i: int) -> None:
             assert peer in host.links.needs_rekey(), f"host {i} does not miss what its link to {peer} lacks"
 
 
+def _holds_nothing_else(world: FaultyWorld, i: int) -> None:
+    """Of a peer with which nothing is agreed on there is nothing."""
+    state = world.hosts[i].kernel.read()
+    for j, other in enumerate(world.hosts):
+        if j != i and not world.agreed[i, j]:
+            assert other.address not in state.gate
+            assert not [sa for sa in state.sas if other.address in (sa.source, sa.destination)]
+            assert not [entry for entry in state.spd if other.address in (entry.source, entry.destination)]
+            assert not [tunnel for tunnel in state.tunnels if tunnel.remote == other.address]
+
+
 def start_vm(world: FaultyWorld, i: int, tap: str) -> None:
     host = world.hosts[i]
     if tap in host.taps or (host.life.dead and not start(world, i)):
@@ -106,8 +118,19 @@ def start_vm(world: FaultyWorld, i: int, tap: str) -> None:
         look(world, i)
 
 
-def handshake(world: FaultyWorld, i: int, j: int, types: Collection[TypeName], *, ends_at: int = WHOLE) -> bool:
-    """`i` calls `j`; both offer `types`. `ends_at`: how many of its steps there are before a message is lost."""
+def handshake(
+    world: FaultyWorld,
+    i: int,
+    j: int,
+    types: Collection[TypeName],
+    *,
+    ends_at: int = WHOLE,
+    noticed: bool = False,
+    permissive_at: int = WHOLE,
+) -> bool:
+    """`i` calls `j`; both offer `types`. `ends_at`: how many of its steps there are before a message is lost;
+    `noticed`: a side that was done hears of the end, and takes back what it did. `permissive_at`: before that step,
+    somebody sets the host that takes it permissive."""
     for number in (i, j):
         if world.hosts[number].life.dead and not start(world, number):
             return False
@@ -125,6 +148,8 @@ def handshake(world: FaultyWorld, i: int, j: int, types: Collection[TypeName], *
         try:
             if number == ends_at:
                 raise _MessageLost
+            if number == permissive_at:
+                set_enforcing(world, who, enforcing=False)
             act(who)
         except (BackendFailed, Refused, DaemonKilled, _MessageLost) as error:
             if isinstance(error, DaemonKilled):
@@ -133,7 +158,7 @@ def handshake(world: FaultyWorld, i: int, j: int, types: Collection[TypeName], *
             if run.sending:  # one side may have switched to SAs that the other one takes back
                 world.unhealthy(i, j)
             for side in (i, j):
-                if side not in run.done and world.hosts[side].alive:
+                if (noticed or side not in run.done) and world.hosts[side].alive:
                     run.abandon(side)
             world.look_around()
             return False
@@ -175,6 +200,7 @@ class _Handshake:
         self.grant[side] = world.grants[side, peer] = world.grants[side, peer] + 1
         self._note_end(side)
         host.links.install_inbound(other.name, other.address, links, lifetime_s=self._lifetime_s(side))
+        assert host.kernel.read().selinux_enforcing, "it has installed something, permissive"
 
     def send(self, side: int) -> None:
         world, peer = self.world, self.peer[side]
@@ -186,6 +212,7 @@ class _Handshake:
         self._note_end(side)
         gate_s = self.started[side] + LEASE_S - MARGIN_S - host.clock.boottime
         host.links.install_outbound(other.name, other.address, links, gate_s=gate_s, lifetime_s=self._lifetime_s(side))
+        assert host.kernel.read().selinux_enforcing or not links, "it has installed something, permissive"
         world.agreed[side, peer] = types
         world.gate_end[side, peer] = self.started[side] + LEASE_S - MARGIN_S
         self.done.add(side)
@@ -234,6 +261,13 @@ class _Handshake:
         pair = (side, self.peer[side])
         end = self.world.hosts[side].clock.wall + self._lifetime_s(side)
         self.world.sa_end[pair] = max(self.world.sa_end[pair], end)
+
+
+def set_enforcing(world: FaultyWorld, i: int, *, enforcing: bool) -> None:
+    """`setenforce`; the daemon has not seen it yet."""
+    world.hosts[i].kernel.selinux.set_enforcing(enforcing)
+    (world.unseen_permissive.discard if enforcing else world.unseen_permissive.add)(i)
+    world.unhealthy(i)
 
 
 def suspend(world: FaultyWorld, i: int, j: int) -> None:

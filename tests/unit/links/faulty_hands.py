@@ -22,10 +22,10 @@ from tests.unit.links.faulty_acts import WHOLE, handshake, look
 from tests.unit.links.faulty_world import LEASE_S, TAPS, TYPES, FaultyWorld
 
 SPD_HANDS = ("flush SPD", "delete SPD entry", "delete block entry", "allow out", "allow in")
-NFT_HANDS = ("flush nft", "delete nft rule", "extend gate", "open gate")
+NFT_HANDS = ("flush nft", "delete nft rule")
 OTHER_HANDS = (
-    "close gate", "flush SAs", "delete SA", "put SA", "detach port", "change flag", "move tap", "put port",
-    "give address", "delete tunnel",
+    "extend gate", "open gate", "close gate", "flush SAs", "delete SA", "put SA", "detach port", "change flag",
+    "move tap", "put port", "give address", "delete tunnel",
 )  # fmt: skip
 HANDS = (*SPD_HANDS, *NFT_HANDS, *OTHER_HANDS)
 
@@ -47,7 +47,6 @@ def interfere(world: FaultyWorld, i: int, what: str, pick: int) -> None:
         world.lossy.add(i)
         _touch_spd(world, i, what, pick)
     elif what in NFT_HANDS:
-        world.loose_nft.add(i)
         _touch_nft(world, i, what, pick)
     else:
         _touch(world, i, what, pick)
@@ -72,19 +71,15 @@ def _touch_spd(world: FaultyWorld, i: int, what: str, pick: int) -> None:
 
 def _touch_nft(world: FaultyWorld, i: int, what: str, pick: int) -> None:
     kernel = world.hosts[i].kernel
-    state = kernel.read()
-    others = [host.address for host in world.hosts if host.number != i]
     match what:
         case "flush nft":
             kernel.flush_nft()
+            world.loose_nft.add(i)
             world.unhealthy(i)
         case "delete nft rule":
             kernel.damage_guard()
+            world.loose_nft.add(i)
             world.lossy.add(i)
-        case "extend gate" if state.gate:
-            kernel.apply([OpenGate(address=sorted(state.gate)[pick % len(state.gate)], seconds=86400.0)])
-        case "open gate" if state.guard:
-            kernel.apply([OpenGate(address=others[pick % len(others)], seconds=86400.0)])
 
 
 def _touch(world: FaultyWorld, i: int, what: str, pick: int) -> None:
@@ -92,8 +87,15 @@ def _touch(world: FaultyWorld, i: int, what: str, pick: int) -> None:
     kernel, state = host.kernel, host.kernel.read()
     sas, tunnels = sorted(state.sas, key=lambda sa: sa.spi), sorted(state.tunnels, key=lambda item: item.local_port)
     bridges = sorted(state.bridges)
+    others = [other.address for other in world.hosts if other.number != i]
     ports = sorted((port, name) for name, bridge in state.bridges.items() for port in bridge.ports)
     match what:
+        case "extend gate" if state.gate:
+            world.loose_gate.add(i)
+            kernel.apply([OpenGate(address=sorted(state.gate)[pick % len(state.gate)], seconds=86400.0)])
+        case "open gate" if state.guard:
+            world.loose_gate.add(i)
+            kernel.apply([OpenGate(address=others[pick % len(others)], seconds=86400.0)])
         case "close gate" if state.gate:
             kernel.apply([CloseGate(address=sorted(state.gate)[pick % len(state.gate)])])
             world.unhealthy(i)

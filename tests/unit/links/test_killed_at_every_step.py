@@ -62,6 +62,12 @@ def vm_goes(world: FaultyWorld) -> None:
     acts.handshake(world, 0, 1, TYPES[:-1])
 
 
+def permissive(world: FaultyWorld) -> None:
+    """The daemon takes every link down while it lasts."""
+    acts.set_enforcing(world, 0, enforcing=False)
+    acts.look(world, 0)
+
+
 LIVES: dict[str, tuple[Act, Act]] = {
     "boot": (lambda _: None, boot),
     "bring-up": (boot, join),
@@ -71,6 +77,7 @@ LIVES: dict[str, tuple[Act, Act]] = {
     "a type less": (up, lambda world: acts.close_types(world, 0, 1, TYPES[-1:])),
     "a VM less": (up, vm_goes),
     "stop of the unit": (up, lambda world: acts.stop_unit(world, 0)),
+    "permissive": (up, permissive),
     "repair": (up, lambda world: acts.look(world, 0)),
 }
 

@@ -71,7 +71,7 @@ class Lifeline:
         self._fault, self._left, self.met = fault, after_steps, False
 
     def disarm(self) -> None:
-        self._left = None
+        self._left, self.met = None, False
 
     def kill(self) -> None:
         """At once. Raises nothing: that is for whoever is in the daemon to feel."""
@@ -125,6 +125,16 @@ class FailingKernel:
                     self._apply(DeleteSas(ids=(sa_id,)))
             else:
                 self._apply(operation)
+
+    def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+        """Each whatever becomes of the others, unless the daemon is killed. Returns what failed."""
+        failures: list[BackendFailed] = []
+        for operation in operations:
+            try:
+                self.apply([operation])
+            except BackendFailed as error:
+                failures.append(error)
+        return tuple(failures)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         return self._life.take(

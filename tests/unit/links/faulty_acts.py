@@ -154,6 +154,8 @@ def handshake(
         except (BackendFailed, Refused, DaemonKilled, _MessageLost) as error:
             if isinstance(error, DaemonKilled):
                 world.killed(who)
+            if isinstance(error, BackendFailed) and not any(world.hosts[side].life.met for side in (i, j)):
+                raise  # no fault was made for this
             world.switching = False
             if run.sending:  # one side may have switched to SAs that the other one takes back
                 world.unhealthy(i, j)

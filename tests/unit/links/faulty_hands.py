@@ -80,6 +80,8 @@ def _touch_nft(world: FaultyWorld, i: int, what: str, pick: int) -> None:
             kernel.damage_guard()
             world.loose_nft.add(i)
             world.lossy.add(i)
+        case _:
+            raise ValueError(what)
 
 
 def _touch(world: FaultyWorld, i: int, what: str, pick: int) -> None:
@@ -157,22 +159,23 @@ def settle(world: FaultyWorld) -> None:
     for i, j in world.pairs():
         if i < j:
             assert handshake(world, i, j, wanted[i, j], ends_at=WHOLE)
-    for host in world.hosts:  # superseded SAs go, and SPIs that nobody gave back expire
-        for _ in range(4):
-            world.look_around()
-            host.links.tidy()
-            world.advance(11.0)
-        host.links.tidy()
+    for _ in range(4):  # superseded SAs go, and SPIs that nobody gave back expire
+        _all_tidy(world)
     for i, j in world.pairs():
         if i < j:
             assert handshake(world, i, j, wanted[i, j], ends_at=WHOLE)
     for _ in range(3):
-        world.advance(11.0)
-        for host in world.hosts:
-            host.links.tidy()
+        _all_tidy(world)
     for i in range(len(world.hosts)):
         _is_settled(world, i, {j: wanted[i, j] for j in range(len(world.hosts)) if j != i})
     world.look_around()
+
+
+def _all_tidy(world: FaultyWorld) -> None:
+    world.look_around()
+    world.advance(11.0)
+    for host in world.hosts:
+        host.links.tidy()
 
 
 def _is_settled(world: FaultyWorld, i: int, wanted: dict[int, set[TypeName]]) -> None:

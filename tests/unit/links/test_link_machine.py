@@ -20,6 +20,8 @@ from tests.unit.links.faulty_world import TAPS, TYPES, FaultyWorld
 HOSTS = st.integers(0, 2)
 PAIRS = st.sampled_from([(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
 SOME_TYPES = st.sets(st.sampled_from(TYPES))
+SEEN = st.booleans()
+TOUCHES = st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3)
 STEPS = st.integers(0, 30)
 FAULTS = st.none() | st.tuples(st.sampled_from(sorted(set(Fault) - {Fault.IGNORED})), STEPS)
 LIES = st.tuples(st.just(Fault.IGNORED), STEPS)
@@ -113,12 +115,18 @@ class Links(RuleBasedStateMachine):
     def stop_vm(self, i: int, tap: str) -> None:
         self.world.hosts[i].unplug(tap)
 
-    @rule(i=HOSTS, touches=st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3))
-    def interfere(self, i: int, touches: list[tuple[str, int]]) -> None:
+    @rule(
+        i=HOSTS,
+        touches=st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3),
+        seen=SEEN,
+    )
+    def interfere(self, i: int, touches: list[tuple[str, int]], seen: bool) -> None:
         for what, pick in touches:
             interfere(self.world, i, what, pick)
+        if seen:
+            acts.look(self.world, i)
 
-    @rule(i=HOSTS, enforcing=st.booleans(), seen=st.booleans())
+    @rule(i=HOSTS, enforcing=st.booleans(), seen=SEEN)
     def setenforce(self, i: int, enforcing: bool, seen: bool) -> None:
         acts.set_enforcing(self.world, i, enforcing=enforcing)
         if seen:

@@ -208,7 +208,7 @@ class MemoryHost:
                 return FaultTrace(needles=("binding",))
 
     async def kill_daemon(self) -> None:
-        self._sever()
+        self.sever()
         await self._end()
         self.hypervisor.forget_subscribers()
         self.kernel.close()
@@ -324,6 +324,20 @@ class MemoryHost:
             ima_log=self.machine.logs.ima_log(0),
         )
 
+    def sever(self) -> None:
+        """The daemon is dead from now on, whatever it is about to do; `kill_daemon` clears up after it."""
+        if self._severable is not None:
+            self._severable.severed = True
+        if self._tpm is not None:
+            self._tpm.severed = True
+        if self.database is not None:
+            self.database.severed = True
+        self._network.stop(self.host)
+
+    @property
+    def severed(self) -> bool:
+        return self._severable is not None and self._severable.severed
+
     def sa_of(self, type_name: str, *, to: str) -> SecurityAssociation:
         """The newest SA of the link of a type towards an address, as this host's kernel holds it."""
         assert self.daemon is not None
@@ -335,16 +349,16 @@ class MemoryHost:
 
     async def kill_daemon_at(self, operations: int, *, within_s: float) -> None:
         """Kill the daemon at its next operation on the kernel but so many, or when there were not that many in time."""
-        severed = asyncio.Event()
+        dead = asyncio.Event()
 
-        def sever() -> None:
-            self._sever()
-            severed.set()
+        def die() -> None:
+            self.sever()
+            dead.set()
 
         if self._severable is not None:
-            self._severable.sever_after(operations, sever)
+            self._severable.sever_after(operations, die)
             with suppress(TimeoutError):
-                await asyncio.wait_for(severed.wait(), within_s)
+                await asyncio.wait_for(dead.wait(), within_s)
         await self.kill_daemon()
 
     def forget_everything(self) -> None:
@@ -361,16 +375,6 @@ class MemoryHost:
         """What ended the daemon by itself; None while it runs."""
         task = self._task
         return task.exception() if task is not None and task.done() and not task.cancelled() else None
-
-    def _sever(self) -> None:
-        """Nothing that the daemon does has an effect from now on."""
-        if self._severable is not None:
-            self._severable.severed = True
-        if self._tpm is not None:
-            self._tpm.severed = True
-        if self.database is not None:
-            self.database.severed = True
-        self._network.stop(self.host)
 
     async def _run(self, daemon: HostDaemon) -> None:
         """Run the daemon; one that ends by itself is stopped, as `daemon.service` does."""

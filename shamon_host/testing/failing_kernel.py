@@ -8,7 +8,7 @@ while it falls apart has an effect. A test throws its objects away and starts ne
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import DeleteSas, KernelState, Operation
@@ -161,20 +161,22 @@ class FailingKernel:
         self._life.take(Step(kind="apply", operation=operation), apply)
 
 
-class _Documents(Protocol):
-    def get(self, kind: str, key: str) -> dict[str, Any] | None: ...
-
-    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None: ...
-
-
 class FailingDocuments:
-    """`links.link_records.Documents` of one run of a daemon: what is not written when it dies never is."""
+    """`daemon.store.Store`, or the part of it that links need, of one run of a daemon: what is not written when it dies
+    never is."""
 
-    def __init__(self, documents: _Documents, life: Lifeline) -> None:
+    def __init__(self, documents: Any, life: Lifeline) -> None:
         self._documents, self._life = documents, life
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
-        return self._documents.get(kind, key)
+        found: dict[str, Any] | None = self._documents.get(kind, key)
+        return found
+
+    def items(self, kind: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+        return tuple(self._documents.items(kind))
 
     def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None:
         self._life.take(Step(kind="put"), lambda: self._documents.put(kind, key, document))
+
+    def change(self, documents: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> None:
+        self._life.take(Step(kind="put"), lambda: self._documents.change(documents))

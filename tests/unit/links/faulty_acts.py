@@ -7,11 +7,12 @@ a broken handshake back, tries again to cut a peer off, and does not start on a 
 import contextlib
 import math
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 
 from shamon_host.domain.errors import BackendFailed, Refused
 from shamon_host.domain.labels import TypeName
 from shamon_host.links.agreed import Offer
+from shamon_host.links.link_records import load_peers
 from shamon_host.links.ports import AcquireEvent
 from shamon_host.testing.failing_kernel import DaemonKilled
 from tests.unit.links.conftest import Agreed
@@ -359,7 +360,5 @@ def _forget(world: FaultyWorld, i: int, j: int) -> None:
 
 
 def _recorded(world: FaultyWorld, i: int, j: int) -> bool:
-    document: Mapping[str, object] = world.hosts[i].documents.kept.get(("links", "peers"), {})
-    peers = document.get("peers", [])
-    assert isinstance(peers, list)
-    return any(entry["peer"] == world.hosts[j].name for entry in peers)
+    host = world.hosts[i]
+    return world.hosts[j].name in load_peers(host.documents, host.boot_id)

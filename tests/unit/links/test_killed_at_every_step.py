@@ -137,7 +137,6 @@ def what_there_is(world: FaultyWorld) -> list[tuple[object, ...]]:
             state.guard,
             sorted(host.kernel.fd_store.sockets),
             host.links.carried(world.hosts[1 - host.number].name),
-            host.documents.kept.get(("links", "ports")),
         )
         for host, state in zip(world.hosts, states, strict=True)
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.model import CreateBridge, InstallGuard
+from shamon_host.links.model import CreateBridge, InstallGuard, Operation
 from shamon_host.testing.clock import VirtualClock
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.severable import SeverableKernel, SeverableTpm
@@ -38,7 +38,7 @@ def test_a_daemon_is_dead_from_its_next_operation_but_so_many_on(operations: int
         seen.severed = True
 
     seen.sever_after(operations, sever)
-    plan = [InstallGuard(), CreateBridge(name="shbr1"), CreateBridge(name="shbr2")]
+    plan: list[Operation] = [InstallGuard(), CreateBridge(name="shbr1"), CreateBridge(name="shbr2")]
     if operations < len(plan):
         with pytest.raises(BackendFailed, match="dead"):
             seen.apply(plan)

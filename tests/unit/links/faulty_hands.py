@@ -18,7 +18,7 @@ from shamon_host.links.model import (
     SpdEntry,
 )
 from shamon_host.links.network_state import check_network_state
-from tests.unit.links.faulty_acts import WHOLE, handshake, look
+from tests.unit.links.faulty_acts import handshake, look
 from tests.unit.links.faulty_world import LEASE_S, TAPS, TYPES, FaultyWorld
 
 SPD_HANDS = ("flush SPD", "delete SPD entry", "delete block entry", "allow out", "allow in")
@@ -140,8 +140,9 @@ def _put_sa(world: FaultyWorld, i: int, sas: list[SecurityAssociation]) -> None:
         world.lossy.add(i)
 
 
-def settle(world: FaultyWorld) -> None:
-    """The end of all faults: everything that should be there comes, nothing else stays, and frames flow.
+def settle(world: FaultyWorld, *, rekeys: bool = False) -> None:
+    """The end of all faults: everything that should be there comes, nothing else stays, and frames flow; also once more
+    after a rekey of everything.
 
     What should be there is counted from the VMs that run, not taken from what the daemons believe."""
     for i, host in enumerate(world.hosts):
@@ -156,18 +157,14 @@ def settle(world: FaultyWorld) -> None:
         (i, j): {name for name in TYPES if all(name in world.hosts[side].taps.values() for side in (i, j))}
         for i, j in world.pairs()
     }
-    for i, j in world.pairs():
-        if i < j:
-            assert handshake(world, i, j, wanted[i, j], ends_at=WHOLE)
-    for _ in range(4):  # superseded SAs go, and SPIs that nobody gave back expire
-        _all_tidy(world)
-    for i, j in world.pairs():
-        if i < j:
-            assert handshake(world, i, j, wanted[i, j], ends_at=WHOLE)
-    for _ in range(3):
-        _all_tidy(world)
-    for i in range(len(world.hosts)):
-        _is_settled(world, i, {j: wanted[i, j] for j in range(len(world.hosts)) if j != i})
+    for _ in range(1 + rekeys):
+        for i, j in world.pairs():
+            if i < j:
+                assert handshake(world, i, j, wanted[i, j])
+        for _ in range(4):  # superseded SAs go, and SPIs that nobody gave back expire
+            _all_tidy(world)
+        for i in range(len(world.hosts)):
+            _is_settled(world, i, {j: wanted[i, j] for j in range(len(world.hosts)) if j != i})
     world.look_around()
 
 

@@ -15,13 +15,11 @@ from shamon_host.testing.failing_kernel import Fault
 from tests.examples import SHARE
 from tests.unit.links import faulty_acts as acts
 from tests.unit.links.conftest import BLUE, RED
-from tests.unit.links.faulty_hands import allow, settle
+from tests.unit.links.faulty_hands import allow, interfere, settle
 from tests.unit.links.faulty_world import FaultyWorld
 
 TYPES = (RED, BLUE) if SHARE >= 1 else (RED,)
 TAPS = ("shvm0-0", "shvm2-0")[: len(TYPES)]
-EVERY = 1 if SHARE >= 1 else 7
-"""Of faults other than being killed: which steps are tried."""
 Act = Callable[[FaultyWorld], object]
 
 
@@ -68,6 +66,17 @@ def permissive(world: FaultyWorld) -> None:
     acts.look(world, 0)
 
 
+def late(world: FaultyWorld) -> None:
+    """Most of the lease is over: whatever is put back, gates open for what is left of it, and no more."""
+    up(world)
+    world.advance(60.0)
+
+
+def lose_a_rule(world: FaultyWorld) -> None:
+    late(world)
+    interfere(world, 0, "delete nft rule", 0)
+
+
 LIVES: dict[str, tuple[Act, Act]] = {
     "boot": (lambda _: None, boot),
     "bring-up": (boot, join),
@@ -78,6 +87,8 @@ LIVES: dict[str, tuple[Act, Act]] = {
     "a VM less": (up, vm_goes),
     "stop of the unit": (up, lambda world: acts.stop_unit(world, 0)),
     "permissive": (up, permissive),
+    "undone": (late, lambda world: acts.handshake(world, 0, 1, TYPES, ends_at=5, noticed=True)),
+    "guard": (lose_a_rule, lambda world: acts.look(world, 0)),
     "repair": (up, lambda world: acts.look(world, 0)),
 }
 
@@ -89,6 +100,13 @@ class Case:
     life: str
     victim: int
     fault: Fault
+
+    def of(self, steps: int) -> range:
+        """All of them, and while people wait: all for the first host that is killed, some for the rest."""
+        every = 1 if self.victim == 0 else 3
+        if self.fault is not Fault.KILLED_BEFORE:
+            every = 17
+        return range(0, steps, 1 if SHARE >= 1 else every)
 
 
 def cases() -> Iterator[Case]:
@@ -164,7 +182,7 @@ def test_a_mishap_at_any_step_leaves_no_trace(case: Case) -> None:
     assert steps > 0 or case.victim == 1, "the act does nothing"
     settle(world)
     right = what_there_is(world)
-    for step in range(steps)[:: 1 if case.fault is Fault.KILLED_BEFORE else EVERY]:
+    for step in case.of(steps):
         world = prepared(case.life)
         world.hosts[case.victim].life.arm(case.fault, step)
         world.watching = True

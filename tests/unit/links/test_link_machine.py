@@ -156,7 +156,7 @@ class Links(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            settle(self.world)
+            settle(self.world, rekeys=True)
 
     def _meeting(self, i: int, fault: Met, act: Callable[[], object]) -> None:
         if fault is not None and self.world.hosts[i].alive:

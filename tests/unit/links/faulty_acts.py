@@ -74,7 +74,9 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
         words = str(host.audited[told:])
         assert all(what in words for what in in_the_way), "a foreign SPD entry went, and nobody was told"
         _knows_what_is_missing(world, i)
-        _holds_nothing_else(world, i)
+        for j in range(len(world.hosts)):
+            if j != i and not world.agreed[i, j]:
+                _holds_nothing_of(world, i, j)
         if armed and not host.life.armed:
             world.lossy.add(i)  # a tap that could not be attached is told, and holds nothing up
         else:
@@ -98,15 +100,12 @@ def _knows_what_is_missing(world: FaultyWorld, i: int) -> None:
             assert peer in host.links.needs_rekey(), f"host {i} does not miss what its link to {peer} lacks"
 
 
-def _holds_nothing_else(world: FaultyWorld, i: int) -> None:
-    """Of a peer with which nothing is agreed on there is nothing."""
-    state = world.hosts[i].kernel.read()
-    for j, other in enumerate(world.hosts):
-        if j != i and not world.agreed[i, j]:
-            assert other.address not in state.gate
-            assert not [sa for sa in state.sas if other.address in (sa.source, sa.destination)]
-            assert not [entry for entry in state.spd if other.address in (entry.source, entry.destination)]
-            assert not [tunnel for tunnel in state.tunnels if tunnel.remote == other.address]
+def _holds_nothing_of(world: FaultyWorld, i: int, j: int) -> None:
+    state, address = world.hosts[i].kernel.read(), world.hosts[j].address
+    assert address not in state.gate
+    assert not [sa for sa in state.sas if address in (sa.source, sa.destination)]
+    assert not [entry for entry in state.spd if address in (entry.source, entry.destination)]
+    assert not [tunnel for tunnel in state.tunnels if tunnel.remote == address]
 
 
 def start_vm(world: FaultyWorld, i: int, tap: str) -> None:
@@ -293,6 +292,8 @@ def suspend(world: FaultyWorld, i: int, j: int) -> None:
         _forget(world, i, j)
     else:
         _forget(world, i, j)
+        if not host.life.met:
+            _holds_nothing_of(world, i, j)
     world.look_around()
 
 

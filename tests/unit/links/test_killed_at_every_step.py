@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.model import DeleteSpdEntry, Direction
+from shamon_host.links.model import DeleteSas, DeleteSpdEntry, Direction
 from shamon_host.testing.failing_kernel import Fault
 from tests.examples import SHARE
 from tests.unit.links import faulty_acts as acts
@@ -77,6 +77,14 @@ def lose_a_rule(world: FaultyWorld) -> None:
     interfere(world, 0, "delete nft rule", 0)
 
 
+def lose_an_sa(world: FaultyWorld) -> None:
+    """A receiving one. It is not repaired: the daemon says that it wants a handshake."""
+    up(world)
+    world.unhealthy(0)
+    kernel = world.hosts[0].kernel
+    kernel.apply([DeleteSas(ids=tuple(sa.id for sa in kernel.read().sas if sa.destination == world.hosts[0].address))])
+
+
 LIVES: dict[str, tuple[Act, Act]] = {
     "boot": (lambda _: None, boot),
     "bring-up": (boot, join),
@@ -88,6 +96,7 @@ LIVES: dict[str, tuple[Act, Act]] = {
     "stop of the unit": (up, lambda world: acts.stop_unit(world, 0)),
     "permissive": (up, permissive),
     "undone": (late, lambda world: acts.handshake(world, 0, 1, TYPES, ends_at=5, noticed=True)),
+    "lost SA": (lose_an_sa, lambda world: acts.look(world, 0)),
     "guard": (lose_a_rule, lambda world: acts.look(world, 0)),
     "repair": (up, lambda world: acts.look(world, 0)),
 }

@@ -14,19 +14,24 @@ from shamon_host.domain.labels import TypeName
 from shamon_host.testing.failing_kernel import Fault
 from tests.examples import examples
 from tests.unit.links import faulty_acts as acts
-from tests.unit.links.faulty_hands import HANDS, interfere, settle
+from tests.unit.links.faulty_hands import GATE_HANDS, NFT_HANDS, PORT_HANDS, SA_HANDS, SPD_HANDS, interfere, settle
 from tests.unit.links.faulty_world import TAPS, TYPES, FaultyWorld
 
 HOSTS = st.integers(0, 2)
 PAIRS = st.sampled_from([(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
 SOME_TYPES = st.sets(st.sampled_from(TYPES))
 SEEN = st.booleans()
-TOUCHES = st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3)
 STEPS = st.integers(0, 30)
 FAULTS = st.none() | st.tuples(st.sampled_from(sorted(set(Fault) - {Fault.IGNORED})), STEPS)
 LIES = st.tuples(st.just(Fault.IGNORED), STEPS)
 """Reading back shows them; only a repair is complete in spite of one, and anything else waits for that."""
 Met = tuple[Fault, int] | None
+Touches = list[tuple[str, int]]
+
+
+def touches(*hands: tuple[str, ...]) -> st.SearchStrategy[Touches]:
+    """Some of these, each with a number that picks what it is done to."""
+    return st.lists(st.tuples(st.sampled_from(sum(hands, ())), st.integers(0, 20)), min_size=1, max_size=4)
 
 
 class Links(RuleBasedStateMachine):
@@ -115,16 +120,17 @@ class Links(RuleBasedStateMachine):
     def stop_vm(self, i: int, tap: str) -> None:
         self.world.hosts[i].unplug(tap)
 
-    @rule(
-        i=HOSTS,
-        touches=st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3),
-        seen=SEEN,
-    )
-    def interfere(self, i: int, touches: list[tuple[str, int]], seen: bool) -> None:
-        for what, pick in touches:
-            interfere(self.world, i, what, pick)
-        if seen:
-            acts.look(self.world, i)
+    @rule(i=HOSTS, touches=touches(SPD_HANDS, NFT_HANDS), seen=SEEN)
+    def touch_the_guard(self, i: int, touches: Touches, seen: bool) -> None:
+        self._interfere(i, touches, seen)
+
+    @rule(i=HOSTS, touches=touches(GATE_HANDS, SA_HANDS), seen=SEEN)
+    def touch_gates_and_sas(self, i: int, touches: Touches, seen: bool) -> None:
+        self._interfere(i, touches, seen)
+
+    @rule(i=HOSTS, touches=touches(PORT_HANDS), seen=SEEN)
+    def touch_ports(self, i: int, touches: Touches, seen: bool) -> None:
+        self._interfere(i, touches, seen)
 
     @rule(i=HOSTS, enforcing=st.booleans(), seen=SEEN)
     def setenforce(self, i: int, enforcing: bool, seen: bool) -> None:
@@ -157,6 +163,12 @@ class Links(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             settle(self.world, rekeys=True)
+
+    def _interfere(self, i: int, touches: Touches, seen: bool) -> None:
+        for what, pick in touches:
+            interfere(self.world, i, what, pick)
+        if seen:
+            acts.look(self.world, i)
 
     def _meeting(self, i: int, fault: Met, act: Callable[[], object]) -> None:
         if fault is not None and self.world.hosts[i].alive:

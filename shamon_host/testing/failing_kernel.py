@@ -5,13 +5,12 @@ before the effect, loses the answer after it, or raises `DaemonKilled`, and from
 while it falls apart has an effect. A test throws its objects away and starts new ones over the same kernel and store.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.link_records import Documents
 from shamon_host.links.model import DeleteSas, KernelState, Operation
 from shamon_host.links.ports import KernelEvent, LinkKernel, Traffic
 
@@ -72,7 +71,7 @@ class Lifeline:
         self._fault, self._left, self.met = fault, after_steps, False
 
     def disarm(self) -> None:
-        self._left = None
+        self._left, self.met = None, False
 
     def kill(self) -> None:
         """At once. Raises nothing: that is for whoever is in the daemon to feel."""
@@ -120,15 +119,19 @@ class FailingKernel:
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """One step for each operation, and for each SA of a batch: a batch may be cut short."""
-        for operation in _one_by_one(operations):
-            self._apply(operation)
+        for operation in operations:
+            if isinstance(operation, DeleteSas):
+                for sa_id in operation.ids:
+                    self._apply(DeleteSas(ids=(sa_id,)))
+            else:
+                self._apply(operation)
 
     def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
-        """As `apply`, step by step, whatever becomes of one."""
-        failures = []
-        for operation in _one_by_one(operations):
+        """Each whatever becomes of the others, unless the daemon is killed. Returns what failed."""
+        failures: list[BackendFailed] = []
+        for operation in operations:
             try:
-                self._apply(operation)
+                self.apply([operation])
             except BackendFailed as error:
                 failures.append(error)
         return tuple(failures)
@@ -162,24 +165,21 @@ class FailingKernel:
 
 
 class FailingDocuments:
-    """`links.link_records.Documents` of one run of a daemon: what is not written when it dies never is."""
+    """`daemon.store.Store`, or the part of it that links need, of one run of a daemon: what is not written when it dies
+    never is."""
 
-    def __init__(self, documents: Documents, life: Lifeline) -> None:
+    def __init__(self, documents: Any, life: Lifeline) -> None:
         self._documents, self._life = documents, life
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
-        return self._documents.get(kind, key)
+        found: dict[str, Any] | None = self._documents.get(kind, key)
+        return found
 
     def items(self, kind: str) -> tuple[tuple[str, dict[str, Any]], ...]:
-        return self._documents.items(kind)
+        return tuple(self._documents.items(kind))
+
+    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None:
+        self._life.take(Step(kind="put"), lambda: self._documents.put(kind, key, document))
 
     def change(self, documents: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> None:
         self._life.take(Step(kind="put"), lambda: self._documents.change(documents))
-
-
-def _one_by_one(operations: Sequence[Operation]) -> Iterator[Operation]:
-    for operation in operations:
-        if isinstance(operation, DeleteSas):
-            yield from (DeleteSas(ids=(sa_id,)) for sa_id in operation.ids)
-        else:
-            yield operation

@@ -27,6 +27,8 @@ class MemorySpd:
         self._selinux = selinux
         self._entries: dict[int, SpdEntry] = {}
         self._next_index = 1
+        self._seen: frozenset[SpdEntry] | None = None
+        """What a read shows, until something changes."""
 
     def update(self, entry: SpdEntry) -> SpdEntry:
         """XFRM_MSG_UPDPOLICY: add it, or put it in the place of the one with its selector, direction and context.
@@ -39,6 +41,7 @@ class MemorySpd:
         if index is None:
             index, self._next_index = self._next_index, self._next_index + 1
         self._entries[index] = stored
+        self._seen = None
         return stored
 
     def delete(self, entry: SpdEntry) -> bool:
@@ -46,16 +49,20 @@ class MemorySpd:
         for index, stored in self._entries.items():
             if _as_read(index, stored) == entry:
                 del self._entries[index]
+                self._seen = None
                 return True
         return False
 
     def flush(self) -> None:
         self._entries.clear()
+        self._seen = None
 
     def read(self) -> frozenset[SpdEntry]:
         """The labelled ones and those that touch the port block, as `KernelState.spd` has them."""
-        entries = (_as_read(index, stored) for index, stored in self._entries.items())
-        return frozenset(entry for entry in entries if entry.context is not None or _in_the_way(entry))
+        if self._seen is None:
+            entries = (_as_read(index, stored) for index, stored in self._entries.items())
+            self._seen = frozenset(entry for entry in entries if entry.context is not None or _in_the_way(entry))
+        return self._seen
 
     def lookup(self, flow: Flow, label: SelinuxContext | None) -> SpdEntry | None:
         """The first entry that matches the packet and whose label lets this one use it (`xfrm_policy_lookup`).

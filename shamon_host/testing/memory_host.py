@@ -349,16 +349,16 @@ class MemoryHost:
 
     async def kill_daemon_at(self, operations: int, *, within_s: float) -> None:
         """Kill the daemon at its next operation on the kernel but so many, or when there were not that many in time."""
-        severed = asyncio.Event()
+        dead = asyncio.Event()
 
-        def sever() -> None:
+        def die() -> None:
             self.sever()
-            severed.set()
+            dead.set()
 
         if self._severable is not None:
-            self._severable.sever_after(operations, sever)
+            self._severable.sever_after(operations, die)
             with suppress(TimeoutError):
-                await asyncio.wait_for(severed.wait(), within_s)
+                await asyncio.wait_for(dead.wait(), within_s)
         await self.kill_daemon()
 
     def forget_everything(self) -> None:
@@ -375,16 +375,6 @@ class MemoryHost:
         """What ended the daemon by itself; None while it runs."""
         task = self._task
         return task.exception() if task is not None and task.done() and not task.cancelled() else None
-
-    def _sever(self) -> None:
-        """Nothing that the daemon does has an effect from now on."""
-        if self._severable is not None:
-            self._severable.severed = True
-        if self._tpm is not None:
-            self._tpm.severed = True
-        if self.database is not None:
-            self.database.severed = True
-        self._network.stop(self.host)
 
     async def _run(self, daemon: HostDaemon) -> None:
         """Run the daemon; one that ends by itself is stopped, as `daemon.service` does."""

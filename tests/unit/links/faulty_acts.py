@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from shamon_host.domain.errors import BackendFailed, Refused
 from shamon_host.domain.labels import TypeName
 from shamon_host.links.agreed import Offer
+from shamon_host.links.link_records import load_peers
 from shamon_host.links.ports import AcquireEvent
 from shamon_host.testing.failing_kernel import DaemonKilled
 from tests.unit.links.conftest import Agreed
@@ -73,6 +74,9 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
         words = str(host.audited[told:])
         assert all(what in words for what in in_the_way), "a foreign SPD entry went, and nobody was told"
         _knows_what_is_missing(world, i)
+        for j in range(len(world.hosts)):
+            if j != i and not world.agreed[i, j]:
+                _holds_nothing_of(world, i, j)
         if armed and not host.life.armed:
             world.lossy.add(i)  # a tap that could not be attached is told, and holds nothing up
         else:
@@ -96,6 +100,14 @@ def _knows_what_is_missing(world: FaultyWorld, i: int) -> None:
             assert peer in host.links.needs_rekey(), f"host {i} does not miss what its link to {peer} lacks"
 
 
+def _holds_nothing_of(world: FaultyWorld, i: int, j: int) -> None:
+    state, address = world.hosts[i].kernel.read(), world.hosts[j].address
+    assert address not in state.gate
+    assert not [sa for sa in state.sas if address in (sa.source, sa.destination)]
+    assert not [entry for entry in state.spd if address in (entry.source, entry.destination)]
+    assert not [tunnel for tunnel in state.tunnels if tunnel.remote == address]
+
+
 def start_vm(world: FaultyWorld, i: int, tap: str) -> None:
     host = world.hosts[i]
     if tap in host.taps or (host.life.dead and not start(world, i)):
@@ -106,8 +118,19 @@ def start_vm(world: FaultyWorld, i: int, tap: str) -> None:
         look(world, i)
 
 
-def handshake(world: FaultyWorld, i: int, j: int, types: Collection[TypeName], *, ends_at: int = WHOLE) -> bool:
-    """`i` calls `j`; both offer `types`. `ends_at`: how many of its steps there are before a message is lost."""
+def handshake(
+    world: FaultyWorld,
+    i: int,
+    j: int,
+    types: Collection[TypeName],
+    *,
+    ends_at: int = WHOLE,
+    noticed: bool = False,
+    permissive_at: int = WHOLE,
+) -> bool:
+    """`i` calls `j`; both offer `types`. `ends_at`: how many of its steps there are before a message is lost;
+    `noticed`: a side that was done hears of the end, and takes back what it did. `permissive_at`: before that step,
+    somebody sets the host that takes it permissive."""
     for number in (i, j):
         if world.hosts[number].life.dead and not start(world, number):
             return False
@@ -125,15 +148,19 @@ def handshake(world: FaultyWorld, i: int, j: int, types: Collection[TypeName], *
         try:
             if number == ends_at:
                 raise _MessageLost
+            if number == permissive_at:
+                set_enforcing(world, who, enforcing=False)
             act(who)
         except (BackendFailed, Refused, DaemonKilled, _MessageLost) as error:
             if isinstance(error, DaemonKilled):
                 world.killed(who)
+            if isinstance(error, BackendFailed) and not any(world.hosts[side].life.met for side in (i, j)):
+                raise  # no fault was made for this
             world.switching = False
             if run.sending:  # one side may have switched to SAs that the other one takes back
                 world.unhealthy(i, j)
             for side in (i, j):
-                if side not in run.done and world.hosts[side].alive:
+                if (noticed or side not in run.done) and world.hosts[side].alive:
                     run.abandon(side)
             world.look_around()
             return False
@@ -175,6 +202,7 @@ class _Handshake:
         self.grant[side] = world.grants[side, peer] = world.grants[side, peer] + 1
         self._note_end(side)
         host.links.install_inbound(other.name, other.address, links, lifetime_s=self._lifetime_s(side))
+        assert host.kernel.read().selinux_enforcing, "it has installed something, permissive"
 
     def send(self, side: int) -> None:
         world, peer = self.world, self.peer[side]
@@ -186,6 +214,7 @@ class _Handshake:
         self._note_end(side)
         gate_s = self.started[side] + LEASE_S - MARGIN_S - host.clock.boottime
         host.links.install_outbound(other.name, other.address, links, gate_s=gate_s, lifetime_s=self._lifetime_s(side))
+        assert host.kernel.read().selinux_enforcing or not links, "it has installed something, permissive"
         world.agreed[side, peer] = types
         world.gate_end[side, peer] = self.started[side] + LEASE_S - MARGIN_S
         self.done.add(side)
@@ -236,6 +265,13 @@ class _Handshake:
         self.world.sa_end[pair] = max(self.world.sa_end[pair], end)
 
 
+def set_enforcing(world: FaultyWorld, i: int, *, enforcing: bool) -> None:
+    """`setenforce`; the daemon has not seen it yet."""
+    world.hosts[i].kernel.selinux.set_enforcing(enforcing)
+    (world.unseen_permissive.discard if enforcing else world.unseen_permissive.add)(i)
+    world.unhealthy(i)
+
+
 def suspend(world: FaultyWorld, i: int, j: int) -> None:
     """`i` cuts `j` off. From then on nothing crosses, whatever failed on the way."""
     host, other = world.hosts[i], world.hosts[j]
@@ -256,6 +292,8 @@ def suspend(world: FaultyWorld, i: int, j: int) -> None:
         _forget(world, i, j)
     else:
         _forget(world, i, j)
+        if not host.life.met:
+            _holds_nothing_of(world, i, j)
     world.look_around()
 
 
@@ -323,4 +361,5 @@ def _forget(world: FaultyWorld, i: int, j: int) -> None:
 
 
 def _recorded(world: FaultyWorld, i: int, j: int) -> bool:
-    return ("link-peer", world.hosts[j].name) in world.hosts[i].documents.kept
+    host = world.hosts[i]
+    return world.hosts[j].name in load_peers(host.documents, host.boot_id)

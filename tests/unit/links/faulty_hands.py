@@ -18,16 +18,14 @@ from shamon_host.links.model import (
     SpdEntry,
 )
 from shamon_host.links.network_state import check_network_state
-from tests.unit.links.faulty_acts import WHOLE, handshake, look
+from tests.unit.links.faulty_acts import handshake, look
 from tests.unit.links.faulty_world import LEASE_S, TAPS, TYPES, FaultyWorld
 
 SPD_HANDS = ("flush SPD", "delete SPD entry", "delete block entry", "allow out", "allow in")
-NFT_HANDS = ("flush nft", "delete nft rule", "extend gate", "open gate")
-OTHER_HANDS = (
-    "close gate", "flush SAs", "delete SA", "put SA", "detach port", "change flag", "move tap", "put port",
-    "give address", "delete tunnel",
-)  # fmt: skip
-HANDS = (*SPD_HANDS, *NFT_HANDS, *OTHER_HANDS)
+NFT_HANDS = ("flush nft", "delete nft rule")
+GATE_HANDS = ("extend gate", "open gate", "close gate")
+SA_HANDS = ("flush SAs", "delete SA", "delete SA", "put SA")
+PORT_HANDS = ("detach port", "change flag", "move tap", "put port", "give address", "delete tunnel")
 
 
 def allow(direction: Direction) -> SpdEntry:
@@ -47,7 +45,6 @@ def interfere(world: FaultyWorld, i: int, what: str, pick: int) -> None:
         world.lossy.add(i)
         _touch_spd(world, i, what, pick)
     elif what in NFT_HANDS:
-        world.loose_nft.add(i)
         _touch_nft(world, i, what, pick)
     else:
         _touch(world, i, what, pick)
@@ -72,19 +69,17 @@ def _touch_spd(world: FaultyWorld, i: int, what: str, pick: int) -> None:
 
 def _touch_nft(world: FaultyWorld, i: int, what: str, pick: int) -> None:
     kernel = world.hosts[i].kernel
-    state = kernel.read()
-    others = [host.address for host in world.hosts if host.number != i]
     match what:
         case "flush nft":
             kernel.flush_nft()
+            world.loose_nft.add(i)
             world.unhealthy(i)
         case "delete nft rule":
             kernel.damage_guard()
+            world.loose_nft.add(i)
             world.lossy.add(i)
-        case "extend gate" if state.gate:
-            kernel.apply([OpenGate(address=sorted(state.gate)[pick % len(state.gate)], seconds=86400.0)])
-        case "open gate" if state.guard:
-            kernel.apply([OpenGate(address=others[pick % len(others)], seconds=86400.0)])
+        case _:
+            raise ValueError(what)
 
 
 def _touch(world: FaultyWorld, i: int, what: str, pick: int) -> None:
@@ -92,8 +87,15 @@ def _touch(world: FaultyWorld, i: int, what: str, pick: int) -> None:
     kernel, state = host.kernel, host.kernel.read()
     sas, tunnels = sorted(state.sas, key=lambda sa: sa.spi), sorted(state.tunnels, key=lambda item: item.local_port)
     bridges = sorted(state.bridges)
+    others = [other.address for other in world.hosts if other.number != i]
     ports = sorted((port, name) for name, bridge in state.bridges.items() for port in bridge.ports)
     match what:
+        case "extend gate" if state.gate:
+            world.loose_gate.add(i)
+            kernel.apply([OpenGate(address=sorted(state.gate)[pick % len(state.gate)], seconds=86400.0)])
+        case "open gate" if state.guard:
+            world.loose_gate.add(i)
+            kernel.apply([OpenGate(address=others[pick % len(others)], seconds=86400.0)])
         case "close gate" if state.gate:
             kernel.apply([CloseGate(address=sorted(state.gate)[pick % len(state.gate)])])
             world.unhealthy(i)
@@ -136,8 +138,9 @@ def _put_sa(world: FaultyWorld, i: int, sas: list[SecurityAssociation]) -> None:
         world.lossy.add(i)
 
 
-def settle(world: FaultyWorld) -> None:
-    """The end of all faults: everything that should be there comes, nothing else stays, and frames flow.
+def settle(world: FaultyWorld, *, rekeys: bool = False) -> None:
+    """The end of all faults: everything that should be there comes, nothing else stays, and frames flow; also once more
+    after a rekey of everything.
 
     What should be there is counted from the VMs that run, not taken from what the daemons believe."""
     for i, host in enumerate(world.hosts):
@@ -152,25 +155,22 @@ def settle(world: FaultyWorld) -> None:
         (i, j): {name for name in TYPES if all(name in world.hosts[side].taps.values() for side in (i, j))}
         for i, j in world.pairs()
     }
-    for i, j in world.pairs():
-        if i < j:
-            assert handshake(world, i, j, wanted[i, j], ends_at=WHOLE)
-    for host in world.hosts:  # superseded SAs go, and SPIs that nobody gave back expire
-        for _ in range(4):
-            world.look_around()
-            host.links.tidy()
-            world.advance(11.0)
-        host.links.tidy()
-    for i, j in world.pairs():
-        if i < j:
-            assert handshake(world, i, j, wanted[i, j], ends_at=WHOLE)
-    for _ in range(3):
-        world.advance(11.0)
-        for host in world.hosts:
-            host.links.tidy()
-    for i in range(len(world.hosts)):
-        _is_settled(world, i, {j: wanted[i, j] for j in range(len(world.hosts)) if j != i})
+    for _ in range(1 + rekeys):
+        for i, j in world.pairs():
+            if i < j:
+                assert handshake(world, i, j, wanted[i, j])
+        for _ in range(4):  # superseded SAs go, and SPIs that nobody gave back expire
+            _all_tidy(world)
+        for i in range(len(world.hosts)):
+            _is_settled(world, i, {j: wanted[i, j] for j in range(len(world.hosts)) if j != i})
     world.look_around()
+
+
+def _all_tidy(world: FaultyWorld) -> None:
+    world.look_around()
+    world.advance(11.0)
+    for host in world.hosts:
+        host.links.tidy()
 
 
 def _is_settled(world: FaultyWorld, i: int, wanted: dict[int, set[TypeName]]) -> None:

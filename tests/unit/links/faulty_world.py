@@ -20,6 +20,7 @@ from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.kernel_sockets import MemoryFdStore
 from shamon_host.testing.wire import MemoryWire
+from tests.examples import SHARE
 from tests.unit.links.conftest import BLUE, RED, ManualClock, MemoryDocuments, frame
 
 GREEN = TypeName("acme/green")
@@ -104,7 +105,7 @@ class FaultyHost:
 
     def _after(self, step: Step) -> None:
         if step.kind == "apply" and self.world.watching:
-            self.world.look_around()
+            self.world.look_around(self.number)
 
 
 class FaultyWorld:
@@ -129,6 +130,7 @@ class FaultyWorld:
         """Links of two hosts, the lower number first, that nothing has happened to: they lose no packet."""
         self.loose_spd: set[int] = set()
         self.loose_nft: set[int] = set()
+        self.loose_gate: set[int] = set()
         self.loose_ports: set[int] = set()
         """Hosts where a hand opened this, and the daemon has not repaired it since."""
         self.lossy: set[int] = set()
@@ -148,7 +150,7 @@ class FaultyWorld:
         """A handshake is at its sending sides: a fault now may cost packets, until the next handshake."""
         self.watching = True
         """Look around after each step of a daemon, not only after each act."""
-        self._numbers = itertools.count()
+        self._numbers, self._turns = itertools.count(), itertools.count()
         maps = [allocate(EMPTY, TYPES, []), allocate(EMPTY, [*TYPES, TypeName("aaa/first")], [])]
         for number in range(hosts):  # a type has not the same category everywhere
             self.hosts.append(FaultyHost(self, number, maps[number % 2]))
@@ -160,8 +162,8 @@ class FaultyWorld:
     def repaired(self, i: int) -> None:
         """The host's daemon has looked, and told no failure."""
         for touched in (
-            self.loose_spd, self.loose_nft, self.loose_ports, self.lossy,
-            self.unguarded, self.unseen_permissive, self.lenient,
+            self.loose_spd, self.loose_nft, self.loose_gate, self.loose_ports, self.lossy, self.unguarded,
+            self.unseen_permissive, self.lenient,
         ):  # fmt: skip
             touched.discard(i)
         for take_back in self.pending.pop(i, []):
@@ -185,12 +187,18 @@ class FaultyWorld:
 
     # What must be true at any moment
 
-    def look_around(self) -> None:
-        """Send a frame from every VM, and hold all that is seen against the account."""
-        for i, host in enumerate(self.hosts):
-            for tap in host.taps:
+    def look_around(self, acting: int | None = None) -> None:
+        """Send a frame from every VM, and hold all that is seen against the account.
+
+        In the midst of an act of the host `acting`, while people wait, of its VMs or of the others' by turns."""
+        senders: Collection[int] = range(len(self.hosts))
+        if acting is not None and SHARE < 1:
+            turn, others = next(self._turns), [i for i in senders if i != acting]
+            senders = [acting if turn % 2 else others[turn // 2 % len(others)]]
+        for i in senders:
+            for tap in self.hosts[i].taps:
                 self._send(i, tap)
-            self._check_guard(i, host.kernel.read())
+            self._check_guard(i, self.hosts[i].kernel.read())
         clear = [packet for packet in self.wire.packets if not packet.is_esp]
         assert not clear, f"in clear on the wire: {clear[0]}"
         self.wire.packets.clear()
@@ -218,7 +226,7 @@ class FaultyWorld:
             clock = self.hosts[who].clock
             held = self.lease.get((who, whom), 0.0) > clock.boottime
             # Without the gate what is left is that SAs end.
-            backstop = who in self.loose_nft and self.sa_end[who, whom] > clock.wall
+            backstop = who in self.loose_nft | self.loose_gate and self.sa_end[who, whom] > clock.wall
             if not (held or backstop) or name not in self.agreed[who, whom]:
                 return False
             permissive = self.hosts[who].kernel.selinux.mode is not SelinuxMode.ENFORCING
@@ -241,7 +249,7 @@ class FaultyWorld:
 
     def _check_guard(self, i: int, state: KernelState) -> None:
         """It is there, and no gate outlives its lease."""
-        if i not in self.loose_nft | self.lenient:
+        if i not in self.loose_gate | self.lenient:
             numbers = {other.address: j for j, other in enumerate(self.hosts)}
             for address, left_s in state.gate.items():
                 lease_s = self.lease.get((i, numbers[address]), 0.0) - self.hosts[i].clock.boottime

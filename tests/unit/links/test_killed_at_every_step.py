@@ -10,18 +10,16 @@ from dataclasses import dataclass
 import pytest
 
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.model import DeleteSpdEntry, Direction
+from shamon_host.links.model import DeleteSas, DeleteSpdEntry, Direction
 from shamon_host.testing.failing_kernel import Fault
 from tests.examples import SHARE
 from tests.unit.links import faulty_acts as acts
 from tests.unit.links.conftest import BLUE, RED
-from tests.unit.links.faulty_hands import allow, settle
+from tests.unit.links.faulty_hands import allow, interfere, settle
 from tests.unit.links.faulty_world import FaultyWorld
 
 TYPES = (RED, BLUE) if SHARE >= 1 else (RED,)
 TAPS = ("shvm0-0", "shvm2-0")[: len(TYPES)]
-EVERY = 1 if SHARE >= 1 else 7
-"""Of faults other than being killed: which steps are tried."""
 Act = Callable[[FaultyWorld], object]
 
 
@@ -62,6 +60,31 @@ def vm_goes(world: FaultyWorld) -> None:
     acts.handshake(world, 0, 1, TYPES[:-1])
 
 
+def permissive(world: FaultyWorld) -> None:
+    """The daemon takes every link down while it lasts."""
+    acts.set_enforcing(world, 0, enforcing=False)
+    acts.look(world, 0)
+
+
+def late(world: FaultyWorld) -> None:
+    """Most of the lease is over: whatever is put back, gates open for what is left of it, and no more."""
+    up(world)
+    world.advance(60.0)
+
+
+def lose_a_rule(world: FaultyWorld) -> None:
+    late(world)
+    interfere(world, 0, "delete nft rule", 0)
+
+
+def lose_an_sa(world: FaultyWorld) -> None:
+    """A receiving one. It is not repaired: the daemon says that it wants a handshake."""
+    up(world)
+    world.unhealthy(0)
+    kernel = world.hosts[0].kernel
+    kernel.apply([DeleteSas(ids=tuple(sa.id for sa in kernel.read().sas if sa.destination == world.hosts[0].address))])
+
+
 LIVES: dict[str, tuple[Act, Act]] = {
     "boot": (lambda _: None, boot),
     "bring-up": (boot, join),
@@ -71,6 +94,10 @@ LIVES: dict[str, tuple[Act, Act]] = {
     "a type less": (up, lambda world: acts.close_types(world, 0, 1, TYPES[-1:])),
     "a VM less": (up, vm_goes),
     "stop of the unit": (up, lambda world: acts.stop_unit(world, 0)),
+    "permissive": (up, permissive),
+    "undone": (late, lambda world: acts.handshake(world, 0, 1, TYPES, ends_at=5, noticed=True)),
+    "lost SA": (lose_an_sa, lambda world: acts.look(world, 0)),
+    "guard": (lose_a_rule, lambda world: acts.look(world, 0)),
     "repair": (up, lambda world: acts.look(world, 0)),
 }
 
@@ -82,6 +109,13 @@ class Case:
     life: str
     victim: int
     fault: Fault
+
+    def of(self, steps: int) -> range:
+        """All of them, and while people wait: all for the first host that is killed, some for the rest."""
+        every = 1 if self.victim == 0 else 3
+        if self.fault is not Fault.KILLED_BEFORE:
+            every = 17
+        return range(0, steps, 1 if SHARE >= 1 else every)
 
 
 def cases() -> Iterator[Case]:
@@ -158,7 +192,7 @@ def test_a_mishap_at_any_step_leaves_no_trace(case: Case) -> None:
     assert steps > 0 or case.victim == 1, "the act does nothing"
     settle(world)
     right = what_there_is(world)
-    for step in range(steps)[:: 1 if case.fault is Fault.KILLED_BEFORE else EVERY]:
+    for step in case.of(steps):
         world = prepared(case.life)
         world.hosts[case.victim].life.arm(case.fault, step)
         world.watching = True

@@ -14,17 +14,24 @@ from shamon_host.domain.labels import TypeName
 from shamon_host.testing.failing_kernel import Fault
 from tests.examples import examples
 from tests.unit.links import faulty_acts as acts
-from tests.unit.links.faulty_hands import HANDS, interfere, settle
+from tests.unit.links.faulty_hands import GATE_HANDS, NFT_HANDS, PORT_HANDS, SA_HANDS, SPD_HANDS, interfere, settle
 from tests.unit.links.faulty_world import TAPS, TYPES, FaultyWorld
 
 HOSTS = st.integers(0, 2)
 PAIRS = st.sampled_from([(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
 SOME_TYPES = st.sets(st.sampled_from(TYPES))
+SEEN = st.booleans()
 STEPS = st.integers(0, 30)
 FAULTS = st.none() | st.tuples(st.sampled_from(sorted(set(Fault) - {Fault.IGNORED})), STEPS)
 LIES = st.tuples(st.just(Fault.IGNORED), STEPS)
 """Reading back shows them; only a repair is complete in spite of one, and anything else waits for that."""
 Met = tuple[Fault, int] | None
+Touches = list[tuple[str, int]]
+
+
+def touches(*hands: tuple[str, ...]) -> st.SearchStrategy[Touches]:
+    """Some of these, each with a number that picks what it is done to."""
+    return st.lists(st.tuples(st.sampled_from(sum(hands, ())), st.integers(0, 20)), min_size=1, max_size=4)
 
 
 class Links(RuleBasedStateMachine):
@@ -42,10 +49,21 @@ class Links(RuleBasedStateMachine):
 
     # What daemons do
 
-    @rule(pair=PAIRS, types=SOME_TYPES, ends_at=st.just(acts.WHOLE) | st.integers(0, 5), fault=FAULTS, of=st.booleans())
-    def handshake(self, pair: tuple[int, int], types: set[TypeName], ends_at: int, fault: Met, of: bool) -> None:
-        """Whole, or broken off by a lost message, or by a fault of either side."""
-        self._meeting(pair[of], fault, lambda: acts.handshake(self.world, *pair, types, ends_at=ends_at))
+    @rule(pair=PAIRS, types=SOME_TYPES, fault=FAULTS, of=st.booleans())
+    def handshake(self, pair: tuple[int, int], types: set[TypeName], fault: Met, of: bool) -> None:
+        """Whole, or broken off by a fault of either side."""
+        self._meeting(pair[of], fault, lambda: acts.handshake(self.world, *pair, types))
+
+    @rule(pair=PAIRS, types=SOME_TYPES, ends_at=st.integers(0, 5), noticed=st.booleans(), fault=FAULTS)
+    def break_off(self, pair: tuple[int, int], types: set[TypeName], ends_at: int, noticed: bool, fault: Met) -> None:
+        """A message of the handshake is lost; one side may meet a fault, too."""
+        self._meeting(
+            pair[0], fault, lambda: acts.handshake(self.world, *pair, types, ends_at=ends_at, noticed=noticed)
+        )
+
+    @rule(pair=PAIRS, at=st.integers(0, 5))
+    def permissive_meanwhile(self, pair: tuple[int, int], at: int) -> None:
+        acts.handshake(self.world, *pair, TYPES, permissive_at=at)
 
     @rule(pair=PAIRS)
     def carry_all(self, pair: tuple[int, int]) -> None:
@@ -102,16 +120,23 @@ class Links(RuleBasedStateMachine):
     def stop_vm(self, i: int, tap: str) -> None:
         self.world.hosts[i].unplug(tap)
 
-    @rule(i=HOSTS, touches=st.lists(st.tuples(st.sampled_from(HANDS), st.integers(0, 20)), min_size=1, max_size=3))
-    def interfere(self, i: int, touches: list[tuple[str, int]]) -> None:
-        for what, pick in touches:
-            interfere(self.world, i, what, pick)
+    @rule(i=HOSTS, touches=touches(SPD_HANDS, NFT_HANDS), seen=SEEN)
+    def touch_the_guard(self, i: int, touches: Touches, seen: bool) -> None:
+        self._interfere(i, touches, seen)
 
-    @rule(i=HOSTS, enforcing=st.booleans())
-    def setenforce(self, i: int, enforcing: bool) -> None:
-        self.world.hosts[i].kernel.selinux.set_enforcing(enforcing)
-        (self.world.unseen_permissive.discard if enforcing else self.world.unseen_permissive.add)(i)
-        self.world.unhealthy(i)
+    @rule(i=HOSTS, touches=touches(GATE_HANDS, SA_HANDS), seen=SEEN)
+    def touch_gates_and_sas(self, i: int, touches: Touches, seen: bool) -> None:
+        self._interfere(i, touches, seen)
+
+    @rule(i=HOSTS, touches=touches(PORT_HANDS), seen=SEEN)
+    def touch_ports(self, i: int, touches: Touches, seen: bool) -> None:
+        self._interfere(i, touches, seen)
+
+    @rule(i=HOSTS, enforcing=st.booleans(), seen=SEEN)
+    def setenforce(self, i: int, enforcing: bool, seen: bool) -> None:
+        acts.set_enforcing(self.world, i, enforcing=enforcing)
+        if seen:
+            acts.look(self.world, i)
 
     @rule(seconds=st.sampled_from([1.0, 12.0, 40.0, 95.0]))
     def time_passes(self, seconds: float) -> None:
@@ -119,7 +144,7 @@ class Links(RuleBasedStateMachine):
 
     @rule(i=HOSTS, seconds=st.sampled_from([-3600.0, 3600.0]))
     def step_clock(self, i: int, seconds: float) -> None:
-        if i in self.world.loose_nft and seconds < 0:
+        if i in self.world.loose_nft | self.world.loose_gate and seconds < 0:
             return  # the gate is gone, and what ends what it let through is a lifetime that counts by this clock
         self.world.hosts[i].clock.wall += seconds
         if seconds > 0:
@@ -137,7 +162,13 @@ class Links(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            settle(self.world)
+            settle(self.world, rekeys=True)
+
+    def _interfere(self, i: int, touches: Touches, seen: bool) -> None:
+        for what, pick in touches:
+            interfere(self.world, i, what, pick)
+        if seen:
+            acts.look(self.world, i)
 
     def _meeting(self, i: int, fault: Met, act: Callable[[], object]) -> None:
         if fault is not None and self.world.hosts[i].alive:
@@ -147,4 +178,4 @@ class Links(RuleBasedStateMachine):
 
 
 TestLinks = Links.TestCase
-TestLinks.settings = settings(max_examples=examples(40), stateful_step_count=25, deadline=None)
+TestLinks.settings = settings(max_examples=examples(30), stateful_step_count=20, deadline=None)

@@ -22,7 +22,7 @@ from .framing import Frame
 from .migration import Migration
 from .policy import Policy, PolicyId
 from .requests import SPI_MAX, SPI_MIN, Request
-from .transport import Namespace, namespace_statistics
+from .transport import Namespace
 from .values import Address, AddressFilter, Lifetime, Mark
 
 T = TypeVar("T")
@@ -34,7 +34,6 @@ class AsyncXfrm:
     """One netlink socket, for the tasks of one event loop; opened when it is made. Raises XfrmError as `Xfrm` does."""
 
     def __init__(self, *, netns: Namespace = None) -> None:
-        self._netns = netns
         self._channel = AsyncChannel(netns=netns)
 
     async def __aenter__(self) -> Self:
@@ -183,7 +182,7 @@ class AsyncXfrm:
         await self._channel.call(requests.set_default_policy(default))
 
     async def statistics(self) -> dict[str, int]:
-        return await asyncio.to_thread(namespace_statistics, self._netns)
+        return await self._channel.statistics()
 
 
 async def _picked(request: Request[T], frames: Sequence[Frame], where: Callable[[T], bool] | None) -> tuple[T, ...]:

@@ -18,6 +18,7 @@ from .transport import (
     Namespace,
     batch_size,
     changed_meanwhile,
+    namespace_statistics,
     open_socket,
     socket_error,
 )
@@ -39,6 +40,10 @@ class AsyncChannel:
 
     def close(self) -> None:
         self._socket.close()
+
+    async def statistics(self) -> dict[str, int]:
+        """As `namespace_statistics`."""
+        return await asyncio.to_thread(namespace_statistics, self._socket)
 
     async def call(self, request: Request[T]) -> T:
         """One request. Raises XfrmError if the kernel refused, or its answer is none."""

@@ -20,7 +20,7 @@ from .errors import XfrmError
 from .migration import Migration
 from .policy import Policy, PolicyId
 from .requests import SPI_MAX, SPI_MIN
-from .transport import Channel, Namespace, namespace_statistics
+from .transport import Channel, Namespace
 from .values import Address, AddressFilter, Lifetime, Mark
 
 
@@ -33,7 +33,6 @@ class Xfrm:
     """
 
     def __init__(self, *, netns: Namespace = None) -> None:
-        self._netns = netns
         self._channel = Channel(netns=netns)
 
     def __enter__(self) -> Self:
@@ -58,8 +57,8 @@ class Xfrm:
         """Give an SA new limits, or a larval one its keys. ESRCH if there is none.
 
         The whole SA must be given, key included, but of one that is in use the kernel takes over little more than the
-        lifetime: keys, security context and sequence numbers stay (xfrm_state_update). To change
-        only limits, `renew_sa` is simpler.
+        lifetime: keys, security context and sequence numbers stay (xfrm_state_update). To change only limits,
+        `renew_sa` is simpler.
         """
         self._channel.call(requests.update_sa(sa))
 
@@ -227,5 +226,6 @@ class Xfrm:
         self._channel.call(requests.set_default_policy(default))
 
     def statistics(self) -> dict[str, int]:
-        """The namespace's account of refused packets (`xfrm_stat`)."""
-        return namespace_statistics(self._netns)
+        """Its namespace's account of refused packets (`xfrm_stat`). EPERM without CAP_SYS_ADMIN, with which another
+        namespace is entered."""
+        return self._channel.statistics()

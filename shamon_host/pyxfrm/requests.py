@@ -50,7 +50,7 @@ from .structs import (
     USERSA_ID,
     USERSA_INFO_SIZE,
 )
-from .values import Address, AddressFilter, Lifetime, Mark
+from .values import Address, AddressFilter, Lifetime, Mark, in_range
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -179,10 +179,12 @@ def acquire(wanted: Acquire) -> Request[None]:
 
 
 def flush_sas(protocol: int) -> Request[None]:
+    in_range("flush SAs", "protocol", protocol, 0xFF)
     return Request(Message.FLUSHSA, encode_flush(protocol), "flush SAs", None)
 
 
 def dump_sas(protocol: int = PROTO_ALL, addresses: AddressFilter | None = None) -> Request[SecurityAssociation]:
+    in_range("dump SAs", "protocol", protocol, 0xFF)
     return Request(Message.GETSA, encode_sa_filter(protocol, addresses), "dump SAs", None, decode_sa)
 
 
@@ -204,6 +206,7 @@ def allocate_spi(
     operation = f"allocate an SPI {first:#x}..{last:#x} to {destination} proto {protocol}"
     if not 0 < first <= last <= SPI_MAX:
         raise invalid(operation, "not a range of SPIs")
+    in_range(operation, "interface id", interface_id, 2**32 - 1)
     body = encode_alloc_spi(
         source=source,
         destination=destination,

@@ -10,6 +10,7 @@ This is the only module of the package that imports pyroute2.
 """
 
 import errno
+import fcntl
 import os
 import socket
 import threading
@@ -45,6 +46,8 @@ _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _SO_RCVBUFFORCE = 33
+_SIOCGSKNS = 0x894C
+"""A file descriptor of a socket's network namespace (include/uapi/linux/sockios.h)."""
 
 
 def open_socket(
@@ -81,28 +84,33 @@ def _namespace_path(netns: Namespace) -> str | None:
     return f"/proc/{os.getpid()}/fd/{netns}" if isinstance(netns, int) else netns
 
 
-def namespace_statistics(netns: Namespace) -> dict[str, int]:
-    """`xfrm_stat` of a namespace: a thread of its own enters it to read the file. Raises XfrmError."""
-    path = _namespace_path(netns)
-    if path is None:
-        return xfrm_stat()
+def namespace_statistics(opened: socket.socket) -> dict[str, int]:
+    """`xfrm_stat` of the namespace that a socket is in, whatever has become of its name: a thread of its own enters
+    it to read the file. Raises XfrmError; EPERM without CAP_SYS_ADMIN."""
     found: list[dict[str, int]] = []
     failed: list[XfrmError] = []
 
-    def read() -> None:
+    def read(namespace: int) -> None:
         try:
-            pyroute2_netns.setns(path, flags=0, fork=False)
+            pyroute2_netns.setns(namespace, flags=0, fork=False)
             found.append(xfrm_stat(Path("/proc/thread-self/net") / XFRM_STAT.name))
         except OSError as error:
             failed.append(socket_error("enter a network namespace", error))
         except XfrmError as error:
             failed.append(error)
 
-    reader = threading.Thread(target=read, name="xfrm_stat")
-    reader.start()
-    reader.join()
-    for error in failed:
-        raise error
+    try:
+        namespace = fcntl.ioctl(opened.fileno(), _SIOCGSKNS)
+    except OSError as error:
+        raise socket_error("find a socket's network namespace", error) from None
+    try:
+        reader = threading.Thread(target=read, args=(namespace,), name="xfrm_stat")
+        reader.start()
+        reader.join()
+    finally:
+        os.close(namespace)
+    if failed:
+        raise failed[0]
     return found[0]
 
 
@@ -139,6 +147,10 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+    def statistics(self) -> dict[str, int]:
+        """As `namespace_statistics`."""
+        return namespace_statistics(self._socket)
 
     def call(self, request: Request[T]) -> T:
         """One request. Raises XfrmError if the kernel refused, or its answer is none."""

@@ -37,13 +37,12 @@ from shamon_host.pyxfrm import (
     SaFlag,
     SaId,
     SaProgressed,
-    Usage,
     XfrmError,
     aes_gcm,
 )
 from shamon_host.pyxfrm.client import Xfrm
 from shamon_host.pyxfrm.monitor import XfrmMonitor
-from tests.integration.pyxfrm.namespaces import HERE, OUT, PORT, SA, SPI, THERE, Namespace, next_event
+from tests.integration.pyxfrm.namespaces import HERE, OUT, PORT, SA, SPI, THERE, Namespace, migrated_event, next_event
 
 
 @pytest.mark.usefixtures("esp")
@@ -272,6 +271,10 @@ def test_compression(xfrm: Xfrm) -> None:
     assert sa in xfrm.dump_sas(protocol=PROTO_COMP)
     xfrm.flush_sas(PROTO_COMP)
     assert xfrm.dump_sas(protocol=PROTO_COMP) == ()
+    limit = time.monotonic() + 10
+    while xfrm.sad_info().sas:  # it goes after its last user
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("esp")
@@ -307,11 +310,12 @@ async def test_an_sa_goes_on_where_another_stopped(xfrm: Xfrm, monitor: XfrmMoni
     assert found.replay == sa.replay
     event = xfrm.get_async_event(sa.id)
     assert (event.replay, event.replay_window, event.reqid) == (sa.replay, 64, 7)
+    assert event.usage is not None
     moved = replace(
         event,
         flags=AsyncEventFlag.NONE,
         replay=Replay(sent=2**33, received=100),
-        usage=Usage(bytes=10, packets=20, add_time=1, use_time=2),
+        usage=replace(event.usage, bytes=10, packets=20),
         replay_threshold=30,
         timer_threshold=500,
     )
@@ -393,7 +397,7 @@ async def test_an_sa_moves_to_other_addresses(xfrm: Xfrm, monitor: XfrmMonitor) 
     (moved,) = xfrm.dump_sas()
     assert moved.destination == elsewhere
     assert (moved.spi, moved.aead, moved.reqid) == (sa.spi, sa.aead, sa.reqid)
-    assert await next_event(monitor, lambda event: isinstance(event, Migrated)) == Migrated(migration=migration)
+    assert await migrated_event(monitor) == Migrated(migration=migration)
 
 
 @pytest.mark.usefixtures("esp")
@@ -447,7 +451,12 @@ def test_hundreds_of_sas_go_in_a_batch(xfrm: Xfrm) -> None:
 
 
 @pytest.mark.usefixtures("esp")
-def test_no_offload_without_a_device_that_can(xfrm: Xfrm) -> None:
-    with pytest.raises(XfrmError):
-        xfrm.add_sa(replace(SA, offload=Offload(interface_index=9999)))
-    assert xfrm.dump_sas() == ()
+def test_an_offload_that_no_device_does_is_not_read_back(xfrm: Xfrm) -> None:
+    asked = replace(PLAIN, offload=Offload(interface_index=1))
+    try:
+        xfrm.add_sa(asked)
+    except XfrmError as error:
+        pytest.skip(f"this kernel refuses it: {error}")
+    (found,) = xfrm.dump_sas()
+    assert found == PLAIN
+    assert found != asked

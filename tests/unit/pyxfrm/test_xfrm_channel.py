@@ -269,6 +269,14 @@ def test_a_range_of_spis_that_is_none(first: int, last: int, monkeypatch: pytest
     assert scripted.sent == []
 
 
+def test_a_protocol_is_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    xfrm, scripted = xfrm_on(lambda _: iter(()), monkeypatch)
+    for ask in (xfrm.flush_sas, lambda protocol: xfrm.dump_sas(protocol=protocol)):
+        with pytest.raises(XfrmError, match=r"protocol must be 0\.\.0xff"):
+            ask(256)
+    assert scripted.sent == []
+
+
 def test_the_monitor_tells_of_what_it_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     _, scripted = xfrm_on(lambda _: iter(()), monkeypatch)
     scripted.flags = 1

@@ -64,11 +64,8 @@ def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, 
     ]
     operations += _delete_sas(sa.id for sa in actual.sas if sa.source in gone or sa.destination in gone)
     operations += [DeleteTunnel(local_port=tunnel.local_port) for tunnel in tunnels]
-    operations += [
-        DeleteSpdEntry(entry=entry)
-        for entry in sorted(actual.spd, key=repr)
-        if entry not in BLOCK_ENTRIES and (entry.source in gone or entry.destination in gone)
-    ]
+    entries = (entry for entry in actual.spd if entry.source in gone or entry.destination in gone)
+    operations += [DeleteSpdEntry(entry=entry) for entry in sorted(entries, key=repr) if entry not in _BLOCK]
     return tuple(operations)
 
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import assert_never
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.batches import apply_in_batches, attempt_in_batches
+from shamon_host.links.batches import apply_in_batches
 from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
@@ -139,7 +139,14 @@ class MemoryKernel:
         apply_in_batches(operations, self.carry_out)
 
     def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
-        return attempt_in_batches(operations, self.carry_out)
+        # By way of `apply`: a test that watches or replaces that one sees the way down too.
+        failures: list[BackendFailed] = []
+        for operation in operations:
+            try:
+                self.apply([operation])
+            except BackendFailed as error:
+                failures.append(error)
+        return tuple(failures)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         if destination not in self.addresses:

@@ -11,7 +11,6 @@ import os
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,14 +28,23 @@ _CLONE_NEWNET = 0x40000000
 _OWN, _FIRST_PEER = "10.1.0.1", int(ip_address("10.2.0.1"))
 _TYPES = 50
 _AES_GCM = "rfc4106(gcm(aes))"
+_LIMITS = {
+    "byte-soft": "soft_bytes",
+    "byte-hard": "hard_bytes",
+    "packet-soft": "soft_packets",
+    "packet-hard": "hard_packets",
+    "time-soft": "soft_add_s",
+    "time-hard": "hard_add_s",
+}
+"""As iproute2 calls the limits of `pyxfrm.Lifetime`."""
 
 
 def main() -> None:
     rounds, count, others = (int(argument) for argument in sys.argv[1:])
     _new_namespace()
     costs: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as name, Xfrm() as xfrm:
-        bench = _Bench(Path(name), xfrm, count)
+    with Xfrm() as xfrm:
+        bench = _Bench(Path(__file__).parent, xfrm, count)
         bench.check()
         for _ in range(rounds + 1):  # the first time warms up
             for work, cost in bench.adding().items():
@@ -161,10 +169,13 @@ def _sas_of_peer(number: int, count: int) -> list[SecurityAssociation]:
 def _line(sa: SecurityAssociation) -> str:
     """The SA in the language of `ip -batch`. Its key is one of this run's, and protects nothing."""
     assert sa.key is not None
+    lifetime = sa_to_kernel(sa).lifetime
+    limits = {word: getattr(lifetime, name) for word, name in _LIMITS.items()}
     return (
         f"xfrm state add src {sa.source} dst {sa.destination} proto esp spi {sa.spi:#x} reqid {sa.reqid}"
         f" mode transport replay-window {REPLAY_WINDOW} flag esn aead {_AES_GCM} 0x{sa.key.hex()} 128"
-        f" limit time-hard {sa.hard_lifetime_s} ctx {sa.context}\n"
+        + "".join(f" limit {word} {limit}" for word, limit in limits.items() if limit is not None)
+        + f" ctx {sa.context}\n"
     )
 
 

@@ -67,7 +67,7 @@ def _claim(many: ManyLinks, state: KernelState) -> ClaimStatus:
 
 
 def _measurements(many: ManyLinks, book: LinkBook, state: KernelState, rounds: int) -> Iterator[Measurement]:
-    bare = Work(name="comparing the ids of the SAs alone", prepare=lambda: state, run=lambda read: _bare(many, read))
+    bare = Work(name="the ids of the SAs alone", prepare=lambda: state, run=lambda read: _bare(many, read))
     held = f"plan and diff, {2 * many.links:,} SAs"
 
     def against_bare(work: Work[KernelState], goal: float | None = None) -> Measurement:

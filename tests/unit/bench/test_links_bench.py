@@ -8,7 +8,7 @@ import pytest
 
 from shamon_host.links.planner import plan
 from tests.bench import links as links_bench
-from tests.bench import links_memory
+from tests.bench import links_kernel_side, links_memory
 from tests.bench.answers import WrongAnswer
 from tests.bench.links import FORMAT, main
 from tests.bench.links_kernel import report as kernel_report
@@ -99,3 +99,13 @@ def test_what_the_kernels_side_writes_becomes_a_report() -> None:
     assert removed["name"] == "1,000 SAs of one peer removed among 20,000"
     assert (removed["baseline"]["ratio"], removed["baseline"]["goal"], removed["met"]) == (1.8, 2.0, True)
     assert (less["met"], less["baseline"]["ratio"]) == (None, pytest.approx(4.5))
+
+
+def test_iproute2_is_asked_for_the_same_sa() -> None:
+    (sa,) = links_kernel_side._sas_of_peer(3, 1)
+    assert sa.key is not None
+    line = links_kernel_side._line(sa)
+    assert line.startswith("xfrm state add src 10.2.0.4 dst 10.1.0.1 proto esp spi 0x40000 reqid 16384 mode transport ")
+    assert f" replay-window 256 flag esn aead rfc4106(gcm(aes)) 0x{sa.key.hex()} 128 limit " in line
+    assert " limit time-hard 86400 " in line
+    assert line.endswith(" ctx system_u:object_r:shamon_link_t:s0:c1\n")

@@ -1,7 +1,6 @@
 """Belief and its end, under races: handshakes that run out of time, logs that cannot be written, links that stay."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
@@ -102,14 +101,14 @@ def test_a_daemon_that_cannot_write_ends_and_closes_everything(fault: Fault | No
 def test_what_could_not_be_removed_is_tried_again() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
-        carry_out, broken = world.alpha.kernel.carry_out, True
+        apply, broken = world.alpha.kernel.apply, True
 
-        def fail(batch: Sequence[Operation]) -> Sequence[BackendFailed | None]:
-            if broken and isinstance(batch[0], DeleteTunnel):
-                return [BackendFailed("the kernel refused") for _ in batch]
-            return carry_out(batch)
+        def fail(operations: list[Operation]) -> None:
+            if broken and any(isinstance(operation, DeleteTunnel) for operation in operations):
+                raise BackendFailed("the kernel refused")
+            apply(operations)
 
-        world.alpha.kernel.carry_out = fail  # type: ignore[method-assign]
+        world.alpha.kernel.apply = fail  # type: ignore[method-assign,assignment]
         await world.beta.inflict(Fault.PROGRAM)
         await world.suspended("alpha", "beta")
         await world.wait(20)
@@ -226,13 +225,13 @@ def test_close_gate_comes_first_when_a_peer_is_cut_off() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
         seen: list[Operation] = []
-        carry_out = world.alpha.kernel.carry_out
+        apply = world.alpha.kernel.apply
 
-        def look(batch: Sequence[Operation]) -> Sequence[BackendFailed | None]:
-            seen.extend(batch)
-            return carry_out(batch)
+        def look(operations: list[Operation]) -> None:
+            seen.extend(operations)
+            apply(operations)
 
-        world.alpha.kernel.carry_out = look  # type: ignore[method-assign]
+        world.alpha.kernel.apply = look  # type: ignore[method-assign,assignment]
         await daemon(world.alpha).host.suspend(BETA, "by hand", definite=False)
         assert isinstance(seen[0], CloseGate)
 

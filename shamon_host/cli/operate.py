@@ -79,6 +79,8 @@ def _status(arguments: argparse.Namespace) -> int:
     print(f"peers: {counts or 'none'}")
     for peer, words in status["refused_by"].items():
         print(f"refused by {peer}: {printable(words)}")
+    if status["no_links_because"]:
+        print(f"no links: {printable(status['no_links_because'])}")
     for name, figure in status["figures"].items():
         print(f"{name}: median {figure['median']}, last {figure['last']}, {figure['count']} times")
     return 0

@@ -100,6 +100,7 @@ class Api:
             "enrolment": daemon.members.own_enrolment(),
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
+            "no_links_because": daemon.host.links.no_links_because,
             "audit_head": daemon.audit.head().hex(),
             "figures": daemon.figures.summary(),
         }

@@ -51,6 +51,8 @@ class LinkManager:
     boot_id: str
     grace_s: float = GRACE_S
     rekey_after: Callable[[], RekeyAfter] = RekeyAfter
+    no_links_because: str = field(init=False, default="")
+    """Why SELinux of this host lets it carry no type, as last read; "" when it does."""
     _book: LinkBook = field(init=False, repr=False)
     _convergence: Convergence = field(init=False, repr=False)
     _taps: dict[str, TypeName] = field(init=False, default_factory=dict, repr=False)
@@ -387,6 +389,7 @@ class LinkManager:
     def _read(self) -> KernelState:
         """Read the kernel; the first time, keep what an earlier run of the daemon left and may go on."""
         state = self.kernel.read()
+        self.no_links_because = state.no_links_because
         if not self._adopted:
             changed = []
             for record in self._book.records:

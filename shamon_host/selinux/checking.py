@@ -46,10 +46,22 @@ def check_host(kernel: KernelSelinux, host: LabelledHost) -> tuple[Finding, ...]
 
 def mode_findings(kernel: KernelSelinux) -> tuple[Finding, ...]:
     """Enforcing, and protections checked as they are applied. Raises BackendFailed."""
+    status = kernel.status()
+    unknown = "yes" if status.deny_unknown else "no"
     applied = "checks the protection that is applied (checkreqprot 0)"
     return (
-        holds(Group.MODE, "kernel", "enforces", ok=kernel.status().enforcing, remedy=_ENFORCE),
+        holds(Group.MODE, "kernel", "enforces", ok=status.enforcing, remedy=_ENFORCE),
         holds(Group.MODE, "kernel", applied, ok=not kernel.flag("checkreqprot"), remedy=_APPLIED),
+        # Told, not judged: whatever is asked about here is known to the policy, or the answer is wrong.
+        Finding(
+            group=Group.MODE,
+            who="policy",
+            what="denies what it does not know (deny_unknown)",
+            expected="either",
+            found=unknown,
+            ok=True,
+            of_policy=False,
+        ),
     )
 
 
@@ -70,7 +82,14 @@ def in_rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
         result = "ok" if finding.ok else "WRONG"
         rows.setdefault((result, finding.group, finding.what, finding.expected, finding.found), []).append(finding.who)
     return [
-        {"result": result, "about": about, "who": _listed(who), "what": what, "expected": expected, "found": found}
+        {
+            "result": result,
+            "about": about,
+            "who": _listed(who, all_well=result == "ok"),
+            "what": what,
+            "expected": expected,
+            "found": found,
+        }
         for (result, about, what, expected, found), who in rows.items()
     ]
 
@@ -80,9 +99,14 @@ def remedies(findings: Iterable[Finding]) -> tuple[str, ...]:
     return tuple(remedy for remedy, _ in Counter(f.remedy for f in findings if not f.ok and f.remedy).most_common())
 
 
-def _listed(who: list[str]) -> str:
+def _listed(who: list[str], *, all_well: bool) -> str:
+    """Of many that are well, how many; of many that are not, the first."""
     distinct = list(dict.fromkeys(who))
-    return ", ".join(distinct) if len(distinct) <= _NAMED else f"{len(distinct)} of them"
+    if len(distinct) <= _NAMED:
+        return ", ".join(distinct)
+    return (
+        f"{len(distinct)} of them" if all_well else f"{', '.join(distinct[:_NAMED])} and {len(distinct) - _NAMED} more"
+    )
 
 
 def _permissive_processes(kernel: KernelSelinux, contexts: Iterable[str]) -> list[Finding]:

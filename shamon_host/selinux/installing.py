@@ -41,9 +41,10 @@ def install(
     installed = [module for module in store.installed() if module.name in names]  # it takes semodule seconds to list
     check_fit(kernel, store, installed)
     present = _at_priority(installed)
-    stale = [module for module in modules if present.get(module.name) != module.checksum]
+    loaded = kernel.is_valid(link_context("c1"))
+    stale = [module for module in modules if not loaded or present.get(module.name) != module.checksum]
     for module in modules:
-        say(f"module {module.name}: {_state(module, present)}")
+        say(f"module {module.name}: {_state(module, present, loaded=loaded)}")
     if dry_run:
         say(f"files whose label would change: {len(_mislabelled(host))}")
         return ()
@@ -172,11 +173,11 @@ def _labels(host: LabelledHost) -> Collection[str]:
     return host.files().values()
 
 
-def _state(module: PolicyModule, present: Mapping[str, str]) -> str:
+def _state(module: PolicyModule, present: Mapping[str, str], *, loaded: bool) -> str:
     if module.name not in present:
         return "will be installed"
     if present[module.name] == module.checksum:
-        return "is in place"
+        return "is in place" if loaded else "is in the store, and will be loaded"
     return "will take the place of another version"
 
 

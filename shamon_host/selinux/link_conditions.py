@@ -166,7 +166,8 @@ def _flag(kernel: KernelSelinux, name: str, what: str) -> Finding:
 
 
 def _known(kernel: KernelSelinux, context: str) -> Finding:
-    return holds(Group.CONTEXTS, context, "is known", ok=kernel.is_valid(context), remedy=LOAD, of_policy=True)
+    short = context.split(":", 2)[-1]
+    return holds(Group.CONTEXTS, short, "is known", ok=kernel.is_valid(context), remedy=LOAD, of_policy=True)
 
 
 def _distinct(contexts: Iterable[str]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def test_status() -> None:
             "renew": False,
         }
         assert status["peers"] == {"enrolled": 1, "admitted": 1, "suspended": 0, "expelled": 0}
-        assert status["refused_by"] == {}
+        assert (status["refused_by"], status["no_links_because"]) == ({}, "")
         assert status["audit_head"] == daemon(world.alpha).audit.head().hex()
         assert status["figures"]["handshake_ms"]["count"] >= 1
 

@@ -358,7 +358,9 @@ def test_a_policy_that_is_not_fit_is_as_good_as_none(joined: tuple[Host, Host]) 
     assert alpha.links.offer(beta.name, beta.address, [RED]) == ()
     assert "SELinux" in check_network_state(alpha.links.network_state()).reason
     alpha.kernel.load_policy()
+    assert "not fit" in alpha.links.no_links_because
     assert len(alpha.links.offer(beta.name, beta.address, [RED])) == 1
+    assert alpha.links.no_links_because == ""
 
 
 def test_setenforce_0_takes_the_links_down(joined: tuple[Host, Host]) -> None:

@@ -62,6 +62,14 @@ def test_files_that_lost_their_labels_get_them_without_a_new_policy(operator: Op
     assert (len(operator.host.store.changes), operator.host.labels.restored) == (1, 2)
 
 
+def test_a_module_that_is_in_the_store_and_not_loaded_is_loaded(operator: Operator) -> None:
+    """As after `semodule -n`, or a policy that was loaded from elsewhere."""
+    operator.install()
+    operator.host.kernel.load([])
+    assert operator.install()
+    assert "module shamon: is in the store, and will be loaded" in operator.heard
+
+
 def test_a_dry_run_changes_nothing(operator: Operator) -> None:
     operator.install(dry_run=True)
     assert operator.host.store.changes == []

@@ -1,11 +1,10 @@
-"""Filters of VMs' taps in this kernel, set, cleared and read back through the nft program (`linux_filter_rules`)."""
+"""Filters of VMs' taps in this kernel, set, cleared and read back through the nft program (`linux_filter_table`)."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.linux_filter_rules import FAMILY, filter_ruleset, filters_of, tables_of
-from shamon_host.links.linux_nft import FILTER_TABLE, Nft, Object
+from shamon_host.links.linux_filter_table import clearing, filters_of, setting
+from shamon_host.links.linux_nft import Nft
 from shamon_host.links.tap_filter import TapFilter, checked_device
 
 _SOON_S = 10.0
@@ -20,11 +19,7 @@ class TapFilters:
 
     def set(self, limits: TapFilter) -> None:
         """Put it in the place of what is there for its tap, in one transaction. Raises BackendFailed."""
-        listed = tables_of(self.nft.read()).get(limits.device, [])
-        new = filter_ruleset(limits)
-        clearing = _clearing(limits.device, listed if filters_of(listed)[0] else None, new)
-        commands = [*clearing, *({"add": item} for item in new)]
-        self.nft.transact(commands, f"set the filter of {limits.device}")
+        self.nft.transact(setting(self.nft.read(), limits), f"set the filter of {limits.device}")
         filters, changed = filters_of(self.nft.read())
         found = filters.get(limits.device)
         if found is None or replace(found, open_s=limits.open_s) != limits or not _is_left(found, limits):
@@ -37,30 +32,13 @@ class TapFilters:
 
     def clear(self, device: str) -> None:
         """Remove it, or what became of it. No error if there is none. Raises BackendFailed, BadInput."""
-        table = {"table": {"family": FAMILY, "name": FILTER_TABLE + checked_device(device)}}
-        self.nft.transact([{"add": table}, {"delete": table}], f"clear the filter of {device}")
+        commands = clearing(self.nft.read(), checked_device(device))
+        if not commands:
+            return
+        self.nft.transact(commands, f"clear the filter of {device}")
         filters, changed = filters_of(self.nft.read())
         if device in filters or device in changed:
             raise BackendFailed("the filter is still there", where=device)
-
-
-def _clearing(device: str, listed: Sequence[Object] | None, new: Sequence[Object]) -> Iterator[Object]:
-    """Commands after which the tap's table is there with nothing in the way of a new filter.
-
-    `listed`: the objects of a filter that is whole. Its chains stay at their hooks, for a chain that is made in their
-    place could miss a frame that is under way; and so do counters that `new` has too, with their count. Without,
-    everything is made anew."""
-    table: Object = {"table": {"family": FAMILY, "name": FILTER_TABLE + device}}
-    yield {"add": table}
-    if listed is None:
-        yield {"delete": table}
-        return
-    yield {"flush": table}
-    counters = [item for item in new if "counter" in item]
-    for kind in ("chain", "set", "counter"):
-        for item in listed:
-            if kind in item and "hook" not in item[kind] and not (kind == "counter" and counters):
-                yield {"delete": {kind: {key: item[kind][key] for key in ("family", "table", "name")}}}
 
 
 def _is_left(found: TapFilter, limits: TapFilter) -> bool:

@@ -23,7 +23,7 @@ from shamon_host.links.linux_bridges import (
 from shamon_host.links.linux_devices import Devices, read_sysctls
 from shamon_host.links.linux_events import KernelEvents, OwnChanges
 from shamon_host.links.linux_fd_store import FdStore
-from shamon_host.links.linux_filter_rules import filters_of, spoofed_of
+from shamon_host.links.linux_filter_table import filters_of, spoofed_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_l2tp import Tunnels
 from shamon_host.links.linux_labelled_socket import selinux_enforcing

@@ -50,7 +50,7 @@ class LinuxBench:
         Path("/proc/sys/net/ipv4/ip_forward").write_text(value)
 
     def damage_filter(self, device: str) -> None:
-        subprocess.run(["nft", "flush", "chain", "bridge", f"shamon-{device}", "to"], check=True, timeout=60)
+        subprocess.run(["nft", "flush", "chain", "bridge", "shamon-taps", f"{device}.to"], check=True, timeout=60)
 
     def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
         events: list[KernelEvent] = []

@@ -20,7 +20,8 @@ class LinuxBench:
     """The host's own kernel; nobody answers at the peer's address."""
 
     def __init__(self) -> None:
-        self.own, self.peer = os.environ["SHAMON_OWN_ADDRESS"], "192.0.2.77"
+        self.own = os.environ["SHAMON_OWN_ADDRESS"]
+        self.peer = "2001:db8::77" if ":" in self.own else "192.0.2.77"
         self.kernel: LinkKernel = self._open()
 
     def pass_time(self, seconds: float) -> None:

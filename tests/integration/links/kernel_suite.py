@@ -11,6 +11,7 @@ import pytest
 
 from shamon_host.links.ports import KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
+from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
 
 SETTLE_S = 0.5
 """How long a notification of the kernel may be under way."""
@@ -75,7 +76,7 @@ class LinuxBench:
         return LinuxLinkKernel()
 
 
-class TestLinuxKernel(LinkKernelContract):
+class TestLinuxKernel(LinkKernelContract, KernelChangesContract):
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
         bench = LinuxBench()

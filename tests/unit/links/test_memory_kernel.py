@@ -9,6 +9,7 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import AddSa, AddSpdEntry, CreateTunnel, OpenGate
 from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
+from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.wire import MemoryWire, WirePacket
@@ -55,13 +56,13 @@ class MemoryBench:
         return self.memory
 
 
-class TestMemoryKernel(LinkKernelContract):
+class TestMemoryKernel(LinkKernelContract, KernelChangesContract):
     @pytest.fixture
     def bench(self) -> Bench:
         return MemoryBench()
 
 
-class TestMemoryKernelOverIpv6(LinkKernelContract):
+class TestMemoryKernelOverIpv6(LinkKernelContract, KernelChangesContract):
     """The underlay's family makes no difference."""
 
     @pytest.fixture

@@ -1,7 +1,9 @@
 """Between planner and kernel: plan, audit, apply, read back, until there is nothing left to do; and fast removal."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 from shamon_host.domain.errors import BackendFailed
@@ -85,18 +87,15 @@ class Convergence:
         filter cannot be set comes off its bridge, at once, and the failure is raised when the rest is done."""
         taps = [item for item in operations if isinstance(item, AttachPort) and not item.isolated]
         unfiltered: dict[str, BackendFailed] = {}
-        for operation in operations:
-            if operation in taps:
-                continue
-            try:
-                self.kernel.apply([operation])
-            except BackendFailed as error:
-                if not isinstance(operation, SetTapFilter):
-                    raise
-                tap = operation.filter.device
-                unfiltered[tap] = error
-                self.audit("link.filter-not-set", tap, {"reason": str(error)})
-                self.kernel.apply([DetachPort(interface=tap)])
+        others = [item for item in operations if item not in taps]
+        for _, group in groupby(others, key=lambda item: isinstance(item, SetTapFilter)):
+            run = list(group)
+            filters = [item for item in run if isinstance(item, SetTapFilter)]
+            if filters:
+                unfiltered |= self._set_filters(filters)
+            else:
+                for operation in run:
+                    self.kernel.apply([operation])
         for item in taps:
             if item.interface in unfiltered:
                 continue
@@ -106,6 +105,23 @@ class Convergence:
                 self.audit("link.port-not-attached", item.interface, {"bridge": item.bridge, "reason": str(error)})
         if unfiltered:
             raise next(iter(unfiltered.values()))
+
+    def _set_filters(self, operations: Sequence[SetTapFilter]) -> dict[str, BackendFailed]:
+        """All at once, or, should that fail, one by one. Tap → why it has none, and is off its bridge now."""
+        if len(operations) > 1:
+            with suppress(BackendFailed):
+                self.kernel.apply(operations)
+                return {}
+        unfiltered: dict[str, BackendFailed] = {}
+        for operation in operations:
+            try:
+                self.kernel.apply([operation])
+            except BackendFailed as error:
+                tap = operation.filter.device
+                unfiltered[tap] = error
+                self.audit("link.filter-not-set", tap, {"reason": str(error)})
+                self.kernel.apply([DetachPort(interface=tap)])
+        return unfiltered
 
     def _try(self, operation: Operation, failures: list[str]) -> None:
         try:

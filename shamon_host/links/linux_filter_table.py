@@ -103,17 +103,18 @@ def spoofed_of(listed: Iterable[Object]) -> dict[str, int]:
     }
 
 
-def setting(listed: Iterable[Object], limits: TapFilter) -> list[Object]:
-    """Commands that put the filter in the place of what is there for its tap."""
+def setting(listed: Iterable[Object], *wanted: TapFilter) -> list[Object]:
+    """Commands that put these filters in the place of what is there for their taps."""
     table = FilterTable.of(listed)
     filters, changed = table.recognised()
-    device = limits.device
-    if table.present and (not table.whole or device in changed):
-        return _anew({**filters, device: limits})
-    new = filter_objects(limits, _PLACE)
-    commands = [] if table.present else [{"add": item} for item in dispatch()]
-    commands += _removing(device, table.own.get(device) or (), new)
-    return [*commands, *_adding(device, new)]
+    if table.present and (not table.whole or any(limits.device in changed for limits in wanted)):
+        return _anew({**filters, **{limits.device: limits for limits in wanted}})
+    commands: list[Object] = [] if table.present else [{"add": item} for item in dispatch()]
+    for limits in {limits.device: limits for limits in wanted}.values():
+        new = filter_objects(limits, _PLACE)
+        commands += _removing(limits.device, table.own.get(limits.device) or (), new)
+        commands += _adding(limits.device, new)
+    return commands
 
 
 def clearing(listed: Iterable[Object], device: str) -> list[Object]:

@@ -1,5 +1,6 @@
 """Filters of VMs' taps in this kernel, set, cleared and read back through the nft program (`linux_filter_table`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shamon_host.domain.errors import BackendFailed
@@ -17,18 +18,19 @@ class TapFilters:
 
     nft: Nft
 
-    def set(self, limits: TapFilter) -> None:
-        """Put it in the place of what is there for its tap, in one transaction. Raises BackendFailed."""
-        self.nft.transact(setting(self.nft.read(), limits), f"set the filter of {limits.device}")
+    def set(self, *wanted: TapFilter) -> None:
+        """Put them in the place of what is there for their taps, all in one transaction. Raises BackendFailed."""
+        self.nft.transact(setting(self.nft.read(), *wanted), f"set the filter of {_named(wanted)}")
         filters, changed = filters_of(self.nft.read())
-        found = filters.get(limits.device)
-        if found is None or replace(found, open_s=limits.open_s) != limits or not _is_left(found, limits):
-            raise BackendFailed(
-                "the filter reads back otherwise",
-                where=limits.device,
-                expected=str(limits),
-                found=changed.get(limits.device, str(found)),
-            )
+        for limits in {limits.device: limits for limits in wanted}.values():
+            found = filters.get(limits.device)
+            if found is None or replace(found, open_s=limits.open_s) != limits or not _is_left(found, limits):
+                raise BackendFailed(
+                    "the filter reads back otherwise",
+                    where=limits.device,
+                    expected=str(limits),
+                    found=changed.get(limits.device, str(found)),
+                )
 
     def clear(self, device: str) -> None:
         """Remove it, or what became of it. No error if there is none. Raises BackendFailed, BadInput."""
@@ -39,6 +41,11 @@ class TapFilters:
         filters, changed = filters_of(self.nft.read())
         if device in filters or device in changed:
             raise BackendFailed("the filter is still there", where=device)
+
+
+def _named(wanted: Sequence[TapFilter]) -> str:
+    first, *rest = [limits.device for limits in wanted]
+    return f"{first} and of {len(rest)} more" if rest else first
 
 
 def _is_left(found: TapFilter, limits: TapFilter) -> bool:

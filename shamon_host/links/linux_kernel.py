@@ -7,7 +7,9 @@ Shamon's module for what is labelled.
 """
 
 import os
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from typing import assert_never
 
 from shamon_host import pyxfrm
@@ -86,18 +88,16 @@ class LinuxLinkKernel:
         )
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        for operation in operations:
-            try:
-                self._apply(operation)
-            except BackendFailed as error:
-                raise BackendFailed(
-                    "a kernel operation failed", where=describe(operation)[:300], found=str(error)
-                ) from error
-            except (pyxfrm.XfrmError, ValueError, BadInput) as error:
-                # A value that no kernel object has room for; none names a key.
-                raise BackendFailed(
-                    "a kernel operation is malformed", where=describe(operation)[:300], found=str(error)[:300]
-                ) from None
+        for _, group in groupby(operations, key=lambda item: isinstance(item, SetTapFilter)):
+            run = list(group)
+            if filters := [item.filter for item in run if isinstance(item, SetTapFilter)]:
+                # In one transaction: each reading of their table has all of it.
+                with _named(run[0]):
+                    self._filters.set(*filters)
+                continue
+            for operation in run:
+                with _named(operation):
+                    self._apply(operation)
 
     def _apply(self, operation: Operation) -> None:  # noqa: PLR0912 one case for each operation
         match operation:
@@ -156,3 +156,17 @@ class LinuxLinkKernel:
         self._tunnels.close()
         self._devices.close()
         self._xfrm.close()
+
+
+@contextmanager
+def _named(operation: Operation) -> Iterator[None]:
+    """What goes wrong names the operation."""
+    try:
+        yield
+    except BackendFailed as error:
+        raise BackendFailed("a kernel operation failed", where=describe(operation)[:300], found=str(error)) from error
+    except (pyxfrm.XfrmError, ValueError, BadInput) as error:
+        # A value that no kernel object has room for; none names a key.
+        raise BackendFailed(
+            "a kernel operation is malformed", where=describe(operation)[:300], found=str(error)[:300]
+        ) from None

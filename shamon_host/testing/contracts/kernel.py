@@ -321,8 +321,9 @@ class LinkKernelContract:
 
     def test_filters_of_two_taps_are_two(self, bench: Bench) -> None:
         other = replace(WHOLE, device="shvm99-8", receives=False)
-        bench.kernel.apply([SetTapFilter(filter=WHOLE), SetTapFilter(filter=other)])
-        assert bench.kernel.read().filters == {TAP: WHOLE, other.device: other}
+        for first in (shut(TAP), WHOLE):
+            bench.kernel.apply([SetTapFilter(filter=limits) for limits in (first, other, WHOLE)])
+            assert bench.kernel.read().filters == {TAP: WHOLE, other.device: other}
         bench.kernel.apply([ClearTapFilter(device=TAP)])
         assert bench.kernel.read().filters == {other.device: other}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from shamon_host.cli import policy_compare, policy_explain, policy_export, policy_import, policy_signing, policy_update
 from shamon_host.cli.output import print_json, printable
-from shamon_host.domain.addresses import undeclared
+from shamon_host.domain.addresses import undeclared, underlay_families
 
 SHOWN = 8
 """How many of many are named in a line."""
@@ -36,7 +36,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from shamon_host.daemon.policy_source import read_policy_or_envelope
 
     policy, _ = read_policy_or_envelope(arguments.file)
-    open_ones = undeclared(policy)
+    open_ones, families = undeclared(policy), underlay_families(policy)
     summary = {
         "coalition": policy.coalition,
         "version": policy.version,
@@ -44,6 +44,7 @@ def _check(arguments: argparse.Namespace) -> int:
         "types": sorted(policy.types),
         "hosts": sorted(policy.hosts),
         "vms": sorted(policy.vms),
+        "underlay": {f"IPv{version}": list(hosts) for version, hosts in families.items()},
         "undeclared_addresses": [list(interface) for interface in open_ones],
     }
     if arguments.json:
@@ -58,6 +59,9 @@ def _check(arguments: argparse.Namespace) -> int:
         (len(policy.vms), "VMs"),
     )
     print(", ".join(f"{count} {what}" for count, what in counts))
+    if len(families) > 1:
+        ipv4, ipv6 = (", ".join(hosts) for hosts in families.values())
+        print(f"note: no link leads from hosts with IPv4 addresses ({ipv4}) to hosts with IPv6 addresses ({ipv6})")
     if open_ones:
         shown = ", ".join(f"{vm} in {name}" for vm, name in open_ones[:SHOWN])
         more = f" and {len(open_ones) - SHOWN} more" if len(open_ones) > SHOWN else ""

@@ -4,12 +4,12 @@ A declared address is pinned at the VM's tap (`links.station`). Where a VM of a 
 those of others too: `undeclared` says where that is so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.findings import Finding, quoted
-from shamon_host.domain.labels import TypeName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
 
 MAX_ADDRESSES = 64
@@ -40,6 +40,14 @@ def undeclared(policy: Policy) -> tuple[tuple[VmName, TypeName], ...]:
         for name in policy.interfaces_of(vm)
         if name not in entry.addresses
     )
+
+
+def underlay_families(policy: Policy) -> Mapping[int, tuple[HostName, ...]]:
+    """Version of IP, 4 or 6 → hosts with such an address. Between hosts of two families there is no link."""
+    versions: dict[int, list[HostName]] = {}
+    for name, host in sorted(policy.hosts.items()):
+        versions.setdefault(ip_address(host.address).version, []).append(name)
+    return {version: tuple(hosts) for version, hosts in sorted(versions.items())}
 
 
 def address_mistakes(policy: Policy) -> Iterator[Finding]:

@@ -17,9 +17,10 @@ from shamon_host.links.model import (
     DeleteTunnel,
     OpenGate,
     Operation,
+    SetTapFilter,
 )
 
-_TOGETHER = (AddSa, DeleteSas, AddSpdEntry, DeleteSpdEntry, DeleteTunnel, OpenGate, CloseGate)
+_TOGETHER = (AddSa, DeleteSas, AddSpdEntry, DeleteSpdEntry, DeleteTunnel, OpenGate, CloseGate, SetTapFilter)
 _WORDS = 1000
 
 CarryOut = Callable[[Sequence[Operation]], Sequence[BackendFailed | None]]

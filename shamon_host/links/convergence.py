@@ -1,7 +1,9 @@
 """Between planner and kernel: plan, audit, apply, read back, until there is nothing left to do; and fast removal."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 from shamon_host.domain.errors import BackendFailed
@@ -99,14 +101,13 @@ class Convergence:
         """A tap that cannot be attached (its VM may just have gone) is told and does not hold up the rest. One whose
         filter cannot be set comes off its bridge, at once, and the failure is raised when the rest is done."""
         unfiltered: dict[str, BackendFailed] = {}
-        for operation in self._in_runs(item for item in operations if not _attaches_tap(item)):
-            tap = operation.filter.device
-            try:
-                self.kernel.apply([operation])
-            except BackendFailed as error:
-                unfiltered[tap] = error
-                self.audit("link.filter-not-set", tap, {"reason": str(error)})
-                self.kernel.apply([DetachPort(interface=tap)])
+        others = [item for item in operations if not _attaches_tap(item)]
+        for _, group in groupby(others, key=lambda item: isinstance(item, SetTapFilter)):
+            run = list(group)
+            if filters := [item for item in run if isinstance(item, SetTapFilter)]:
+                unfiltered |= self._set_filters(filters)
+            else:
+                self.kernel.apply(run)
         for item in operations:
             if not isinstance(item, AttachPort) or item.isolated or item.interface in unfiltered:
                 continue
@@ -117,19 +118,22 @@ class Convergence:
         if unfiltered:
             raise next(iter(unfiltered.values()))
 
-    def _in_runs(self, operations: Iterable[Operation]) -> Iterator[SetTapFilter]:
-        """Apply what stands between filters of taps, as much at once as there is; those are left to the caller."""
-        waiting: list[Operation] = []
+    def _set_filters(self, operations: Sequence[SetTapFilter]) -> dict[str, BackendFailed]:
+        """All at once, or, should that fail, one by one. Tap → why it has none, and is off its bridge now."""
+        if len(operations) > 1:
+            with suppress(BackendFailed):
+                self.kernel.apply(operations)
+                return {}
+        unfiltered: dict[str, BackendFailed] = {}
         for operation in operations:
-            if isinstance(operation, SetTapFilter):
-                if waiting:
-                    self.kernel.apply(waiting)
-                waiting = []
-                yield operation
-            else:
-                waiting.append(operation)
-        if waiting:
-            self.kernel.apply(waiting)
+            try:
+                self.kernel.apply([operation])
+            except BackendFailed as error:
+                tap = operation.filter.device
+                unfiltered[tap] = error
+                self.audit("link.filter-not-set", tap, {"reason": str(error)})
+                self.kernel.apply([DetachPort(interface=tap)])
+        return unfiltered
 
 
 def _left(addresses: Collection[str], state: KernelState) -> tuple[Operation, ...]:

@@ -45,7 +45,8 @@ class FrameKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArpFacts:
-    """What an ARP packet for Ethernet and IPv4 (RFC 826) says of who sends it, and whom it is about."""
+    """What an ARP packet for Ethernet and IPv4 (RFC 826) says of who sends it, and whom it is about: "" where it ends
+    before that."""
 
     sender_mac: str
     sender: str
@@ -80,7 +81,7 @@ class FrameFacts:
     ip_source: str = ""
     """Of IPv4 or IPv6; "" in any other frame."""
     arp: ArpFacts | None = None
-    """None too in an ARP packet for anything but Ethernet and IPv4, or one that is cut off."""
+    """None too in an ARP packet for anything but Ethernet and IPv4, or that ends before its sender's MAC address."""
     neighbour: NeighbourFacts | None = None
     """Of neighbour solicitations and advertisements."""
 

@@ -248,7 +248,7 @@ class KernelEvents:
             found = parse(frame.body, _NFGEN_SIZE, "read an nft notification")
             if frame.type & 0xFF != _NFT_MSG_NEWGEN:
                 table = text_of(found.get(_NFTA_TABLE, b""))
-                touched = touched or table == TABLE or table.startswith(FILTER_TABLE)
+                touched = touched or table in (TABLE, FILTER_TABLE)
                 self._nft_touched = self._nft_touched or touched
                 continue
             if self._nft_touched:

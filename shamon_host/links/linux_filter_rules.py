@@ -1,32 +1,25 @@
 """Filters of VMs' taps as nftables rules of family bridge: from a filter to nft's objects, and back. Pure.
 
-Each filter is a table of its own, named after its tap. It judges what comes from the tap as it enters the bridge
-(prerouting) and what goes to the tap as it leaves (postrouting), and does not see other frames. The table is one value
-(`filter_ruleset`): what nft lists is taken for the filter that it looks like, and is that filter only if its ruleset is
-exactly what is listed. A window is a set with the tap in it, for a time that the kernel counts: without anybody's doing
-it is empty in the end, and nothing passes.
-
-What is not the VM's own is dropped by the rules of `linux_station_rules`.
-
-Each filter costs every bridged frame two comparisons of names, and the kernel takes 1024 chains at a hook
-(MAX_HOOK_COUNT, net/netfilter/core.c).
+One table has them all (`linux_filter_table`); here is what belongs to one tap: a chain for what comes from the tap, one
+for what goes to it, and what these need. It is one value (`filter_objects`): what nft lists is taken for the filter
+that it looks like, and is that filter only if its objects are exactly what is listed. A window is a set with the tap in
+it, for a time that the kernel counts: without anybody's doing it is empty in the end, and nothing passes. What is not
+the VM's own is dropped by the rules of `linux_station_rules`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.links.frame_facts import PortProtocol, PortRule
-from shamon_host.links.linux_nft import DROP, FILTER_TABLE, Object, comparable, match, payload, table_of
-from shamon_host.links.linux_station_rules import OWN, SPOOFED, station_objects, station_of
-from shamon_host.links.tap_filter import BURST_BYTES, TapFilter, checked_device, is_device
+from shamon_host.links.linux_nft import DROP, Object, comparable, match, payload
+from shamon_host.links.linux_station_rules import OWN, station_objects, station_of
+from shamon_host.links.tap_filter import BURST_BYTES, TapFilter, checked_device
 
-FAMILY = "bridge"
-_PRIORITY = -300
 _OPEN, _PEERS, _PORTS = "open", "peers", "ports"
-_FROM, _TO = "from", "to"
-"""Chains at the hooks: of what comes from the tap, and of what goes to it."""
+FROM, TO = "from", "to"
+"""Chains: of what comes from the tap, and of what goes to it."""
 _KNOWN = "to_peers"
 _UNITS = {"bytes": 1, "kbytes": 2**10, "mbytes": 2**20}
 _RETURN: Object = {"return": None}
@@ -36,13 +29,13 @@ _ADVERTISEMENT = match("==", payload("icmpv6", "type"), "nd-neighbor-advert")
 """nft adds the Ethernet type, of ARP and of IPv6, which a frame with a VLAN tag does not have (nft_payload.c)."""
 
 
-def filter_ruleset(limits: TapFilter) -> tuple[Object, ...]:
-    """Every object of the filter's table, in the form in which nft lists them and takes them.
+def filter_objects(limits: TapFilter, place: Mapping[str, str]) -> tuple[Object, ...]:
+    """Every object of the filter, in the form in which nft lists them and takes them, with names of its own.
 
-    Without anonymous sets and ranges: in what order or form they are listed is nft's affair."""
+    `place`: family and table. Without anonymous sets and ranges: in what order or form they are listed is nft's affair.
+    """
     device = checked_device(limits.device)
-    place = {"family": FAMILY, "table": FILTER_TABLE + device}
-    objects: list[Object] = [{"table": {"family": FAMILY, "name": FILTER_TABLE + device}}]
+    objects: list[Object] = []
     if limits.open_s is not None:
         # Whole seconds are all that nft takes in JSON, and 0 would be no timeout at all.
         left = math.floor(limits.open_s)
@@ -57,52 +50,23 @@ def filter_ruleset(limits: TapFilter) -> tuple[Object, ...]:
         elements = [{"concat": [rule.protocol.value, rule.port]} for rule in limits.ports]
         objects.append(_set(place, _PORTS, ["inet_proto", "inet_service"], elements))
         objects += _chain(place, _PORTS, _of_ports())
-    for name, hook in ((_FROM, "prerouting"), (_TO, "postrouting")):
-        hooked = {"type": "filter", "hook": hook, "prio": _PRIORITY, "policy": "accept"}
-        objects += _chain(place, name, _judging(limits, name), **hooked)
+    for name in (FROM, TO):
+        objects += _chain(place, name, _judging(limits, name))
     return tuple(objects)
 
 
-def filters_of(listed: Iterable[Object]) -> tuple[dict[str, TapFilter], dict[str, str]]:
-    """Of what nft lists: tap → filter, with the seconds left of its window, and tap → why its table is none of ours."""
-    filters: dict[str, TapFilter] = {}
-    changed: dict[str, str] = {}
-    for device, objects in tables_of(listed).items():
-        try:
-            filters[device] = _recognised(device, objects)
-        except (BadInput, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
-            # Lists in which nothing is where it was put.
-            changed[device] = "its table is none that this program writes"
-    return filters, changed
-
-
-def tables_of(listed: Iterable[Object]) -> dict[str, list[Object]]:
-    """Of what nft lists: tap → the objects of its filter's table."""
-    tables: dict[str, list[Object]] = {}
-    for item in listed:
-        name = table_of(item)
-        device = name.removeprefix(FILTER_TABLE)
-        family = next((value.get("family") for value in item.values()), None)
-        if name.startswith(FILTER_TABLE) and is_device(device) and family == FAMILY:
-            tables.setdefault(device, []).append(item)
-    return tables
-
-
-def spoofed_of(listed: Iterable[Object]) -> dict[str, int]:
-    """Of what nft lists: tap → frames that its filter dropped because they were not its own, since it was set."""
-    return {
-        device: int(item["counter"]["packets"])
-        for device, objects in tables_of(listed).items()
-        for item in objects
-        if item.get("counter", {}).get("name") == SPOOFED
-    }
+def filter_from(device: str, listed: Sequence[Object], place: Mapping[str, str]) -> TapFilter:
+    """The filter that these objects are. Raises ValueError for any others, whatever their types."""
+    try:
+        return _recognised(device, listed, place)
+    except (BadInput, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"nothing is where a filter has it: {error}") from error
 
 
 def _judging(limits: TapFilter, chain: str) -> list[list[Object]]:
-    """The rules of a chain at a hook."""
-    sent = chain == _FROM
+    sent = chain == FROM
     tap: Object = {"meta": {"key": "iifname" if sent else "oifname"}}
-    rules: list[list[Object]] = [[match("!=", tap, limits.device), {"accept": None}]]
+    rules: list[list[Object]] = []
     if not (limits.sends if sent else limits.receives):
         rules.append([DROP])
     if limits.open_s is not None:
@@ -169,37 +133,36 @@ def _in_units(count: int) -> tuple[int, str]:
     return count // _UNITS[unit], unit
 
 
-def _set(place: Object, name: str, kind: object, elements: Sequence[object], **more: object) -> Object:
+def _set(place: Mapping[str, str], name: str, kind: object, elements: Sequence[object], **more: object) -> Object:
     content = {"elem": list(elements)} if elements else {}
     return {"set": {**place, "name": name, "type": kind, **more, **content}}
 
 
-def _chain(place: Object, name: str, rules: Iterable[list[Object]], **more: object) -> list[Object]:
+def _chain(place: Mapping[str, str], name: str, rules: Iterable[list[Object]]) -> list[Object]:
     return [
-        {"chain": {**place, "name": name, **more}},
+        {"chain": {**place, "name": name}},
         *({"rule": {**place, "chain": name, "expr": rule}} for rule in rules),
     ]
 
 
-def _recognised(device: str, listed: list[Object]) -> TapFilter:
-    """The filter whose table this is. Raises what `filters_of` catches."""
+def _recognised(device: str, listed: Sequence[Object], place: Mapping[str, str]) -> TapFilter:
     sets = {item["set"]["name"]: item["set"] for item in listed if "set" in item}
-    rules: dict[str, list[Any]] = {_FROM: [], _TO: []}
+    rules: dict[str, list[Any]] = {FROM: [], TO: []}
     for item in listed:
         if "rule" in item:
             rules.setdefault(item["rule"]["chain"], []).append(item["rule"]["expr"])
-    limits = [statement["limit"] for expression in rules[_FROM] for statement in expression if "limit" in statement]
+    limits = [statement["limit"] for expression in rules[FROM] for statement in expression if "limit" in statement]
     found = TapFilter(
         device=device,
         own=station_of(sets, rules),
-        sends=[DROP] not in rules[_FROM],
-        receives=[DROP] not in rules[_TO],
+        sends=[DROP] not in rules[FROM],
+        receives=[DROP] not in rules[TO],
         peers=frozenset(sets[_PEERS].get("elem", ())) if _PEERS in sets else None,
         ports=tuple(_port(element) for element in sets[_PORTS].get("elem", ())) if _PORTS in sets else None,
         rate_bytes_s=limits[0]["rate"] * _UNITS[limits[0]["rate_unit"]] if limits else None,
         open_s=_left(device, sets[_OPEN]) if _OPEN in sets else None,
     )
-    if comparable(listed) != comparable(filter_ruleset(found)):
+    if comparable(listed) != comparable(filter_objects(found, place)):
         raise ValueError("its rules are not those of a filter")
     return found
 

@@ -1,11 +1,11 @@
-"""Filters of VMs' taps in this kernel, set, cleared and read back through the nft program (`linux_filter_rules`)."""
+"""Filters of VMs' taps in this kernel, set, cleared and read back through the nft program (`linux_filter_table`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.linux_filter_rules import FAMILY, filter_ruleset, filters_of, tables_of
-from shamon_host.links.linux_nft import FILTER_TABLE, Nft, Object
+from shamon_host.links.linux_filter_table import clearing, filters_of, setting
+from shamon_host.links.linux_nft import Nft
 from shamon_host.links.tap_filter import TapFilter, checked_device
 
 _SOON_S = 10.0
@@ -18,49 +18,34 @@ class TapFilters:
 
     nft: Nft
 
-    def set(self, limits: TapFilter) -> None:
-        """Put it in the place of what is there for its tap, in one transaction. Raises BackendFailed."""
-        listed = tables_of(self.nft.read()).get(limits.device, [])
-        new = filter_ruleset(limits)
-        clearing = _clearing(limits.device, listed if filters_of(listed)[0] else None, new)
-        commands = [*clearing, *({"add": item} for item in new)]
-        self.nft.transact(commands, f"set the filter of {limits.device}")
+    def set(self, *wanted: TapFilter) -> None:
+        """Put them in the place of what is there for their taps, all in one transaction. Raises BackendFailed."""
+        self.nft.transact(setting(self.nft.read(), *wanted), f"set the filter of {_named(wanted)}")
         filters, changed = filters_of(self.nft.read())
-        found = filters.get(limits.device)
-        if found is None or replace(found, open_s=limits.open_s) != limits or not _is_left(found, limits):
-            raise BackendFailed(
-                "the filter reads back otherwise",
-                where=limits.device,
-                expected=str(limits),
-                found=changed.get(limits.device, str(found)),
-            )
+        for limits in {limits.device: limits for limits in wanted}.values():
+            found = filters.get(limits.device)
+            if found is None or replace(found, open_s=limits.open_s) != limits or not _is_left(found, limits):
+                raise BackendFailed(
+                    "the filter reads back otherwise",
+                    where=limits.device,
+                    expected=str(limits),
+                    found=changed.get(limits.device, str(found)),
+                )
 
     def clear(self, device: str) -> None:
         """Remove it, or what became of it. No error if there is none. Raises BackendFailed, BadInput."""
-        table = {"table": {"family": FAMILY, "name": FILTER_TABLE + checked_device(device)}}
-        self.nft.transact([{"add": table}, {"delete": table}], f"clear the filter of {device}")
+        commands = clearing(self.nft.read(), checked_device(device))
+        if not commands:
+            return
+        self.nft.transact(commands, f"clear the filter of {device}")
         filters, changed = filters_of(self.nft.read())
         if device in filters or device in changed:
             raise BackendFailed("the filter is still there", where=device)
 
 
-def _clearing(device: str, listed: Sequence[Object] | None, new: Sequence[Object]) -> Iterator[Object]:
-    """Commands after which the tap's table is there with nothing in the way of a new filter.
-
-    `listed`: the objects of a filter that is whole. Its chains stay at their hooks, for a chain that is made in their
-    place could miss a frame that is under way; and so do counters that `new` has too, with their count. Without,
-    everything is made anew."""
-    table: Object = {"table": {"family": FAMILY, "name": FILTER_TABLE + device}}
-    yield {"add": table}
-    if listed is None:
-        yield {"delete": table}
-        return
-    yield {"flush": table}
-    counters = [item for item in new if "counter" in item]
-    for kind in ("chain", "set", "counter"):
-        for item in listed:
-            if kind in item and "hook" not in item[kind] and not (kind == "counter" and counters):
-                yield {"delete": {kind: {key: item[kind][key] for key in ("family", "table", "name")}}}
+def _named(wanted: Sequence[TapFilter]) -> str:
+    first, *rest = [limits.device for limits in wanted]
+    return f"{first} and of {len(rest)} more" if rest else first
 
 
 def _is_left(found: TapFilter, limits: TapFilter) -> bool:

@@ -24,7 +24,7 @@ from shamon_host.links.linux_bridges import (
 from shamon_host.links.linux_devices import Devices, read_sysctls
 from shamon_host.links.linux_events import KernelEvents, OwnChanges
 from shamon_host.links.linux_fd_store import FdStore
-from shamon_host.links.linux_filter_rules import filters_of, spoofed_of
+from shamon_host.links.linux_filter_table import filters_of, spoofed_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_gates import Gates, canonical
 from shamon_host.links.linux_l2tp import Tunnels
@@ -130,6 +130,9 @@ class LinuxLinkKernel:
                 addresses = [canonical(each.address) for each in batch if isinstance(each, CloseGate)]
                 failed_gates = self._gates.close(addresses)
                 return [failed_gates.get(address) for address in addresses]
+            case SetTapFilter():
+                # In one transaction: each reading of their table has all of it.
+                self._filters.set(*(each.filter for each in batch if isinstance(each, SetTapFilter)))
             case DeleteSas():
                 self._xfrm.delete_sas([one for each in batch if isinstance(each, DeleteSas) for one in each.ids])
             case single:

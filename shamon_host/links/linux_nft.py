@@ -20,8 +20,8 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
 
 TABLE = "shamon"
-FILTER_TABLE = "shamon-"
-"""Start of the names of further tables, one for each tap's filter: see `linux_filter_rules`."""
+FILTER_TABLE = "shamon-taps"
+"""The table with the filters of taps: see `linux_filter_table`."""
 _HOST_COUNTERS = ("host_in", "host_out", "host_forward")
 """Of what was on its way from a type's bridge to the host, from the host to one, and from one through the host."""
 COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in", *_HOST_COUNTERS)
@@ -94,11 +94,11 @@ class Nft:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def read(self) -> tuple[Object, ...]:
-        """All objects of the guard's tables and of filters', () when none is there. Raises BackendFailed."""
+        """All objects of the guard's tables and of the filters', () when none is there. Raises BackendFailed."""
         text = self._run(("--json", "list", "ruleset"), "read the nft rules")
         try:
             listed = json.loads(text)["nftables"]
-            return tuple(item for item in listed if table_of(item).partition("-")[0] == TABLE)
+            return tuple(item for item in listed if table_of(item) in (TABLE, FILTER_TABLE))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
 
@@ -219,4 +219,5 @@ def gate_element(address: str) -> str:
 _IGNORED: Mapping[str, tuple[str, ...]] = {
     "counter": ("handle", "packets", "bytes"),
     "set": ("handle", "elem"),
+    "map": ("handle", "elem"),
 }

@@ -63,10 +63,12 @@ def _ip_source(ethertype: int, body: bytes) -> str:
 
 
 def _arp(body: bytes) -> ArpFacts | None:
-    if len(body) < 28 or body[:6] != _ARP_HEADER:
+    if len(body) < 14 or body[:6] != _ARP_HEADER:
         return None
     return ArpFacts(
-        sender_mac=body[8:14].hex(":"), sender=str(IPv4Address(body[14:18])), target=str(IPv4Address(body[24:28]))
+        sender_mac=body[8:14].hex(":"),
+        sender=str(IPv4Address(body[14:18])) if len(body) >= 18 else "",
+        target=str(IPv4Address(body[24:28])) if len(body) >= 28 else "",
     )
 
 

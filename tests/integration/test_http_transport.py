@@ -76,6 +76,8 @@ def free_port() -> int:
 
 
 class LoopbackWorld(TransportWorld):
+    address = LOOPBACK
+
     def __init__(self, coalition: Coalition) -> None:
         known = (ALPHA, BETA, GAMMA)
         self.files = coalition.files
@@ -89,7 +91,7 @@ class LoopbackWorld(TransportWorld):
         return self.registries[host]
 
     def entry(self, host: HostName) -> HostEntry:
-        return HostEntry(name=host, address=LOOPBACK, port=self.ports[host], types=frozenset())
+        return HostEntry(name=host, address=self.address, port=self.ports[host], types=frozenset())
 
     def transport(self, host: HostName) -> PeerTransport:
         if host not in self.transports:
@@ -103,7 +105,7 @@ class LoopbackWorld(TransportWorld):
             name=host,
             tls=self.files[host],
             directory=self.registries[host],
-            address=LOOPBACK,
+            address=self.address,
             port=self.ports[address],
         )
 
@@ -118,8 +120,9 @@ class LoopbackWorld(TransportWorld):
 
 
 @asynccontextmanager
-async def loopback(coalition: Coalition) -> AsyncIterator[LoopbackWorld]:
+async def loopback(coalition: Coalition, address: str = LOOPBACK) -> AsyncIterator[LoopbackWorld]:
     world = LoopbackWorld(coalition)
+    world.address = address
     try:
         yield world
     finally:
@@ -127,16 +130,22 @@ async def loopback(coalition: Coalition) -> AsyncIterator[LoopbackWorld]:
 
 
 class TestHttpTransport(TransportContract):
+    address = LOOPBACK
+
     @pytest.fixture(autouse=True)
     def _coalition(self, coalition: Coalition) -> None:
         self.coalition = coalition
 
     def run(self, scenario: Scenario) -> None:
         async def main() -> None:
-            async with loopback(self.coalition) as world:
+            async with loopback(self.coalition, self.address) as world:
                 await scenario(world)
 
         asyncio.run(main())
+
+
+class TestHttpTransportOverIpv6(TestHttpTransport):
+    address = "::1"
 
 
 async def talk(port: int, context: ssl.SSLContext, request: bytes, *, name: str = BETA) -> bytes:

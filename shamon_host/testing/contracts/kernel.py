@@ -1,7 +1,8 @@
 """What every `links.ports.LinkKernel` must do: subclass `LinkKernelContract`, give it a `bench`.
 
 Runs on the kernel in memory in the unit tests, and on Linux in a lab host that enforces SELinux. What filters of taps
-let pass is in `contracts.kernel_filters`, what happens at limits of SAs in `contracts.kernel_limits`.
+let pass is in `contracts.kernel_filters`, what is noticed of changes by hand in `contracts.kernel_changes`, what
+happens at limits of SAs in `contracts.kernel_limits`.
 """
 
 import secrets
@@ -294,34 +295,6 @@ class LinkKernelContract:
         bench.kernel.apply([DeleteTunnel(local_port=tunnel.local_port), DeleteBridge(name=name)])
         assert not {name, tunnel.interface} & bench.kernel.traffic().keys()
 
-    def test_a_port_set_otherwise_is_told_and_set_right(self, bench: Bench) -> None:
-        name, tunnel = bridge_name(CATEGORY), link(bench).tunnel
-        attach = AttachPort(bridge=name, interface=tunnel.interface, isolated=True)
-        bench.kernel.apply([CreateBridge(name=name), CreateTunnel(tunnel=tunnel), attach])
-        assert bench.kernel.read().bridges[name].faulty == {}
-        events = bench.events_of(lambda: bench.set_hairpin(name, tunnel.interface))
-        assert any(isinstance(event, ChangedEvent) for event in events)
-        found = bench.kernel.read().bridges[name]
-        assert (found.ports, found.faulty) == ({tunnel.interface: True}, {tunnel.interface: "hairpin is 1"})
-        bench.kernel.apply([attach])
-        found = bench.kernel.read().bridges[name]
-        assert (found.ports, found.faulty) == ({tunnel.interface: True}, {})
-
-    def test_forwarding_switched_on_is_told(self, bench: Bench) -> None:
-        assert bench.kernel.read().sysctls["net.ipv4.ip_forward"] == "0"
-        try:
-            events = bench.events_of(lambda: bench.set_forwarding("1"))
-            assert any(isinstance(event, ChangedEvent) for event in events)
-            assert bench.kernel.read().sysctls["net.ipv4.ip_forward"] == "1"
-        finally:
-            bench.set_forwarding("0")
-
-    def test_an_unsealed_bridge_is_told(self, bench: Bench) -> None:
-        name = bridge_name(CATEGORY)
-        bench.kernel.apply([CreateBridge(name=name)])
-        events = bench.events_of(lambda: bench.unseal(name))
-        assert any(isinstance(event, ChangedEvent) for event in events)
-
     def test_a_port_moves_from_bridge_to_bridge(self, bench: Bench) -> None:
         first, second, tunnel = bridge_name(CATEGORY), bridge_name(CATEGORY + 1), link(bench).tunnel
         bench.kernel.apply([CreateBridge(name=first), CreateBridge(name=second), CreateTunnel(tunnel=tunnel)])
@@ -368,8 +341,9 @@ class LinkKernelContract:
 
     def test_filters_of_two_taps_are_two(self, bench: Bench) -> None:
         other = replace(WHOLE, device="shvm99-8", receives=False)
-        bench.kernel.apply([SetTapFilter(filter=WHOLE), SetTapFilter(filter=other)])
-        assert bench.kernel.read().filters == {TAP: WHOLE, other.device: other}
+        for first in (shut(TAP), WHOLE):
+            bench.kernel.apply([SetTapFilter(filter=limits) for limits in (first, other, WHOLE)])
+            assert bench.kernel.read().filters == {TAP: WHOLE, other.device: other}
         bench.kernel.apply([ClearTapFilter(device=TAP)])
         assert bench.kernel.read().filters == {other.device: other}
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,7 +32,11 @@ from shamon_host.testing.contracts.kernel_filters import (
     arrived_of,
     frame_of,
 )
+from shamon_host.testing.kernel_frames import facts_of
 
+_RANDOM_FRAMES = 600
+_LIKELY = (0, 255, 1, 2, 24, 32, 44, 58, 60)
+"""Bytes that mean something where they are put: lengths, types, next headers."""
 BPDU = "01:80:c2:00:00:00"
 """The one address of `station.CONTROL_GROUP` that a bridge without spanning tree sends on."""
 IP, FOREIGN_IP = "10.9.0.1", "10.9.0.2"
@@ -165,8 +170,7 @@ SENT = (
     _arp("ARP of another protocol", OWN, IP, header="000186dd0604"),
     _arp("ARP with longer hardware addresses", OWN, IP, header="000108000804"),
     _arp("ARP with longer protocol addresses", OWN, IP, header="000108000610"),
-    Sent(name="ARP that is cut off", body=b"\x08\x06" + bytes.fromhex("0001080006040001"),
-         facts={"kind": FrameKind.ARP_REQUEST}),
+    Sent(name="ARP that is cut off", body=b"\x08\x06\0\1\x08\0", facts={"kind": FrameKind.ARP}),
     _PLAIN,
     _ipv4("IPv4 of its other address", "10.9.0.17", 6, (40000, 443)),
     _ipv4("IPv4 of another's", FOREIGN_IP, 17, (40000, 53)),
@@ -260,6 +264,20 @@ class StationContract:
         ]
         assert not wrong, f"{own}: {wrong}"
 
+    @pytest.mark.parametrize("name", ["MAC address alone", "both families", "IPv6 alone"])
+    def test_frames_changed_at_random_pass_when_the_station_permits(self, joined: TapBench, name: str) -> None:
+        """Bytes changed, cut off or added, anywhere: what a filter looks at, it looks at as the kernel does."""
+        random, own = Random(name), STATIONS[name]
+        joined.kernel.apply([SetTapFilter(filter=TapFilter(device=TAP, own=own))])
+        frames = [frame_of(OWN, OTHER, _changed(random, random.choice(SENT).body)) for _ in range(_RANDOM_FRAMES)]
+        arrived = arrived_of(joined, TAP, frames)
+        wrong = [
+            frame.hex()
+            for frame in frames
+            if (frame[-TOKEN_BYTES:] in arrived) != own.permits(facts_of(frame, from_tap=True))
+        ]
+        assert not wrong, wrong
+
     def test_what_is_dropped_is_counted_for_its_tap(self, joined: TapBench) -> None:
         own = STATIONS["both families"]
         joined.kernel.apply([SetTapFilter(filter=TapFilter(device=TAP, own=own))])
@@ -291,6 +309,15 @@ class StationContract:
         joined.kernel.apply([SetTapFilter(filter=TapFilter(device=TAP, own=STATIONS["no address"]))])
         frames = [frame_of(OTHER, OWN, sent.body) for sent in SENT]
         assert len(arrived_of(joined, OTHER_TAP, frames)) == len(frames)
+
+
+def _changed(random: Random, body: bytes) -> bytes:
+    changed = bytearray(body)
+    for _ in range(random.choice([1, 1, 2, 3])):
+        place = random.randrange(len(changed))
+        changed[place] = random.choice([changed[place] ^ (1 << random.randrange(8)), *_LIKELY, random.randrange(256)])
+    length = random.randrange(2, len(body) + 1) if random.random() < 0.15 else len(body)
+    return bytes(changed[:length]) + bytes(random.randrange(40) if random.random() < 0.1 else 0)
 
 
 def _exchanged(bench: TapBench) -> Iterator[tuple[Sent, bool]]:

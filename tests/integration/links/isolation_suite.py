@@ -185,7 +185,7 @@ class Change:
     undo: str = ""
 
 
-FILTER = f"shamon-{TAP}"
+OWN_CHAIN = f"bridge shamon-taps {TAP}.own"
 CHANGES = {
     "an address in a bridge": Change(command=f"ip address add 203.0.113.1/24 dev {BLUE}", word="open to the host"),
     "IPv6 in a bridge": Change(
@@ -204,11 +204,14 @@ CHANGES = {
     "a rule of the guard": Change(command="nft flush chain bridge shamon input", word="guard"),
     "a rule about forwarding": Change(command="nft flush chain inet shamon forward", word="guard"),
     "a table of the guard": Change(command="nft delete table inet shamon", word="guard"),
-    "a rule of a filter": Change(command=f"nft flush chain bridge {FILTER} own", word="anybody"),
+    "a rule of a filter": Change(command=f"nft flush chain {OWN_CHAIN}", word="anybody"),
     "an address more in a filter": Change(
-        command=f"nft add rule bridge {FILTER} own ether saddr {OTHER} accept", word="anybody"
+        command=f"nft add rule {OWN_CHAIN} ether saddr {OTHER} accept", word="anybody"
     ),
-    "a filter": Change(command=f"nft delete table bridge {FILTER}", word="anybody"),
+    "all filters": Change(command="nft delete table bridge shamon-taps", word="anybody"),
+    "a tap that no filter judges": Change(
+        command=f"nft delete element bridge shamon-taps from '{{ {TAP} }}'", word="anybody"
+    ),
     "all of nft": Change(command="nft flush ruleset", word="guard"),
     "forwarding": Change(
         command="echo 1 > /proc/sys/net/ipv4/ip_forward",

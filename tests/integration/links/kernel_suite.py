@@ -14,6 +14,7 @@ from shamon_host.links.model import Tunnel
 from shamon_host.links.ports import KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, empty
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
+from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
 from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 
 SETTLE_S = 0.5
@@ -24,7 +25,8 @@ class LinuxBench:
     """The host's own kernel; nobody answers at the peer's address."""
 
     def __init__(self) -> None:
-        self.own, self.peer = os.environ["SHAMON_OWN_ADDRESS"], "192.0.2.77"
+        self.own = os.environ["SHAMON_OWN_ADDRESS"]
+        self.peer = "2001:db8::77" if ":" in self.own else "192.0.2.77"
         self.kernel: LinkKernel = self._open()
 
     def pass_time(self, seconds: float) -> None:
@@ -62,7 +64,7 @@ class LinuxBench:
         Path("/proc/sys/net/ipv4/ip_forward").write_text(value)
 
     def damage_filter(self, device: str) -> None:
-        subprocess.run(["nft", "flush", "chain", "bridge", f"shamon-{device}", "to"], check=True, timeout=60)
+        subprocess.run(["nft", "flush", "chain", "bridge", "shamon-taps", f"{device}.to"], check=True, timeout=60)
 
     def events_of(self, disturb: Callable[[], None]) -> Sequence[KernelEvent]:
         events: list[KernelEvent] = []
@@ -94,7 +96,7 @@ def _emptied() -> Iterator[Bench]:
     bench.kernel.close()
 
 
-class TestLinuxKernel(LinkKernelContract, SaLimitsContract):
+class TestLinuxKernel(LinkKernelContract, KernelChangesContract, SaLimitsContract):
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
         yield from _emptied()

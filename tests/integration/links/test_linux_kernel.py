@@ -65,8 +65,8 @@ class Ends:
     beta: Probe
 
     def pings(self, *, count: int = 2, size: int = 56, target: str = "10.9.0.2") -> bool:
-        """Whether alpha's VM gets answers from beta's."""
-        command = f"ip netns exec vm ping -q -c {count} -i 0.2 -W 2 -s {size} {target}"
+        """Whether alpha's VM gets answers from beta's. The VMs fragment nothing."""
+        command = f"ip netns exec vm ping -q -M do -c {count} -i 0.2 -W 2 -s {size} {target}"
         return self.alpha.host.run(command, check=False).status == 0
 
     def in_clear(self, mark: int) -> list[Frame]:
@@ -115,6 +115,8 @@ def test_frames_pass_and_only_as_esp(ends: Ends) -> None:
     assert ends.pings()
     assert ends.pings(size=1472), "a full Ethernet frame is fragmented below and put together again"
     assert ends.pings(target="fd00::2")
+    assert ends.pings(size=1452, target="fd00::2"), "the same over IPv6"
+    assert not ends.pings(size=1473), "and no more is one of an Ethernet"
     assert ends.esp_from_alpha(mark)
     assert not ends.in_clear(mark)
 
@@ -247,8 +249,12 @@ def test_host_is_not_in_the_bridge(ends: Ends) -> None:
     host = ends.alpha.host
     host.run("ip -n vm addr replace 192.0.2.77/24 dev eth0; ip -n vm addr replace 2001:db8::77/64 dev eth0 nodad")
     try:
+        before = ends.counters(ends.alpha)["host_in"]
         assert not ends.pings(target=host.ipv4)
+        by_arp = ends.counters(ends.alpha)["host_in"]
+        assert by_arp > before
         assert not ends.pings(target=host.ipv6)
+        assert ends.counters(ends.alpha)["host_in"] > by_arp
         neighbours = host.run("ip -n vm neigh").stdout
         assert not any("lladdr" in line for line in neighbours.splitlines() if host.ipv4 in line or host.ipv6 in line)
     finally:

@@ -17,7 +17,7 @@ from shamon_host.domain.policy_file import parse_policy
 from tests.unit.daemon.daemon_world import daemon
 from tests.unit.daemon.signed_world import SignedWorld, envelope, signed_policy
 from tests.unit.daemon.test_api_server import Canned, served
-from tests.unit.domain.policy_text import TEXT, changed
+from tests.unit.domain.policy_text import FINANCE_TEXT, TEXT, changed
 from tests.unit.domain.test_adapted_policy import OWN, PEER
 
 FIRST = signed_policy()
@@ -107,6 +107,24 @@ def test_a_file_whose_name_is_no_text(run: Run, tmp_path: Path) -> None:
     own = run("adapt", path, "--to", path, "--type", "acme/red", "--out", tmp_path / "out.toml")
     assert own.code == 0
     assert "polic??.toml" in (tmp_path / "out.toml").read_text()
+
+
+def test_a_check_says_what_a_policy_leaves_open(run: Run, written: Written) -> None:
+    """Whose addresses nobody declared, and between which hosts there is no link: no mistakes, and told."""
+    path = written("finance.toml", FINANCE_TEXT)
+    result = run("check", path)
+    assert result.code == 0
+    assert (
+        "note: no link leads from hosts with IPv4 addresses (alpha) to hosts with IPv6 addresses (beta)" in result.out
+    )
+    (note,) = [line for line in result.out.splitlines() if "no addresses are declared" in line]
+    assert "desk in bank/ledger" in note
+    assert "clerk" not in note
+    told = run("check", path, "--json").json
+    assert ["desk", "bank/mail"] in told["undeclared_addresses"]
+    assert told["underlay"] == {"IPv4": ["alpha"], "IPv6": ["beta"]}
+    one_family = run("check", written("policy.toml", changed('"2001:db8::3"', '"192.0.2.3"')))
+    assert "no link leads" not in one_family.out
 
 
 def test_a_dry_run_of_a_file(run: Run, written: Written) -> None:

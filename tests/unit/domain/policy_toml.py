@@ -1,8 +1,9 @@
 """Any policy as the text of a policy file, as an operator may write it: in short, or with every default written out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
+from shamon_host.domain.labels import TypeName
 from shamon_host.domain.policy import Policy
 
 Line = tuple[str, str]
@@ -107,6 +108,7 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
             ("host", text(vm.host)),
             ("resources", "" if terse and not vm.resources else texts(vm.resources)),
             ("interfaces", "" if vm.interfaces is None else f"[{', '.join(map(text, vm.interfaces))}]"),
+            ("addresses", "" if terse and not vm.addresses else _inline(vm.addresses)),
         ]
     for overlay_name, overlay in policy.overlays.items():
         tables[f"overlays.{quote(overlay_name)}"] = [
@@ -117,6 +119,10 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
             ("rate_bytes_s", "" if overlay.rate_bytes_s is None else str(overlay.rate_bytes_s)),
         ]
     return tables
+
+
+def _inline(addresses: Mapping[TypeName, frozenset[str]]) -> str:
+    return "{" + ", ".join(f"{quote(name)} = {texts(each)}" for name, each in addresses.items()) + "}"
 
 
 def _table(name: str, lines: Iterable[Line]) -> str:

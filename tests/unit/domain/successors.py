@@ -54,6 +54,7 @@ def renaming(policy: Policy, types: Mapping[TypeName, TypeName], labels: Mapping
             interfaces=None
             if each.interfaces is None
             else tuple(types.get(interface, interface) for interface in each.interfaces),
+            addresses={types.get(interface, interface): own for interface, own in each.addresses.items()},
         )
         for name, each in policy.vms.items()
     }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shamon_host.domain.addresses import MAX_ADDRESSES, undeclared
+from shamon_host.domain.addresses import MAX_ADDRESSES, undeclared, underlay_families
 from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.policy_file import parse_canonical
 from shamon_host.domain.policy_form import policy_bytes
@@ -113,6 +113,11 @@ def test_a_policy_without_addresses_is_the_same_as_before_there_were_any() -> No
     assert bare.digest == empty.digest != parse(FINANCE_TEXT).digest
     assert b"addresses" not in policy_bytes(bare)
     assert parse_canonical(policy_bytes(parse(FINANCE_TEXT)), source="x") == parse(FINANCE_TEXT)
+
+
+def test_families_of_hosts() -> None:
+    assert underlay_families(parse(FINANCE_TEXT)) == {4: ("alpha",), 6: ("beta",)}
+    assert underlay_families(parse(changed_finance('"2001:db8::2"', '"192.0.2.2"'))) == {4: ("alpha", "beta")}
 
 
 def test_a_host_s_link_local_address_is_a_mistake() -> None:

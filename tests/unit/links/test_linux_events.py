@@ -4,10 +4,14 @@ import time
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
+
 from shamon_host import pyxfrm
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.linux_events import OwnChanges, xfrm_event
+from shamon_host.links.linux_devices import Device
+from shamon_host.links.linux_events import KernelEvents, OwnChanges, is_forwarding, xfrm_event
+from shamon_host.links.linux_netlink import pack_number
 from shamon_host.links.linux_spd import entry_to_policy, policy_key
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent
 
@@ -157,3 +161,82 @@ def test_thousands_of_announcements_are_no_burden() -> None:
         own.expect(change)
     assert all(own.take(change) for change in reversed(changes))
     assert time.process_time() - start < 5  # looking through all for each took minutes
+
+
+def _told(events: KernelEvents, device: Device, *, gone: bool = False) -> bool:
+    return bool(list(events._device_event(device, gone=gone, of_bridge=False)))
+
+
+BRIDGE = Device(index=4, name="shbr7", kind="bridge", up=True, master=0, isolated=None)
+PORT = Device(index=9, name="shl21", kind="", up=True, master=4, isolated=True)
+
+
+def test_a_bridge_of_its_own_making_is_not_told_and_one_that_goes_down_is() -> None:
+    own = _own()
+    events = KernelEvents(own, ())
+    own.expect(("device", "shbr7"))
+    assert [_told(events, replace(BRIDGE, up=up)) for up in (False, True, True)] == [False, False, False]
+    assert _told(events, replace(BRIDGE, up=False))
+    assert not _told(events, BRIDGE), "that it went down was told"
+    assert _told(events, replace(BRIDGE, faults=("spanning tree is 1",)))
+
+
+def test_a_bridge_that_it_takes_away_is_not_told() -> None:
+    own = _own()
+    events = KernelEvents(own, ())
+    _told(events, BRIDGE)
+    own.expect(("delete device", "shbr7"))
+    assert not _told(events, replace(BRIDGE, up=False))
+    assert not _told(events, BRIDGE, gone=True)
+    _told(events, BRIDGE)
+    assert _told(events, BRIDGE, gone=True)
+
+
+def test_what_was_there_before_it_listened_is_told_if_something_is_wrong_with_it() -> None:
+    for device, told in (
+        (BRIDGE, False),
+        (replace(BRIDGE, up=False), True),
+        (replace(BRIDGE, faults=("VLAN filtering is 1",)), True),
+        (replace(PORT, master=0, isolated=None), False),
+        (PORT, True),
+    ):
+        assert _told(KernelEvents(_own(), ()), device) is told
+
+
+def test_a_setting_of_a_port_is_told_unless_it_is_its_own() -> None:
+    own = _own()
+    events = KernelEvents(own, ())
+    _told(events, PORT)
+    assert not _told(events, PORT)
+    for changed in (
+        replace(PORT, faults=("hairpin is 1",)),
+        PORT,
+        replace(PORT, isolated=False),
+        replace(PORT, master=5),
+        replace(PORT, master=0, isolated=None),
+    ):
+        own.expect(("port", "shl21"))
+        assert not _told(events, changed)
+    assert _told(events, PORT)
+
+
+def test_what_was_announced_before_anybody_listened_hides_nothing() -> None:
+    own = _own()
+    own.expect(("port", "shl21"))
+    own.forget()
+    assert not own.take(("port", "shl21"))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (bytes([2, 0, 0, 0]) + pack_number(1, 2**32 - 1, 4) + pack_number(2, 1, 4), True),
+        (bytes([10, 0, 0, 0]) + pack_number(1, 7, 4) + pack_number(2, 1, 4), True),
+        (bytes([2, 0, 0, 0]) + pack_number(1, 7, 4) + pack_number(2, 0, 4), False),
+        (bytes([2, 0, 0, 0]) + pack_number(1, 7, 4) + pack_number(3, 1, 4), False),
+        (b"\2", False),
+        (b"", False),
+    ],
+)
+def test_only_that_forwarding_is_on_is_told(body: bytes, told: bool) -> None:
+    assert is_forwarding(body) is told

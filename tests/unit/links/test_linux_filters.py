@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.links.frame_facts import PortProtocol, PortRule
-from shamon_host.links.linux_filter_rules import filter_ruleset, filters_of, spoofed_of
+from shamon_host.links.linux_filter_table import clearing, dispatch, filters_of, setting, spoofed_of
 from shamon_host.links.linux_filters import TapFilters
 from shamon_host.links.linux_nft import DROP, Nft, Object, expected_ruleset, gates_of, is_expected, table_of
 from shamon_host.links.station import Station
@@ -36,16 +36,15 @@ LIMITS = TapFilter(
 )
 
 
-def _listed(limits: TapFilter) -> list[Object]:
-    """As nft lists what was added: with handles, in another order, with what is left of the window."""
-    listed = copy.deepcopy(list(filter_ruleset(limits)))
-    for handle, item in enumerate(listed):
+def _listed(*filters: TapFilter) -> list[Object]:
+    """As nft lists what was set: with handles, in another order, with what is left of windows."""
+    nft = TableNft()
+    for limits in filters:
+        TapFilters(nft=nft).set(limits)
+    for handle, item in enumerate(nft.listed):
         for value in item.values():
             value["handle"] = handle
-            for element in value.get("elem", []):
-                if isinstance(element, dict) and "elem" in element:
-                    element["elem"]["expires"] = element["elem"]["timeout"]
-    return sorted(listed, key=lambda item: "rule" in item)
+    return sorted(nft.listed, key=lambda item: "rule" in item)
 
 
 def test_what_nft_lists_is_the_filter_that_was_set() -> None:
@@ -61,7 +60,9 @@ def test_what_nft_lists_is_the_station_that_was_set() -> None:
 def test_every_filter_reads_back(limits: TapFilter) -> None:
     found, changed = filters_of(_listed(limits))
     assert changed == {}
-    assert found == {limits.device: replace(limits, open_s=limits.open_s and float(int(limits.open_s)))}
+    (read,) = found.values()
+    assert read.without_window() == limits.without_window()
+    assert (read.open_s is None) is (limits.open_s is None)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_rates_read_back_in_whatever_unit(rate: int) -> None:
 
 def test_filters_and_guard_do_not_mix() -> None:
     """A set in a filter's table that is named as the gate opens none, and the guard is the guard beside filters."""
-    gate = {"set": {"family": "bridge", "table": "shamon-shvm0-0", "name": "gate4", "elem": ["192.0.2.2"]}}
+    gate = {"set": {"family": "bridge", "table": "shamon-taps", "name": "shvm0-0.gate4", "elem": ["192.0.2.2"]}}
     listed = [*expected_ruleset(), *CAPTURED, gate]
     assert is_expected(listed)
     assert gates_of(listed) == {}
@@ -83,26 +84,26 @@ def test_filters_and_guard_do_not_mix() -> None:
 
 
 def test_other_tables_are_no_filters() -> None:
-    for name, family in (
-        ("shamon-eth0", "bridge"),
-        ("shamon-", "bridge"),
-        ("other", "bridge"),
-        ("shamon-shvm0-0", "inet"),
-    ):
-        assert filters_of([{"table": {"family": family, "name": name}}]) == ({}, {})
+    for name, family in (("shamon-tap", "bridge"), ("shamon-", "bridge"), ("other", "bridge"), ("shamon-taps", "inet")):
+        chain = {"chain": {"family": family, "table": name, "name": "shvm0-0.from"}}
+        assert filters_of([{"table": {"family": family, "name": name}}, chain]) == ({}, {})
 
 
 def _rules(listed: list[Object], chain: str) -> list[Any]:
-    return [item["rule"] for item in listed if "rule" in item and item["rule"]["chain"] == chain]
+    return [item["rule"] for item in listed if "rule" in item and item["rule"]["chain"] == f"shvm0-0.{chain}"]
 
 
-def _remove(listed: list[Object], kind: str, **having: object) -> None:
-    found = next(item for item in listed if kind in item and having.items() <= item[kind].items())
-    listed.remove(found)
+def _remove(listed: list[Object], kind: str, **having: str) -> None:
+    wanted = {key: f"shvm0-0.{name}" for key, name in having.items()}
+    listed.remove(next(item for item in listed if kind in item and wanted.items() <= item[kind].items()))
 
 
 def _set(listed: list[Object], name: str) -> Any:
-    return next(item["set"] for item in listed if item.get("set", {}).get("name") == name)
+    return next(item["set"] for item in listed if item.get("set", {}).get("name") == f"shvm0-0.{name}")
+
+
+def _map(listed: list[Object], name: str) -> Any:
+    return next(item["map"] for item in listed if item.get("map", {}).get("name") == name)
 
 
 def _chain(listed: list[Object], name: str) -> Any:
@@ -118,14 +119,30 @@ CHANGES: dict[str, Callable[[list[Object]], object]] = {
     "a rule less in what it jumps to": lambda listed: _remove(listed, "rule", chain="ports"),
     "another order": lambda listed: _swap(_rules(listed, "from")),
     "a rule more": lambda listed: listed.append(
-        {"rule": {"family": "bridge", "table": "shamon-shvm0-0", "chain": "from", "expr": [{"accept": None}]}}
+        {"rule": {"family": "bridge", "table": "shamon-taps", "chain": "shvm0-0.from", "expr": [{"accept": None}]}}
+    ),
+    "a rule more for all": lambda listed: listed.append(
+        {"rule": {"family": "bridge", "table": "shamon-taps", "chain": "from", "expr": [{"accept": None}]}}
+    ),
+    "not looked up": lambda listed: listed.remove(
+        next(item for item in listed if item.get("rule", {}).get("chain") == "from")
+    ),
+    "no verdict": lambda listed: _map(listed, "from").update(elem=[]),
+    "another verdict": lambda listed: _map(listed, "to").update(elem=[["shvm0-0", {"accept": None}]]),
+    "a verdict about another device": lambda listed: _map(listed, "to")["elem"].append(["eth0", {"drop": None}]),
+    "verdicts that are a number": lambda listed: _map(listed, "to").update(elem=7),
+    "another kind of map": lambda listed: _map(listed, "from").update(type="ether_addr"),
+    "a map less": lambda listed: listed.remove({"map": _map(listed, "from")}),
+    "a reference to another tap": lambda listed: _rules(listed, "from")[-2]["expr"].append(
+        {"jump": {"target": "shvm0-1.ports"}}
     ),
     "a rule twice": lambda listed: listed.append({"rule": _rules(listed, "ports")[-1]}),
     "dropped otherwise": lambda listed: _rules(listed, "to")[-1].update(expr=[{"accept": None}]),
-    "another tap": lambda listed: _rules(listed, "from")[0]["expr"][0]["match"].update(right="shvm0-1"),
-    "no chain at all": lambda listed: listed.__setitem__(slice(None), [item for item in listed if "chain" not in item]),
+    "no chain at all": lambda listed: listed.__setitem__(
+        slice(None), [item for item in listed if not item.get("chain", {}).get("name", "").startswith("shvm0-0.")]
+    ),
     "a chain more": lambda listed: listed.append(
-        {"chain": {"family": "bridge", "table": "shamon-shvm0-0", "name": "more"}}
+        {"chain": {"family": "bridge", "table": "shamon-taps", "name": "shvm0-0.more"}}
     ),
     "a hook less": lambda listed: _chain(listed, "to").pop("hook"),
     "another hook": lambda listed: _chain(listed, "to").update(hook="input"),
@@ -134,7 +151,7 @@ CHANGES: dict[str, Callable[[list[Object]], object]] = {
     "a dormant table": lambda listed: listed[0]["table"].update(flags=["dormant"]),
     "a set less": lambda listed: _remove(listed, "set", name="peers"),
     "a set more": lambda listed: listed.append(
-        {"set": {"family": "bridge", "table": "shamon-shvm0-0", "name": "more", "type": "ifname"}}
+        {"set": {"family": "bridge", "table": "shamon-taps", "name": "shvm0-0.more", "type": "ifname"}}
     ),
     "another kind of set": lambda listed: _set(listed, "ports").update(type="inet_service"),
     "peers that come and go": lambda listed: _set(listed, "peers").update(flags=["timeout"]),
@@ -163,14 +180,14 @@ def test_what_is_not_exactly_a_filter_is_changed(name: str) -> None:
     assert set(changed) == {"shvm0-0"}
 
 
-@given(st.data())
-def test_no_rule_can_go_or_come_unseen(data: st.DataObject) -> None:
+@given(st.data(), st.sampled_from([CAPTURED, OF_STATION]))
+def test_no_object_can_go_or_come_unseen(data: st.DataObject, captured: list[Object]) -> None:
     """Whatever is left out, or there twice: it is no filter, or another one that is just what is there."""
-    listed = copy.deepcopy(CAPTURED)
+    listed, known = copy.deepcopy(captured), filters_of(captured)[0]["shvm0-0"]
     item = data.draw(st.sampled_from(listed))
     (listed.remove if data.draw(st.booleans()) else listed.append)(item)
     found = filters_of(listed)[0].get("shvm0-0")
-    assert found is None or (found != LIMITS and len(filter_ruleset(found)) == len(listed))
+    assert found is None or (found != known and len(_listed(found)) == len(listed))
 
 
 STATION_CHANGES: dict[str, Callable[[list[Object]], object]] = {
@@ -183,7 +200,7 @@ STATION_CHANGES: dict[str, Callable[[list[Object]], object]] = {
     "a group as MAC address": lambda listed: _rules(listed, "own")[0]["expr"][0]["match"].update(right=GROUP_MAC),
     "no counter": lambda listed: _remove(listed, "counter", name="spoofed"),
     "a counter more": lambda listed: listed.append(
-        {"counter": {"family": "bridge", "table": "shamon-shvm0-0", "name": "more", "packets": 0, "bytes": 0}}
+        {"counter": {"family": "bridge", "table": "shamon-taps", "name": "shvm0-0.more", "packets": 0, "bytes": 0}}
     ),
     "counted and let pass": lambda listed: _rules(listed, "own")[-1].update(expr=[{"counter": "spoofed"}]),
     "a set less": lambda listed: _remove(listed, "set", name="own4"),
@@ -213,15 +230,6 @@ def test_an_address_more_over_ipv4_is_another_station() -> None:
     assert filters_of(listed) == ({"shvm0-0": TapFilter(device="shvm0-0", own=own)}, {})
 
 
-@given(st.data())
-def test_no_rule_about_the_station_can_go_or_come_unseen(data: st.DataObject) -> None:
-    listed = copy.deepcopy(OF_STATION)
-    item = data.draw(st.sampled_from(listed))
-    (listed.remove if data.draw(st.booleans()) else listed.append)(item)
-    found = filters_of(listed)[0].get("shvm0-0")
-    assert found is None or (found.own != STATION and len(filter_ruleset(found)) == len(listed))
-
-
 @dataclass(kw_only=True)
 class TableNft(Nft):
     """nft in memory, as far as filters use it."""
@@ -239,22 +247,36 @@ class TableNft(Nft):
             if verb == "add":
                 self._add(kind, copy.deepcopy(value))
             elif verb == "flush":
-                self.listed = [item for item in self.listed if "rule" not in item or table_of(item) != value["name"]]
+                assert kind == "chain"
+                self.listed = [item for item in self.listed if item.get("rule", {}).get("chain") != value["name"]]
             elif kind == "table":
                 self.listed = [item for item in self.listed if table_of(item) != value["name"]]
+            elif kind == "element":
+                self._of("map", value["name"])["elem"].remove(value["elem"][0])
             else:
                 assert kind in ("chain", "set", "counter")
-                (gone,) = [item for item in self.listed if kind in item and value.items() <= item[kind].items()]
                 assert not [item for item in self.listed if item.get("rule", {}).get("chain") == value["name"]]
-                self.listed.remove(gone)
+                assert f'"{value["name"]}"' not in json.dumps(
+                    [i for i in self.listed if not {"rule", "map"}.isdisjoint(i)]
+                )
+                self.listed.remove({kind: self._of(kind, value["name"])})
+
+    def _of(self, kind: str, name: str) -> Any:
+        (found,) = [item[kind] for item in self.listed if kind in item and item[kind]["name"] == name]
+        return found
 
     def _add(self, kind: str, value: Any) -> None:
         """A rule is added each time; of anything else there is one, which has to be as it is asked for."""
+        if kind == "element":
+            elements = self._of("map", value["name"]).setdefault("elem", [])
+            assert value["elem"][0] in elements or value["elem"][0][0] not in [key for key, _ in elements]
+            elements += [element for element in value["elem"] if element not in elements]
+            return
         for element in value.get("elem", []):
             if isinstance(element, dict) and "elem" in element:
                 element["elem"]["expires"] = element["elem"]["timeout"] - 1
         there = [
-            {key: inner for key, inner in item[kind].items() if key != "handle"}
+            {key: inner for key, inner in item[kind].items() if key not in ("handle", "packets", "bytes")}
             for item in self.listed
             if kind in item and item[kind]["name"] == value.get("name")
         ] if kind != "rule" else []  # fmt: skip
@@ -263,18 +285,49 @@ class TableNft(Nft):
             self.listed.append({kind: value})
 
 
-@given(FILTERS, FILTERS)
-def test_a_filter_takes_the_place_of_another(first: TapFilter, second: TapFilter) -> None:
+OTHERS = FILTERS.map(lambda limits: replace(limits, device="shvm0-1"))
+
+
+@given(FILTERS, FILTERS, OTHERS)
+def test_a_filter_takes_the_place_of_another(first: TapFilter, second: TapFilter, other: TapFilter) -> None:
     nft = TableNft()
     taps = TapFilters(nft=nft)
-    for limits in (first, second):
+    for limits in (first, other, second):
         taps.set(limits)
         found = filters_of(nft.read())[0][limits.device]
         assert found.without_window() == limits.without_window()
         assert (found.open_s is None) is (limits.open_s is None)
-    taps.clear(second.device)
-    taps.clear(second.device)
+    for _ in range(2):
+        taps.clear(second.device)
+        assert set(filters_of(nft.read())[0]) == {other.device}
+    taps.clear(other.device)
     assert nft.read() == ()
+
+
+@given(FILTERS, FILTERS)
+def test_its_chains_stay_in_the_maps(first: TapFilter, second: TapFilter) -> None:
+    """A frame that is under way while a filter takes another's place comes to one of the two."""
+    commands = setting(_listed(first), second)
+    gone = [item for command in commands if (item := command.get("delete")) is not None]
+    assert not [item for item in gone if "table" in item or "element" in item]
+    assert not [item for item in gone if item.get("chain", {}).get("name") in ("shvm0-0.from", "shvm0-0.to")]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_taps_keep_their_filters_when_the_table_is_made_anew(name: str) -> None:
+    other = TapFilter(device="shvm0-1", sends=False)
+    nft = TableNft(listed=_listed(LIMITS, other))
+    CHANGES[name](nft.listed)
+    TapFilters(nft=nft).set(LIMITS)
+    assert filters_of(nft.read())[0] == {"shvm0-0": replace(LIMITS, open_s=58.0), "shvm0-1": other}
+    CHANGES[name](nft.listed)
+    TapFilters(nft=nft).clear("shvm0-0")
+    assert filters_of(nft.read()) == ({"shvm0-1": other}, {})
+
+
+def test_a_table_without_taps_goes() -> None:
+    assert clearing(dispatch(), "shvm0-0") != []
+    assert clearing((), "shvm0-0") == []
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -308,7 +361,7 @@ def test_no_name_but_a_taps_comes_to_nft() -> None:
 
 
 def test_a_tap_that_exchanges_nothing_drops_first() -> None:
-    """Whatever else is limited: behind the rule that lets other taps' frames go."""
+    """Whatever else is limited."""
     for chain in ("from", "to"):
-        rules = _rules(list(filter_ruleset(replace(LIMITS, sends=False, receives=False))), chain)
-        assert rules[1]["expr"] == [DROP]
+        rules = _rules(_listed(replace(LIMITS, sends=False, receives=False)), chain)
+        assert rules[0]["expr"] == [DROP]

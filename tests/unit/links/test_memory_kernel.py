@@ -20,6 +20,7 @@ from shamon_host.links.model import (
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent, LinkKernel
 from shamon_host.testing.contracts.kernel import Bench, LinkKernelContract, link
 from shamon_host.testing.contracts.kernel_batches import KernelBatchContract
+from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
 from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
@@ -71,7 +72,7 @@ class MemoryBench:
         return self.memory
 
 
-class TestMemoryKernel(LinkKernelContract, SaLimitsContract):
+class TestMemoryKernel(LinkKernelContract, KernelChangesContract, SaLimitsContract):
     @pytest.fixture
     def bench(self) -> Bench:
         return MemoryBench()
@@ -83,7 +84,7 @@ class TestMemoryKernelInBatches(KernelBatchContract):
         return MemoryBench()
 
 
-class TestMemoryKernelOverIpv6(LinkKernelContract):
+class TestMemoryKernelOverIpv6(LinkKernelContract, KernelChangesContract):
     """The underlay's family makes no difference."""
 
     @pytest.fixture

@@ -9,15 +9,16 @@ next run lives; of what it died is then in DIED.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from shamon_host.cli.main import main
 from shamon_host.links.linux_kernel import LinuxLinkKernel
+from shamon_host.links.model import Operation
 from shamon_host.links.planner import describe
 
 ARMED, DIED = Path("/var/lib/shamon/dies-after"), Path("/var/lib/shamon/died-after")
-_apply, _allocate_spi = LinuxLinkKernel._apply, LinuxLinkKernel.allocate_spi
+_apply, _allocate_spi = LinuxLinkKernel.apply, LinuxLinkKernel.allocate_spi
 _counted: dict[tuple[int, int], int] = {}
 """The armed file's inode and time → operations since: a file that is put anew counts anew."""
 
@@ -39,9 +40,11 @@ def _done(name: str, words: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _applied(self: LinuxLinkKernel, operation: Any) -> None:
-    _apply(self, operation)
-    _done(type(operation).__name__, describe(operation))
+def _applied(self: LinuxLinkKernel, operations: Sequence[Operation]) -> None:
+    """One at a time."""
+    for operation in operations:
+        _apply(self, [operation])
+        _done(type(operation).__name__, describe(operation))
 
 
 def _allocated(self: LinuxLinkKernel, *, source: str, destination: str) -> int:
@@ -50,6 +53,6 @@ def _allocated(self: LinuxLinkKernel, *, source: str, destination: str) -> int:
     return spi
 
 
-LinuxLinkKernel._apply = _applied  # type: ignore[method-assign]
+LinuxLinkKernel.apply = _applied  # type: ignore[method-assign]
 LinuxLinkKernel.allocate_spi = _allocated  # type: ignore[method-assign]
 sys.exit(main(["daemon", "--config", "/etc/shamon/host.toml"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.integration.lab.host import LabHost
-from tests.integration.lab.link_objects import count_keyed, gate_open
+from tests.integration.lab.link_objects import gate_open
 
 _ASK = """
 ip xfrm state; echo ---; ip xfrm policy; echo ---; ip -o link show; echo ---
@@ -14,18 +14,20 @@ for b in /sys/class/net/shbr*; do for p in $b/brif/*; do [ -e $p ] && echo $(bas
 echo ---; nft -j list table inet shamon || echo '{"nftables": []}'
 """
 _DEVICE = re.compile(r"^\d+: (shbr\w+|shl2\w+)[:@]", re.MULTILINE)
-_REQID = re.compile(r"^\s+proto esp spi \S+ reqid (\d+)\b", re.MULTILINE)
+_SA = re.compile(r"^\s+proto esp spi (0x[0-9a-f]+) reqid (\d+)\b", re.MULTILINE)
 _ENTRY = re.compile(r"^(?=src )", re.MULTILINE)
 BLOCK_ENTRIES = 8
 """In and out, IPv4 and IPv6, either port."""
+_SAS_OF_A_LINK = 2
+"""In each direction: the one in use, and the one before it, which goes a while after a rekey."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """What was found; SAs are those with a key."""
 
-    sas: int
-    reqids: frozenset[int]
+    sas: Mapping[str, int]
+    """SPI in hexadecimal → reqid."""
     policies: int
     """Of links: UDP, with a template."""
     blocks: int
@@ -53,8 +55,7 @@ def read_inventory(text: str, peer: str) -> Inventory:
     devices = frozenset(_DEVICE.findall(links))
     keyed = [block for block in _ENTRY.split(states) if "aead " in block]
     return Inventory(
-        sas=count_keyed(states, peer),
-        reqids=frozenset(int(number) for block in keyed for number in _REQID.findall(block)),
+        sas={spi: int(reqid) for block in keyed for spi, reqid in _SA.findall(block)},
         policies=len(of_links),
         blocks=len(blocks),
         others=tuple(block.splitlines()[0] for block in entries if block not in of_links and block not in blocks),
@@ -67,11 +68,11 @@ def read_inventory(text: str, peer: str) -> Inventory:
 
 def differences(found: Inventory, links: Sequence[Mapping[str, Any]], taps: Collection[str]) -> list[str]:
     """What is missing or left over, in words; `links`: the rows of `shamon links`, `taps`: of the VMs that run."""
+    spis = {spi: row["local_port"] for row in links for spi in (*row["in_spis"], *row["out_spis"])}
     wanted_ports = {row["device"] for row in links} | set(taps)
     bridges = {row["bridge"] for row in links} | {found.ports[tap] for tap in taps if tap in found.ports}
     checks = {
-        "SAs": (found.sas, 2 * len(links)),
-        "reqids of SAs": (set(found.reqids), {row["local_port"] for row in links}),
+        "SAs": (dict(found.sas), spis),
         "SPD entries of links": (found.policies, 2 * len(links)),
         "block entries": (found.blocks, BLOCK_ENTRIES),
         "other SPD entries": (found.others, ()),
@@ -85,5 +86,11 @@ def differences(found: Inventory, links: Sequence[Mapping[str, Any]], taps: Coll
         f"{row['device']} is in {found.ports.get(row['device'])}, not in {row['bridge']}"
         for row in links
         if found.ports.get(row["device"]) != row["bridge"]
+    ]
+    wrong += [
+        f"{row['device']} has {len(row[way])} {way}"
+        for row in links
+        for way in ("in_spis", "out_spis")
+        if not 1 <= len(row[way]) <= _SAS_OF_A_LINK
     ]
     return wrong

@@ -36,7 +36,13 @@ _DEVICES = """\
 7: shl20: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue master shbr0 state UNKNOWN
 """
 _RULES = '{"nftables": [{"set": {"name": "gate4", "elem": [{"elem": {"val": "192.0.2.2", "timeout": 57}}]}}]}\n'
-_ROW = {"device": "shl20", "bridge": "shbr0", "local_port": 16384}
+_ROW = {
+    "device": "shl20",
+    "bridge": "shbr0",
+    "local_port": 16384,
+    "in_spis": ["0x59485533"],
+    "out_spis": ["0x3e841ea1"],
+}
 
 
 def _found(policies: str = _POLICIES, members: str = "shbr0 shvm0-0\nshbr0 shl20\n") -> Inventory:
@@ -51,8 +57,9 @@ def test_whatever_is_left_over_is_named() -> None:
     found = _found()
     foreign = _found(policies=_POLICIES + "src 0.0.0.0/0 dst 0.0.0.0/0\n\tdir out priority 1\n")
     for changed, words in (
-        (replace(found, sas=3), "SAs: 3, not 2"),
-        (replace(found, reqids=frozenset({16384, 16385})), "reqids"),
+        (replace(found, sas={**found.sas, "0x00000777": 16384}), "0x00000777"),
+        (replace(found, sas={**found.sas, "0x3e841ea1": 16385}), "16385"),
+        (replace(found, sas={"0x59485533": 16384}), "SAs"),
         (replace(found, policies=4), "SPD entries of links: 4"),
         (replace(found, blocks=7), "block entries: 7"),
         (foreign, "other SPD entries"),
@@ -65,9 +72,12 @@ def test_whatever_is_left_over_is_named() -> None:
         assert words in "; ".join(differences(changed, [_ROW], ["shvm0-0"]))
 
 
+def test_a_link_needs_an_association_each_way_and_keeps_no_old_ones() -> None:
+    for spis in ([], ["0x1", "0x2", "0x3"]):
+        assert "shl20 has" in "; ".join(differences(_found(), [{**_ROW, "out_spis": spis}], ["shvm0-0"]))
+
+
 def test_a_host_without_links_keeps_only_the_guard() -> None:
-    empty = replace(
-        _found(members="shbr0 shvm0-0\n"), sas=0, reqids=frozenset(), policies=0, tunnels=frozenset(), gate_open=False
-    )
+    empty = replace(_found(members="shbr0 shvm0-0\n"), sas={}, policies=0, tunnels=frozenset(), gate_open=False)
     assert differences(empty, [], ["shvm0-0"]) == []
     assert differences(_found(), [], ["shvm0-0"])

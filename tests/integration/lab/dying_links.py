@@ -11,14 +11,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from shamon_host.cli.main import main
+from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.model import Operation
 from shamon_host.links.planner import describe
 
 ARMED, DIED = Path("/var/lib/shamon/dies-after"), Path("/var/lib/shamon/died-after")
 _apply, _allocate_spi = LinuxLinkKernel.apply, LinuxLinkKernel.allocate_spi
+_attempt: Any = getattr(LinuxLinkKernel, "attempt", None)
 _counted: dict[tuple[int, int], int] = {}
 """The armed file's inode and time → operations since: a file that is put anew counts anew."""
 
@@ -47,6 +50,14 @@ def _applied(self: LinuxLinkKernel, operations: Sequence[Operation]) -> None:
         _done(type(operation).__name__, describe(operation))
 
 
+def _attempted(self: Any, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+    failures: list[BackendFailed] = []
+    for operation in operations:
+        failures += _attempt(self, [operation])
+        _done(type(operation).__name__, describe(operation))
+    return tuple(failures)
+
+
 def _allocated(self: LinuxLinkKernel, *, source: str, destination: str) -> int:
     spi = _allocate_spi(self, source=source, destination=destination)
     _done("AllocateSpi", f"reserve SPI {spi:#010x} from {source}")
@@ -55,4 +66,6 @@ def _allocated(self: LinuxLinkKernel, *, source: str, destination: str) -> int:
 
 LinuxLinkKernel.apply = _applied  # type: ignore[method-assign]
 LinuxLinkKernel.allocate_spi = _allocated  # type: ignore[method-assign]
+if _attempt is not None:
+    setattr(LinuxLinkKernel, "attempt", _attempted)  # noqa: B010 kernels that carry links out in order have none
 sys.exit(main(["daemon", "--config", "/etc/shamon/host.toml"]))

@@ -115,7 +115,7 @@ class LinkPair:
             left: list[str] = []
 
             def whole(host: LabHost = host, left: list[str] = left) -> bool:
-                taps = [tap for name in types for tap in self.taps(host, name)]
+                taps = [tap for name in VMS for tap in self.taps(host, name)]
                 left[:] = differences(inventory(host, self.peer(host).ipv4), self.links(host), taps)
                 return not left
 

@@ -35,7 +35,7 @@ _WATCH = Path(__file__).with_name("port_watch.py")
 _COUNTERS = "cat /proc/net/xfrm_stat; nft -j list table inet shamon; echo; dmesg | grep -c 'denied.*polmatch' || true"
 _CONVERGED_S = 240
 _LOAD = (
-    "touch /run/load; (while [ -e /run/load ]; do ping -q -A -i 0.2 -w 30 -s {size} -p {mark} {address}; "
+    "touch /run/load; (while [ -e /run/load ]; do ping -q {pace}-i 0.2 -w 30 -s {size} -p {mark} {address}; "
     "usleep 200000; done) >/dev/null 2>&1 &"
 )
 
@@ -171,10 +171,13 @@ class LinkPair:
         return host.run(f"ls /sys/class/net/{tap}/master/brif").stdout.split()
 
     @contextlib.contextmanager
-    def load(self, *types: str, size: int = 1400) -> Iterator[None]:
-        """The VMs of these types on alpha ask those on beta, as fast as those answer, with marked packets of `size`."""
+    def load(self, *types: str, size: int = 1400, full: bool = True) -> Iterator[None]:
+        """The VMs of these types on alpha ask those on beta with marked packets of `size`: as fast as those answer, or
+        five times a second."""
         for name in types:
-            command = _LOAD.format(size=size, mark=MARKS[name], address=VM_ADDRESSES[VMS[name]["beta"]][0])
+            command = _LOAD.format(
+                pace="-A " if full else "", size=size, mark=MARKS[name], address=VM_ADDRESSES[VMS[name]["beta"]][0]
+            )
             VmConsole(self.alpha, VMS[name]["alpha"]).run(command, check=True)
         try:
             yield

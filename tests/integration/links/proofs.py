@@ -94,10 +94,9 @@ class LinkProofs:
         out += ["sport", str(row["local_port"]), "dport", str(row["peer_port"]), "dir", "out"]
         anything = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "out"]
         into = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "in"]
-        with pair.never_in_clear(), pair.load(RED, BLUE), pair.stopped(alpha):
-            with pair.rising(alpha) as rose:
-                assert _stayed_s(alpha, out, limit_s=4) is None
-                alpha.run(f"ip xfrm policy delete {shlex.join(out)}")
+        with pair.never_in_clear(), pair.load(RED, BLUE), pair.stopped(alpha), pair.rising(alpha) as rose:
+            assert _stayed_s(alpha, out, limit_s=4) is None
+            alpha.run(f"ip xfrm policy delete {shlex.join(out)}")
         assert rose.get("guard_out", 0) > 0, rose
         assert rose.get("XfrmOutPolBlock", 0) == 0, "the policy that was put in is what decided"
         pair.until_talk(RED)

@@ -1,5 +1,5 @@
-"""``python3 -m vm_images.build [host|app]``: build what is missing of the lab's images and print the directory that
-holds them.
+"""``python3 -m vm_images.build [host|app|bench]``: build what is missing of the lab's images and print the
+directory that holds them.
 
 Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the
 recipes make device nodes, owners and SELinux labels.
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vm_images.app import build_app
 from vm_images.commands import CommandError
-from vm_images.host import build_host
+from vm_images.host import build_bench, build_host
 
-_RECIPES = {"host": build_host, "app": build_app}
+_RECIPES = {"host": build_host, "app": build_app, "bench": build_bench}
 
 
 def _say(line: str) -> None:

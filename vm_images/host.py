@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vm_images import base, debian, wheels
 from vm_images.app import build_app
+from vm_images.bench import bench_root
 from vm_images.cache import cache_root, cached, digest_of, source_files
 from vm_images.commands import run, run_in_root
 from vm_images.manifest import file_digests, sha256
@@ -35,14 +36,24 @@ def build_host(say: Callable[[str], None]) -> Path:
     ``stranger.ko`` (a kernel module that is not in the image) and ``ssh_key`` (the private key that root's ssh
     takes).
     """
+    return _build_with("host", base.base_root(say), say)
+
+
+def build_bench(say: Callable[[str], None]) -> Path:
+    """The same files as `build_host`, of a host that also has the programs that links are compared with: for the bench
+    alone, which attests nothing.
+    """
+    return _build_with("bench", bench_root(say), say)
+
+
+def _build_with(kind: str, root: Path, say: Callable[[str], None]) -> Path:
     key_pair = _lab_key()
-    root = base.base_root(say)
     app = build_app(say)
     product = [REPOSITORY / name for name in _PRODUCT if (REPOSITORY / name).exists()]
     code = [HERE / name for name in ("host.py", "manifest.py", "uki.py", "wheels.py", "commands.py")]
     key = digest_of(root.parent.name, app.name, RECIPE, key_pair.with_suffix(".pub"), *code, *product)
     tools = base.build_root(say)
-    return cached("host", key, lambda out: _build(out, root, tools, app, key_pair), say)
+    return cached(kind, key, lambda out: _build(out, root, tools, app, key_pair), say)
 
 
 def _build(out: Path, base_root: Path, tools: Path, app: Path, key_pair: Path) -> None:

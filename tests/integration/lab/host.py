@@ -11,7 +11,7 @@ from tests.integration.lab.errors import LabError
 from tests.integration.lab.machine import FIRMWARE_VARIABLES, Machine, MachineSettings, make_disk
 from tests.integration.lab.ssh import Result, Shell
 from tests.integration.lab.tpm import SoftwareTpm
-from tests.integration.lab.wire import Wire, free_tcp_port
+from tests.integration.lab.wire import Cable, Wire, free_tcp_port
 
 _BOOT_LIMIT_S = 420
 _MEMORY_MIB = 1536
@@ -29,7 +29,9 @@ class LabHost:
     its cards' MACs.
     """
 
-    def __init__(self, *, name: str, number: int, images: Path, directory: Path, wire: Wire, accelerator: str) -> None:
+    def __init__(
+        self, *, name: str, number: int, images: Path, directory: Path, wire: Wire | Cable, accelerator: str
+    ) -> None:
         self.name = name
         self.number = number
         self.ipv4 = f"192.0.2.{number}"

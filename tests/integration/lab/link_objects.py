@@ -38,7 +38,7 @@ def peer_objects(host: LabHost, address: str) -> PeerObjects:
     ).stdout
     states, policies, tunnels, ruleset = text.split("---\n")
     return PeerObjects(
-        gate_open=_gate_open(ruleset, address),
+        gate_open=gate_open(ruleset, address),
         sas=count_keyed(states, address),
         spd_entries=sum(address in match.groups() for match in _POLICY.finditer(policies)),
         devices=sum(match["remote"] == address for match in _TUNNEL.finditer(tunnels)),
@@ -55,7 +55,8 @@ def count_keyed(states: str, address: str) -> int:
     return sum(address in match.groups() for match in keyed)
 
 
-def _gate_open(ruleset: str, address: str) -> bool:
+def gate_open(ruleset: str, address: str) -> bool:
+    """Whether the address has an element in a gate's set, in what `nft -j list table inet shamon` says."""
     for item in json.loads(ruleset)["nftables"]:
         for element in item.get("set", {}).get("elem", []):
             value = element["elem"]["val"] if isinstance(element, dict) else element

@@ -168,6 +168,25 @@ class Wire:
             self.lost_frames += 1
 
 
+class Cable:
+    """A cable between two hosts, and nothing else: QEMU talks to QEMU, no frame is lost or seen. For measuring."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "cable"
+        self._ends = 0
+
+    def attach(self, host: str) -> str:
+        """As `Wire.attach`. The first host's end listens, so that host is switched on before the other one."""
+        self._ends += 1
+        if self._ends > 2:
+            raise LabError("a cable has two ends", where=host)
+        return f"stream,server={'on' if self._ends == 1 else 'off'},addr.type=unix,addr.path={self._path}"
+
+    def listens(self) -> bool:
+        """The first host's end is there."""
+        return self._path.exists()
+
+
 def free_tcp_port() -> int:
     """A TCP port on the loopback address that nothing listens on now."""
     with contextlib.closing(socket.socket()) as probe:

@@ -1,0 +1,163 @@
+"""What two links between two hosts keep apart, shown by real kernels with SELinux enforcing: each refusal by the
+counter or the denial that it leaves, and every frame that was looked at counted.
+
+That a packet through an association of another type's category is refused, the story shows on the same hosts, and
+`test_linux_kernel` with both categories in the kernel's words.
+
+A subclass has a fixture `pair`: hosts whose daemons run, with a VM of each type on both.
+"""
+
+import re
+import shlex
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from tests.integration.lab.frames import Frame, Kind
+from tests.integration.lab.host import LabHost
+from tests.integration.lab.link_pair import BLUE, MARKS, RED, LinkPair
+from tests.integration.lab.packets import EspPacket, esp_packet, l2tp_data, udp_frame, with_sequence
+from tests.integration.lab.waiting import wait_until
+
+_LOAD_S = 15.0
+_ENOUGH = 100
+"""So many frames of a type at least in that time, where the VMs' processor is emulated twice over."""
+_INJECTED = 5
+_CLOCK = Path(__file__).parents[1] / "lab" / "policy_clock.py"
+_PRIORITY = 1
+REMOVED_WITHIN_S = 1.0
+
+
+class LinkProofs:
+    """The proofs that belong in every run."""
+
+    def test_types_do_not_mix_under_load(self, pair: LinkPair) -> None:
+        """Both links carry at the same time. At every port of each bridge, on both hosts, frames of the other type:
+        none; on the wire, of either: none."""
+        ports = {host.name: {name: pair.ports(host, name) for name in (RED, BLUE)} for host in pair.hosts}
+        devices = {host: [port for names in found.values() for port in names] for host, found in ports.items()}
+        assert all(len(set(found)) == len(found) == 4 for found in devices.values()), ports
+        with pair.never_in_clear(), pair.load(RED, BLUE), pair.watched(devices, _LOAD_S) as seen:
+            pass
+        for host, found in ports.items():
+            for name, other in ((RED, BLUE), (BLUE, RED)):
+                for port in found[name]:
+                    counts = seen[host][port]
+                    assert counts["lost"] == 0, "frames were not looked at"
+                    assert counts[MARKS[other]] == [0, 0], f"{host} {port}: frames of {other} among {counts}"
+                    assert min(counts[MARKS[name]]) >= _ENOUGH, f"{host} {port}: {counts}"
+
+    def test_a_plaintext_packet_to_a_link_port_is_dropped(self, pair: LinkPair) -> None:
+        """It is what the tunnel would take: the peer's address and port, the session, and a frame for the VM in it."""
+        row = _row(pair, pair.alpha, RED)
+        (tap,) = pair.taps(pair.alpha, RED)
+        inner = bytes.fromhex("ffffffffffff" + "525400000002" + "88b5") + bytes.fromhex(MARKS[RED]) * 200
+        frames = [
+            udp_frame(
+                l2tp_data(row["local_port"], inner),
+                macs=(pair.beta.mac, pair.alpha.mac),
+                addresses=addresses,
+                ports=(source_port, row["local_port"]),
+            )
+            for addresses in ((pair.beta.ipv4, pair.alpha.ipv4), (pair.beta.ipv6, pair.alpha.ipv6))
+            for source_port in (row["peer_port"], 53)
+        ]
+        devices = {pair.alpha.name: [tap, row["device"]], pair.beta.name: pair.taps(pair.beta, RED)}
+        with pair.watched(devices, 6) as seen, pair.rising(pair.alpha) as rose:
+            for frame in frames * _INJECTED:
+                pair.lab.wire.inject(frame, to="alpha")
+        assert rose.get("guard_in", 0) == len(frames) * _INJECTED, rose
+        for device, counts in seen[pair.alpha.name].items():
+            assert counts[MARKS[RED]] == [0, 0], f"{device}: {counts}"
+
+    def test_a_replayed_packet_is_dropped(self, pair: LinkPair) -> None:
+        """As it was on the wire, and under a sequence number that is still to come: the one was seen, the other is
+        not what its sender made. Neither reaches a VM, and nothing else is hurt."""
+        packets = _caught(pair)
+        with pair.rising(pair.alpha) as rose:
+            for frame, _ in packets:
+                pair.lab.wire.inject(frame.raw, to="alpha")
+        assert rose.get("XfrmInStateSeqError", 0) == len(packets), rose
+        with pair.rising(pair.alpha) as rose:
+            for number, (frame, packet) in enumerate(packets, 1):
+                pair.lab.wire.inject(with_sequence(frame.raw, packet.sequence + 100_000 + number), to="alpha")
+        assert rose.get("XfrmInStateProtoError", 0) == len(packets), rose
+        assert pair.talk(RED)
+
+    def test_an_unlabelled_policy_of_better_priority(self, pair: LinkPair) -> None:
+        """Put in by hand, it lets a link's frames out as they are: the guard holds, with the daemon standing still
+        too; the daemon removes the policy within a second, and the audit log says so."""
+        alpha = pair.alpha
+        row = _row(pair, alpha, RED)
+        alpha.put("/run/policy_clock.py", _CLOCK)
+        out = ["src", f"{alpha.ipv4}/32", "dst", f"{pair.beta.ipv4}/32", "proto", "udp"]
+        out += ["sport", str(row["local_port"]), "dport", str(row["peer_port"]), "dir", "out"]
+        anything = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "out"]
+        into = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "in"]
+        with pair.never_in_clear(), pair.load(RED, BLUE), pair.stopped(alpha), pair.rising(alpha) as rose:
+            assert _stayed_s(alpha, out, limit_s=4) is None
+            alpha.run(f"ip xfrm policy delete {shlex.join(out)}")
+        assert rose.get("guard_out", 0) > 0, rose
+        assert rose.get("XfrmOutPolBlock", 0) == 0, "the policy that was put in is what decided"
+        pair.until_talk(RED)
+        after = pair.audit_end(alpha)
+        with pair.never_in_clear(), pair.load(RED, BLUE, full=False):
+            stayed = [_stayed_s(alpha, each, limit_s=20) for each in (out, anything, into, out, anything)]
+        told = [
+            operation
+            for record in pair.audit_since(alpha, after)
+            if record["kind"] == "link.apply"
+            for operation in record["detail"]["operations"]
+            if operation.startswith("delete foreign SPD entry") and f"priority {_PRIORITY} " in operation
+        ]
+        assert len(told) == len(stayed), told
+        print(f"seconds until the policy was gone: {stayed}")
+        assert all(seconds is not None and seconds < REMOVED_WITHIN_S for seconds in stayed), stayed
+        pair.until_carried()
+
+
+def policies_are_deleted(pair: LinkPair) -> tuple[dict[str, int], str]:
+    """Every SPD entry of alpha goes, one after the other, while its daemon stands still and both links are loaded.
+    Returns what rose of its counters, and what is left in the SPD."""
+    with pair.stopped(pair.alpha), pair.rising(pair.alpha) as rose:
+        pair.in_domain(pair.alpha, _DELETE_ONE_BY_ONE)
+        left = pair.alpha.run("ip xfrm policy | grep -c '^src .* proto udp' || true").stdout.strip()
+    return rose, left
+
+
+_DELETE_ONE_BY_ONE = """
+import time
+from shamon_host.pyxfrm.client import Xfrm
+with Xfrm() as xfrm:
+    for policy in xfrm.dump_policies(lambda policy: policy.selector.protocol == 17):
+        xfrm.delete_policy(policy.id)
+        time.sleep(0.5)
+    time.sleep(3)
+"""
+
+
+def _stayed_s(host: LabHost, arguments: list[str], *, limit_s: float) -> float | None:
+    """How long the unlabelled policy stayed in."""
+    words = shlex.join([*arguments, "priority", str(_PRIORITY)])
+    told = host.run(f"python3 /run/policy_clock.py {limit_s} {_PRIORITY} {words}", timeout_s=limit_s + 60).stdout
+    found = re.search(r'"stayed_s": ([\d.]+)', told)
+    return float(found[1]) if found else None
+
+
+def _row(pair: LinkPair, host: LabHost, name: str) -> dict[str, Any]:
+    return next(row for row in pair.links(host) if row["type"] == name)
+
+
+def _caught(pair: LinkPair) -> list[tuple[Frame, EspPacket]]:
+    """Some of the newest ESP packets that alpha got from beta, all through one SA, which is still in use."""
+    source = str(ip_address(pair.beta.ipv4))
+
+    def caught() -> list[tuple[Frame, EspPacket]]:
+        mark = pair.lab.wire.mark()
+        pair.talk(RED)
+        frames = [frame for frame in pair.lab.wire.since(mark, kinds=[Kind.ESP]) if frame.source == source]
+        packets = [(frame, packet) for frame in frames if (packet := esp_packet(frame.raw)) is not None]
+        newest = packets[-1][1].spi if packets else 0
+        return [found for found in packets if found[1].spi == newest][-_INJECTED:]
+
+    return wait_until(lambda: found if len(found := caught()) >= 3 else [], timeout_s=60, what="ESP packets from beta")

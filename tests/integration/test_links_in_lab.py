@@ -1,0 +1,233 @@
+"""Links on two real hosts while things go wrong: policies deleted, daemons killed at each of their steps, hosts booted,
+cables pulled, clocks set. In between and afterwards: nothing in clear, nothing left over, and VMs that talk again with
+nobody doing anything.
+
+What belongs in every run is in `links/proofs.py`, for the hosts that the story was told on.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.integration.lab.coalition import Coalition
+from tests.integration.lab.frames import Kind
+from tests.integration.lab.host import LabHost
+from tests.integration.lab.inventory import inventory
+from tests.integration.lab.lab import Lab
+from tests.integration.lab.link_objects import flush_policies
+from tests.integration.lab.link_pair import BLUE, RED, LinkPair
+from tests.integration.lab.story_world import LAB_TIMING
+from tests.integration.lab.waiting import wait_until
+from tests.integration.links.proofs import policies_are_deleted
+
+pytestmark = pytest.mark.full
+
+_DYING = "/root/dying_links.py"
+_DYING_LINKS = Path(__file__).parent / "lab" / "dying_links.py"
+_DROP_IN = "/run/systemd/system/shamon.service.d/dying.conf"
+_ARMED, _DIED = "/var/lib/shamon/dies-after", "/var/lib/shamon/died-after"
+_BRING_UP = (
+    (1, "AllocateSpi"),
+    (1, "AddSpdEntry"),
+    (2, "AddSpdEntry"),
+    (1, "AddSa"),
+    (1, "CreateTunnel"),
+    (2, "AddSa"),
+    (1, "AttachPort"),
+    (1, "OpenGate"),
+)
+_REKEY = ((1, "AllocateSpi"), (1, "AddSa"), (2, "AddSa"), (1, "OpenGate"), (1, "DeleteSas"), (2, "DeleteSas"))
+"""Of SAs the sending one goes at once, the receiving one after ten seconds."""
+_TEARDOWN = (
+    (1, "CloseGate"),
+    (1, "DetachPort"),
+    (1, "DeleteSas"),
+    (1, "DeleteTunnel"),
+    (1, "DeleteSpdEntry"),
+    (2, "DeleteSpdEntry"),
+)
+_CABLE_OUT_S = 60.0
+_HOUR_S = 3600
+
+
+@pytest.fixture(scope="module")
+def pair(images: Path) -> Iterator[LinkPair]:
+    with Lab(images) as lab:
+        programs = {_DYING: _DYING_LINKS.read_bytes()}
+        Coalition(lab, timing=LAB_TIMING, hosts=("alpha", "beta"), programs=programs).found()
+        made = LinkPair(lab)
+        made.start()
+        yield made
+
+
+# Never in clear
+
+
+def test_policies_deleted_one_by_one(pair: LinkPair) -> None:
+    with pair.never_in_clear(), pair.load(RED, BLUE):
+        rose, left = policies_are_deleted(pair)
+        assert left == "0"
+        assert rose.get("guard_out", 0) > 0, f"frames did go out without IPsec, and the guard took them: {rose}"
+    pair.until_whole()
+
+
+def test_policies_flushed(pair: LinkPair) -> None:
+    with pair.never_in_clear(), pair.load(RED, BLUE):
+        with pair.stopped(pair.alpha), pair.rising(pair.alpha) as rose:
+            flush_policies(pair.alpha)
+            time.sleep(3)
+        assert rose.get("guard_out", 0) > 0, rose
+    pair.until_whole()
+
+
+# kill -9 at each step
+
+
+class DyingAlpha:
+    """alpha's daemon, told after which of its operations to die."""
+
+    def __init__(self, pair: LinkPair) -> None:
+        self.pair = pair
+        self.host = pair.alpha
+
+    def arm(self, number: int, name: str) -> None:
+        self.host.run(f"rm -f {_DIED}; echo '{number} {name}' > {_ARMED}; restorecon {_ARMED}")
+
+    def died_of(self) -> str:
+        """What it did last; "" if it did not die."""
+        return self.host.run(f"cat {_DIED} 2>/dev/null", check=False).stdout
+
+    def disarm(self) -> None:
+        self.host.run(f"rm -f {_ARMED} {_DIED}")
+
+
+@pytest.fixture(scope="module")
+def dying(pair: LinkPair) -> Iterator[DyingAlpha]:
+    """The daemon of alpha is one that can be told; the link of one type is enough for what follows."""
+    alpha = pair.alpha
+    alpha.put(_DYING, _DYING_LINKS)
+    command = f"/usr/local/sbin/lab-in-domain /opt/shamon/bin/python {_DYING}"
+    alpha.put(_DROP_IN, f"[Service]\nExecStart=\nExecStart={command}\nRestartSec=0.1\n")
+    pair.ask(alpha, "vm", "stop", "shop")
+    alpha.run("systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
+    pair.until_whole([RED])
+    yield DyingAlpha(pair)
+    alpha.run(f"rm -f {_DROP_IN} {_ARMED}; systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
+    pair.start()
+
+
+@pytest.mark.parametrize(("number", "name"), _REKEY)
+def test_killed_at_a_step_of_a_rekey(pair: LinkPair, dying: DyingAlpha, number: int, name: str) -> None:
+    with pair.never_in_clear(), pair.load(RED):
+        dying.arm(number, name)
+        pair.alpha.run("/opt/shamon/bin/shamon attest >/dev/null 2>&1", check=False, timeout_s=120)
+        died = _until_dead(dying, within_s=2 * LAB_TIMING.period_s + 20)
+        pair.until_whole([RED])
+    assert died.startswith(name)
+
+
+@pytest.mark.parametrize(("down", "up"), itertools.zip_longest(_TEARDOWN, _BRING_UP, fillvalue=_TEARDOWN[0]))
+def test_killed_at_a_step_of_teardown_and_of_bring_up(
+    pair: LinkPair, dying: DyingAlpha, down: tuple[int, str], up: tuple[int, str]
+) -> None:
+    """Stopping the unit takes the link down, starting it brings it up again; both end with a kill."""
+    with pair.never_in_clear(), pair.load(RED):
+        dying.arm(*down)
+        pair.alpha.run("systemctl stop shamon.service", check=False, timeout_s=120)
+        fell = dying.died_of()
+        dying.arm(*up)
+        pair.alpha.run("systemctl reset-failed shamon.service; systemctl start --no-block shamon.service")
+        rose = _until_dead(dying, within_s=120)
+        pair.until_whole([RED])
+    assert (fell.split()[0], rose.split()[0]) == (down[1], up[1])
+
+
+def _until_dead(dying: DyingAlpha, *, within_s: float) -> str:
+    """What the daemon died of."""
+    return wait_until(dying.died_of, timeout_s=within_s, what="the daemon's death", every_s=1)
+
+
+# Left alone
+
+
+def test_a_host_boots(pair: LinkPair) -> None:
+    with pair.never_in_clear():
+        pair.alpha.reboot()
+        pair.until_whole(timeout_s=420)
+
+
+def test_the_peers_power_fails(pair: LinkPair) -> None:
+    """Until it is back, alpha's gate closes on time."""
+    with pair.never_in_clear():
+        pair.beta.kill()
+        wait_until(
+            lambda: not inventory(pair.alpha, pair.beta.ipv4).gate_open,
+            timeout_s=LAB_TIMING.lease_s + 10,
+            what="alpha's gate closes",
+        )
+        pair.beta.boot()
+        pair.until_whole(timeout_s=420)
+
+
+def test_the_cable_is_out_for_a_minute(pair: LinkPair) -> None:
+    with pair.never_in_clear(), pair.load(RED, BLUE), _cut(pair, "beta"):
+        mark = pair.lab.wire.mark()
+        _gates_close(pair)
+        assert pair.lab.wire.since(mark, kinds=[Kind.ESP]), "until the gate closed it did send"
+    pair.until_whole()
+
+
+@pytest.mark.parametrize("step_s", [-_HOUR_S, _HOUR_S], ids=["back", "forward"])
+def test_a_clock_is_set_by_an_hour(pair: LinkPair, step_s: int) -> None:
+    """First the links go on, or come up anew. Then, with the cable out, the gates close as if no clock had moved."""
+    alpha = pair.alpha
+    try:
+        with pair.never_in_clear():
+            _step(alpha, step_s)
+            pair.until_whole()
+            with pair.load(RED, BLUE), _cut(pair, "beta"):
+                _step(alpha, -step_s)
+                _gates_close(pair)
+            pair.until_whole()
+    finally:
+        alpha.run(f"date -s @{int(time.time())} > /dev/null")
+
+
+def _step(host: LabHost, seconds: int) -> None:
+    host.run(f"date -s @$(($(date +%s) + {seconds})) > /dev/null")
+
+
+@contextmanager
+def _cut(pair: LinkPair, host: str) -> Iterator[None]:
+    """For a minute at least."""
+    since = time.monotonic()
+    pair.lab.wire.cut(host)
+    try:
+        yield
+        time.sleep(max(0.0, _CABLE_OUT_S - (time.monotonic() - since)))
+    finally:
+        pair.lab.wire.restore(host)
+
+
+def _gates_close(pair: LinkPair) -> None:
+    """The cable of beta is out. Both gates are closed when the lease is over, and from then on alpha, whose VMs still
+    ask, sends nothing that was theirs."""
+    started = time.monotonic()
+    for host in pair.hosts:
+        wait_until(
+            partial(_is_closed, pair, host),
+            timeout_s=LAB_TIMING.lease_s + 5 - (time.monotonic() - started),
+            what=f"{host.name}'s gate closes",
+        )
+    mark = pair.lab.wire.mark()
+    time.sleep(5)
+    assert pair.lab.wire.since(mark, kinds=[Kind.ESP]) == []
+
+
+def _is_closed(pair: LinkPair, host: LabHost) -> bool:
+    return not inventory(host, pair.peer(host).ipv4).gate_open

@@ -113,7 +113,7 @@ class Case:
     def of(self, steps: int) -> range:
         """All of them, and while people wait: all for the first host that is killed, some for the rest."""
         every = 1 if self.victim == 0 else 3
-        if self.fault is not Fault.KILLED_BEFORE:
+        if self.fault not in (Fault.KILLED_BEFORE, Fault.IGNORED):
             every = 17
         return range(0, steps, 1 if SHARE >= 1 else every)
 

@@ -77,6 +77,7 @@ def look(world: FaultyWorld, i: int, *, starting: bool = False) -> bool:
         for j in range(len(world.hosts)):
             if j != i and not world.agreed[i, j]:
                 _holds_nothing_of(world, i, j)
+        _holds_nothing_strange(world, i)
         if armed and not host.life.armed:
             world.lossy.add(i)  # a tap that could not be attached is told, and holds nothing up
         else:
@@ -98,6 +99,16 @@ def _knows_what_is_missing(world: FaultyWorld, i: int) -> None:
         if tunnel.interface in ports and not (whole and tunnel.remote in state.gate):
             peer = next(other.name for other in world.hosts if other.address == tunnel.remote)
             assert peer in host.links.needs_rekey(), f"host {i} does not miss what its link to {peer} lacks"
+
+
+def _holds_nothing_strange(world: FaultyWorld, i: int) -> None:
+    """Whatever hands have put in the way is gone."""
+    host = world.hosts[i]
+    state = host.kernel.read()
+    assert not [entry for entry in state.spd if entry.foreign]
+    assert all(bridge.sealed for bridge in state.bridges.values())
+    ports = {port for bridge in state.bridges.values() for port in bridge.ports}
+    assert ports <= {tunnel.interface for tunnel in state.tunnels} | set(host.taps)
 
 
 def _holds_nothing_of(world: FaultyWorld, i: int, j: int) -> None:

@@ -24,7 +24,7 @@ from tests.unit.links.faulty_world import LEASE_S, TAPS, TYPES, FaultyWorld
 SPD_HANDS = ("flush SPD", "delete SPD entry", "delete block entry", "allow out", "allow in")
 NFT_HANDS = ("flush nft", "delete nft rule")
 GATE_HANDS = ("extend gate", "open gate", "close gate")
-SA_HANDS = ("flush SAs", "delete SA", "delete SA", "put SA")
+SA_HANDS = ("flush SAs", "delete SA", "put SA")
 PORT_HANDS = ("detach port", "change flag", "move tap", "put port", "give address", "delete tunnel")
 
 

@@ -77,6 +77,14 @@ def lose_a_rule(world: FaultyWorld) -> None:
     interfere(world, 0, "delete nft rule", 0)
 
 
+def peer_boots(world: FaultyWorld) -> None:
+    """Its kernel gives the same SPIs again, under which the other host still has SAs for sending."""
+    up(world)
+    acts.reboot(world, 1)
+    for tap in TAPS:
+        acts.start_vm(world, 1, tap)
+
+
 def lose_an_sa(world: FaultyWorld) -> None:
     """A receiving one. It is not repaired: the daemon says that it wants a handshake."""
     up(world)
@@ -96,6 +104,7 @@ LIVES: dict[str, tuple[Act, Act]] = {
     "stop of the unit": (up, lambda world: acts.stop_unit(world, 0)),
     "permissive": (up, permissive),
     "undone": (late, lambda world: acts.handshake(world, 0, 1, TYPES, ends_at=5, noticed=True)),
+    "peer booted": (peer_boots, join),
     "lost SA": (lose_an_sa, lambda world: acts.look(world, 0)),
     "guard": (lose_a_rule, lambda world: acts.look(world, 0)),
     "repair": (up, lambda world: acts.look(world, 0)),
@@ -113,7 +122,7 @@ class Case:
     def of(self, steps: int) -> range:
         """All of them, and while people wait: all for the first host that is killed, some for the rest."""
         every = 1 if self.victim == 0 else 3
-        if self.fault is not Fault.KILLED_BEFORE:
+        if self.fault not in (Fault.KILLED_BEFORE, Fault.IGNORED):
             every = 17
         return range(0, steps, 1 if SHARE >= 1 else every)
 

@@ -31,7 +31,8 @@ Touches = list[tuple[str, int]]
 
 def touches(*hands: tuple[str, ...]) -> st.SearchStrategy[Touches]:
     """Some of these, each with a number that picks what it is done to."""
-    return st.lists(st.tuples(st.sampled_from(sum(hands, ())), st.integers(0, 20)), min_size=1, max_size=4)
+    touch = st.tuples(st.sampled_from(sum(hands, ())), st.integers(0, 20))
+    return st.lists(touch, min_size=2, max_size=6, unique_by=lambda item: item[0])
 
 
 class Links(RuleBasedStateMachine):

@@ -44,11 +44,19 @@ _MEANINGS: Mapping[str, str] = {
     "guard_in": "a link packet came in without IPsec, and the guard dropped it",
     "gate_out": "a link packet was to leave to a peer whose gate is closed",
     "gate_in": "a link packet came in from a peer whose gate is closed",
+    "host_in": "a frame of a type's bridge was not let in to this host, as none is: each broadcast is one",
+    "host_out": "a frame of this host was not let out into a type's bridge, as none is",
+    "host_forward": "a packet was not forwarded to or from a type's bridge, as none is",
 }
+_SPOOFED = "spoofed "
+_EVERY_DAY = frozenset({"host_in", "host_out", "host_forward"})
+"""They keep a type's bridge and its host apart, which has nothing to do with links."""
 
 
 def meaning(counter: str) -> str:
     """One plain sentence for a counter, without a full stop."""
+    if counter.startswith(_SPOOFED):
+        return "the VM behind this tap sent from an address that is not its own"
     return _MEANINGS.get(counter, "a packet was refused for a reason that this program does not know")
 
 
@@ -58,7 +66,7 @@ def refused(facts: Facts) -> Stage:
     before, after = facts.before.counters, facts.after.counters
     if before is None or after is None:
         return facts.unread(Part.REFUSED, name, looked_at)
-    moved = rose(before, after)
+    moved = {counter: by for counter, by in rose(before, after).items() if counter not in _EVERY_DAY}
     if moved:
         return facts.stage(
             Part.REFUSED, name, looked_at, Verdict.WRONG,
@@ -67,6 +75,6 @@ def refused(facts: Facts) -> Stage:
             remedy=f"If the stages above are as they should be, look at {facts.peer}, and at the other links.",
             moved=moved,
         )  # fmt: skip
-    total = sum(after.values())
+    total = sum(count for counter, count in after.items() if counter not in _EVERY_DAY)
     found = f"nothing in {facts.interval_s:g} s" + (f" ({total} since the boot)" if total else "")
     return facts.stage(Part.REFUSED, name, looked_at, Verdict.OK, found)

@@ -138,7 +138,7 @@ def test_both_sides_together(shamon: Shamon) -> None:
     code, out, _ = shamon(f"{DOCTOR} --peer-report {path}")
     assert code == 0
     assert "Nothing is wrong that alpha and beta can see." in out
-    assert "ports 24577 and 24577, and every SPI" in out
+    assert "ports 16385 and 16385, and every SPI" in out
     assert "--peer-report" not in out
     shamon.situation = "stopped"
     path = theirs(shamon)

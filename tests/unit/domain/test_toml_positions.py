@@ -475,17 +475,17 @@ GENEROUS_S = 10.0
 )
 def test_no_text_takes_long(start: str, again: str, end: str) -> None:
     text = start + again * (SIZE // len(again)) + end
-    begun = time.perf_counter()
+    begun = time.process_time()
     with suppress(ValueError):
         positions(text)
-    assert time.perf_counter() - begun < GENEROUS_S
+    assert time.process_time() - begun < GENEROUS_S
 
 
 @pytest.mark.parametrize("again", ['"', '"x.', '"".', ".", "a.", '"x" '])
 def test_no_path_takes_long_to_split(again: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     split_path(again * (SIZE // len(again)))
-    assert time.perf_counter() - begun < GENEROUS_S
+    assert time.process_time() - begun < GENEROUS_S
 
 
 def test_a_large_document() -> None:
@@ -496,11 +496,11 @@ def test_a_large_document() -> None:
     count = 500_000 // len(section)
     text = "".join(section.format(number) for number in range(count))
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = positions(text)
-    scanned_s = time.perf_counter() - begun
+    scanned_s = time.process_time() - begun
     tomllib.loads(text)
-    parsed_s = time.perf_counter() - begun - scanned_s
+    parsed_s = time.process_time() - begun - scanned_s
 
     print(f"\n{len(text)} characters: {scanned_s:.3f} s; tomllib itself {parsed_s:.3f} s")
     for number in (0, count // 2, count - 1):

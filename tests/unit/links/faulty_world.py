@@ -21,7 +21,7 @@ from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.kernel_sockets import MemoryFdStore
 from shamon_host.testing.wire import MemoryWire
 from tests.examples import SHARE
-from tests.unit.links.conftest import BLUE, RED, ManualClock, MemoryDocuments, frame
+from tests.unit.links.conftest import BLUE, RED, ManualClock, MemoryDocuments, frame, pinned
 
 GREEN = TypeName("acme/green")
 TYPES = (RED, BLUE, GREEN)
@@ -72,7 +72,7 @@ class FaultyHost:
         self.links.kernel.subscribe(self._told)
 
     def look(self) -> None:
-        self.links.reconcile(self.taps)
+        self.links.reconcile(self.taps, pinned(TAPS))
 
     def reboot(self) -> None:
         """Off and on: kernel and VMs are gone, clocks start anew, the store stays."""

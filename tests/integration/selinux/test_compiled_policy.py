@@ -57,6 +57,23 @@ def test_every_answer_is_as_it_should_be(store: SemoduleStore, root: Path) -> No
     assert sum(map(kernel.is_valid, WELL_KNOWN)) >= 20, "most well-known domains are known"
 
 
+@pytest.mark.parametrize(
+    ("target", "vector"),
+    [
+        ("system_u:object_r:security_t:s0", "dir getattr open read search"),
+        ("system_u:object_r:security_t:s0", "file getattr open read write"),
+        ("system_u:object_r:security_t:s0", "security check_context compute_av"),
+        (DAEMON, "process getattr"),
+        (DAEMON, "file open read"),
+        (DAEMON, "netlink_selinux_socket create bind setopt read"),
+    ],
+)
+def test_the_daemon_may_ask_and_listen(store: SemoduleStore, root: Path, target: str, vector: str) -> None:
+    """What `SelinuxFs`, `own_context` and `KernelEvents` do."""
+    object_class, *permissions = vector.split()
+    assert set(permissions) <= PolicyDb(root / POLICY).access(DAEMON, target, object_class).allowed
+
+
 def test_no_question_names_a_permission_that_there_is_not(store: SemoduleStore, root: Path) -> None:
     """A word that is misspelt would always be denied. What nobody may do is allowed to somebody, or refused by name."""
     kernel = PolicyDb(root / POLICY)

@@ -15,6 +15,9 @@ _WRITE = "write append create unlink rename setattr relabelfrom relabelto"
 
 _NOT_ITSELF = (
     ("loads modules into the kernel", "capability sys_module"),
+    ("administers the system at large (mounts, namespaces)", "capability sys_admin"),
+    ("sends raw packets", "capability net_raw"),
+    ("gives files away", "capability chown fowner"),
     ("reaches hardware and memory", "capability sys_rawio"),
     ("makes devices", "capability mknod"),
     ("becomes another user", "capability setuid setgid"),

@@ -48,9 +48,14 @@ def test_the_daemons_domain_has_no_attribute_that_unconfines() -> None:
 
 
 def test_the_daemon_is_given_no_rule_by_an_attribute_of_everything() -> None:
-    """Its targets are named types, but for the domains of VMs and its own group of readable ones."""
+    """Its targets are named types, but for the domains of VMs and its own groups."""
     targets = {str(target) for source, target, _ in _policy().of("allow") if source == DAEMON_TYPE}
-    assert {name for name in targets if not name.endswith("_t")} <= {"self", "shamon_readable", "virt_domain"}
+    assert {name for name in targets if not name.endswith("_t")} <= {
+        "self",
+        "shamon_readable",
+        "shamon_passable",
+        "virt_domain",
+    }
 
 
 def test_nobody_else_is_allowed_what_is_the_daemons() -> None:

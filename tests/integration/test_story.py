@@ -37,24 +37,27 @@ def _check(report: StoryReport) -> None:
     assert {"handshake_ms", "quote_ms", "detect_to_teardown_ms"} <= set(report.figures)
 
 
+@pytest.fixture(scope="module")
+def told(images: Path) -> Iterator[Told]:
+    with _lab(images) as lab:
+        yield Told(lab=lab, report=play(lab, faults=CORE_FAULTS, observer=PlainObserver()))
+
+
+@pytest.fixture(scope="module")
+def pair(told: Told) -> LinkPair:
+    if not told.report.ok:
+        pytest.skip("the story did not come to its end")
+    pair = LinkPair(told.lab)
+    pair.start()
+    return pair
+
+
+def test_the_core_of_the_story(told: Told) -> None:
+    _check(told.report)
+
+
 class TestTheCore(LinkProofs):
-    """The core of the story, and then its hosts."""
-
-    @pytest.fixture(scope="class")
-    def told(self, images: Path) -> Iterator[Told]:
-        with _lab(images) as lab:
-            yield Told(lab=lab, report=play(lab, faults=CORE_FAULTS, observer=PlainObserver()))
-
-    @pytest.fixture(scope="class")
-    def pair(self, told: Told) -> LinkPair:
-        if not told.report.ok:
-            pytest.skip("the story did not come to its end")
-        pair = LinkPair(told.lab)
-        pair.start()
-        return pair
-
-    def test_the_core_of_the_story(self, told: Told) -> None:
-        _check(told.report)
+    """The hosts of the core, once more."""
 
 
 @pytest.mark.full

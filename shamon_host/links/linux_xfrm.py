@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from shamon_host import pyxfrm
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.linux_labelled_socket import demand_enforcing
 from shamon_host.links.linux_spd import (
     entry_from_policy,
@@ -22,7 +23,7 @@ from shamon_host.links.linux_spd import (
     sa_to_kernel,
     socket_policy_in_words,
 )
-from shamon_host.links.model import SaId, SecurityAssociation, SpdEntry
+from shamon_host.links.model import Direction, SaId, SecurityAssociation, SpdEntry
 from shamon_host.pyxfrm.client import Xfrm
 
 
@@ -126,6 +127,17 @@ class LinkXfrm:
             raise _failed(error) from None
         if failures:
             raise _failed(next(iter(failures.values())))
+        if entry.foreign and entry.direction is Direction.OUT:
+            self._choose_routes_anew(entry.family)
+
+    def _choose_routes_anew(self, family: int) -> None:
+        """Sockets keep the route that they found under an entry that is gone, and the guard would drop all that they
+        send. What makes the kernel forget it is an entry that is put in (xfrm_policy_insert), not one that goes: one of
+        the guard's is put in once more."""
+        for block in BLOCK_ENTRIES:
+            if (block.direction, block.family) == (Direction.OUT, family):
+                self.add_entry(block)
+                return
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         """Reserve an SPI. Raises BackendFailed."""

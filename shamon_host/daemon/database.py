@@ -72,7 +72,13 @@ class Database:
 
     def _prepare(self) -> None:
         connection = self._connection
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "trusted_schema = OFF",
+            "temp_store = MEMORY",  # the daemon's domain has no place for files outside its directory
+        ):
             connection.execute(f"PRAGMA {pragma}")
         found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
         if found != ["ok"]:

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from shamon_host import pyxfrm
 from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.linux_labelled_socket import demand_enforcing
 from shamon_host.links.linux_spd import (
     entry_from_policy,
@@ -23,7 +24,7 @@ from shamon_host.links.linux_spd import (
     socket_policy_in_words,
 )
 from shamon_host.links.linux_xfrm_batch import XfrmBatch, find_policies, find_sas
-from shamon_host.links.model import SaId, SecurityAssociation, SpdEntry
+from shamon_host.links.model import Direction, SaId, SecurityAssociation, SpdEntry
 from shamon_host.pyxfrm.client import Xfrm
 
 Outcome = BackendFailed | None
@@ -198,7 +199,18 @@ class LinkXfrm:
         elsewhere -= {place for place, error in zip(labelled, answers, strict=True) if error is None}
         if elsewhere:
             self._delete_as_read({place: entries[place] for place in elsewhere}, outcomes)
+        self._choose_routes_anew(
+            {entry.family for entry in entries if entry.foreign and entry.direction is Direction.OUT}
+        )
         return outcomes
+
+    def _choose_routes_anew(self, families: Collection[int]) -> None:
+        """Sockets keep the route that they found under an entry that is gone, and the guard would drop all that they
+        send. What makes the kernel forget it is an entry that is put in (xfrm_policy_insert), not one that goes: one of
+        the guard's is put in once more. Raises BackendFailed."""
+        blocks = {block.family: block for block in BLOCK_ENTRIES if block.direction is Direction.OUT}
+        for failure in filter(None, self.add_entries([blocks[family] for family in sorted(families)])):
+            raise failure
 
     def _delete_as_read(self, entries: Mapping[int, SpdEntry], outcomes: list[Outcome]) -> None:
         wanted = frozenset(entries.values())

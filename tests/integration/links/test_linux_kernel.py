@@ -267,6 +267,7 @@ def test_strangers_are_seen_and_removed(ends: Ends) -> None:
     host.run("ip link add shl299 type bridge")
     # Only the daemon's domain may label a policy; one without a label matches every flow.
     host.run("ip xfrm policy add src 0.0.0.0/0 dst 0.0.0.0/0 proto udp dir out priority 1")
+    assert not ends.pings(), "the link's frames meet the guard"
     answer = ends.alpha.ask("""
         state = kernel.read()
         strange = [entry for entry in state.spd if entry.foreign]
@@ -279,6 +280,7 @@ def test_strangers_are_seen_and_removed(ends: Ends) -> None:
     assert ["allow out" in words for words in answer[1]] == [True]
     assert "SPD entry" in answer[2]
     assert answer[3] == []
+    assert ends.pings(), "its socket does not keep the route that it found under the entry"
 
 
 def test_tunnel_outlives_a_kill_in_the_store(ends: Ends) -> None:

@@ -14,7 +14,7 @@ from shamon_host import pyxfrm
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links import linux_xfrm
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.linux_spd import sa_id_to_kernel
+from shamon_host.links.linux_spd import entry_to_policy, sa_id_to_kernel
 from shamon_host.links.linux_xfrm import LinkXfrm
 from shamon_host.links.model import SaId, SecurityAssociation
 from shamon_host.pyxfrm.errors import XfrmError
@@ -293,6 +293,22 @@ def test_a_block_entry_goes_as_it_reads(played: PlayedKernel, xfrm: LinkXfrm) ->
     assert xfrm.read_spd()[0] == {BLOCK_ENTRIES[0]}
     xfrm.delete_entries([BLOCK_ENTRIES[0]])
     assert not played.policies
+
+
+@pytest.mark.parametrize("direction", ["out", "in"])
+def test_after_a_foreign_entry_for_what_goes_out_sockets_look_for_their_routes_anew(
+    played: PlayedKernel, xfrm: LinkXfrm, direction: str
+) -> None:
+    """An entry that is put in makes the kernel forget the routes that they found under it."""
+    xfrm.add_entries([*LINK.spd_entries, *BLOCK_ENTRIES])
+    (ours,) = [entry for entry in LINK.spd_entries if entry.direction == direction]
+    strange = replace(entry_to_policy(ours), security_context=None, priority=1, index=4000)
+    played.policies[strange.id] = strange
+    (found,) = [entry for entry in xfrm.read_spd()[0] if entry.foreign]
+    played.requests.clear()
+    assert xfrm.delete_entries([found]) == [None]
+    assert ("put 1" in played.requests) is (direction == "out")
+    assert xfrm.read_spd()[0] == {*LINK.spd_entries, *BLOCK_ENTRIES}
 
 
 def test_of_entries_with_one_selector_the_last_stays(played: PlayedKernel, xfrm: LinkXfrm) -> None:

@@ -12,7 +12,7 @@ from tests.integration.lab.waiting import wait_until
 from tests.integration.links.probe import Probe
 
 PORT = 0x4000
-LAST_PORT = 0x63FF
+LAST_PORT = 0x7FFF
 RED, BLUE = 7, 8
 KEYS = {"alpha": "bytes(range(36))", "beta": "bytes(range(100, 136))"}
 """By receiver. Test keys, on hosts that last as long as the test."""

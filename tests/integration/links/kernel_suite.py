@@ -54,11 +54,8 @@ class LinuxBench:
             route.addr("add", index=index, address="198.51.100.9", prefixlen=24)
 
     def set_hairpin(self, bridge: str, interface: str) -> None:
-        from pyroute2 import IPRoute
-
-        with IPRoute() as route:
-            (index,) = route.link_lookup(ifname=interface)
-            route.brport("set", index=index, mode=1)
+        command = ["ip", "link", "set", interface, "type", "bridge_slave", "hairpin", "on"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def set_forwarding(self, value: str) -> None:
         Path("/proc/sys/net/ipv4/ip_forward").write_text(value)

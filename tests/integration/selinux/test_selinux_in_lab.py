@@ -87,6 +87,7 @@ def test_no_removal_while_something_labelled_is_there(host: LabHost, probe: Prob
     probe.ask(f"kernel.apply([DeleteSas(ids=(SaId(destination='{host.ipv4}', spi=0x7777),))])")
 
 
+@pytest.mark.full
 def test_removed_and_installed_again(host: LabHost) -> None:
     """The lab has a module of its own that stands on Shamon's: with it, no policy can be built without Shamon's."""
     assert "semodule failed" in _refused(host, "remove")

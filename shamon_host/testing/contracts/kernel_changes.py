@@ -25,13 +25,15 @@ class KernelChangesContract:
         attach = AttachPort(bridge=name, interface=tunnel.interface, isolated=True)
         bench.kernel.apply([CreateBridge(name=name), CreateTunnel(tunnel=tunnel), attach])
         assert bench.kernel.read().bridges[name].faulty == {}
-        events = bench.events_of(lambda: bench.set_hairpin(name, tunnel.interface))
-        assert any(isinstance(event, ChangedEvent) for event in events)
+        bench.set_hairpin(name, tunnel.interface)
         found = bench.kernel.read().bridges[name]
         assert (found.ports, found.faulty) == ({tunnel.interface: True}, {tunnel.interface: "hairpin is 1"})
         bench.kernel.apply([attach])
         found = bench.kernel.read().bridges[name]
         assert (found.ports, found.faulty) == ({tunnel.interface: True}, {})
+        # Last: without a service manager the tunnel goes with what listens.
+        events = bench.events_of(lambda: bench.set_hairpin(name, tunnel.interface))
+        assert any(isinstance(event, ChangedEvent) for event in events)
 
     def test_forwarding_switched_on_is_told(self, bench: Bench) -> None:
         assert bench.kernel.read().sysctls["net.ipv4.ip_forward"] == "0"

@@ -14,6 +14,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.lab.frames import Frame, Kind
 from tests.integration.lab.host import LabHost
 from tests.integration.lab.link_pair import BLUE, MARKS, RED, LinkPair
@@ -88,6 +90,7 @@ class LinkProofs:
         assert rose.get("XfrmInStateProtoError", 0) == len(packets), rose
         assert pair.talk(RED)
 
+    @pytest.mark.full
     def test_an_unlabelled_policy_of_better_priority(self, pair: LinkPair) -> None:
         """Put in by hand, it lets a link's frames out as they are: the guard holds, with the daemon standing still
         too; the daemon removes the policy within a second, and the audit log says so."""

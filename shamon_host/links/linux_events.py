@@ -112,10 +112,14 @@ class OwnChanges:
 
 
 class KernelEvents:
-    """Netlink sockets on the running event loop, from the first `subscribe` on."""
+    """Netlink sockets on the running event loop, from the first `subscribe` on.
 
-    def __init__(self, own: OwnChanges, nft_pids: Container[int]) -> None:
-        self._own, self._nft_pids = own, nft_pids
+    `entry_gone`: called when an SPD entry went that somebody else took away; may raise BackendFailed."""
+
+    def __init__(
+        self, own: OwnChanges, nft_pids: Container[int], entry_gone: Callable[[], None] = lambda: None
+    ) -> None:
+        self._own, self._nft_pids, self._entry_gone = own, nft_pids, entry_gone
         self._subscribers: list[Callable[[KernelEvent], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._xfrm: XfrmMonitor | None = None
@@ -185,9 +189,16 @@ class KernelEvents:
     def _read_xfrm(self) -> None:
         if self._xfrm is None:
             return
+        gone = False
         for event in self._xfrm.read():
             if (told := xfrm_event(event, self._own)) is not None:
+                gone = gone or isinstance(event, pyxfrm.PolicyDeleted | pyxfrm.PolicyExpire)
                 self._tell(told)
+        if gone:
+            try:
+                self._entry_gone()
+            except BackendFailed as error:
+                self._tell(ChangedEvent(what=f"routes were not looked for anew: {error}"))
 
     def _read_socket(self, source: socket.socket, events: Callable[[bytes], Iterator[KernelEvent]]) -> None:
         while True:

@@ -64,8 +64,8 @@ class LinuxLinkKernel:
         self._nft = Nft()
         self._gates = Gates(nft=self._nft)
         self._filters = TapFilters(nft=self._nft)
-        self._events = KernelEvents(own, self._nft.own_pids)
         self._xfrm = LinkXfrm(own.expect)
+        self._events = KernelEvents(own, self._nft.own_pids, self._xfrm.choose_routes_anew)
         self._devices = Devices(own.expect)
         self._tunnels = Tunnels(devices=self._devices, store=FdStore(environment), expect=own.expect)
 

@@ -199,12 +199,12 @@ class LinkXfrm:
         elsewhere -= {place for place, error in zip(labelled, answers, strict=True) if error is None}
         if elsewhere:
             self._delete_as_read({place: entries[place] for place in elsewhere}, outcomes)
-        self._choose_routes_anew(
+        self.choose_routes_anew(
             {entry.family for entry in entries if entry.foreign and entry.direction is Direction.OUT}
         )
         return outcomes
 
-    def _choose_routes_anew(self, families: Collection[int]) -> None:
+    def choose_routes_anew(self, families: Collection[int] = (4, 6)) -> None:
         """Sockets keep the route that they found under an entry that is gone, and the guard would drop all that they
         send. What makes the kernel forget it is an entry that is put in (xfrm_policy_insert), not one that goes: one of
         the guard's is put in once more. Raises BackendFailed."""

@@ -7,13 +7,14 @@ from ipaddress import ip_address
 import pytest
 
 from shamon_host import pyxfrm
+from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.links.linux_devices import Device
 from shamon_host.links.linux_events import KernelEvents, OwnChanges, is_forwarding, xfrm_event
 from shamon_host.links.linux_netlink import pack_number
 from shamon_host.links.linux_spd import entry_to_policy, policy_key
-from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent
+from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 
 SELECTOR = pyxfrm.Selector(
     source=entry_to_policy(BLOCK_ENTRIES[0]).selector.source,
@@ -240,3 +241,33 @@ def test_what_was_announced_before_anybody_listened_hides_nothing() -> None:
 )
 def test_only_that_forwarding_is_on_is_told(body: bytes, told: bool) -> None:
     assert is_forwarding(body) is told
+
+
+class PlayedMonitor:
+    """What the kernel tells next."""
+
+    def __init__(self, *events: pyxfrm.Event) -> None:
+        self._events = events
+
+    def read(self) -> tuple[pyxfrm.Event, ...]:
+        return self._events
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_after_an_entry_that_somebody_took_away_routes_are_looked_for_anew(mine: bool) -> None:
+    """Sockets may have found theirs under it."""
+    own, anew, told = _own(), list[str](), list[KernelEvent]()
+
+    def refuse() -> None:
+        anew.append("anew")
+        raise BackendFailed("the kernel refused")
+
+    events = KernelEvents(own, (), refuse)
+    events._subscribers.append(told.append)
+    policy = entry_to_policy(BLOCK_ENTRIES[0])
+    if mine:
+        own.expect(("delete policy", policy_key(policy)))
+    events._xfrm = PlayedMonitor(pyxfrm.PolicyDeleted(policy=policy, policy_id=policy.id))  # type: ignore[assignment]  # what is read of it
+    events._read_xfrm()
+    assert anew == ([] if mine else ["anew"])
+    assert len(told) == (0 if mine else 2)

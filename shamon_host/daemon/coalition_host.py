@@ -39,6 +39,7 @@ from shamon_host.domain.results import AttestationResult
 from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
+from shamon_host.links.model import KernelState
 from shamon_host.links.pending import Pending
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.peer.enrolment import PeerRegistry
@@ -479,9 +480,10 @@ class CoalitionHost:
         """Types of the links to the peer that are up, or that nobody has looked after yet."""
         return self._carried.of(peer)
 
-    def reconcile_links(self) -> None:
-        """Bring the kernel's link objects, and the taps of our VMs, to what is wanted. Synchronous."""
-        self.links.reconcile(self.vms.taps(), self._tap_filters())
+    def reconcile_links(self) -> KernelState:
+        """Bring the kernel's link objects, and the taps of our VMs, to what is wanted; they are returned as last read.
+        Synchronous."""
+        return self.links.reconcile(self.vms.taps(), self._tap_filters())
 
     def pending_links(self) -> Pending:
         """What `reconcile_links` would do now. Synchronous."""

@@ -17,7 +17,7 @@ from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import ClaimStatus
-from shamon_host.links.network_state import check_network_state
+from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 
 MEASUREMENT_POLL_S = 1.0
@@ -129,8 +129,8 @@ class Watchers:
             self._kernel_changed.clear()
 
             def repair() -> tuple[tuple[HostName, ...], str]:
-                self.host.reconcile_links()
-                claim = check_network_state(self.host.links.network_state())
+                state = self.host.reconcile_links()
+                claim = check_network_state(encode_network_state(state, self.host.label_map))
                 wrong = "" if claim.status is ClaimStatus.PASS else f"{claim.reason} ({claim.where or claim.found})"
                 return self.host.links.needs_rekey(), wrong
 

@@ -3,7 +3,7 @@
 Port and SPI of the other side come from a peer that passed; they are checked all the same.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -89,8 +89,8 @@ class Installation:
         return replace(link, new_sas=(sa,))
 
 
-def words_of(spis: Collection[int]) -> list[str]:
-    """SPIs for the audit log."""
+def words_of(spis: Iterable[int]) -> list[str]:
+    """SPIs for people, in their order."""
     return [f"{spi:#010x}" for spi in sorted(spis)]
 
 

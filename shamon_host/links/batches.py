@@ -49,6 +49,19 @@ def attempt_in_batches(operations: Iterable[Operation], carry_out: CarryOut) -> 
     return tuple(failure for batch in batches(operations) for failure in carry_out(batch) if failure is not None)
 
 
+def attempt_each(
+    operations: Iterable[Operation], apply: Callable[[Sequence[Operation]], None]
+) -> tuple[BackendFailed, ...]:
+    """Apply them one by one, each whatever becomes of the others, and return what failed."""
+    failures: list[BackendFailed] = []
+    for operation in operations:
+        try:
+            apply([operation])
+        except BackendFailed as error:
+            failures.append(error)
+    return tuple(failures)
+
+
 def together(failures: Sequence[BackendFailed]) -> BackendFailed:
     """One error for several, or the only one itself."""
     if len(failures) == 1:

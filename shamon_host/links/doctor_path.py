@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from shamon_host.links.agreed import words_of
 from shamon_host.links.desired import BLOCK_ENTRIES, DesiredLink
 from shamon_host.links.doctor_facts import Facts, VmFacts
 from shamon_host.links.model import (
@@ -227,7 +228,7 @@ def _sa(facts: Facts, state: KernelState, link: DesiredLink, part: Part) -> Stag
     spis, destination = (link.in_spis, link.local) if inbound else (link.out_spis, link.remote)
     name, looked_at = (
         "SA",
-        f"SAs to {destination}: SPI " + (", ".join(f"{spi:#010x}" for spi in sorted(spis)) or "none"),
+        f"SAs to {destination}: SPI " + (", ".join(words_of(spis)) or "none"),
     )
     ids = {SaId(destination=destination, spi=spi) for spi in spis}
     present = [sa for sa in state.sas if sa.id in ids]
@@ -250,7 +251,7 @@ def _sa(facts: Facts, state: KernelState, link: DesiredLink, part: Part) -> Stag
             part, name, looked_at, _WRONG, f"SPI {others[0].spi:#010x} is of no handshake, and may be used",
             expected="the SAs of the last handshakes alone", remedy=f"Somebody added it. {_REPAIRED}", moved=moved,
         )  # fmt: skip
-    found = f"{_listed(sa.spi for sa in present)}, {_sum(sa.packets for sa in present)} so far"
+    found = f"{', '.join(words_of(sa.spi for sa in present))}, {_sum(sa.packets for sa in present)} so far"
     return facts.stage(part, name, looked_at, _OK, found, moved=moved)
 
 
@@ -267,10 +268,6 @@ def _gate(facts: Facts, state: KernelState, link: DesiredLink, part: Part) -> St
 def _sum(counts: Iterable[int]) -> str:
     total = sum(counts)
     return f"{total} packet" + ("" if total == 1 else "s")
-
-
-def _listed(spis: Iterable[int]) -> str:
-    return ", ".join(f"{spi:#010x}" for spi in sorted(spis))
 
 
 _STAGES = {"device": _device, "socket": _socket, "SPD": _spd, "SA": _sa, "gate": _gate}

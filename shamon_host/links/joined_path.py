@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from shamon_host.domain.errors import BadInput
+from shamon_host.links.agreed import words_of
 from shamon_host.links.path_report import Part, PathReport, Stage, Verdict
 
 APART_S = 10.0
@@ -69,7 +70,7 @@ def _wire(own: PathReport, theirs: PathReport) -> Stage:
         (theirs.host, other.out_spis - ours.in_spis, own.host),
     )
     amiss = [
-        f"{sender} sends with SPI {', '.join(f'{spi:#010x}' for spi in sorted(spis))}, which {receiver} does not have"
+        f"{sender} sends with SPI {', '.join(words_of(spis))}, which {receiver} does not have"
         for sender, spis, receiver in ways
         if spis
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from shamon_host.links.agreed import words_of
 from shamon_host.links.desired import DesiredState
 from shamon_host.links.model import KernelState, SaId
 from shamon_host.links.planner import missing_sas
@@ -29,8 +30,8 @@ def status_rows(desired: DesiredState, state: KernelState) -> tuple[dict[str, An
                 "bridge": link.bridge,
                 "context": str(link.link_context),
                 "gate_s": round(state.gate.get(link.remote, 0.0), 1),
-                "in_spis": [f"{spi:#010x}" for spi in sorted(link.in_spis)],
-                "out_spis": [f"{spi:#010x}" for spi in sorted(link.out_spis)],
+                "in_spis": words_of(link.in_spis),
+                "out_spis": words_of(link.out_spis),
                 "packets_in": _count(packets, link.local, link.in_spis),
                 "packets_out": _count(packets, link.remote, link.out_spis),
             }

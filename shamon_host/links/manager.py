@@ -7,7 +7,7 @@ any time, after a restart too. Keys only pass through: they are in an `AddSa` on
 
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -222,17 +222,7 @@ class LinkManager:
         address = canonical_address(address)
         with self._lock:
             record = self._book.get(peer)
-            self._needs_rekey -= {peer}
-            try:
-                if record is not None:
-                    self.audit("link.close", peer, {"types": sorted(record.links)})
-                    self._book.forget(peer)
-            finally:  # it only narrows: done even if it cannot be written down
-                known = (record,) if record else ()
-                self._convergence.tear_down(
-                    peer, {address, *(each.address for each in known)}, self._book.links(*known)
-                )
-                self._give_back(peer)
+            self._close(peer, [peer], {address}, (record,) if record else ())
 
     def close_types(self, peer: HostName, types: Collection[TypeName], reason: str) -> None:
         """Remove the peer's links of these types; those of other types go on. Raises BackendFailed; call it again then:
@@ -252,7 +242,7 @@ class LinkManager:
             try:
                 self.audit("link.close-all", self.host, {"peers": sorted(record.peer for record in records)})
                 self._book.forget(*(record.peer for record in records))
-            finally:  # as above
+            finally:  # as in `_close`
                 self._convergence.tear_down(
                     self.host,
                     {record.address for record in records},
@@ -285,9 +275,11 @@ class LinkManager:
 
     def reconcile(
         self, taps: Mapping[str, TypeName] | None = None, filters: Mapping[str, TapFilter] | None = None
-    ) -> None:
-        """Make the kernel hold what is wanted, and nothing else of ours. `taps`: VMs' taps and their types; None
-        leaves VMs' ports alone. Links whose gate or SAs are gone are not repaired: see `needs_rekey`.
+    ) -> KernelState:
+        """Make the kernel hold what is wanted, and nothing else of ours, and return it as last read.
+
+        `taps`: VMs' taps and their types; None leaves VMs' ports alone. Links whose gate or SAs are gone are not
+        repaired: see `needs_rekey`.
 
         `filters`: tap → what it may exchange, for every tap that has a limit, also one that is yet to come: the VM is
         started after this. Windows count from the call. What was told here is kept up until it is told anew; None
@@ -304,6 +296,7 @@ class LinkManager:
             state = self._converge(state, taps=taps)
             missing = missing_sas(self._book.desired(state, self.boottime_s(), carried_by_vms=(), taps=None), state)
             self._needs_rekey = frozenset(link.peer for link in missing)
+            return state
 
     def pending(self, taps: Mapping[str, TypeName], filters: Mapping[str, TapFilter]) -> Pending:
         """What `reconcile` with the same would do now. Changes nothing."""
@@ -323,7 +316,9 @@ class LinkManager:
         """Every few seconds: remove superseded SAs after their grace period, and links whose lease is over."""
         with self._lock:
             now = self.boottime_s()
-            self._close_expired(self._book.expired(now))
+            if expired := self._book.expired(now):
+                # In one go: where a switch between the hosts failed, the leases of many peers end together.
+                self._close(self.host, [record.peer for record in expired], (), expired)
             if not self._book.retirement_due(now):
                 return
             packets = {sa.id: sa.packets for sa in self.kernel.read().sas}
@@ -425,19 +420,18 @@ class LinkManager:
 
         return self._convergence.converge(desired(state, with_keys, opening), state, desired)
 
-    def _close_expired(self, records: Collection[PeerRecord]) -> None:
-        """All in one go: where a switch between the hosts failed, the leases of many peers end together."""
-        if not records:
-            return
-        peers = [record.peer for record in records]
+    def _close(
+        self, subject: str, peers: Sequence[HostName], addresses: Iterable[str], records: Collection[PeerRecord]
+    ) -> None:
+        """Take these peers down, whose records are these, also at further `addresses`. Raises BackendFailed."""
         self._needs_rekey -= set(peers)
         try:
             for record in records:
                 self.audit("link.close", record.peer, {"types": sorted(record.links)})
             self._book.forget(*peers)
-        finally:  # as in `close_peer`
-            addresses = {record.address for record in records}
-            self._convergence.tear_down(self.host, addresses, self._book.links(*records))
+        finally:  # it only narrows: done even if it cannot be written down
+            every = {*addresses, *(record.address for record in records)}
+            self._convergence.tear_down(subject, every, self._book.links(*records))
             self._give_back(*peers)
 
     def _give_back(self, *peers: HostName) -> None:

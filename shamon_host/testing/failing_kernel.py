@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.batches import attempt_each
 from shamon_host.links.model import DeleteSas, KernelState, Operation
 from shamon_host.links.ports import KernelEvent, LinkKernel, Traffic
 
@@ -128,13 +129,7 @@ class FailingKernel:
 
     def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
         """Each whatever becomes of the others, unless the daemon is killed. Returns what failed."""
-        failures: list[BackendFailed] = []
-        for operation in operations:
-            try:
-                self.apply([operation])
-            except BackendFailed as error:
-                failures.append(error)
-        return tuple(failures)
+        return attempt_each(operations, self.apply)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         return self._life.take(

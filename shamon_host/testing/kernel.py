@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import assert_never
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.batches import apply_in_batches
+from shamon_host.links.batches import apply_in_batches, attempt_each
 from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
@@ -140,13 +140,7 @@ class MemoryKernel:
 
     def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
         # By way of `apply`: a test that watches or replaces that one sees the way down too.
-        failures: list[BackendFailed] = []
-        for operation in operations:
-            try:
-                self.apply([operation])
-            except BackendFailed as error:
-                failures.append(error)
-        return tuple(failures)
+        return attempt_each(operations, self.apply)
 
     def allocate_spi(self, *, source: str, destination: str) -> int:
         if destination not in self.addresses:

@@ -1,7 +1,7 @@
 """A host with very many links, as its records have them and as its kernel would be read: made-up names, real values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
@@ -129,19 +129,11 @@ def _read_sas(link: DesiredLink) -> list[SecurityAssociation]:
 
 
 def _read_entry(entry: SpdEntry) -> SpdEntry:
-    return SpdEntry(
-        direction=entry.direction,
-        family=entry.family,
+    return replace(
+        entry,
         source=str(ip_address(entry.source)),
         destination=str(ip_address(entry.destination)),
-        source_port=entry.source_port,
-        source_port_mask=entry.source_port_mask,
-        destination_port=entry.destination_port,
-        destination_port_mask=entry.destination_port_mask,
-        priority=entry.priority,
-        block=entry.block,
         context=_read_context(entry.context),
-        reqid=entry.reqid,
     )
 
 

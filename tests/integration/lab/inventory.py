@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.integration.lab.host import LabHost
-from tests.integration.lab.link_objects import gate_open
+from tests.integration.lab.link_objects import gate_open, keyed_states, objects_in
 
 _ASK = """
 ip xfrm state; echo ---; ip xfrm policy; echo ---; ip -o link show; echo ---
@@ -15,7 +15,6 @@ echo ---; nft -j list table inet shamon || echo '{"nftables": []}'
 """
 _DEVICE = re.compile(r"^\d+: (shbr\w+|shl2\w+)[:@]", re.MULTILINE)
 _SA = re.compile(r"^\s+proto esp spi (0x[0-9a-f]+) reqid (\d+)\b", re.MULTILINE)
-_ENTRY = re.compile(r"^(?=src )", re.MULTILINE)
 BLOCK_ENTRIES = 8
 """In and out, IPv4 and IPv6, either port."""
 _SAS_OF_A_LINK = 2
@@ -49,13 +48,12 @@ def inventory(host: LabHost, peer: str) -> Inventory:
 def read_inventory(text: str, peer: str) -> Inventory:
     """Make sense of what the programs said."""
     states, policies, links, members, ruleset = text.split("---\n")
-    entries = [block for block in _ENTRY.split(policies) if block.strip() and "socket " not in block]
+    entries = [block for block in objects_in(policies) if "socket " not in block]
     of_links = [block for block in entries if "proto udp" in block and "tmpl " in block and "shamon_spd_t" in block]
     blocks = [block for block in entries if "action block" in block]
     devices = frozenset(_DEVICE.findall(links))
-    keyed = [block for block in _ENTRY.split(states) if "aead " in block]
     return Inventory(
-        sas={spi: int(reqid) for block in keyed for spi, reqid in _SA.findall(block)},
+        sas={spi: int(reqid) for block in keyed_states(states) for spi, reqid in _SA.findall(block)},
         policies=len(of_links),
         blocks=len(blocks),
         others=tuple(block.splitlines()[0] for block in entries if block not in of_links and block not in blocks),

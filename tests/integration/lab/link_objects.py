@@ -50,9 +50,17 @@ def count_keyed(states: str, address: str) -> int:
 
     Larval ones have none: an SPI that is reserved, or the placeholder of an ACQUIRE. The kernel drops them after 30 s.
     """
-    blocks = re.split(r"^(?=src )", states, flags=re.MULTILINE)
-    keyed = (match for block in blocks if "aead " in block and (match := _STATE.match(block)))
-    return sum(address in match.groups() for match in keyed)
+    return sum(address in match.groups() for block in keyed_states(states) if (match := _STATE.match(block)))
+
+
+def objects_in(text: str) -> list[str]:
+    """The output of `ip xfrm state` or `ip xfrm policy`, one text for each object."""
+    return [block for block in re.split(r"^(?=src )", text, flags=re.MULTILINE) if block.strip()]
+
+
+def keyed_states(states: str) -> list[str]:
+    """Those of SAs with a key, in the output of `ip xfrm state`."""
+    return [block for block in objects_in(states) if "aead " in block]
 
 
 def gate_open(ruleset: str, address: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.tap_filters import tap_filters
 from shamon_host.domain.results import ClaimName
+from shamon_host.links.model import KernelState
 from shamon_host.links.tap_filter import TapFilter
 from shamon_host.testing.kernel import MemoryKernel
 from tests.unit.daemon.daemon_world import Change, DaemonWorld, daemon, play, state
@@ -85,9 +86,9 @@ def test_a_peer_whose_taps_have_no_limits_is_refused(monkeypatch: pytest.MonkeyP
         await started(world)
         beta = daemon(world.beta).host
 
-        def without_limits(host: CoalitionHost) -> None:
+        def without_limits(host: CoalitionHost) -> KernelState:
             filters = tap_filters(host.policy, host.vms.devices(), 0.0)
-            host.links.reconcile(
+            return host.links.reconcile(
                 host.vms.taps(), {tap: TapFilter(device=tap, own=limits.own) for tap, limits in filters.items()}
             )
 
@@ -108,10 +109,11 @@ def test_a_peer_whose_tap_is_in_another_type_s_bridge_is_refused(monkeypatch: py
         await started(world)
         beta = daemon(world.beta).host
 
-        def misplaced(host: CoalitionHost) -> None:
+        def misplaced(host: CoalitionHost) -> KernelState:
             taps = host.vms.taps()
             (other,) = host.policy.hosts[host.name].types - set(taps.values())
-            host.links.reconcile(dict.fromkeys(taps, other), tap_filters(host.policy, host.vms.devices(), 0.0))
+            filters = tap_filters(host.policy, host.vms.devices(), 0.0)
+            return host.links.reconcile(dict.fromkeys(taps, other), filters)
 
         monkeypatch.setattr(type(beta), "reconcile_links", misplaced)
         world.beta.kernel.flush_sas()

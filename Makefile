@@ -48,7 +48,7 @@ fuzz: ## Fuzz every parser of a stranger's bytes for five minutes (ARGS="--secon
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: lint
-lint: ## Check style, types and import layers
+lint: ## Check style, types and import layers, and that the lab's tests can be read
 	@tools/set-up dev
 	failed=()
 	check() { echo "== $$*"; "$(BIN)/$$@" || failed+=("$$*"); }
@@ -56,6 +56,7 @@ lint: ## Check style, types and import layers
 	check ruff format --check .
 	check mypy
 	check lint-imports --no-logo
+	check pytest tests/integration --collect-only -qq
 	if [ $${#failed[@]} -gt 0 ]; then printf 'lint: failed: %s\n' "$${failed[@]}" >&2; exit 1; fi
 
 .PHONY: format

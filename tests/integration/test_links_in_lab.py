@@ -131,7 +131,7 @@ def test_killed_at_a_step_of_a_rekey(pair: LinkPair, dying: DyingAlpha, number: 
     assert died.startswith(name)
 
 
-@pytest.mark.parametrize(("down", "up"), itertools.zip_longest(_TEARDOWN, _BRING_UP, fillvalue=_TEARDOWN[0]))
+@pytest.mark.parametrize(("down", "up"), list(itertools.zip_longest(_TEARDOWN, _BRING_UP, fillvalue=_TEARDOWN[0])))
 def test_killed_at_a_step_of_teardown_and_of_bring_up(
     pair: LinkPair, dying: DyingAlpha, down: tuple[int, str], up: tuple[int, str]
 ) -> None:

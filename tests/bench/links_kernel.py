@@ -28,7 +28,7 @@ def measure(rounds: int) -> PartReport:
         host.run(f"mkdir -p {_HOME} && chcon -t shamon_var_run_t {_HOME}")
         host.put(f"{_HOME}/side.py", _SIDE)
         done = host.run(
-            "systemd-run -q --wait --pipe -p Type=exec /usr/local/sbin/lab-in-domain"
+            "systemd-run -q --wait --pipe -p Type=exec -p PrivateNetwork=yes /usr/local/sbin/lab-in-domain"
             f" /opt/shamon/bin/python {_HOME}/side.py {rounds} {SAS} {OTHERS}",
             check=False,
             timeout_s=_LIMIT_S,
@@ -55,7 +55,7 @@ def report(costs: Mapping[str, Sequence[float]], accelerator: str) -> PartReport
     return PartReport(
         clock=f"wall-clock time in a lab host under {accelerator}",
         measurements=tuple(found.as_json() for found in measurements),
-        notes=(f"The baselines that flush have the {SAS:,} SAs alone in their namespace.",),
+        notes=(f"The baselines that flush have the {SAS:,} SAs alone.",),
     )
 
 

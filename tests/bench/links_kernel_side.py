@@ -1,19 +1,16 @@
 """Runs inside a lab host, in the daemon's SELinux domain: measures what a kernel takes for the SAs of many links.
 
-Each kind of work is done in turn with what iproute2 does for it, all in network namespaces of this process and its
-children, so that nothing else is disturbed and nothing disturbs. Writes the costs as JSON: for each work and baseline
-wall-clock seconds of one operation, one for each round. Usage: links_kernel_side.py ROUNDS SAS OTHERS
+Each kind of work is done in turn with what iproute2 does for it, in a network namespace that whoever starts this
+makes: the daemon's domain may make none. Writes the costs as JSON: for each work and baseline wall-clock seconds of one
+operation, one for each round. Usage: links_kernel_side.py ROUNDS SAS OTHERS
 """
 
-import ctypes
 import json
-import os
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,7 +21,6 @@ from shamon_host.links.linux_xfrm_batch import XfrmBatch
 from shamon_host.links.model import PORT_BLOCK_FIRST, SecurityAssociation
 from shamon_host.pyxfrm.client import Xfrm
 
-_CLONE_NEWNET = 0x40000000
 _OWN, _FIRST_PEER = "10.1.0.1", int(ip_address("10.2.0.1"))
 _TYPES = 50
 _AES_GCM = "rfc4106(gcm(aes))"
@@ -41,17 +37,14 @@ _LIMITS = {
 
 def main() -> None:
     rounds, count, others = (int(argument) for argument in sys.argv[1:])
-    _new_namespace()
     costs: dict[str, list[float]] = {}
     with Xfrm() as xfrm:
+        if xfrm.counts().sas:
+            raise SystemExit("there are SAs already: this is no namespace of its own")
         bench = _Bench(Path(__file__).parent, xfrm, count)
         bench.check()
         for _ in range(rounds + 1):  # the first time warms up
-            for work, cost in bench.adding().items():
-                costs.setdefault(work, []).append(cost)
-        bench.fill(others)
-        for _ in range(rounds + 1):
-            for work, cost in bench.removing().items():
+            for work, cost in (*bench.adding().items(), *bench.removing(others).items()):
                 costs.setdefault(work, []).append(cost)
     json.dump({work: found[1:] for work, found in costs.items()}, sys.stdout)
 
@@ -67,7 +60,6 @@ class _Bench:
         self.xfrm = xfrm
         self.links = LinkXfrm(lambda _: None)
         self.batch = XfrmBatch(xfrm)
-        self.others = 0
 
     def check(self) -> None:
         """All ways lead to the same SAs."""
@@ -93,32 +85,26 @@ class _Bench:
             self.xfrm.flush_sas()
         return costs
 
-    def fill(self, count: int) -> None:
+    def removing(self, others: int) -> dict[str, float]:
+        """Seconds for all of the peer's SAs: what flushing takes where they are alone; among `others`, links' way."""
+        costs = {}
+        for name, flush in (("ip xfrm state flush", _flush_by_ip), ("flush, the request alone", self.xfrm.flush_sas)):
+            self._add_by_batch()
+            costs[f"remove: {name}"] = _seconds(flush)
+            self._expect(0)
+        self._add_others(others)
+        self._add_by_batch()
+        self._expect(others + len(self.sas))
+        costs["remove: links"] = _seconds(lambda: self.links.delete_sas([sa.id for sa in self.sas]))
+        self._expect(others)
+        self.xfrm.flush_sas()
+        return costs
+
+    def _add_others(self, count: int) -> None:
         """So many SAs of other peers."""
         for start in range(0, count, len(self.sas)):
             sas = _sas_of_peer(1 + start // len(self.sas), min(len(self.sas), count - start))
             _none_failed(self.batch.add_sas([sa_to_kernel(sa) for sa in sas]))
-        self.others = count
-        self._expect(count)
-
-    def removing(self) -> dict[str, float]:
-        """Seconds for all of the peer's SAs: among the others, and what flushing takes where they are alone."""
-        costs = {name: _in_child(partial(self._flush, flush)) for name, flush in _FLUSHES.items()}
-        self._add_by_batch()
-        self._expect(self.others + len(self.sas))
-        costs["remove: links"] = _seconds(lambda: self.links.delete_sas([sa.id for sa in self.sas]))
-        self._expect(self.others)
-        return costs
-
-    def _flush(self, flush: Callable[[], object]) -> float:
-        """In a namespace of its own, with the peer's SAs alone."""
-        _new_namespace()
-        with Xfrm() as xfrm:
-            _none_failed(XfrmBatch(xfrm).add_sas(self.kernel_sas))
-            seconds = _seconds(flush)
-            if xfrm.counts().sas:
-                raise SystemExit("flushing left SAs")
-        return seconds
 
     def _add_by_links(self) -> None:
         _none_failed(self.links.add_sas(self.sas))
@@ -134,15 +120,8 @@ class _Bench:
             raise SystemExit(f"{found} SAs where {count} should be")
 
 
-def _flush_by_netlink() -> None:
-    with Xfrm() as xfrm:
-        xfrm.flush_sas()
-
-
-_FLUSHES: dict[str, Callable[[], object]] = {
-    "remove: ip xfrm state flush": lambda: _run("ip", "xfrm", "state", "flush"),
-    "remove: flush, the request alone": _flush_by_netlink,
-}
+def _flush_by_ip() -> None:
+    _run("ip", "xfrm", "state", "flush")
 
 
 def _sas_of_peer(number: int, count: int) -> list[SecurityAssociation]:
@@ -183,32 +162,6 @@ def _seconds(act: Callable[[], object]) -> float:
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
-
-
-def _in_child(act: Callable[[], float]) -> float:
-    """In a process of its own, whose namespace goes with it."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, json.dumps(act()).encode())
-        except BaseException as error:  # noqa: BLE001 whatever it is, the parent tells
-            os.write(writer, json.dumps(str(error)).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        told = json.loads(answer.read() or '"no answer"')
-    os.waitpid(child, 0)
-    if not isinstance(told, float):
-        raise SystemExit(told)
-    return told
-
-
-def _new_namespace() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        raise SystemExit(f"no network namespace: {os.strerror(ctypes.get_errno())}")
 
 
 def _none_failed(outcomes: Sequence[object]) -> None:

@@ -149,6 +149,7 @@ class KernelEvents:
         loop.add_reader(route.fileno(), self._read_socket, route, self._route_events)
         loop.add_reader(netfilter.fileno(), self._read_socket, netfilter, self._nft_events)
         self._loop = loop
+        self._forget_routes()  # an entry may have come and gone while nobody listened
 
     def close(self) -> None:
         self._subscribers.clear()
@@ -195,10 +196,13 @@ class KernelEvents:
                 gone = gone or isinstance(event, pyxfrm.PolicyDeleted | pyxfrm.PolicyExpire)
                 self._tell(told)
         if gone:
-            try:
-                self._entry_gone()
-            except BackendFailed as error:
-                self._tell(ChangedEvent(what=f"routes were not looked for anew: {error}"))
+            self._forget_routes()
+
+    def _forget_routes(self) -> None:
+        try:
+            self._entry_gone()
+        except BackendFailed as error:
+            self._tell(ChangedEvent(what=f"routes were not looked for anew: {error}"))
 
     def _read_socket(self, source: socket.socket, events: Callable[[bytes], Iterator[KernelEvent]]) -> None:
         while True:

@@ -43,10 +43,10 @@ class Probe:
     def stop(self) -> None:
         self.host.run(f"systemctl stop {_UNIT} 2>/dev/null; systemctl reset-failed {_UNIT} 2>/dev/null", check=False)
 
-    def kill(self) -> None:
-        """SIGKILL, and wait for the next run."""
+    def kill(self, *, meanwhile: str = "true") -> None:
+        """SIGKILL, and wait for the next run. The command `meanwhile` is over long before that."""
         before = self._pid()
-        self.host.run(f"systemctl kill -s KILL {_UNIT}")
+        self.host.run(f"systemctl kill -s KILL {_UNIT}; {meanwhile}")
         wait_until(
             lambda: self._pid() not in ("0", before) and self._active(), timeout_s=60, what="the probe runs again"
         )

@@ -292,6 +292,15 @@ def test_after_a_stranger_that_came_and_went_links_carry_again(ends: Ends) -> No
     assert ends.pings(), "its socket does not keep the route that it found under the entry"
 
 
+def test_after_a_stranger_that_went_while_nobody_listened_links_carry_again(ends: Ends) -> None:
+    policy = "src 0.0.0.0/0 dst 0.0.0.0/0 proto udp dir out"
+    ends.alpha.host.run(f"ip xfrm policy add {policy} priority 1")
+    assert not ends.pings(), "the link's frames meet the guard"
+    ends.alpha.kill(meanwhile=f"ip xfrm policy delete {policy}")
+    assert ends.pings(), "the next run looks for routes anew"
+    _tell_again(ends.alpha, ends)
+
+
 def test_tunnel_outlives_a_kill_in_the_store(ends: Ends) -> None:
     ends.alpha.kill()
     assert ends.pings()

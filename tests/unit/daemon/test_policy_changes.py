@@ -72,7 +72,7 @@ def test_an_update_that_all_agree_to_is_in_force_everywhere_and_nothing_stops() 
         for host in world.hosts.values():
             assert records(host, "policy.update")[-1]["permitted"]
             assert daemon(host).enforced.successor is None
-        assert TypeName("acme/green") in daemon(world.gamma).host.label_map.types
+        assert TypeName("acme/green") in daemon(world.gamma).enforced.label_map.types
 
     play_signed(test, first=FIRST)
 
@@ -361,7 +361,7 @@ def test_a_vm_that_was_started_after_the_hold_and_is_forbidden_by_a_late_record_
         world.network.tap = None
         updating.cancel()
         await world.until(lambda: _is_on(world, "beta", 2), within_s=100, what="beta has the new version")
-        assert VmName("db") not in daemon(world.beta).host.vms.running()
+        assert VmName("db") not in daemon(world.beta).vms.running()
         assert records(world.beta, "vm.forbidden", "db")
 
     play_signed(test, first=FIRST)
@@ -389,7 +389,7 @@ def test_a_host_that_a_version_removes_is_dropped_and_nobody_dies_of_it() -> Non
         assert outcome.confirmed == ("beta",)
         await world.wait(2 * world.timing.lease_s)
         assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 1}
-        assert GAMMA not in daemon(world.alpha).host.peers
+        assert GAMMA not in daemon(world.alpha).admissions.peers
         assert await world.web_reaches_db()
         record = daemon(world.alpha).enforced.record.commit
         with pytest.raises(Refused, match="has this host no more"):

@@ -55,11 +55,11 @@ class Api:
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
             case "GET", ["v1", "vms"]:
-                return await self._blocking(lambda: [_vm(status) for status in self.daemon.vms.statuses()])
+                return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.statuses()])
             case "GET", ["v1", "links"]:
-                return await self._blocking(lambda: list(self.daemon.links.status()))
+                return await self._blocking(lambda: list(self.daemon.own.links.status()))
             case "GET", ["v1", "links", "plan"]:
-                return asdict(await self._blocking(self.daemon.reconciler.pending))
+                return asdict(await self._blocking(self.daemon.own.reconciler.pending))
             case "GET", ["v1", "link", "doctor"]:
                 return await LinkDoctor(daemon=self.daemon).examine(fields)
             case "GET", ["v1", "audit"]:
@@ -67,7 +67,7 @@ class Api:
             case "GET", ["v1", "results", *what]:
                 return await ResultsApi(daemon=self.daemon).route(what, fields)
             case "GET", ["v1", "policy"]:
-                return self.daemon.enforced.status()
+                return self.daemon.own.enforced.status()
             case "GET", ["v1", "policy", "explain"]:
                 one, other = _text(fields, "one", ""), _text(fields, "other", "")
                 explanations = explain(self.daemon.policy, one, other)
@@ -95,12 +95,12 @@ class Api:
             "version": __version__,
             "host": daemon.name,
             "coalition": daemon.policy.coalition,
-            "policy": daemon.enforced.status(),
+            "policy": daemon.own.enforced.status(),
             "boot_id": daemon.backends.boot_id,
             "enrolment": daemon.members.own_enrolment(),
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
-            "no_links_because": daemon.links.no_links_because,
+            "no_links_because": daemon.own.links.no_links_because,
             "audit_head": daemon.audit.head().hex(),
             "figures": daemon.figures.summary(),
         }
@@ -154,7 +154,7 @@ class Api:
     async def _dry_run(self, vm: VmName) -> list[dict[str, Any]]:
         """Of a start on this host, beside what runs here now."""
         daemon = self.daemon
-        running = await self._blocking(daemon.vms.running)
+        running = await self._blocking(daemon.own.vms.running)
         peers = tuple(daemon.admissions.peers)
         shared = await self._blocking(lambda: {peer: daemon.policies.shared(peer).types for peer in peers})
         labels = {name: daemon.policy.label_of(name) for name in running if name in daemon.policy.vms and name != vm}
@@ -199,7 +199,7 @@ class Api:
         ]
 
     async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        vms, links = self.daemon.vms, self.daemon.links
+        vms, links = self.daemon.own.vms, self.daemon.own.links
         reason = _text(fields, "reason", "asked for by the operator")
         calls: dict[str, Callable[[], object]] = {
             "start": lambda: vms.start(name),

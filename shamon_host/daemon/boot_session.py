@@ -21,14 +21,16 @@ class BootSession:
     """Some peer and this host have admitted each other since the boot (`HostEntry.starting`)."""
     _document: dict[str, Any] = field(init=False, default_factory=dict)
 
-    def take_up(self) -> bool:
-        """At the start of the daemon. True iff an earlier run of it was in this boot: what it was admitted for may go
-        on."""
+    def take_up(self) -> None:
+        """At the start of the daemon: go on with what an earlier run of it left."""
         self._document = self.store.get(_KIND, _SESSION) or {}
-        goes_on = bool(self._document.get("boot_id") == self.boot_id)
-        if goes_on:
+        if not self.is_new:  # what it was admitted for may go on
             self.admitted = bool(self._document["admitted"])
-        return goes_on
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no earlier run of the daemon was in this boot: `begin` is to follow `take_up`."""
+        return self._document.get("boot_id") != self.boot_id
 
     def begin(self) -> None:
         """The host was booted since the daemon ran last: see whether that boot can be trusted."""
@@ -58,7 +60,7 @@ class BootSession:
         self.store.delete(_KIND, _REFUSED)
 
     def keep(self) -> None:
-        """The start is over as far as this boot's VMs go."""
+        """What should run runs: the next start of the daemon goes on from here."""
         self._keep(self._document)
 
     def note_admitted(self) -> bool:

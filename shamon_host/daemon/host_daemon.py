@@ -10,23 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shamon_host.attestation.attester import Attester
-from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.admissions import Admissions
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
-from shamon_host.daemon.boot_session import BootSession
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.demands import Demands
-from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
-from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.membership import Members, stored_authorities, take_stored
+from shamon_host.daemon.own_host import OwnHost
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.policy_changes import PolicyChanges
 from shamon_host.daemon.policy_switch import PolicySwitch
-from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends, StopReason
 from shamon_host.daemon.reactions import Reactions
 from shamon_host.daemon.references import ReferenceSource
@@ -35,12 +31,9 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain.admission import AdmissionState
-from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
-from shamon_host.hypervisor.vms import VmManager, VmSettings
-from shamon_host.links.manager import LinkManager
-from shamon_host.links.sa_limits import RekeyAfter
+from shamon_host.hypervisor.vms import VmSettings
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.host_record import Authorities
@@ -67,11 +60,7 @@ class HostDaemon:
     vm_settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures)
     background: Background = field(init=False, default_factory=Background)
-    enforced: EnforcedPolicy = field(init=False)
-    session: BootSession = field(init=False)
-    links: LinkManager = field(init=False)
-    vms: VmManager = field(init=False)
-    reconciler: LinkReconciler = field(init=False)
+    own: OwnHost = field(init=False)
     policies: PeerPolicies = field(init=False)
     admissions: Admissions = field(init=False)
     host: CoalitionHost = field(init=False)
@@ -91,43 +80,17 @@ class HostDaemon:
         clock, blocking = backends.clock, backends.blocking
         authorities = stored_authorities(self.authorities, store, clock.wall_s())
         take_stored(self.registry, store, authorities)
-        versions = PolicyVersions(store)
-        self.session = session = BootSession(store=store, boot_id=backends.boot_id)
-        self.enforced = enforced = EnforcedPolicy(
-            host=name,
-            file=self.policy_file,
-            file_envelope=self.policy_envelope,
-            versions=versions,
+        self.own = own = OwnHost(
+            name=name,
+            policy_file=self.policy_file,
+            policy_envelope=self.policy_envelope,
+            registry=self.registry,
+            store=store,
             audit=audit,
-            clock=clock,
-            tpm=backends.tpm,
+            backends=backends,
+            vm_settings=self.vm_settings,
         )
-        self.links = links = LinkManager(
-            host=name,
-            address=self.policy.hosts[name].address,
-            kernel=backends.kernel,
-            documents=store,
-            label_map=lambda: enforced.label_map,
-            audit=audit.append,
-            boottime_s=clock.boottime_s,
-            boot_id=backends.boot_id,
-            rekey_after=self._rekey_after,
-        )
-        self.vms = vms = VmManager(
-            host=name,
-            hypervisor=backends.hypervisor,
-            images=backends.images,
-            documents=store,
-            audit=audit.append,
-            policy=lambda: enforced.policy,
-            successor=lambda: enforced.successor,
-            label_map=lambda: enforced.label_map,
-            ensure_bridge=links.ensure_bridge,
-            host_tpm=self.registry.enrolled(name).tpm,
-            admitted=lambda: session.admitted,
-            settings=self.vm_settings,
-        )
-        self.reconciler = reconciler = LinkReconciler(enforced=enforced, clock=clock, links=links, vms=vms)
+        enforced, links, vms = own.enforced, own.links, own.vms
         self.policies = policies = PeerPolicies(
             enforced=enforced, store=store, audit=audit, wanted=self._on_unknown_policy
         )
@@ -138,7 +101,7 @@ class HostDaemon:
             policies=policies,
             registry=self.registry,
             store=store,
-            session=session,
+            session=own.session,
             audit=audit,
             clock=clock,
             blocking=blocking,
@@ -156,7 +119,7 @@ class HostDaemon:
             registry=self.registry,
             references=self.references,
             store=store,
-            session=session,
+            session=own.session,
             audit=audit,
             history=self.history,
             clock=clock,
@@ -200,12 +163,12 @@ class HostDaemon:
                 enforced=enforced,
                 admissions=admissions,
                 vms=vms,
-                reconciler=reconciler,
+                reconciler=own.reconciler,
                 blocking=blocking,
                 on_dropped=self.host.forget,
             ),
             audit=audit,
-            versions=versions,
+            versions=enforced.versions,
             transport=backends.transport,
             clock=clock,
             blocking=blocking,
@@ -264,7 +227,7 @@ class HostDaemon:
             admissions=admissions,
             links=links,
             types=types,
-            reconciler=reconciler,
+            reconciler=own.reconciler,
             vms=vms,
             audit=audit,
             logs=backends.logs,
@@ -278,33 +241,22 @@ class HostDaemon:
     @property
     def policy(self) -> Policy:
         """The one in force now."""
-        return self.enforced.policy
-
-    def _rekey_after(self) -> RekeyAfter:
-        intervals = self.policy.intervals
-        return RekeyAfter(bytes=intervals.rekey_bytes, packets=intervals.rekey_packets)
+        return self.own.enforced.policy
 
     async def start(self) -> None:
         """Bring kernel and VMs to the desired state. Asks no peer for anything yet. Raises ShamonError."""
         self._loop = asyncio.get_running_loop()
         self.audit.append("daemon.start", self.name, {"boot_id": self.backends.boot_id})
-        blocking = self.backends.blocking
-        await blocking(self._require_own_tpm)
-        await blocking(self.enforced.install)
-        goes_on = self.session.take_up()
-        # An earlier run may have ended between a change of the policy and what follows from it.
-        await blocking(lambda: self.vms.rename_types(self.policy.renames))
-        await blocking(self.vms.stop_forbidden)
-        await blocking(self.vms.enforce_labels)
-        await blocking(self.reconciler.reconcile)
+        await self.own.start()
         for peer, state in self.admissions.peers.items():
             if state.state is AdmissionState.EXPELLED:
                 await self.admissions.close_expelled(peer)
-        if not goes_on:
-            self.session.begin()
+        session = self.own.session
+        if session.is_new:
+            session.begin()
             await self._restore_vms()
-            self.session.forget_refusal()
-        self.session.keep()
+            session.forget_refusal()
+        session.keep()
         await self.reactions.restore()
         await self.changes.restore()
         self._started = True
@@ -335,23 +287,10 @@ class HostDaemon:
             self.audit.append("daemon.stop", self.name, {"reason": reason, "links": words})
         finally:
             if not restarts:
-                await blocking(self.links.close_all)
+                await blocking(self.own.links.close_all)
         if not restarts and self._started:
             # Only a daemon that watched until the host went down vouches for the VMs' disks at the next boot.
-            self.session.end(watched=reason is StopReason.SHUTDOWN)
-
-    def _require_own_tpm(self) -> None:
-        """Without TPM and log this host has nothing to prove itself with. Raises BackendFailed, NotTrusted."""
-        enrolled, found = self.registry.enrolled(self.name), self.backends.tpm.ak_public()
-        if found != enrolled.ak_public:
-            raise NotTrusted(
-                "this host's TPM has another Attestation Key than the enrolled one",
-                where=self.name,
-                expected=f"AK {enrolled.ak_name.hex()}",
-                found=f"AK {TpmPublic.parse(found).name.hex()}",
-                remedy="Enrol this host again, on every host, if its TPM was changed or cleared.",
-            )
-        self.backends.logs.measurement_count()
+            self.own.session.end(watched=reason is StopReason.SHUTDOWN)
 
     def _on_unknown_policy(self, peer: HostName, which: PolicyVersion) -> None:
         """Called from any thread."""
@@ -376,9 +315,9 @@ class HostDaemon:
 
     async def _restore_vms(self, *, missing_only: bool = False) -> None:
         """Start what should run, from clean images where the last boot cannot be trusted."""
-        replace, reason = self.session.replaces_vms, self.session.reason
+        replace, reason = self.own.session.replaces_vms, self.own.session.reason
         started = await self.backends.blocking(
-            lambda: self.vms.restore(replace=replace, reason=reason, missing_only=missing_only)
+            lambda: self.own.vms.restore(replace=replace, reason=reason, missing_only=missing_only)
         )
         if replace:
             self.reactions.forget(started)

@@ -40,7 +40,7 @@ class LinkDoctor:
                 where=peer,
                 expected=", ".join(sorted(daemon.admissions.peers)) or "a host of the policy",
             )
-        blocking, clock, links = daemon.backends.blocking, daemon.backends.clock, daemon.links
+        blocking, clock, links = daemon.backends.blocking, daemon.backends.clock, daemon.own.links
         before = await blocking(lambda: links.examine(peer, name))
         await clock.sleep(interval_s)
         after = await blocking(lambda: links.examine(peer, name))
@@ -53,7 +53,7 @@ class LinkDoctor:
             type=name,
             vm=vm,
             denied=denied,
-            label_map=daemon.enforced.label_map,
+            label_map=daemon.own.enforced.label_map,
             vms=vms,
             of_peer=of_peer,
             before=before,
@@ -65,7 +65,7 @@ class LinkDoctor:
 
     def _vms(self, name: TypeName) -> tuple[VmFacts, ...]:
         """VMs of this host with an interface for the type."""
-        vms, policy, label_map = self.daemon.vms, self.daemon.policy, self.daemon.enforced.label_map
+        vms, policy, label_map = self.daemon.own.vms, self.daemon.policy, self.daemon.own.enforced.label_map
         devices = vms.devices()
         found = []
         for status in vms.statuses():

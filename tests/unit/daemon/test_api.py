@@ -256,7 +256,7 @@ def test_errors_and_their_codes(
         def fail() -> None:
             raise error
 
-        monkeypatch.setattr(daemon(world.alpha).vms, "statuses", fail)
+        monkeypatch.setattr(daemon(world.alpha).own.vms, "statuses", fail)
         answer = await ask(world, "GET", "/v1/vms")
         assert (answer.status, answer.body["error"]["exit_code"]) == (status, exit_code)
         assert answer.body == error_body(error)

@@ -25,13 +25,13 @@ def _spis(world: DaemonWorld) -> set[int]:
 
 def _asked(world: DaemonWorld) -> AcquireEvent:
     """What alpha's kernel asks when the red link to beta has no SA."""
-    (row,) = [row for row in daemon(world.alpha).links.status() if row["type"] == RED]
+    (row,) = [row for row in daemon(world.alpha).own.links.status() if row["type"] == RED]
     return AcquireEvent(
         source="192.0.2.1",
         destination="192.0.2.2",
         source_port=row["local_port"],
         destination_port=row["peer_port"],
-        context=daemon(world.alpha).enforced.label_map.link_context(RED),
+        context=daemon(world.alpha).own.enforced.label_map.link_context(RED),
     )
 
 
@@ -125,7 +125,7 @@ def test_wrong_questions_start_nothing_and_are_reported_with_a_limit() -> None:
     async def test(world: DaemonWorld) -> None:
         calls = await _settled(world)
         asked = _asked(world)
-        label_map = daemon(world.alpha).enforced.label_map
+        label_map = daemon(world.alpha).own.enforced.label_map
         wrong = [
             replace(asked, context=label_map.link_context(BLUE)),
             replace(asked, context=replace(label_map.link_context(RED), categories=frozenset(range(0, 1024, 2)))),

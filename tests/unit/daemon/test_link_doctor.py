@@ -174,7 +174,7 @@ def test_a_fault_that_the_daemon_repairs_meanwhile_is_told_and_no_fault() -> Non
 
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
-        links = daemon(world.alpha).links
+        links = daemon(world.alpha).own.links
         device = links.status()[0]["device"]
         bridge = links.status()[0]["bridge"]
         world.alpha.kernel.put_port(bridge, device, isolated=False)

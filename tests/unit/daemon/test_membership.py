@@ -48,7 +48,7 @@ async def under(host: MemoryHost, policy: Policy) -> None:
     """The host enforces this policy from now on, with or without gamma, however it came to it."""
     running = daemon(host)
     before = running.policy.hosts
-    running.enforced._record = replace(running.enforced._record, policy=policy)
+    running.own.enforced._record = replace(running.own.enforced._record, policy=policy)
     if GAMMA in policy.hosts:
         running.admissions.meet_host(GAMMA)
     else:

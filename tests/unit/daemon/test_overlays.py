@@ -84,7 +84,7 @@ def test_what_only_reads_never_sends() -> None:
 def test_a_peer_whose_taps_have_no_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(world: DaemonWorld) -> None:
         await started(world)
-        reconciler = daemon(world.beta).reconciler
+        reconciler = daemon(world.beta).own.reconciler
 
         def without_limits(own: LinkReconciler) -> KernelState:
             filters = tap_filters(own.enforced.policy, own.vms.devices(), 0.0)
@@ -107,7 +107,7 @@ def test_a_peer_whose_tap_is_in_another_type_s_bridge_is_refused(monkeypatch: py
 
     async def test(world: DaemonWorld) -> None:
         await started(world)
-        reconciler = daemon(world.beta).reconciler
+        reconciler = daemon(world.beta).own.reconciler
 
         def misplaced(own: LinkReconciler) -> KernelState:
             taps = own.vms.taps()
@@ -131,7 +131,7 @@ def test_filters_are_there_before_a_vm_is() -> None:
         kernel: MemoryKernel = world.beta.kernel
         assert "db" not in {report.name for report in world.beta.hypervisor.domains()}
         filters = kernel.read().filters
-        assert set(filters) == {tap for taps in daemon(world.beta).vms.devices().values() for tap in taps}
+        assert set(filters) == {tap for taps in daemon(world.beta).own.vms.devices().values() for tap in taps}
         assert all(limits.own is not None for limits in filters.values())
         assert any(limits.peers is not None for limits in filters.values())
 

@@ -29,7 +29,7 @@ def without_db(policy: Policy) -> Policy:
 
 
 def vm_state(world: DaemonWorld, vm: str) -> str:
-    statuses = daemon(world.alpha).vms.statuses()
+    statuses = daemon(world.alpha).own.vms.statuses()
     domain = next(status.domain for status in statuses if status.name == vm)
     return domain.state.value if domain else "absent"
 

@@ -225,7 +225,7 @@ def test_what_cannot_be_closed_is_told_once_and_tried_again() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
         await world.beta.kill_daemon()
-        links = daemon(world.alpha).links
+        links = daemon(world.alpha).own.links
         closes, refuse = links.close_types, True
 
         def close_types(peer: HostName, types: Collection[TypeName], reason: str) -> None:

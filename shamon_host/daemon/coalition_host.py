@@ -31,7 +31,6 @@ from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
-from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import AttestationResult
 from shamon_host.hypervisor.ports import Hypervisor
 from shamon_host.hypervisor.report import hypervisor_report
@@ -78,11 +77,6 @@ class CoalitionHost:
     def __post_init__(self) -> None:
         self._verified = VerifierMemory(self.store, self._unreadable)
 
-    @property
-    def _policy(self) -> Policy:
-        """The one in force now."""
-        return self.enforced.policy
-
     async def meet(self, peer: HostName, terms: Terms) -> None:
         if not self.policies.has_met(peer, terms.policy_digest):
             await self.blocking(lambda: self.policies.meet(peer, terms))
@@ -105,10 +99,11 @@ class CoalitionHost:
         offers = await self.blocking(
             lambda: self.links.offer(peer, self.admissions.address(peer), self.types.to_offer(peer))
         )
+        policy = self.enforced.policy
         return Terms(
-            coalition=self._policy.coalition,
-            policy_version=self._policy.version,
-            policy_digest=self._policy.digest,
+            coalition=policy.coalition,
+            policy_version=policy.version,
+            policy_digest=policy.digest,
             peer_policy_digest=theirs,
             shared=None
             if self.policies.same(peer)
@@ -147,7 +142,12 @@ class CoalitionHost:
             raise NotTrusted("the peer speaks for another AK than the enrolled one", where=peer)
         reference = self.references.load(peer)
         note_reference(
-            reference, peer, policy=self._policy, signed=self.references.signed, store=self.store, audit=self.audit
+            reference,
+            peer,
+            policy=self.enforced.policy,
+            signed=self.references.signed,
+            store=self.store,
+            audit=self.audit,
         )
         state = await self.blocking(lambda: self._verified.recall(enrolled, reference.digest))
         if state is None and evidence.ima_offset:
@@ -155,7 +155,7 @@ class CoalitionHost:
         appraisal = Appraisal(
             verifier=self.name,
             enrolled=enrolled,
-            policy=self._policy,
+            policy=self.enforced.policy,
             peer_policy=self.policies.of(peer),
             reference=reference,
             state=state,
@@ -180,7 +180,7 @@ class CoalitionHost:
         return result
 
     async def lease_s(self, peer: HostName) -> float:
-        return self._policy.intervals.lease_s
+        return self.enforced.policy.intervals.lease_s
 
     async def install_inbound(self, outcome: Outcome) -> None:
         peer = outcome.peer
@@ -188,7 +188,7 @@ class CoalitionHost:
             now = self.clock.boottime_s()
             self.policies.require_still_so(outcome)
             decision = monitor.host_admit(
-                self._policy,
+                self.enforced.policy,
                 peer,
                 outcome.result,
                 peer_policy=self.policies.of(peer).which,
@@ -225,7 +225,7 @@ class CoalitionHost:
     def _open_links(self, outcome: Outcome, links: Sequence[AgreedLink]) -> None:
         """The sending side and the gate, for what is left of the lease now. Synchronous."""
         peer, now = outcome.peer, self.clock.boottime_s()
-        gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self._policy.intervals.margin_s, now)
+        gate_s = leases.gate_seconds(outcome.started_s, outcome.lease_s, self.enforced.policy.intervals.margin_s, now)
         lifetime_s = leases.sa_lifetime_s(outcome.started_s, outcome.lease_s, now)
         self.links.install_outbound(peer, self.admissions.address(peer), links, gate_s=gate_s, lifetime_s=lifetime_s)
         self.links.abandon(peer, self.admissions.address(peer), outcome.unused_spis)
@@ -237,7 +237,7 @@ class CoalitionHost:
         links = outcome.links if outcome else ()
         now = self.clock.boottime_s()
         end_s = self.admissions.lease_end_s(peer) if peer in self.admissions.peers else None
-        gate_s = 0.0 if end_s is None else max(0.0, end_s - self._policy.intervals.margin_s - now)
+        gate_s = 0.0 if end_s is None else max(0.0, end_s - self.enforced.policy.intervals.margin_s - now)
         try:
             unanswered = outcome is not None and outcome.role is Role.INITIATOR
             await self.blocking(
@@ -256,7 +256,7 @@ class CoalitionHost:
         now, peers = self.clock.boottime_s(), self.admissions.peers
         if not all(host in peers and peers[host].counts_at(now) for host in (peer, about)):
             return
-        if now - self._hinted_s.get(about, float("-inf")) < self._policy.intervals.period_s / _HINTS_PER_PERIOD:
+        if now - self._hinted_s.get(about, float("-inf")) < self.enforced.policy.intervals.period_s / _HINTS_PER_PERIOD:
             return
         self._hinted_s[about] = now
         self.audit.append("peer.hint", about, {"from": peer})

@@ -55,11 +55,11 @@ class Api:
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
             case "GET", ["v1", "vms"]:
-                return await self._blocking(lambda: [_vm(status) for status in self.daemon.host.vms.statuses()])
+                return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.statuses()])
             case "GET", ["v1", "links"]:
-                return await self._blocking(lambda: list(self.daemon.host.links.status()))
+                return await self._blocking(lambda: list(self.daemon.own.links.status()))
             case "GET", ["v1", "links", "plan"]:
-                return asdict(await self._blocking(self.daemon.host.pending_links))
+                return asdict(await self._blocking(self.daemon.own.reconciler.pending))
             case "GET", ["v1", "link", "doctor"]:
                 return await LinkDoctor(daemon=self.daemon).examine(fields)
             case "GET", ["v1", "audit"]:
@@ -67,7 +67,7 @@ class Api:
             case "GET", ["v1", "results", *what]:
                 return await ResultsApi(daemon=self.daemon).route(what, fields)
             case "GET", ["v1", "policy"]:
-                return self.daemon.enforced.status()
+                return self.daemon.own.enforced.status()
             case "GET", ["v1", "policy", "explain"]:
                 one, other = _text(fields, "one", ""), _text(fields, "other", "")
                 explanations = explain(self.daemon.policy, one, other)
@@ -81,7 +81,7 @@ class Api:
                 return {"host": self.daemon.name, "unheard": dict(await self.daemon.members.leave())}
             case "POST", ["v1", "attest"]:
                 self.daemon.schedule.wake_all()
-                return {"attesting": sorted(self.daemon.host.peers)}
+                return {"attesting": sorted(self.daemon.admissions.peers)}
             case "POST", ["v1", "vms", name, action] if action in VM_ACTIONS:
                 return await self._vm_action(VmName(plain_name(name, "VM name")), action, fields)
         raise BadInput(
@@ -90,29 +90,29 @@ class Api:
 
     def _status(self) -> dict[str, Any]:
         daemon = self.daemon
-        states = [state.state for state in daemon.host.peers.values()]
+        states = [state.state for state in daemon.admissions.peers.values()]
         return {
             "version": __version__,
             "host": daemon.name,
             "coalition": daemon.policy.coalition,
-            "policy": daemon.enforced.status(),
+            "policy": daemon.own.enforced.status(),
             "boot_id": daemon.backends.boot_id,
             "enrolment": daemon.members.own_enrolment(),
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
-            "no_links_because": daemon.host.links.no_links_because,
+            "no_links_because": daemon.own.links.no_links_because,
             "audit_head": daemon.audit.head().hex(),
             "figures": daemon.figures.summary(),
         }
 
     def _peers(self) -> list[dict[str, Any]]:
         now = self.daemon.backends.clock.boottime_s()
-        return [self._peer(host, now) for host in sorted(self.daemon.host.peers)]
+        return [self._peer(host, now) for host in sorted(self.daemon.admissions.peers)]
 
     def _peer(self, host: HostName, now_s: float) -> dict[str, Any]:
-        state = self.daemon.host.peers[host]
+        state = self.daemon.admissions.peers[host]
         admitted = state.state is AdmissionState.ADMITTED
-        policies, policy = self.daemon.host.policies, self.daemon.policy
+        policies, policy = self.daemon.policies, self.daemon.policy
         shared, enrolled = policies.shared(host), self.daemon.registry.get(host)
         return {
             "host": host,
@@ -123,7 +123,7 @@ class Api:
             "claims": [describe(claim) for claim in state.result.claims] if state.result else [],
             "tpm": state.result.tpm.value if state.result else "",
             "ek": enrolled.ek_sha256.hex() if enrolled else "",
-            "carried": sorted(self.daemon.host.carried(host)),
+            "carried": sorted(self.daemon.admissions.carried(host)),
             "policy": _version(policies.says(host)),
             "shared": sorted(shared.types),
             "withheld": {name: shared.why_not(name) for name in sorted(policy.types - shared.types)[:MAX_WITHHELD]},
@@ -134,11 +134,11 @@ class Api:
 
     def _carried(self, one: VmName, other: VmName) -> Iterator[Explanation]:
         """Whether the types that a VM of this host and one of a peer share are carried between the two hosts."""
-        policy, host = self.daemon.policy, self.daemon.host
+        policy, peers = self.daemon.policy, self.daemon.admissions.peers
         if not {one, other} <= policy.vms.keys():
             return
-        for peer in sorted({policy.vms[one].host, policy.vms[other].host} & host.peers.keys()):
-            shared = host.policies.shared(peer)
+        for peer in sorted({policy.vms[one].host, policy.vms[other].host} & peers.keys()):
+            shared = self.daemon.policies.shared(peer)
             for name in sorted(policy.label_of(one).types & policy.label_of(other).types):
                 reason = shared.why_not(name) or f"the policies of both hosts permit what follows from sharing {name}"
                 yield Explanation(
@@ -154,9 +154,9 @@ class Api:
     async def _dry_run(self, vm: VmName) -> list[dict[str, Any]]:
         """Of a start on this host, beside what runs here now."""
         daemon = self.daemon
-        running = await self._blocking(daemon.host.vms.running)
-        peers = tuple(daemon.host.peers)
-        shared = await self._blocking(lambda: {peer: daemon.host.policies.shared(peer).types for peer in peers})
+        running = await self._blocking(daemon.own.vms.running)
+        peers = tuple(daemon.admissions.peers)
+        shared = await self._blocking(lambda: {peer: daemon.policies.shared(peer).types for peer in peers})
         labels = {name: daemon.policy.label_of(name) for name in running if name in daemon.policy.vms and name != vm}
         return _explanations(
             dry_run(
@@ -199,7 +199,7 @@ class Api:
         ]
 
     async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        vms, links = self.daemon.host.vms, self.daemon.host.links
+        vms, links = self.daemon.own.vms, self.daemon.own.links
         reason = _text(fields, "reason", "asked for by the operator")
         calls: dict[str, Callable[[], object]] = {
             "start": lambda: vms.start(name),

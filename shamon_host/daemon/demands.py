@@ -8,12 +8,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.domain.budget import Budget
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.demand import Demand, Unfounded, Wanted, judge_acquire, judge_expiry
+from shamon_host.links.manager import LinkManager
 from shamon_host.links.ports import AcquireEvent, ExpireEvent
 
 _GATHER_S = 0.2
@@ -30,7 +34,12 @@ class Demands:
     """Runs until cancelled. `told` and `renewed` are called in the event loop. `under_way`: whether a handshake with a
     peer is."""
 
-    host: CoalitionHost
+    name: HostName
+    enforced: EnforcedPolicy
+    admissions: Admissions
+    links: LinkManager
+    types: LinkTypes
+    audit: AuditLog
     clock: Clock
     blocking: Blocking
     wake: Callable[[HostName], None]
@@ -62,9 +71,9 @@ class Demands:
             self._news.clear()
             await self._judge()
             for peer, wanted in self.demand.due(self.clock.boottime_s(), self.under_way):
-                if peer in self.host.peers:
+                if peer in self.admissions.peers:
                     asked = {item.type: item.cause.value for item in wanted}
-                    self.host.audit.append("link.demand", peer, {"types": asked})
+                    self.audit.append("link.demand", peer, {"types": asked})
                     self.wake(peer)
 
     async def _judge(self) -> None:
@@ -76,7 +85,7 @@ class Demands:
         except ShamonError as error:
             # The kernel asks again, and so does the period.
             if self._reports.take("unreadable", self.clock.boottime_s()):
-                self.host.audit.append("link.demand-not-judged", self.host.name, {"reason": str(error)})
+                self.audit.append("link.demand-not-judged", self.name, {"reason": str(error)})
             return
         for event, judgement in judged:
             if isinstance(judgement, Wanted):
@@ -87,13 +96,13 @@ class Demands:
     def _judgements(
         self, events: tuple[AcquireEvent | ExpireEvent, ...]
     ) -> list[tuple[AcquireEvent | ExpireEvent, Wanted | Unfounded | None]]:
-        links, known = self.host.links, dict[HostName, frozenset[TypeName]]()
+        links, known = self.links, dict[HostName, frozenset[TypeName]]()
         records = links.agreed()
 
         def permitted(peer: HostName) -> frozenset[TypeName]:
             if peer not in known:
-                both = peer in self.host.peers and peer in self.host.policy.hosts
-                known[peer] = self.host.types_to_offer(peer) if both else frozenset()
+                both = peer in self.admissions.peers and peer in self.enforced.policy.hosts
+                known[peer] = self.types.to_offer(peer) if both else frozenset()
             return known[peer]
 
         return [
@@ -105,7 +114,7 @@ class Demands:
                     event,
                     address=links.address,
                     records=records,
-                    label_map=self.host.label_map,
+                    label_map=self.enforced.label_map,
                     permitted=permitted,
                 ),
             )
@@ -124,4 +133,4 @@ class Demands:
             "unreported": self._unreported,
         }
         self._unreported = 0
-        self.host.audit.append("link.acquire-unfounded", self.host.name, detail)
+        self.audit.append("link.acquire-unfounded", self.name, detail)

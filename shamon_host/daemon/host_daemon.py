@@ -8,21 +8,21 @@ service manager says that it is half of a restart. A daemon that is killed leave
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from shamon_host.attestation.attester import Attester
-from shamon_host.attestation.tpm_public import TpmPublic
+from shamon_host.daemon.admissions import Admissions
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.demands import Demands
-from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.membership import Members, stored_authorities, take_stored
+from shamon_host.daemon.own_host import OwnHost
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.peer_schedule import PeerSchedule
 from shamon_host.daemon.policy_changes import PolicyChanges
-from shamon_host.daemon.policy_versions import PolicyVersions
+from shamon_host.daemon.policy_switch import PolicySwitch
 from shamon_host.daemon.ports import Backends, StopReason
 from shamon_host.daemon.reactions import Reactions
 from shamon_host.daemon.references import ReferenceSource
@@ -31,12 +31,9 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain.admission import AdmissionState
-from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
-from shamon_host.hypervisor.vms import VmManager, VmSettings
-from shamon_host.links.manager import LinkManager
-from shamon_host.links.sa_limits import RekeyAfter
+from shamon_host.hypervisor.vms import VmSettings
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.host_record import Authorities
@@ -63,7 +60,9 @@ class HostDaemon:
     vm_settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures)
     background: Background = field(init=False, default_factory=Background)
-    enforced: EnforcedPolicy = field(init=False)
+    own: OwnHost = field(init=False)
+    policies: PeerPolicies = field(init=False)
+    admissions: Admissions = field(init=False)
     host: CoalitionHost = field(init=False)
     handshaker: Handshaker = field(init=False)
     changes: PolicyChanges = field(init=False)
@@ -77,92 +76,117 @@ class HostDaemon:
     _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        backends = self.backends
-        authorities = stored_authorities(self.authorities, self.store, backends.clock.wall_s())
-        take_stored(self.registry, self.store, authorities)
-        versions = PolicyVersions(self.store)
-        self.enforced = enforced = EnforcedPolicy(
-            host=self.name,
-            file=self.policy_file,
-            file_envelope=self.policy_envelope,
-            versions=versions,
-            audit=self.audit,
-            clock=backends.clock,
-            tpm=backends.tpm,
-        )
-        links = LinkManager(
-            host=self.name,
-            address=self.policy.hosts[self.name].address,
-            kernel=backends.kernel,
-            documents=self.store,
-            label_map=lambda: enforced.label_map,
-            audit=self.audit.append,
-            boottime_s=backends.clock.boottime_s,
-            boot_id=backends.boot_id,
-            rekey_after=self._rekey_after,
-        )
-        vms = VmManager(
-            host=self.name,
-            hypervisor=backends.hypervisor,
-            images=backends.images,
-            documents=self.store,
-            audit=self.audit.append,
-            policy=lambda: enforced.policy,
-            successor=lambda: enforced.successor,
-            label_map=lambda: enforced.label_map,
-            ensure_bridge=links.ensure_bridge,
-            host_tpm=self.registry.enrolled(self.name).tpm,
-            admitted=lambda: self.host.admitted_in_this_boot,
-            settings=self.vm_settings,
-        )
-        self.host = CoalitionHost(
-            name=self.name,
-            enforced=enforced,
-            policies=PeerPolicies(
-                enforced=enforced, store=self.store, audit=self.audit, wanted=self._on_unknown_policy
-            ),
+        name, store, audit, backends = self.name, self.store, self.audit, self.backends
+        clock, blocking = backends.clock, backends.blocking
+        authorities = stored_authorities(self.authorities, store, clock.wall_s())
+        take_stored(self.registry, store, authorities)
+        self.own = own = OwnHost(
+            name=name,
+            policy_file=self.policy_file,
+            policy_envelope=self.policy_envelope,
             registry=self.registry,
-            references=self.references,
-            store=self.store,
-            audit=self.audit,
-            history=self.history,
-            clock=backends.clock,
-            blocking=backends.blocking,
-            attester=Attester(tpm=backends.tpm, logs=backends.logs, blocking=backends.blocking),
+            store=store,
+            audit=audit,
+            backends=backends,
+            vm_settings=self.vm_settings,
+        )
+        enforced, links, vms = own.enforced, own.links, own.vms
+        self.policies = policies = PeerPolicies(
+            enforced=enforced, store=store, audit=audit, wanted=self._on_unknown_policy
+        )
+        types = LinkTypes(name=name, enforced=enforced, policies=policies, vms=vms)
+        self.admissions = admissions = Admissions(
+            name=name,
+            enforced=enforced,
+            policies=policies,
+            registry=self.registry,
+            store=store,
+            session=own.session,
+            audit=audit,
+            clock=clock,
+            blocking=blocking,
             links=links,
-            vms=vms,
             figures=self.figures,
             background=self.background,
             on_suspended=self._on_suspended,
             on_admitted=self._on_admitted,
             on_first_admitted=self._on_first_admitted,
+        )
+        self.host = CoalitionHost(
+            name=name,
+            enforced=enforced,
+            policies=policies,
+            registry=self.registry,
+            references=self.references,
+            store=store,
+            session=own.session,
+            audit=audit,
+            history=self.history,
+            clock=clock,
+            blocking=blocking,
+            attester=Attester(tpm=backends.tpm, logs=backends.logs, blocking=blocking),
+            links=links,
+            hypervisor=backends.hypervisor,
+            types=types,
+            admissions=admissions,
+            figures=self.figures,
             on_hint=self._on_hint,
             on_handshake=self._on_handshake,
             heard=self._heard,
         )
         self.handshaker = handshaker = Handshaker(
-            name=self.name,
+            name=name,
             host=self.host,
             directory=self.registry,
             transport=backends.transport,
-            boottime_s=backends.clock.boottime_s,
+            boottime_s=clock.boottime_s,
             timeout_s=self.policy.intervals.timeout_s,
         )
-        self.schedule = PeerSchedule(host=self.host, handshaker=handshaker, clock=backends.clock, figures=self.figures)
+        self.schedule = PeerSchedule(
+            name=name,
+            enforced=enforced,
+            admissions=admissions,
+            audit=audit,
+            handshaker=handshaker,
+            clock=clock,
+            figures=self.figures,
+        )
         self.changes = PolicyChanges(
-            host=self.host,
-            versions=versions,
+            name=name,
+            enforced=enforced,
+            policies=policies,
+            registry=self.registry,
+            admissions=admissions,
+            vms=vms,
+            switch=PolicySwitch(
+                name=name,
+                enforced=enforced,
+                admissions=admissions,
+                vms=vms,
+                reconciler=own.reconciler,
+                blocking=blocking,
+                on_dropped=self.host.forget,
+            ),
+            audit=audit,
+            versions=enforced.versions,
             transport=backends.transport,
-            clock=backends.clock,
-            blocking=backends.blocking,
+            clock=clock,
+            blocking=blocking,
             key=backends.record_key,
             background=self.background,
             changed=self._on_policy_changed,
             wake=self.schedule.wake,
         )
         self.members = Members(
-            host=self.host,
-            store=self.store,
+            name=name,
+            enforced=enforced,
+            registry=self.registry,
+            admissions=admissions,
+            store=store,
+            audit=audit,
+            clock=clock,
+            blocking=blocking,
+            background=self.background,
             authorities=authorities,
             own_cas=self.cas,
             transport=backends.transport,
@@ -173,26 +197,42 @@ class HostDaemon:
             handshaker=handshaker, hinted=self.host.hinted, policies=self.changes, registry=self.members
         )
         self.reactions = Reactions(
-            host=self.host,
+            name=name,
+            enforced=enforced,
+            admissions=admissions,
+            vms=vms,
+            audit=audit,
             handshaker=handshaker,
-            store=self.store,
-            clock=backends.clock,
-            blocking=backends.blocking,
+            store=store,
+            clock=clock,
+            blocking=blocking,
             boot_id=backends.boot_id,
             background=self.background,
         )
         self.demands = Demands(
-            host=self.host,
-            clock=backends.clock,
-            blocking=backends.blocking,
+            name=name,
+            enforced=enforced,
+            admissions=admissions,
+            links=links,
+            types=types,
+            audit=audit,
+            clock=clock,
+            blocking=blocking,
             wake=self.schedule.wake,
             under_way=handshaker.sessions.under_way,
         )
         self.watchers = Watchers(
-            host=self.host,
+            name=name,
+            enforced=enforced,
+            admissions=admissions,
+            links=links,
+            types=types,
+            reconciler=own.reconciler,
+            vms=vms,
+            audit=audit,
             logs=backends.logs,
-            clock=backends.clock,
-            blocking=backends.blocking,
+            clock=clock,
+            blocking=blocking,
             wake=self.schedule.wake,
             wake_all=self.schedule.wake_all,
             demands=self.demands,
@@ -201,44 +241,22 @@ class HostDaemon:
     @property
     def policy(self) -> Policy:
         """The one in force now."""
-        return self.enforced.policy
-
-    def _rekey_after(self) -> RekeyAfter:
-        intervals = self.policy.intervals
-        return RekeyAfter(bytes=intervals.rekey_bytes, packets=intervals.rekey_packets)
+        return self.own.enforced.policy
 
     async def start(self) -> None:
         """Bring kernel and VMs to the desired state. Asks no peer for anything yet. Raises ShamonError."""
         self._loop = asyncio.get_running_loop()
         self.audit.append("daemon.start", self.name, {"boot_id": self.backends.boot_id})
-        blocking = self.backends.blocking
-        await blocking(self._require_own_tpm)
-        await blocking(self.enforced.install)
-        session = self.store.get("host", "session") or {}
-        if session.get("boot_id") == self.backends.boot_id:  # what it was admitted for may go on
-            self.host.admitted_in_this_boot = bool(session["admitted"])
-        # An earlier run may have ended between a change of the policy and what follows from it.
-        await blocking(lambda: self.host.vms.rename_types(self.policy.renames))
-        await blocking(self.host.vms.stop_forbidden)
-        await blocking(self.host.vms.enforce_labels)
-        await blocking(self.host.reconcile_links)
-        for peer, state in self.host.peers.items():
+        await self.own.start()
+        for peer, state in self.admissions.peers.items():
             if state.state is AdmissionState.EXPELLED:
-                await self.host.close_expelled(peer)
-        if session.get("boot_id") != self.backends.boot_id:
-            refused = self.store.get("host", "refused")
-            reason = f"refused by {refused['by']}" if refused else "this daemon did not watch the last boot to its end"
-            session = {
-                "boot_id": self.backends.boot_id,
-                "watched_to_the_end": False,
-                "admitted": False,
-                "replace": not session.get("watched_to_the_end") or refused is not None,
-                "reason": reason,
-            }
-            await self._restore_vms(session)
-            self.store.delete("host", "refused")
-        self.host.admitted_in_this_boot = bool(session["admitted"])
-        self.store.put("host", "session", session)
+                await self.admissions.close_expelled(peer)
+        session = self.own.session
+        if session.is_new:
+            session.begin()
+            await self._restore_vms()
+            session.forget_refusal()
+        session.keep()
         await self.reactions.restore()
         await self.changes.restore()
         self._started = True
@@ -261,7 +279,7 @@ class HostDaemon:
         blocking = self.backends.blocking
         await self.background.close()
         await self.handshaker.close()
-        await self.host.close()
+        await self.admissions.close()
         reason = await blocking(self.backends.service_manager.stop_reason)
         restarts = reason is StopReason.RESTART
         try:
@@ -269,24 +287,10 @@ class HostDaemon:
             self.audit.append("daemon.stop", self.name, {"reason": reason, "links": words})
         finally:
             if not restarts:
-                await blocking(self.host.links.close_all)
+                await blocking(self.own.links.close_all)
         if not restarts and self._started:
             # Only a daemon that watched until the host went down vouches for the VMs' disks at the next boot.
-            session = self.store.get("host", "session") or {}
-            self.store.put("host", "session", {**session, "watched_to_the_end": reason is StopReason.SHUTDOWN})
-
-    def _require_own_tpm(self) -> None:
-        """Without TPM and log this host has nothing to prove itself with. Raises BackendFailed, NotTrusted."""
-        enrolled, found = self.registry.enrolled(self.name), self.backends.tpm.ak_public()
-        if found != enrolled.ak_public:
-            raise NotTrusted(
-                "this host's TPM has another Attestation Key than the enrolled one",
-                where=self.name,
-                expected=f"AK {enrolled.ak_name.hex()}",
-                found=f"AK {TpmPublic.parse(found).name.hex()}",
-                remedy="Enrol this host again, on every host, if its TPM was changed or cleared.",
-            )
-        self.backends.logs.measurement_count()
+            self.own.session.end(watched=reason is StopReason.SHUTDOWN)
 
     def _on_unknown_policy(self, peer: HostName, which: PolicyVersion) -> None:
         """Called from any thread."""
@@ -309,21 +313,19 @@ class HostDaemon:
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)
 
-    async def _restore_vms(self, session: Mapping[str, Any], *, missing_only: bool = False) -> None:
+    async def _restore_vms(self, *, missing_only: bool = False) -> None:
         """Start what should run, from clean images where the last boot cannot be trusted."""
-        replace, reason = bool(session["replace"]), str(session["reason"])
+        replace, reason = self.own.session.replaces_vms, self.own.session.reason
         started = await self.backends.blocking(
-            lambda: self.host.vms.restore(replace=replace, reason=reason, missing_only=missing_only)
+            lambda: self.own.vms.restore(replace=replace, reason=reason, missing_only=missing_only)
         )
         if replace:
             self.reactions.forget(started)
 
     def _on_first_admitted(self) -> None:
         """What this host may run only as a proven member may start now (`HostEntry.starting`)."""
-        session = self.store.get("host", "session") or {}
-        self.store.put("host", "session", {**session, "admitted": True})
         if self.policy.hosts[self.name].starting is not None:
-            self.background.spawn(self._restore_vms(session, missing_only=True), "VMs of an admitted host")
+            self.background.spawn(self._restore_vms(missing_only=True), "VMs of an admitted host")
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)

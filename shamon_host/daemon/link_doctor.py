@@ -34,13 +34,13 @@ class LinkDoctor:
         name = type_name(str(fields.get("type", ""))[:600])
         vm = VmName(plain_name(str(fields["vm"])[:80], "VM name")) if "vm" in fields else None
         interval_s = _interval(fields)
-        if peer not in daemon.host.peers:
+        if peer not in daemon.admissions.peers:
             raise BadInput(
                 "the policy has no such other host",
                 where=peer,
-                expected=", ".join(sorted(daemon.host.peers)) or "a host of the policy",
+                expected=", ".join(sorted(daemon.admissions.peers)) or "a host of the policy",
             )
-        blocking, clock, links = daemon.backends.blocking, daemon.backends.clock, daemon.host.links
+        blocking, clock, links = daemon.backends.blocking, daemon.backends.clock, daemon.own.links
         before = await blocking(lambda: links.examine(peer, name))
         await clock.sleep(interval_s)
         after = await blocking(lambda: links.examine(peer, name))
@@ -53,7 +53,7 @@ class LinkDoctor:
             type=name,
             vm=vm,
             denied=denied,
-            label_map=daemon.host.label_map,
+            label_map=daemon.own.enforced.label_map,
             vms=vms,
             of_peer=of_peer,
             before=before,
@@ -65,7 +65,7 @@ class LinkDoctor:
 
     def _vms(self, name: TypeName) -> tuple[VmFacts, ...]:
         """VMs of this host with an interface for the type."""
-        vms, policy, label_map = self.daemon.host.vms, self.daemon.policy, self.daemon.host.label_map
+        vms, policy, label_map = self.daemon.own.vms, self.daemon.policy, self.daemon.own.enforced.label_map
         devices = vms.devices()
         found = []
         for status in vms.statuses():
@@ -86,8 +86,8 @@ class LinkDoctor:
         return tuple(found)
 
     def _peer(self, peer: HostName) -> PeerFacts:
-        daemon, host = self.daemon, self.daemon.host
-        state, now = host.peers[peer], daemon.backends.clock.boottime_s()
+        daemon = self.daemon
+        state, now = daemon.admissions.peers[peer], daemon.backends.clock.boottime_s()
         runs = daemon.history.runs(peer, limit=1)
         claim = first_failing(runs[0].last.result) if runs and not runs[0].trusted else None
         return PeerFacts(
@@ -97,27 +97,28 @@ class LinkDoctor:
             failed_claim=describe(claim) if claim else "",
             clears=what_clears(claim, peer) if claim else "",
             last_error=daemon.schedule.unreachable.get(peer, ""),
-            refuses_us=tuple(host.refusals.get(peer, ())),
-            offered=host.offered.get(peer),
+            refuses_us=tuple(daemon.host.refusals.get(peer, ())),
+            offered=daemon.admissions.offered.get(peer),
         )
 
     def _denied(self, peer: HostName, name: TypeName) -> str:
         """Why the two hosts may not carry the type, whatever becomes of the peer's admission; "" when they may."""
-        host, policy = self.daemon.host, self.daemon.policy
+        policy = self.daemon.policy
         if name not in policy.types:
             return f"the policy knows no type {name}"
         for each in (self.daemon.name, peer):
             if name not in policy.hosts[each].types:
                 return f"the label of {each} lacks {name}"
-        shared, now = host.policies.shared(peer), self.daemon.backends.clock.boottime_s()
-        if name not in shared.types or not host.peers[peer].counts_at(now):
+        state, shared = self.daemon.admissions.peers[peer], self.daemon.policies.shared(peer)
+        now = self.daemon.backends.clock.boottime_s()
+        if name not in shared.types or not state.counts_at(now):
             return shared.why_not(name)
         decision = monitor.link_open(
             policy,
             self.daemon.name,
             peer,
             name,
-            host.peers[peer],
+            state,
             shared=shared.types,
             local_tpm=self.daemon.registry.enrolled(self.daemon.name).tpm,
             now_s=now,

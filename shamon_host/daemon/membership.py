@@ -17,10 +17,12 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from shamon_host.daemon.coalition_host import CoalitionHost
-from shamon_host.daemon.ports import Waker
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.background import Background
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.ports import Blocking, Clock, Waker
 from shamon_host.daemon.store import Store
-from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.coalition_ca import read_der_certificate
@@ -75,8 +77,15 @@ def _room_first(records: Iterable[HostRecord]) -> list[HostRecord]:
 class Members:
     """See the module. Implements `peer.ports.RegistryHandler`; `run` goes on until cancelled."""
 
-    host: CoalitionHost
+    name: HostName
+    enforced: EnforcedPolicy
+    registry: PeerRegistry
+    admissions: Admissions
     store: Store
+    audit: AuditLog
+    clock: Clock
+    blocking: Blocking
+    background: Background
     authorities: dict[str, PublicKey]
     """The coalition's CAs: `receive` adds the one that comes next."""
     own_cas: tuple[bytes, ...] = ()
@@ -100,17 +109,13 @@ class Members:
     def __post_init__(self) -> None:
         self._news.set()
 
-    @property
-    def registry(self) -> PeerRegistry:
-        return self.host.registry
-
     def own_enrolment(self) -> Mapping[str, object]:
         """What the coalition says of this host, and when its certificate ends, for people."""
-        record = self.registry.record(self.host.name)
+        record = self.registry.record(self.name)
         if record is None or not record.certificate:
             return {}
         ends = x509.load_der_x509_certificate(record.certificate).not_valid_after_utc
-        left_s = ends.timestamp() - self.host.clock.wall_s()
+        left_s = ends.timestamp() - self.clock.wall_s()
         return {
             "state": record.peer.membership.value,
             "serial": record.peer.serial,
@@ -122,18 +127,18 @@ class Members:
 
     def heard(self) -> bool:
         """Whether every other host has been asked once since the start, or has had its time to answer."""
-        return self._compared or self.host.clock.boottime_s() >= self._begun_s + _HEAR_S
+        return self._compared or self.clock.boottime_s() >= self._begun_s + _HEAR_S
 
     async def run(self) -> None:
         """Compare records with every other host, for ever. Raises what ends the daemon."""
-        self._begun_s = self.host.clock.boottime_s()
+        self._begun_s = self.clock.boottime_s()
         while True:
             if self._news.is_set():
                 self._news.clear()
                 self._owing.update(self._others())
             # Of two hosts that both know all, the one whose name sorts first asks.
             await asyncio.gather(
-                *(self._exchange_with(host) for host in self._others() if host in self._owing or self.host.name < host)
+                *(self._exchange_with(host) for host in self._others() if host in self._owing or self.name < host)
             )
             self._compared = True
             await self._period()
@@ -141,7 +146,7 @@ class Members:
     def _others(self) -> list[HostName]:
         """The other hosts of the policy that are enrolled, as far as is known here: the others can only call."""
         known = {peer.host for peer in self.registry.hosts() if peer.membership is Membership.ENROLLED}
-        return [host for host in sorted(self.host.policy.hosts) if host != self.host.name and host in known]
+        return [host for host in sorted(self.enforced.policy.hosts) if host != self.name and host in known]
 
     async def handle_registry(self, caller: HostName, body: bytes) -> bytes:
         request = Exchange.decode(body)
@@ -161,7 +166,7 @@ class Members:
         def read() -> list[HostRecord]:
             return [read_host_record(each, self.authorities, source=f"record from {source}") for each in news]
 
-        await self._take_all(await self.host.blocking(read), source)
+        await self._take_all(await self.blocking(read), source)
 
     async def _take_all(self, records: Iterable[HostRecord], source: str) -> None:
         """To its end, also when whoever brought them does not wait for it."""
@@ -171,21 +176,21 @@ class Members:
                 for record in _room_first(records):
                     await self._take(record, source)
 
-        await asyncio.shield(self.host.background.spawn(take(), f"records from {source}", finish=True))
+        await asyncio.shield(self.background.spawn(take(), f"records from {source}", finish=True))
 
     async def leave(self) -> Mapping[HostName, str]:
         """This host gives up its place: it says so to every other one, and closes its links.
 
         Host → why it has not heard, for those that have not. Raises NotTrusted when this host is not enrolled.
         """
-        self.registry.enrolled(self.host.name)
-        own = self.registry.record(self.host.name)
+        self.registry.enrolled(self.name)
+        own = self.registry.record(self.name)
         if own is None or not own.envelope:
-            raise Refused("this host has no signed record to leave by", where=self.host.name)
+            raise Refused("this host has no signed record to leave by", where=self.name)
         record = sign_leave(own, self.key, self.authorities)
-        self.host.audit.append("host.leave", self.host.name, {"serial": own.peer.serial})
+        self.audit.append("host.leave", self.name, {"serial": own.peer.serial})
         unheard = await self._tell(record)
-        await self._take_all([record], self.host.name)
+        await self._take_all([record], self.name)
         return unheard
 
     async def _tell(self, record: HostRecord) -> Mapping[HostName, str]:
@@ -210,7 +215,7 @@ class Members:
         name = public_text(read_der_certificate(certificate, where="next CA").public_key())
         believed = name in self.authorities
         try:
-            _, key = successor(certificate, self.authorities, datetime.fromtimestamp(self.host.clock.wall_s(), UTC))
+            _, key = successor(certificate, self.authorities, datetime.fromtimestamp(self.clock.wall_s(), UTC))
         except NotTrusted:
             if believed:
                 return  # by a CA that came before those of this host's `ca.pem`
@@ -218,7 +223,7 @@ class Members:
         if name in {public_text(read_der_certificate(each, where="next CA").public_key()) for each in self._cas()}:
             return  # its signature was written in another way
         if not believed:
-            self.host.audit.append("coalition.ca", self.host.name, {"certificate": digest, "from": source})
+            self.audit.append("coalition.ca", self.name, {"certificate": digest, "from": source})
         # Kept also where `ca.pem` has the new CA: who knows only the older one hears of it from here.
         number = len(self.store.items(_CA_KIND)) + 1
         self.store.put(_CA_KIND, digest, {"certificate": certificate.hex(), "number": number})
@@ -248,7 +253,7 @@ class Members:
             return
         try:
             detail = {"serial": peer.serial, "reason": peer.reason, "from": source}
-            self.host.audit.append(f"host.{peer.membership}", peer.host, detail)
+            self.audit.append(f"host.{peer.membership}", peer.host, detail)
             self._store(record)
         finally:
             # It only narrows: done even if nothing can be written any more.
@@ -259,7 +264,7 @@ class Members:
         """Ask the monitor, and write down what it says; the same no is written down once."""
         peer = record.peer
         decision = decide_enrolment(
-            self.host.policy,
+            self.enforced.policy,
             self.registry,
             host=peer.host,
             ak_name=peer.ak_name,
@@ -271,7 +276,7 @@ class Members:
             if self._refused.get(peer.host, -1) >= record.rank:
                 return False
             self._refused[peer.host] = record.rank
-        self.host.audit.append(decision.check, peer.host, {**decision.as_detail(), "from": source})
+        self.audit.append(decision.check, peer.host, {**decision.as_detail(), "from": source})
         return decision.permitted
 
     def _store(self, record: HostRecord) -> None:
@@ -281,22 +286,21 @@ class Members:
         """What follows from a record that counts now."""
         self._news.set()
         if peer.membership is Membership.ENROLLED:
-            if peer.host in self.host.peers:
+            if peer.host in self.admissions.peers:
                 await self._enrolled(peer, before)
             return
         words = peer.reason or f"it was {peer.membership}"
-        if peer.host == self.host.name:
-            for other in tuple(self.host.peers):
-                await self.host.suspend(other, f"this host is out of the coalition: {words}", definite=False)
-        elif peer.host in self.host.peers:
-            await self.host.expel(peer.host, words)
+        if peer.host == self.name:
+            for other in tuple(self.admissions.peers):
+                await self.admissions.suspend(other, f"this host is out of the coalition: {words}", definite=False)
+        elif peer.host in self.admissions.peers:
+            await self.admissions.expel(peer.host, words)
 
     async def _enrolled(self, peer: EnrolledPeer, before: EnrolledPeer | None) -> None:
         """What was proved by another AK counts no more, and who was out may prove itself again."""
         if before is not None and before.ak_name != peer.ak_name:
-            await self.host.suspend(peer.host, "it was enrolled anew, with another AK", definite=False)
-        if self.host.peers[peer.host].state is AdmissionState.EXPELLED:
-            self.host.peers[peer.host] = self.host.new_peer(peer.host)
+            await self.admissions.suspend(peer.host, "it was enrolled anew, with another AK", definite=False)
+        self.admissions.pardon(peer.host)
         self.wake(peer.host)
 
     async def _exchange_with(self, host: HostName) -> None:
@@ -314,7 +318,7 @@ class Members:
             self._owing.add(host)
             if self._failed.get(host) != str(error):
                 self._failed[host] = str(error)
-                self.host.audit.append("host.not-compared", host, {"reason": str(error)})
+                self.audit.append("host.not-compared", host, {"reason": str(error)})
         except (Unreachable, Refused):
             self._owing.add(host)
         else:
@@ -325,14 +329,14 @@ class Members:
                 self._owing.discard(host)
 
     async def _call(self, host: HostName, body: bytes) -> bytes:
-        policy = self.host.policy
+        policy = self.enforced.policy
         if host not in policy.hosts:
             raise Refused("the policy knows no such host", where=host)  # any more: it has changed meanwhile
         return await self.transport.call(policy.hosts[host], REGISTRY, body, timeout_s=policy.intervals.timeout_s)
 
     async def _period(self) -> None:
         """Until the period is over or something is new."""
-        sleeper = asyncio.ensure_future(self.host.clock.sleep(self.host.policy.intervals.period_s))
+        sleeper = asyncio.ensure_future(self.clock.sleep(self.enforced.policy.intervals.period_s))
         waiter = asyncio.ensure_future(self._news.wait())
         try:
             await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)

@@ -13,7 +13,9 @@ of a whole coalition fall together after a period or two, however they began.
 import asyncio
 from dataclasses import dataclass, field
 
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
 from shamon_host.daemon.ports import Clock
 from shamon_host.domain.admission import AdmissionState
@@ -42,7 +44,10 @@ _JOIN = 0.1
 class PeerSchedule:
     """Runs until cancelled. `wake`, `wake_all` and `admitted` are called in the event loop."""
 
-    host: CoalitionHost
+    name: HostName
+    enforced: EnforcedPolicy
+    admissions: Admissions
+    audit: AuditLog
     handshaker: Handshaker
     clock: Clock
     figures: Figures
@@ -68,7 +73,7 @@ class PeerSchedule:
 
     def wake_all(self) -> None:
         """Something of this host changed: every peer should see new Evidence."""
-        for peer in self.host.peers:
+        for peer in self.admissions.peers:
             self.wake(peer)
 
     def admitted(self, peer: HostName) -> None:
@@ -76,16 +81,16 @@ class PeerSchedule:
         self._done_s[peer] = self.clock.boottime_s()
         self.unreachable.pop(peer, None)
         self._retry_s.pop(peer, None)
-        if self.host.proved_s(peer) > self._woken_s.get(peer, float("-inf")):
+        if self.admissions.proved_s(peer) > self._woken_s.get(peer, float("-inf")):
             self._event(peer).clear()  # Evidence made after the change was part of it
         self._leases.setdefault(peer, asyncio.Event()).set()
 
     def begins(self, peer: HostName) -> None:
         """A handshake with this peer begins, and with it soon a quote: if it is a periodic one, others join it."""
-        state, now = self.host.peers.get(peer), self.clock.boottime_s()
+        state, now = self.admissions.peers.get(peer), self.clock.boottime_s()
         admitted = state is not None and state.state is AdmissionState.ADMITTED
         since_s = now - max(self._done_s.get(peer, now), self._opened_s.get(peer, float("-inf")))
-        if admitted and since_s >= self.host.policy.intervals.period_s * _PERIODIC:
+        if admitted and since_s >= self.enforced.policy.intervals.period_s * _PERIODIC:
             self._slot_s = self._opened_s[peer] = now
             for event in self._slots.values():
                 event.set()
@@ -96,11 +101,11 @@ class PeerSchedule:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._peers_changed.clear()
-                for peer in tasks.keys() - self.host.peers.keys():
+                for peer in tasks.keys() - self.admissions.peers.keys():
                     for task in tasks.pop(peer):
                         task.cancel()
                     self._forget(peer)
-                for peer in sorted(self.host.peers.keys() - tasks.keys()):
+                for peer in sorted(self.admissions.peers.keys() - tasks.keys()):
                     tasks[peer] = (
                         group.create_task(self._attest_with(peer), name=f"attest with {peer}"),
                         group.create_task(self._watch_lease(peer), name=f"lease of {peer}"),
@@ -120,19 +125,19 @@ class PeerSchedule:
 
     async def _attest_with(self, peer: HostName) -> None:
         event, first = self._event(peer), True
-        while peer in self.host.peers:
+        while peer in self.admissions.peers:
             while self._is_expelled(peer):
                 await event.wait()
                 event.clear()
             if not first:
                 await self._until_due(peer)
-            if peer not in self.host.peers:
+            if peer not in self.admissions.peers:
                 return
             first, woken = False, event.is_set()
             event.clear()
             try:
                 with self.figures.timed("handshake_ms"):
-                    await self.handshaker.initiate(self.host.policy.hosts[peer])
+                    await self.handshaker.initiate(self.enforced.policy.hosts[peer])
             except Busy:
                 if woken:  # the handshake under way may have begun before what woke us
                     event.set()
@@ -143,10 +148,10 @@ class PeerSchedule:
                 self._failed(peer, error)
             except ShamonError as error:
                 self._failed(peer, error)
-                await self.host.suspend(peer, str(error), definite=False)
+                await self.admissions.suspend(peer, str(error), definite=False)
 
     def _is_expelled(self, peer: HostName) -> bool:
-        state = self.host.peers.get(peer)
+        state = self.admissions.peers.get(peer)
         return state is not None and state.state is AdmissionState.EXPELLED
 
     async def _until_due(self, peer: HostName) -> None:
@@ -165,13 +170,13 @@ class PeerSchedule:
                 return
 
     def _due_s(self, peer: HostName) -> float:
-        intervals = self.host.policy.intervals
+        intervals = self.enforced.policy.intervals
         done_s = self._done_s.get(peer, float("-inf"))
         if peer in self._retry_s:
             return done_s + self._retry_s[peer]
-        state = self.host.peers.get(peer)
+        state = self.admissions.peers.get(peer)
         if state is not None and state.state is AdmissionState.ADMITTED:
-            if self.host.name > peer:
+            if self.name > peer:
                 return done_s + min(intervals.period_s * _STEP_IN, (intervals.period_s + intervals.lease_s) / 2)
             if self._slot_s >= done_s + intervals.period_s * _JOIN:
                 return self._slot_s
@@ -179,23 +184,23 @@ class PeerSchedule:
 
     def _failed(self, peer: HostName, error: ShamonError) -> None:
         self._done_s[peer] = self.clock.boottime_s()
-        self._retry_s[peer] = min(self._retry_s.get(peer, _RETRY_S / 2) * 2, self.host.policy.intervals.period_s)
+        self._retry_s[peer] = min(self._retry_s.get(peer, _RETRY_S / 2) * 2, self.enforced.policy.intervals.period_s)
         words = str(error)
         if self.unreachable.get(peer) != words:
             self.unreachable[peer] = words
-            self.host.audit.append("peer.handshake-failed", peer, {"reason": words})
+            self.audit.append("peer.handshake-failed", peer, {"reason": words})
 
     async def _watch_lease(self, peer: HostName) -> None:
         """Cut the peer off whenever its lease ends."""
         changed = self._leases.setdefault(peer, asyncio.Event())
-        while peer in self.host.peers:
-            end_s = self.host.lease_end_s(peer)
+        while peer in self.admissions.peers:
+            end_s = self.admissions.lease_end_s(peer)
             if end_s is None:
                 await changed.wait()
             elif (remaining := end_s - self.clock.boottime_s()) > 0:
                 await self._sleep_or(remaining, changed)
             else:
-                await self.host.lapse(peer)
+                await self.admissions.lapse(peer)
             changed.clear()
 
     async def _sleep_or(self, seconds: float, *events: asyncio.Event) -> None:

@@ -12,10 +12,13 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.policy_learning import PolicyLearning
-from shamon_host.daemon.policy_switch import switch
+from shamon_host.daemon.policy_switch import PolicySwitch
 from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.domain.decision import Rule
@@ -24,6 +27,8 @@ from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry, Policy, PolicyVersion
 from shamon_host.domain.policy_file import parse_canonical
 from shamon_host.domain.replay import Running, violations
+from shamon_host.hypervisor.vms import VmManager
+from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.policy_authority import require_signers
 from shamon_host.peer.policy_commit import (
     UPDATE_BYTES,
@@ -58,7 +63,14 @@ class Outcome:
 class PolicyChanges:
     """`PolicyHandler` of one host, and what its operator asks for. Called in the event loop."""
 
-    host: CoalitionHost
+    name: HostName
+    enforced: EnforcedPolicy
+    policies: PeerPolicies
+    registry: PeerRegistry
+    admissions: Admissions
+    vms: VmManager
+    switch: PolicySwitch
+    audit: AuditLog
     versions: PolicyVersions
     transport: PeerTransport
     clock: Clock
@@ -76,7 +88,10 @@ class PolicyChanges:
 
     def __post_init__(self) -> None:
         self.learning = PolicyLearning(
-            host=self.host,
+            enforced=self.enforced,
+            policies=self.policies,
+            audit=self.audit,
+            blocking=self.blocking,
             transport=self.transport,
             background=self.background,
             catch_up=self._catch_up,
@@ -92,12 +107,12 @@ class PolicyChanges:
             return
         statement = Statement.decode(str(document["statement"]).encode())
         policy = parse_canonical(payload_of(document["envelope"].encode()), source="the version agreed to")
-        if statement.before != self.host.policy.digest or statement.coordinator == self.host.name:
+        if statement.before != self.enforced.policy.digest or statement.coordinator == self.name:
             await self._forget(statement)
-            if statement.coordinator == self.host.name and statement.before == self.host.policy.digest:
+            if statement.coordinator == self.name and statement.before == self.enforced.policy.digest:
                 self._tell_abort(statement)
             return
-        self.host.enforced.successor = policy
+        self.enforced.successor = policy
         self._hold(statement)
 
     # What peers ask
@@ -116,7 +131,7 @@ class PolicyChanges:
     async def _answer_fetch(self, request: Fetch) -> bytes:
         sent = await self.blocking(lambda: self.versions.sent(request.digest))
         if sent is None or not sent[0]:
-            raise Refused("this host has no signed policy with this digest", where=self.host.name, found=request.digest)
+            raise Refused("this host has no signed policy with this digest", where=self.name, found=request.digest)
         return Fetched(envelope=sent[0], record=sent[1]).encode()
 
     async def _answer_prepare(self, peer: HostName, request: Prepare) -> Vote:
@@ -124,7 +139,7 @@ class PolicyChanges:
         if request.statement.coordinator != peer:
             raise NotTrusted("a host may only ask for its own updates", where=peer)
         if self._coordinates:
-            return Vote(violations=(f"an update that {self.host.name} coordinates is under way",))
+            return Vote(violations=(f"an update that {self.name} coordinates is under way",))
         async with self._busy:
             return await self._prepare(request.statement, request.envelope)
 
@@ -132,12 +147,12 @@ class PolicyChanges:
         async with self._busy:
             statement = self._prepared_statement()
             if statement is not None and statement.update == request.update and statement.coordinator == peer:
-                self.host.audit.append("policy.aborted", peer, {"version": statement.version})
+                self.audit.append("policy.aborted", peer, {"version": statement.version})
                 await self._forget(statement)
 
     async def _take_commit(self, peer: HostName, record: bytes) -> None:
         statement = statement_of(record)
-        if statement.after == self.host.policy.digest:
+        if statement.after == self.enforced.policy.digest:
             return
         self._require_decided(record, statement)
         document = self.versions.prepared()
@@ -146,7 +161,7 @@ class PolicyChanges:
         else:  # before the lock is taken: a peer may take its time
             envelope = (await self.learning.fetch(peer, statement.after)).envelope
         async with self._busy:
-            if statement.after == self.host.policy.digest:
+            if statement.after == self.enforced.policy.digest:
                 return
             await self._commit(envelope, record)
         self.changed()
@@ -159,9 +174,9 @@ class PolicyChanges:
         Raises Refused with every violation, or who did not answer, and then nothing is changed anywhere; BadInput,
         NotTrusted for the envelope.
         """
-        policy, current = await self._read(envelope), self.host.policy
+        policy, current = await self._read(envelope), self.enforced.policy
         asked = asked_of(policy, current)
-        unknown = set(without) - (asked - {self.host.name})
+        unknown = set(without) - (asked - {self.name})
         if unknown:
             raise BadInput("no other host that is asked", expected=_names(asked), found=_names(unknown))
         left_out = {*without, *(asked - self._keys().keys())}
@@ -171,11 +186,11 @@ class PolicyChanges:
             before=current.digest,
             after=policy.digest,
             version=policy.version,
-            coordinator=self.host.name,
+            coordinator=self.name,
             participants=tuple(sorted(asked - left_out)),
             without=tuple(sorted(left_out)),
         )
-        others = [current.hosts[name] for name in statement.participants if name != self.host.name]
+        others = [current.hosts[name] for name in statement.participants if name != self.name]
         async with self._busy:
             self._coordinates = True  # of two coordinators that ask each other neither waits for the other
             try:
@@ -191,15 +206,13 @@ class PolicyChanges:
             if isinstance(answer, ShamonError)
         }
         confirmed = tuple(host.name for host in others if host.name not in failed)
-        self.host.audit.append(
-            "policy.committed", self.host.name, {"version": policy.version, "confirmed": list(confirmed)}
-        )
+        self.audit.append("policy.committed", self.name, {"version": policy.version, "confirmed": list(confirmed)})
         return Outcome(version=policy.which, confirmed=confirmed, unconfirmed=failed)
 
     async def _agreed(self, statement: Statement, envelope: bytes, others: Sequence[HostEntry]) -> bytes:
         """The commit record. Raises Refused, with everybody told to forget it, when anybody does not agree."""
         own = await self._prepare(statement, envelope)
-        against = {self.host.name: own.violations} if own.violations else {}
+        against = {self.name: own.violations} if own.violations else {}
         votes = [own.signed]
         if not against:
             body = Prepare(statement=statement, envelope=envelope).encode()
@@ -218,11 +231,11 @@ class PolicyChanges:
                 require_signed(record, statement.participants, self._keys())
                 return record
         except ShamonError as error:
-            against[self.host.name] = (str(error),)
+            against[self.name] = (str(error),)
         await self._forget(statement)
         self._tell_abort(statement)
         words = [f"{host}: {word}" for host, all_words in sorted(against.items()) for word in all_words]
-        self.host.audit.append("policy.not-agreed", self.host.name, {"version": statement.version, "against": words})
+        self.audit.append("policy.not-agreed", self.name, {"version": statement.version, "against": words})
         raise Refused(
             f"version {statement.version} is not agreed to, and nothing was changed",
             expected=f"the agreement of {_names(statement.participants)}",
@@ -234,25 +247,25 @@ class PolicyChanges:
 
     async def _prepare(self, statement: Statement, envelope: bytes) -> Vote:
         """This host's vote. A yes is written down first, and binds."""
-        current = self.host.policy
+        current = self.enforced.policy
         policy = await self._read(envelope)
         statement.require_about(policy, current, self._keys().keys())
-        if self.host.name not in statement.participants:
-            raise NotTrusted("the update does not ask this host", where=self.host.name)
+        if self.name not in statement.participants:
+            raise NotTrusted("the update does not ask this host", where=self.name)
         held = self._prepared_statement()
         if held is not None and held != statement:
             return Vote(violations=(f"an update that {held.coordinator} coordinates is under way",))
         record = PolicyRecord(policy=policy, envelope=envelope)
 
         def vote() -> Vote:
-            with self.host.vms.held():
+            with self.vms.held():
                 found = violations(policy, current, self._running())
-                decision = self.host.enforced.decide(record, found)
-                self.host.audit.append(decision.check, self.host.name, decision.as_detail())
+                decision = self.enforced.decide(record, found)
+                self.audit.append(decision.check, self.name, decision.as_detail())
                 if not decision.permitted:
                     return Vote(violations=found if decision.rule is Rule.RUNNING else (decision.reason,))
                 self.versions.prepare({"statement": statement.encode().decode(), "envelope": envelope.decode("ascii")})
-                self.host.enforced.successor = policy
+                self.enforced.successor = policy
                 return Vote(signed=signed_vote(statement, self.key))
 
         self._hold(statement)
@@ -263,33 +276,33 @@ class PolicyChanges:
 
         `passing`: on the way to a later version, so that it may have expired meanwhile.
         """
-        policy, statement, current = await self._read(envelope), statement_of(commit), self.host.policy
+        policy, statement, current = await self._read(envelope), statement_of(commit), self.enforced.policy
         self._require_decided(commit, statement)
         statement.require_about(policy, current, self._keys().keys())
-        own, before = policy.hosts.get(self.host.name), current.hosts[self.host.name]
+        own, before = policy.hosts.get(self.name), current.hosts[self.name]
         if own is None or own.address != before.address:
             raise Refused(
                 f"version {policy.version} has this host no more, or at another address",
-                where=self.host.name,
+                where=self.name,
                 expected=before.address,
                 found="no such host" if own is None else own.address,
                 remedy="Its peers refuse this host from now on. Stop its daemon, or set it up anew.",
             )
         record = PolicyRecord(policy=policy, envelope=envelope, commit=commit)
-        decision = await self.blocking(lambda: self.host.enforced.decide(record, passing=passing))
-        self.host.audit.append(decision.check, self.host.name, decision.as_detail())
+        decision = await self.blocking(lambda: self.enforced.decide(record, passing=passing))
+        self.audit.append(decision.check, self.name, decision.as_detail())
         decision.enforce()
-        work = switch(self.host, record)
+        work = self.switch.to(record)
         await asyncio.shield(self.background.spawn(work, f"version {policy.version} of the policy", finish=True))
 
     async def _read(self, envelope: bytes) -> Policy:
         """The policy in an envelope, once enough signers of the version in force are known to have signed it. Raises
         NotTrusted, BadInput; Refused where the version in force is unsigned."""
-        current = self.host.policy
+        current = self.enforced.policy
         if current.signing is None:
             raise Refused(
                 "the policy in force is unsigned, and changed by hand on each host",
-                where=self.host.name,
+                where=self.name,
                 remedy="Install a version with [signing] on every host, and restart the daemons.",
             )
 
@@ -301,11 +314,11 @@ class PolicyChanges:
 
     def _require_decided(self, record: bytes, statement: Statement) -> None:
         """Raises NotTrusted unless the record is about what follows the version in force, and signed by everybody."""
-        if statement.before != self.host.policy.digest:
+        if statement.before != self.enforced.policy.digest:
             raise NotTrusted(
                 "the record starts from another version than the one in force",
                 where=statement.coordinator,
-                expected=self.host.policy.digest,
+                expected=self.enforced.policy.digest,
                 found=statement.before,
             )
         require_signed(record, statement.participants, self._keys())
@@ -319,16 +332,16 @@ class PolicyChanges:
 
     async def _let_go_in_time(self, statement: Statement) -> None:
         """Give the coordinator a while; then this host does as it likes, and a late record still counts."""
-        await self.clock.sleep(_HOLDS * self.host.policy.intervals.timeout_s)
+        await self.clock.sleep(_HOLDS * self.enforced.policy.intervals.timeout_s)
         async with self._busy:
             if self._prepared_statement() == statement:
-                self.host.audit.append("policy.not-heard-of", statement.coordinator, {"version": statement.version})
+                self.audit.append("policy.not-heard-of", statement.coordinator, {"version": statement.version})
                 await self._forget(statement)
 
     async def _forget(self, statement: Statement) -> None:
         if self._prepared_statement() == statement:
             await self.blocking(lambda: self.versions.prepare(None))
-            self.host.enforced.successor = None
+            self.enforced.successor = None
 
     def _hold(self, statement: Statement) -> None:
         """From here on this host is bound by its vote, for a while."""
@@ -342,10 +355,10 @@ class PolicyChanges:
     def _running(self) -> Running:
         """What is there on this host. Synchronous."""
         return Running(
-            host=self.host.name,
-            tpm=self.host.registry.enrolled(self.host.name).tpm,
-            vms=self.host.vms.running(),
-            links={peer: self.host.carried(peer) for peer in self.host.peers},
+            host=self.name,
+            tpm=self.registry.enrolled(self.name).tpm,
+            vms=self.vms.running(),
+            links={peer: self.admissions.carried(peer) for peer in self.admissions.peers},
         )
 
     def _prepared_statement(self) -> Statement | None:
@@ -356,20 +369,20 @@ class PolicyChanges:
         """Who can sign a record: the hosts that are enrolled, and have neither left nor been expelled."""
         return {
             entry.host: entry.record_key
-            for entry in self.host.registry.hosts()
+            for entry in self.registry.hosts()
             if entry.record_key and entry.membership is Membership.ENROLLED
         }
 
     def _require_admitted(self, peer: HostName) -> None:
-        state = self.host.peers.get(peer)
+        state = self.admissions.peers.get(peer)
         if state is None or not state.counts_at(self.clock.boottime_s()):
             raise Refused("only a host that is admitted may ask for an update", where=peer)
 
     def _tell_abort(self, statement: Statement) -> None:
-        hosts = self.host.policy.hosts
+        hosts = self.enforced.policy.hosts
         body = Abort(update=statement.update).encode()
         for name in statement.participants:
-            if name != self.host.name and name in hosts:
+            if name != self.name and name in hosts:
                 self.background.spawn(self._tell(hosts[name], POLICY_ABORT, body), f"abort to {name}")
 
     async def _tell(self, host: HostEntry, path: str, body: bytes) -> None:
@@ -377,7 +390,7 @@ class PolicyChanges:
 
     async def _ask(self, host: HostEntry, path: str, body: bytes) -> bytes | ShamonError:
         try:
-            return await self.transport.call(host, path, body, timeout_s=self.host.policy.intervals.timeout_s)
+            return await self.transport.call(host, path, body, timeout_s=self.enforced.policy.intervals.timeout_s)
         except ShamonError as error:
             return error
 

@@ -8,9 +8,12 @@ up. Otherwise it is the policy of a host on a way of its own, and is only kept t
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.policy_versions import PolicyRecord
+from shamon_host.daemon.ports import Blocking
 from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import PolicyVersion
@@ -28,7 +31,10 @@ MAX_BEHIND = 8
 class PolicyLearning:
     """Called in the event loop. `catch_up` gets records of versions, the oldest first; `wake` attests with a peer."""
 
-    host: CoalitionHost
+    enforced: EnforcedPolicy
+    policies: PeerPolicies
+    audit: AuditLog
+    blocking: Blocking
     transport: PeerTransport
     background: Background
     catch_up: Callable[[Sequence[PolicyRecord]], Awaitable[None]]
@@ -45,7 +51,7 @@ class PolicyLearning:
 
     async def fetch(self, peer: HostName, digest: str) -> Fetched:
         """What the peer sends for a digest; nothing is checked. Raises what `PeerTransport.call` raises, BadInput."""
-        policy = self.host.policy
+        policy = self.enforced.policy
         if peer not in policy.hosts:  # it was, when somebody began to ask
             raise Refused("the policy knows no such host", where=peer)
         answer = await self.transport.call(
@@ -56,10 +62,10 @@ class PolicyLearning:
     async def _learn(self, peer: HostName, which: PolicyVersion) -> None:
         try:
             newest = await self._fetched(peer, which.digest)
-            self.host.policies.learn(peer, which, newest)
+            self.policies.learn(peer, which, newest)
         except ShamonError as error:
             self._tell("policy.not-learnt", peer, which, error)
-            self.host.policies.not_learnt(peer, which, str(error))
+            self.policies.not_learnt(peer, which, str(error))
         else:
             await self._follow(peer, which, newest)
             self.wake(peer)
@@ -73,7 +79,7 @@ class PolicyLearning:
         try:
             while self._is_behind(chain):
                 chain.append(await self._fetched(peer, str(chain[-1].policy.parent)))
-            if chain[-1].policy.parent == self.host.policy.digest and all(record.commit for record in chain):
+            if chain[-1].policy.parent == self.enforced.policy.digest and all(record.commit for record in chain):
                 await self.catch_up(chain[::-1])
         except ShamonError as error:
             self._tell("policy.not-followed", peer, which, error)
@@ -81,11 +87,11 @@ class PolicyLearning:
     def _tell(self, kind: str, peer: HostName, which: PolicyVersion, error: ShamonError) -> None:
         if self._told.get(peer) != (which.digest, str(error)):
             self._told[peer] = (which.digest, str(error))
-            self.host.audit.append(kind, peer, {"digest": which.digest, "reason": str(error)})
+            self.audit.append(kind, peer, {"digest": which.digest, "reason": str(error)})
 
     def _is_behind(self, chain: Sequence[PolicyRecord]) -> bool:
         """There may be a version between the oldest one in the chain and the one in force here."""
-        oldest, own = chain[-1].policy, self.host.policy
+        oldest, own = chain[-1].policy, self.enforced.policy
         return (
             len(chain) < MAX_BEHIND
             and oldest.parent not in (None, own.digest)
@@ -96,9 +102,7 @@ class PolicyLearning:
     async def _fetched(self, peer: HostName, digest: str) -> PolicyRecord:
         """Raises NotTrusted for another policy than the one asked for, BadInput."""
         fetched = await self.fetch(peer, digest)
-        policy = await self.host.blocking(
-            lambda: parse_canonical(payload_of(fetched.envelope), source=f"policy of {peer}")
-        )
+        policy = await self.blocking(lambda: parse_canonical(payload_of(fetched.envelope), source=f"policy of {peer}"))
         if policy.digest != digest:
             raise NotTrusted("the peer sent another policy", where=peer, expected=digest, found=policy.digest)
         return PolicyRecord(policy=policy, envelope=fetched.envelope, commit=fetched.record)

@@ -6,35 +6,54 @@ that the two versions could share with each other, as if they were the policies 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.policy_versions import PolicyRecord
+from shamon_host.daemon.ports import Blocking
 from shamon_host.domain.compatibility import compatibility
 from shamon_host.domain.flows import flow_system
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy import Policy
+from shamon_host.hypervisor.vms import VmManager
 
 
-async def switch(host: CoalitionHost, record: PolicyRecord) -> None:
-    """Put a version that was decided on in force. Raises BackendFailed, Refused.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySwitch:
+    """One for each daemon."""
 
-    When it raises before anything was written down, links are gone that the next handshakes bring back; after that, the
-    next start finishes it (`EnforcedPolicy.change`).
-    """
-    before, after = host.policy, record.policy
-    async with host.exclusively():
-        kept = await host.blocking(lambda: _unchanged(before, after, host.name))
-        for peer in tuple(host.peers):
-            stays = kept(peer) if peer in after.hosts else frozenset()
-            await host.close_types(peer, host.carried_ever(peer) - stays, "the policy changes")
-        await host.blocking(lambda: host.enforced.change(record))
-        for name in after.hosts.keys() - {host.name}:
-            host.meet_host(name)
-        for name in host.peers.keys() - after.hosts.keys():
-            await host.drop_host(name, before.hosts[name].address)
-        await host.blocking(lambda: host.vms.rename_types(after.renames))
-        await host.blocking(lambda: host.vms.stop_forbidden(before))
-        await host.blocking(host.reconcile_links)
+    name: HostName
+    enforced: EnforcedPolicy
+    admissions: Admissions
+    vms: VmManager
+    reconciler: LinkReconciler
+    blocking: Blocking
+    on_dropped: Callable[[HostName], None]
+    """The new version has this host no more, and everything of it is closed."""
+
+    async def to(self, record: PolicyRecord) -> None:
+        """Put a version that was decided on in force. Raises BackendFailed, Refused.
+
+        When it raises before anything was written down, links are gone that the next handshakes bring back; after that,
+        the next start finishes it (`EnforcedPolicy.change`).
+        """
+        before, after, admissions = self.enforced.policy, record.policy, self.admissions
+        async with admissions.exclusively():
+            kept = await self.blocking(lambda: _unchanged(before, after, self.name))
+            for peer in tuple(admissions.peers):
+                stays = kept(peer) if peer in after.hosts else frozenset()
+                await admissions.close_types(peer, admissions.carried_ever(peer) - stays, "the policy changes")
+            await self.blocking(lambda: self.enforced.change(record))
+            for name in after.hosts.keys() - {self.name}:
+                admissions.meet_host(name)
+            for name in admissions.peers.keys() - after.hosts.keys():
+                await admissions.drop_host(name, before.hosts[name].address)
+                self.on_dropped(name)
+            await self.blocking(lambda: self.vms.rename_types(after.renames))
+            await self.blocking(lambda: self.vms.stop_forbidden(before))
+            await self.blocking(self.reconciler.reconcile)
 
 
 def _unchanged(before: Policy, after: Policy, own: HostName) -> Callable[[HostName], frozenset[TypeName]]:

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.failure_actions import PendingAction, actions_for, made_definite, merge, without_silent
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.store import Store
@@ -20,7 +22,7 @@ from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import FailureAction
 from shamon_host.hypervisor.ports import DomainState
-from shamon_host.hypervisor.vms import VmStatus
+from shamon_host.hypervisor.vms import VmManager, VmStatus
 from shamon_host.peer.handshake import Handshaker
 
 _PENDING = "pending-action"
@@ -33,7 +35,11 @@ _AGAIN_S = 10.0
 class Reactions:
     """Keeps the pending actions, and carries them out in `background`."""
 
-    host: CoalitionHost
+    name: HostName
+    enforced: EnforcedPolicy
+    admissions: Admissions
+    vms: VmManager
+    audit: AuditLog
     handshaker: Handshaker
     store: Store
     clock: Clock
@@ -46,8 +52,8 @@ class Reactions:
         """A peer was cut off: schedule actions on our VMs, tell the other admitted peers to look."""
         self._forget_strangers()
         new = actions_for(
-            self.host.policy,
-            running=self.host.vms.wanted(),
+            self.enforced.policy,
+            running=self.vms.wanted(),
             carried=event.carried,
             peer=event.peer,
             now_s=self.clock.boottime_s(),
@@ -57,7 +63,7 @@ class Reactions:
         pending = made_definite(self.pending, event.peer, event.reason) if event.definite else self.pending
         self._plan(merge(pending, new))
         if event.definite:
-            for peer, state in self.host.peers.items():
+            for peer, state in self.admissions.peers.items():
                 if peer != event.peer and state.state is AdmissionState.ADMITTED:
                     self.background.spawn(self._hint(peer, event.peer), f"hint to {peer}")
 
@@ -129,7 +135,7 @@ class Reactions:
             except ShamonError as error:
                 if told != str(error):
                     told = str(error)
-                    self.host.audit.append("vm.action-failed", item.vm, {"action": item.action, "reason": told})
+                    self.audit.append("vm.action-failed", item.vm, {"action": item.action, "reason": told})
             await self.clock.sleep(_AGAIN_S)
 
     async def _act(self, item: PendingAction) -> bool:
@@ -145,7 +151,7 @@ class Reactions:
             return False
         reason = f"{item.peer} failed: {item.reason}"
         if item.action is FailureAction.REPLACE:
-            await self.blocking(lambda: self.host.vms.replace(item.vm, reason))
+            await self.blocking(lambda: self.vms.replace(item.vm, reason))
             self.forget([item.vm])
         else:
             if _runs(status):
@@ -158,7 +164,7 @@ class Reactions:
             self.forget([vm])
             return
         self.store.put(_SUSPENDED_FOR, vm, {"peer": peer})
-        await self.blocking(lambda: self.host.vms.suspend(vm, reason))
+        await self.blocking(lambda: self.vms.suspend(vm, reason))
 
     async def _resume(self, names: Iterable[VmName]) -> None:
         """Resume them, unless somebody has stopped, replaced or quarantined them meanwhile."""
@@ -167,24 +173,24 @@ class Reactions:
                 status = await self._status(name)
                 domain = status.domain if status is not None and status.wanted else None
                 if domain is not None and domain.state is DomainState.PAUSED:
-                    await self.blocking(partial(self.host.vms.start, name))
+                    await self.blocking(partial(self.vms.start, name))
                 self.store.delete(_SUSPENDED_FOR, name)
             except ShamonError as error:  # the next admission tries again
-                self.host.audit.append("vm.not-resumed", name, {"reason": str(error)})
+                self.audit.append("vm.not-resumed", name, {"reason": str(error)})
 
     async def _hint(self, peer: HostName, about: HostName) -> None:
         try:
-            await self.handshaker.hint(self.host.policy.hosts[peer], about)
+            await self.handshaker.hint(self.enforced.policy.hosts[peer], about)
         except ShamonError as error:
-            self.host.audit.append("peer.hint-failed", peer, {"about": about, "reason": str(error)})
+            self.audit.append("peer.hint-failed", peer, {"about": about, "reason": str(error)})
 
     async def _status(self, vm: VmName) -> VmStatus | None:
         """Of one of this host's VMs; None when it is none any more. Raises BackendFailed."""
-        return next((status for status in await self.blocking(self.host.vms.statuses) if status.name == vm), None)
+        return next((status for status in await self.blocking(self.vms.statuses) if status.name == vm), None)
 
     def _is_ours(self, vm: VmName) -> bool:
-        entry = self.host.policy.vms.get(vm)
-        return entry is not None and entry.host == self.host.name
+        entry = self.enforced.policy.vms.get(vm)
+        return entry is not None and entry.host == self.name
 
 
 def _runs(status: VmStatus | None) -> bool:

@@ -45,11 +45,11 @@ class ResultsApi:
 
     def _nothing_of(self, host: HostName) -> list[dict[str, Any]]:
         """There is no result of the host. Raises BadInput where it is no host at all."""
-        if host not in self.daemon.host.peers:
+        if host not in self.daemon.admissions.peers:
             raise BadInput(
                 "the policy has no such other host",
                 where=host,
-                expected=", ".join(sorted(self.daemon.host.peers)) or "a host of the policy",
+                expected=", ".join(sorted(self.daemon.admissions.peers)) or "a host of the policy",
             )
         return []
 
@@ -61,7 +61,7 @@ class ResultsApi:
         )
         known = Known(
             verifier=daemon.name,
-            state=daemon.host.peers[host],
+            state=daemon.admissions.peers[host],
             runs=runs,
             records=records,
             pending=daemon.reactions.pending,

@@ -1,4 +1,4 @@
-"""That a peer was cut off, and in which words: what `coalition_host` tells those who react, people and logs."""
+"""That a peer was cut off, and in which words: what `admissions` tells those who react, people and logs."""
 
 from dataclasses import dataclass
 

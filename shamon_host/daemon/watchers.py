@@ -10,13 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shamon_host.attestation.ports import MeasurementLogs
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.demands import Demands
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.link_reconciler import LinkReconciler
+from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.ports import Blocking, Clock, T
 from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import ClaimStatus
+from shamon_host.hypervisor.vms import VmManager
+from shamon_host.links.manager import LinkManager
 from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 
@@ -29,7 +35,14 @@ _TIDY_S = 5.0
 class Watchers:
     """Runs until cancelled."""
 
-    host: CoalitionHost
+    name: HostName
+    enforced: EnforcedPolicy
+    admissions: Admissions
+    links: LinkManager
+    types: LinkTypes
+    reconciler: LinkReconciler
+    vms: VmManager
+    audit: AuditLog
     logs: MeasurementLogs
     clock: Clock
     blocking: Blocking
@@ -51,8 +64,8 @@ class Watchers:
             with suppress(RuntimeError):  # the loop was closed while the hypervisor called
                 loop.call_soon_threadsafe(self._domains_changed.set)
 
-        self.host.vms.hypervisor.subscribe(domains_changed)
-        self.host.links.kernel.subscribe(self._kernel_event)
+        self.vms.hypervisor.subscribe(domains_changed)
+        self.links.kernel.subscribe(self._kernel_event)
         # Whatever happened before this daemon listened.
         self._domains_changed.set()
         self._kernel_changed.set()
@@ -76,7 +89,7 @@ class Watchers:
             except ShamonError as error:
                 count = None
                 if known is not None:
-                    self.host.audit.append("host.measurements-unreadable", self.host.name, {"reason": str(error)})
+                    self.audit.append("host.measurements-unreadable", self.name, {"reason": str(error)})
             if known is not None and count != known:
                 self.wake_all()
             known = count
@@ -88,9 +101,9 @@ class Watchers:
             self._domains_changed.clear()
 
             def repair() -> dict[str, str]:
-                self.host.vms.enforce_labels()
-                self.host.reconcile_links()
-                return {tap: str(name) for tap, name in self.host.vms.taps().items()}
+                self.vms.enforce_labels()
+                self.reconciler.reconcile()
+                return {tap: str(name) for tap, name in self.vms.taps().items()}
 
             taps = await self._tried("host.domains-unreadable", repair)
             closed = taps is not None and await self._close_unused()
@@ -104,16 +117,19 @@ class Watchers:
         """Remove every link of a type that no VM of this host uses now. False if it is to be tried again."""
 
         def look() -> dict[HostName, frozenset[TypeName]]:
-            used, host = self.host.vms.running_types(), self.host
-            return {peer: (host.links.linked(peer) | host.carried_ever(peer)) - used for peer in tuple(host.peers)}
+            used, admissions = self.vms.running_types(), self.admissions
+            return {
+                peer: (self.links.linked(peer) | admissions.carried_ever(peer)) - used
+                for peer in tuple(admissions.peers)
+            }
 
         unused = await self._tried("host.domains-unreadable", look)
         closed = unused is not None
         for peer, types in (unused or {}).items():
             if types:
-                self.host.unused.left(types)
+                self.types.left(types)
                 try:
-                    await self.host.withdraw(peer, types, "no VM of this host uses it any more")
+                    await self.admissions.withdraw(peer, types, "no VM of this host uses it any more")
                 except ShamonError as error:
                     self._tell("link.not-closed", error)
                     closed = False
@@ -129,10 +145,10 @@ class Watchers:
             self._kernel_changed.clear()
 
             def repair() -> tuple[tuple[HostName, ...], str]:
-                state = self.host.reconcile_links()
-                claim = check_network_state(encode_network_state(state, self.host.label_map))
+                state = self.reconciler.reconcile()
+                claim = check_network_state(encode_network_state(state, self.enforced.label_map))
                 wrong = "" if claim.status is ClaimStatus.PASS else f"{claim.reason} ({claim.where or claim.found})"
-                return self.host.links.needs_rekey(), wrong
+                return self.links.needs_rekey(), wrong
 
             looked = await self._tried("links.not-reconciled", repair)
             if looked is None:
@@ -144,20 +160,20 @@ class Watchers:
             if wrong != self._wrong:
                 # What this program does not repair, a sysctl for one, or nobody could: peers are to see it now.
                 self._wrong = wrong
-                self.host.audit.append("links.state-changed", self.host.name, {"wrong": wrong})
+                self.audit.append("links.state-changed", self.name, {"wrong": wrong})
                 self.wake_all()
 
     async def _tidy(self) -> None:
         while True:
             await self.clock.sleep(_TIDY_S)
-            await self._tried("links.not-tidied", self.host.links.tidy)
-            await self.host.close_unfinished()
+            await self._tried("links.not-tidied", self.links.tidy)
+            await self.admissions.close_unfinished()
 
     async def _windows(self) -> None:
         """A window closes by itself, and the kernel sees to that; somebody has to open it."""
         while True:
-            await self.clock.sleep(until_change_s(self.host.policy, self.clock.wall_s()))
-            if any(overlay.times is not None for overlay in self.host.policy.overlays.values()):
+            await self.clock.sleep(until_change_s(self.enforced.policy, self.clock.wall_s()))
+            if any(overlay.times is not None for overlay in self.enforced.policy.overlays.values()):
                 self._kernel_changed.set()
 
     async def _tried(self, kind: str, call: Callable[[], T]) -> T | None:
@@ -174,7 +190,7 @@ class Watchers:
         """The audit log, once for each reason."""
         if self._told.get(kind) != str(error):
             self._told[kind] = str(error)
-            self.host.audit.append(kind, self.host.name, {"reason": str(error)})
+            self.audit.append(kind, self.name, {"reason": str(error)})
 
     async def _again(self, event: asyncio.Event) -> None:
         """Nobody will tell when what failed would succeed."""

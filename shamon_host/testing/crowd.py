@@ -70,7 +70,7 @@ class Crowd:
     def require_all_admitted(self) -> None:
         """Raises StepFailed where one host does not admit another."""
         for name, host in self.hosts.items():
-            states = host.daemon.host.peers.values() if host.daemon is not None else ()
+            states = host.daemon.admissions.peers.values() if host.daemon is not None else ()
             lacking = [peer.host for peer in states if peer.state is not AdmissionState.ADMITTED]
             if lacking or len(states) != len(self.hosts) - 1:
                 raise StepFailed(f"{name} does not admit all", expected="every other host", found=", ".join(lacking))

@@ -341,7 +341,7 @@ class MemoryHost:
     def sa_of(self, type_name: str, *, to: str) -> SecurityAssociation:
         """The newest SA of the link of a type towards an address, as this host's kernel holds it."""
         assert self.daemon is not None
-        context = self.daemon.host.label_map.link_context(TypeName(type_name))
+        context = self.daemon.own.enforced.label_map.link_context(TypeName(type_name))
         return max(
             (sa for sa in self.kernel.read().sas if sa.destination == to and sa.context == context),
             key=lambda sa: sa.hard_lifetime_s,

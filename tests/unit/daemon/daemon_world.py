@@ -87,7 +87,7 @@ class DaemonWorld(MemoryWorld):
             return state(self.hosts[host], peer) == "suspended"
 
         await self.until(it_is, within_s=within_s, what=f"{host} suspends {peer}")
-        return daemon(self.hosts[host]).host.peers[HostName(peer)].reason
+        return daemon(self.hosts[host]).admissions.peers[HostName(peer)].reason
 
     def count_calls(self, path: str) -> list[tuple[str, str]]:
         """From now on, who calls whom at `path`."""
@@ -123,7 +123,7 @@ def daemon(host: MemoryHost) -> HostDaemon:
 
 
 def state(host: MemoryHost, peer: str) -> str:
-    return daemon(host).host.peers[HostName(peer)].state.value
+    return daemon(host).admissions.peers[HostName(peer)].state.value
 
 
 def records(host: MemoryHost, kind: str, subject: str | None = None) -> list[Any]:

@@ -54,7 +54,7 @@ def test_leave() -> None:
         assert answer.body["host"] == "alpha"
         assert list(answer.body["unheard"]) == ["gamma"]  # it is off
         assert (await value(world, "/v1/status"))["enrolment"]["state"] == "left"
-        assert daemon(world.beta).host.peers[daemon(world.alpha).name].state == "expelled"
+        assert daemon(world.beta).admissions.peers[daemon(world.alpha).name].state == "expelled"
         assert (await ask(world, "POST", "/v1/leave")).status == 403
 
     play(test)
@@ -256,7 +256,7 @@ def test_errors_and_their_codes(
         def fail() -> None:
             raise error
 
-        monkeypatch.setattr(daemon(world.alpha).host.vms, "statuses", fail)
+        monkeypatch.setattr(daemon(world.alpha).own.vms, "statuses", fail)
         answer = await ask(world, "GET", "/v1/vms")
         assert (answer.status, answer.body["error"]["exit_code"]) == (status, exit_code)
         assert answer.body == error_body(error)

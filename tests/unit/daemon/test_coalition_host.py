@@ -19,8 +19,8 @@ from tests.unit.daemon.daemon_world import ALPHA, BETA, DaemonWorld, SlowBlockin
 def test_a_confirmation_that_is_lost_prolongs_nothing() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
-        host = daemon(world.alpha).host
-        before = host.peers[BETA]
+        admissions = daemon(world.alpha).admissions
+        before = admissions.peers[BETA]
 
         async def lose_answers(request: Request, deliver: Deliver) -> bytes:
             answer = await deliver(request)
@@ -31,7 +31,7 @@ def test_a_confirmation_that_is_lost_prolongs_nothing() -> None:
         world.network.tap = lose_answers
         # beta answers to alpha, whose confirmations get no answer; It would step in later than this looks.
         await world.wait(12)
-        assert host.peers[BETA] == before
+        assert admissions.peers[BETA] == before
         until = before.lease_until_s - world.alpha.clock.boottime_s()
         gate = world.alpha.kernel.read().gate.get("192.0.2.2", 0.0)
         assert gate <= until
@@ -63,16 +63,16 @@ def test_a_handshake_that_runs_out_of_time_cuts_off_all_the_same() -> None:
 def test_bad_evidence_closes_links_when_nothing_can_be_written_and_the_daemon_ends() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
-        host = daemon(world.alpha).host
+        admissions = daemon(world.alpha).admissions
         assert world.alpha.database is not None
         world.alpha.database.full = True
         with pytest.raises(BackendFailed):
-            await host.suspend(BETA, "bad Evidence", definite=True)
+            await admissions.suspend(BETA, "bad Evidence", definite=True)
         assert (await world.alpha.objects("beta")).nothing
         await world.wait(0.1)
         failure = world.alpha.failure()
         assert isinstance(failure, BackendFailed)
-        assert host.peers[BETA].state is AdmissionState.SUSPENDED
+        assert admissions.peers[BETA].state is AdmissionState.SUSPENDED
         await world.alpha.kill_daemon()
 
     play(test)
@@ -148,7 +148,6 @@ def test_leases_that_are_renewed_at_the_last_moment_hold(monkeypatch: pytest.Mon
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
         alpha = daemon(world.alpha)
-        host = alpha.host
 
         async def no_way(_: HostEntry) -> None:
             raise Unreachable("no way to the peer")
@@ -156,9 +155,9 @@ def test_leases_that_are_renewed_at_the_last_moment_hold(monkeypatch: pytest.Mon
         with monkeypatch.context() as patch:
             for cut_off in (world.alpha, world.beta):
                 patch.setattr(daemon(cut_off).handshaker, "initiate", no_way)
-            left = host.peers[BETA].lease_until_s - world.alpha.clock.boottime_s()
+            left = alpha.admissions.peers[BETA].lease_until_s - world.alpha.clock.boottime_s()
             await world.wait(left - 0.5)
-        await alpha.handshaker.initiate(host.policy.hosts[BETA])
+        await alpha.handshaker.initiate(alpha.policy.hosts[BETA])
         await world.wait(5)
         assert state(world.alpha, "beta") == "admitted"
         assert not records(world.alpha, "peer.suspend")
@@ -169,7 +168,7 @@ def test_leases_that_are_renewed_at_the_last_moment_hold(monkeypatch: pytest.Mon
 def test_nothing_is_installed_while_the_daemon_stops() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha", "beta")
-        await daemon(world.alpha).host.close()
+        await daemon(world.alpha).admissions.close()
         calls = world.count_calls(HELLO)
         daemon(world.beta).schedule.wake(ALPHA)
         await world.wait(3)
@@ -203,7 +202,7 @@ def test_every_decision_stands_before_its_effect() -> None:
 def test_the_gate_never_outlives_the_lease_however_slow_the_kernel_is() -> None:
     def outlives(host: MemoryHost, peer: HostName, address: str) -> bool:
         gate_s = host.kernel.read().gate.get(address, 0.0)
-        return gate_s > max(0.0, daemon(host).host.peers[peer].lease_until_s - host.clock.boottime_s())
+        return gate_s > max(0.0, daemon(host).admissions.peers[peer].lease_until_s - host.clock.boottime_s())
 
     async def test(world: DaemonWorld) -> None:
         slow = world.alpha.blocking = world.beta.blocking = SlowBlocking()
@@ -232,7 +231,7 @@ def test_close_gate_comes_first_when_a_peer_is_cut_off() -> None:
             apply(operations)
 
         world.alpha.kernel.apply = look  # type: ignore[method-assign,assignment]
-        await daemon(world.alpha).host.suspend(BETA, "by hand", definite=False)
+        await daemon(world.alpha).admissions.suspend(BETA, "by hand", definite=False)
         assert isinstance(seen[0], CloseGate)
 
     play(test)

@@ -25,13 +25,13 @@ def _spis(world: DaemonWorld) -> set[int]:
 
 def _asked(world: DaemonWorld) -> AcquireEvent:
     """What alpha's kernel asks when the red link to beta has no SA."""
-    (row,) = [row for row in daemon(world.alpha).host.links.status() if row["type"] == RED]
+    (row,) = [row for row in daemon(world.alpha).own.links.status() if row["type"] == RED]
     return AcquireEvent(
         source="192.0.2.1",
         destination="192.0.2.2",
         source_port=row["local_port"],
         destination_port=row["peer_port"],
-        context=daemon(world.alpha).host.label_map.link_context(RED),
+        context=daemon(world.alpha).own.enforced.label_map.link_context(RED),
     )
 
 
@@ -125,7 +125,7 @@ def test_wrong_questions_start_nothing_and_are_reported_with_a_limit() -> None:
     async def test(world: DaemonWorld) -> None:
         calls = await _settled(world)
         asked = _asked(world)
-        label_map = daemon(world.alpha).host.label_map
+        label_map = daemon(world.alpha).own.enforced.label_map
         wrong = [
             replace(asked, context=label_map.link_context(BLUE)),
             replace(asked, context=replace(label_map.link_context(RED), categories=frozenset(range(0, 1024, 2)))),
@@ -153,11 +153,11 @@ def test_wrong_questions_start_nothing_and_are_reported_with_a_limit() -> None:
 def test_a_type_that_policy_does_not_give_the_peer_starts_nothing() -> None:
     async def test(world: DaemonWorld) -> None:
         calls = await _settled(world)
-        host = daemon(world.alpha).host
+        policies = daemon(world.alpha).policies
         asked = _asked(world)
-        shared = host.policies.shared(BETA)
-        key = next(iter(host.policies._shared))
-        host.policies._shared[key] = replace(shared, names={BLUE: BLUE})  # as if the peer's policy withheld red now
+        shared = policies.shared(BETA)
+        key = next(iter(policies._shared))
+        policies._shared[key] = replace(shared, names={BLUE: BLUE})  # as if the peer's policy withheld red now
         daemon(world.alpha).demands.told(asked)
         await world.wait(2)
         assert _between(calls) == []
@@ -193,7 +193,7 @@ def test_an_sa_of_nobody_at_its_limit_starts_nothing() -> None:
         daemon(world.alpha).demands.told(ExpireEvent(destination="192.0.2.2", spi=0x999, hard=False))
         await world.wait(2)
         assert _between(calls) == []
-        assert daemon(world.alpha).host.carried(BETA) == {RED}
-        assert daemon(world.beta).host.carried(ALPHA) == {RED}
+        assert daemon(world.alpha).admissions.carried(BETA) == {RED}
+        assert daemon(world.beta).admissions.carried(ALPHA) == {RED}
 
     play(test)

@@ -84,7 +84,7 @@ def test_a_peer_that_goes_back_behind_a_version_is_refused() -> None:
 
     async def test(world: SignedWorld) -> None:
         await world.boot("alpha", "beta")
-        assert daemon(world.alpha).host.policies.newest_seen(BETA) == 7
+        assert daemon(world.alpha).policies.newest_seen(BETA) == 7
         await world.beta.stop_daemon()
         world.enrolment.policies[BETA], world.enrolment.envelopes[BETA] = older, envelope(older)
         world.beta.forget_everything()

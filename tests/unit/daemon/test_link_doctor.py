@@ -174,7 +174,7 @@ def test_a_fault_that_the_daemon_repairs_meanwhile_is_told_and_no_fault() -> Non
 
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
-        links = daemon(world.alpha).host.links
+        links = daemon(world.alpha).own.links
         device = links.status()[0]["device"]
         bridge = links.status()[0]["bridge"]
         world.alpha.kernel.put_port(bridge, device, isolated=False)
@@ -234,9 +234,9 @@ def test_hostile_requests(fields: dict[str, Any]) -> None:
 def test_what_a_peer_offered_is_kept_by_own_names_and_forgotten_with_it() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
-        host = daemon(world.alpha).host
-        assert host.offered == {HostName("beta"): frozenset({TypeName(RED)})}
-        await host.drop_host(HostName("beta"), "192.0.2.2")
-        assert host.offered == {}
+        admissions = daemon(world.alpha).admissions
+        assert admissions.offered == {HostName("beta"): frozenset({TypeName(RED)})}
+        await admissions.drop_host(HostName("beta"), "192.0.2.2")
+        assert admissions.offered == {}
 
     play(test)

@@ -48,11 +48,12 @@ async def under(host: MemoryHost, policy: Policy) -> None:
     """The host enforces this policy from now on, with or without gamma, however it came to it."""
     running = daemon(host)
     before = running.policy.hosts
-    running.enforced._record = replace(running.enforced._record, policy=policy)
+    running.own.enforced._record = replace(running.own.enforced._record, policy=policy)
     if GAMMA in policy.hosts:
-        running.host.meet_host(GAMMA)
+        running.admissions.meet_host(GAMMA)
     else:
-        await running.host.drop_host(GAMMA, before[GAMMA].address)
+        await running.admissions.drop_host(GAMMA, before[GAMMA].address)
+        running.host.forget(GAMMA)
     running.schedule.peers_changed()
 
 
@@ -289,7 +290,7 @@ def test_a_host_that_is_enrolled_anew_has_not_got_rid_of_what_failed_in_this_boo
             await tell(host, memory_record(replace(registry(host).enrolled(BETA), serial=2)))
         await world.wait(60)
         assert state(world.alpha, "beta") == "suspended"
-        assert "software" in daemon(world.alpha).host.peers[BETA].reason
+        assert "software" in daemon(world.alpha).admissions.peers[BETA].reason
 
     play(test)
 
@@ -333,7 +334,7 @@ def test_a_host_leaves_and_everybody_hears() -> None:
         assert unheard == {}
         for host in (world.alpha, world.gamma):
             assert state(host, "beta") == "expelled"
-            assert daemon(host).host.peers[BETA].reason == "it left the coalition"
+            assert daemon(host).admissions.peers[BETA].reason == "it left the coalition"
             assert records(host, "host.left", "beta")
         assert (await world.beta.objects("alpha")).nothing
         assert (await world.alpha.objects("beta")).nothing
@@ -353,7 +354,7 @@ def test_a_host_that_hears_of_its_own_expulsion_closes_its_links() -> None:
         await world.pair_with_link()
         await tell(world.beta, memory_expelled(registry(world.beta).enrolled(BETA)))
         assert (await world.beta.objects("alpha")).nothing
-        assert "out of the coalition" in daemon(world.beta).host.peers[ALPHA].reason
+        assert "out of the coalition" in daemon(world.beta).admissions.peers[ALPHA].reason
 
     play(test)
 

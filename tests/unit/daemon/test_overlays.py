@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shamon_host.daemon.coalition_host import CoalitionHost
+from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.tap_filters import tap_filters
 from shamon_host.domain.results import ClaimName
 from shamon_host.links.model import KernelState
@@ -84,17 +84,17 @@ def test_what_only_reads_never_sends() -> None:
 def test_a_peer_whose_taps_have_no_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(world: DaemonWorld) -> None:
         await started(world)
-        beta = daemon(world.beta).host
+        reconciler = daemon(world.beta).own.reconciler
 
-        def without_limits(host: CoalitionHost) -> KernelState:
-            filters = tap_filters(host.policy, host.vms.devices(), 0.0)
-            return host.links.reconcile(
-                host.vms.taps(), {tap: TapFilter(device=tap, own=limits.own) for tap, limits in filters.items()}
+        def without_limits(own: LinkReconciler) -> KernelState:
+            filters = tap_filters(own.enforced.policy, own.vms.devices(), 0.0)
+            return own.links.reconcile(
+                own.vms.taps(), {tap: TapFilter(device=tap, own=limits.own) for tap, limits in filters.items()}
             )
 
-        monkeypatch.setattr(type(beta), "reconcile_links", without_limits)
+        monkeypatch.setattr(LinkReconciler, "reconcile", without_limits)
         world.beta.kernel.flush_sas()
-        beta.reconcile_links()
+        reconciler.reconcile()
         reason = await world.suspended("alpha", "beta")
         assert ClaimName.NETWORK_STATE in reason
         assert "other limits than the policy says" in reason
@@ -107,17 +107,17 @@ def test_a_peer_whose_tap_is_in_another_type_s_bridge_is_refused(monkeypatch: py
 
     async def test(world: DaemonWorld) -> None:
         await started(world)
-        beta = daemon(world.beta).host
+        reconciler = daemon(world.beta).own.reconciler
 
-        def misplaced(host: CoalitionHost) -> KernelState:
-            taps = host.vms.taps()
-            (other,) = host.policy.hosts[host.name].types - set(taps.values())
-            filters = tap_filters(host.policy, host.vms.devices(), 0.0)
-            return host.links.reconcile(dict.fromkeys(taps, other), filters)
+        def misplaced(own: LinkReconciler) -> KernelState:
+            taps = own.vms.taps()
+            (other,) = own.enforced.policy.hosts[own.enforced.host].types - set(taps.values())
+            filters = tap_filters(own.enforced.policy, own.vms.devices(), 0.0)
+            return own.links.reconcile(dict.fromkeys(taps, other), filters)
 
-        monkeypatch.setattr(type(beta), "reconcile_links", misplaced)
+        monkeypatch.setattr(LinkReconciler, "reconcile", misplaced)
         world.beta.kernel.flush_sas()
-        beta.reconcile_links()
+        reconciler.reconcile()
         reason = await world.suspended("alpha", "beta")
         assert ClaimName.NETWORK_STATE in reason
         assert "no interface for" in reason
@@ -131,7 +131,7 @@ def test_filters_are_there_before_a_vm_is() -> None:
         kernel: MemoryKernel = world.beta.kernel
         assert "db" not in {report.name for report in world.beta.hypervisor.domains()}
         filters = kernel.read().filters
-        assert set(filters) == {tap for taps in daemon(world.beta).host.vms.devices().values() for tap in taps}
+        assert set(filters) == {tap for taps in daemon(world.beta).own.vms.devices().values() for tap in taps}
         assert all(limits.own is not None for limits in filters.values())
         assert any(limits.peers is not None for limits in filters.values())
 

@@ -122,14 +122,18 @@ class Audit:
 
 
 @dataclass
-class Host:
-    """The part of `CoalitionHost` that a schedule sees."""
+class Enforced:
+    """The part of `EnforcedPolicy` that a schedule sees."""
 
-    name: HostName = ALPHA
     policy: Policy = field(default_factory=changed_policy)
+
+
+@dataclass
+class Admissions:
+    """The part of `Admissions` that a schedule sees."""
+
     peers: dict[HostName, PeerState] = field(default_factory=lambda: {BETA: PeerState(host=BETA)})
     proved: float = float("-inf")
-    audit: Audit = field(default_factory=Audit)
 
     def proved_s(self, _: HostName) -> float:
         return self.proved
@@ -153,17 +157,20 @@ class Handshaker:
         self.confirmed()
 
 
-def scheduled(*answers: BaseException | None) -> tuple[Host, Handshaker, PeerSchedule]:
-    clock, host = VirtualClock(boottime_s=0.0), Host()
+def scheduled(*answers: BaseException | None) -> tuple[Admissions, Handshaker, PeerSchedule]:
+    clock, admissions = VirtualClock(boottime_s=0.0), Admissions()
     handshaker = Handshaker(clock, list(answers))
     schedule = PeerSchedule(
-        host=host,  # type: ignore[arg-type]
+        name=ALPHA,
+        enforced=Enforced(),  # type: ignore[arg-type]
+        admissions=admissions,  # type: ignore[arg-type]
+        audit=Audit(),  # type: ignore[arg-type]
         handshaker=handshaker,  # type: ignore[arg-type]
         clock=clock,
         figures=Figures(),
     )
     handshaker.confirmed = lambda: schedule.admitted(BETA)
-    return host, handshaker, schedule
+    return admissions, handshaker, schedule
 
 
 def test_a_peer_that_ends_no_handshake_costs_the_others_no_more_than_one_a_period() -> None:
@@ -191,13 +198,13 @@ def test_a_peer_that_ends_no_handshake_costs_the_others_no_more_than_one_a_perio
 
 def test_a_change_while_another_handshake_runs_is_not_forgotten() -> None:
     async def main() -> None:
-        host, handshaker, schedule = scheduled(None, Busy("under way"), None)
+        admissions, handshaker, schedule = scheduled(None, Busy("under way"), None)
         running = asyncio.create_task(schedule.run())
         await asyncio.sleep(2)
         schedule.wake(BETA)
         await asyncio.sleep(0.4)
         assert len(handshaker.begun_s) == 2  # busy: beta's handshake began before the change
-        host.proved = 1.5
+        admissions.proved = 1.5
         schedule.admitted(BETA)
         await asyncio.sleep(3)
         assert len(handshaker.begun_s) == 3
@@ -209,12 +216,12 @@ def test_a_change_while_another_handshake_runs_is_not_forgotten() -> None:
 
 def test_a_change_that_another_handshake_has_shown_makes_none() -> None:
     async def main() -> None:
-        host, handshaker, schedule = scheduled(None, Busy("under way"), None)
+        admissions, handshaker, schedule = scheduled(None, Busy("under way"), None)
         running = asyncio.create_task(schedule.run())
         await asyncio.sleep(2)
         schedule.wake(BETA)
         await asyncio.sleep(0.4)
-        host.proved = 2.2
+        admissions.proved = 2.2
         schedule.admitted(BETA)
         await asyncio.sleep(3)
         assert len(handshaker.begun_s) == 2
@@ -226,8 +233,8 @@ def test_a_change_that_another_handshake_has_shown_makes_none() -> None:
 
 def test_an_expelled_peer_is_never_asked_whatever_happens() -> None:
     async def main() -> None:
-        host, handshaker, schedule = scheduled()
-        host.peers[BETA] = PeerState(host=BETA, state=AdmissionState.EXPELLED)
+        admissions, handshaker, schedule = scheduled()
+        admissions.peers[BETA] = PeerState(host=BETA, state=AdmissionState.EXPELLED)
         running = asyncio.create_task(schedule.run())
         for _ in range(20):
             schedule.wake_all()

@@ -71,8 +71,8 @@ def test_an_update_that_all_agree_to_is_in_force_everywhere_and_nothing_stops() 
         assert world.alpha.machine.tpm.counter() == (counted or 0) + 1
         for host in world.hosts.values():
             assert records(host, "policy.update")[-1]["permitted"]
-            assert daemon(host).enforced.successor is None
-        assert TypeName("acme/green") in daemon(world.gamma).host.label_map.types
+            assert daemon(host).own.enforced.successor is None
+        assert TypeName("acme/green") in daemon(world.gamma).own.enforced.label_map.types
 
     play_signed(test, first=FIRST)
 
@@ -87,7 +87,7 @@ def test_what_runs_on_one_host_stops_an_update_everywhere() -> None:
         await world.wait(1)
         assert world.versions() == {"alpha": 1, "beta": 1, "gamma": 1}
         for host in world.hosts.values():
-            assert daemon(host).enforced.successor is None
+            assert daemon(host).own.enforced.successor is None
             assert daemon(host).changes.versions.prepared() is None
         # db is stopped, as the words say, and now it may pass
         assert (await world.beta.ask("vm", "stop", "db")).exit_code == 0
@@ -251,7 +251,7 @@ def test_whenever_the_coordinator_dies_every_host_is_on_one_version(dies_after: 
         await world.wait(3 * world.timing.lease_s)
         assert len(set(world.versions().values())) == 1, world.versions()
         for host in world.hosts.values():
-            assert daemon(host).enforced.successor is None
+            assert daemon(host).own.enforced.successor is None
             stored = daemon(host).changes.versions.current()
             assert stored is not None
             assert stored.policy.version == world.versions()[host.name]
@@ -361,7 +361,7 @@ def test_a_vm_that_was_started_after_the_hold_and_is_forbidden_by_a_late_record_
         world.network.tap = None
         updating.cancel()
         await world.until(lambda: _is_on(world, "beta", 2), within_s=100, what="beta has the new version")
-        assert VmName("db") not in daemon(world.beta).host.vms.running()
+        assert VmName("db") not in daemon(world.beta).own.vms.running()
         assert records(world.beta, "vm.forbidden", "db")
 
     play_signed(test, first=FIRST)
@@ -389,9 +389,9 @@ def test_a_host_that_a_version_removes_is_dropped_and_nobody_dies_of_it() -> Non
         assert outcome.confirmed == ("beta",)
         await world.wait(2 * world.timing.lease_s)
         assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 1}
-        assert GAMMA not in daemon(world.alpha).host.peers
+        assert GAMMA not in daemon(world.alpha).admissions.peers
         assert await world.web_reaches_db()
-        record = daemon(world.alpha).enforced.record.commit
+        record = daemon(world.alpha).own.enforced.record.commit
         with pytest.raises(Refused, match="has this host no more"):
             await daemon(world.gamma).changes.handle_policy(HostName("alpha"), POLICY_COMMIT, record)
         await world.gamma.boot()

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -31,11 +29,15 @@ class Learner:
         self.woken: list[HostName] = []
         self.asked: list[str] = []
         self.background = Background()
-        host: Any = SimpleNamespace(
-            policy=FIRST, policies=self.world.policies, audit=self.world.audit, blocking=directly
-        )
         self.learning = PolicyLearning(
-            host=host, transport=self, background=self.background, catch_up=self._catch_up, wake=self.woken.append
+            enforced=self.world.enforced,
+            policies=self.world.policies,
+            audit=self.world.audit,
+            blocking=directly,
+            transport=self,
+            background=self.background,
+            catch_up=self._catch_up,
+            wake=self.woken.append,
         )
 
     async def call(self, host: HostEntry, path: str, body: bytes, *, timeout_s: float) -> bytes:

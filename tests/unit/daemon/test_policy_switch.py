@@ -3,7 +3,6 @@ stopped."""
 
 from dataclasses import replace
 
-from shamon_host.daemon.policy_switch import switch
 from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.policy_form import with_digest
@@ -31,9 +30,9 @@ def test_interfaces_follow_the_names_of_their_types() -> None:
     async def test(world: SignedWorld) -> None:
         await world.boot("alpha")
         await world.start("alpha", "web")
-        vms = daemon(world.alpha).host.vms
+        vms = daemon(world.alpha).own.vms
         (tap,) = vms.taps()
-        await switch(daemon(world.alpha).host, PolicyRecord(policy=RENAMED))
+        await daemon(world.alpha).changes.switch.to(PolicyRecord(policy=RENAMED))
         assert vms.running() == {WEB: (CRIMSON,)}
         assert vms.taps() == {tap: CRIMSON}
         assert not records(world.alpha, "vm.forbidden")
@@ -45,11 +44,11 @@ def test_renames_that_a_killed_daemon_did_not_get_to_are_made_up_for() -> None:
     async def test(world: SignedWorld) -> None:
         await world.boot("alpha")
         await world.start("alpha", "web")
-        daemon(world.alpha).enforced.change(PolicyRecord(policy=RENAMED))
-        assert daemon(world.alpha).host.vms.running() == {WEB: (RED,)}
+        daemon(world.alpha).own.enforced.change(PolicyRecord(policy=RENAMED))
+        assert daemon(world.alpha).own.vms.running() == {WEB: (RED,)}
         await world.alpha.kill_daemon()
         await world.alpha.start_daemon()
-        assert daemon(world.alpha).host.vms.running() == {WEB: (CRIMSON,)}
+        assert daemon(world.alpha).own.vms.running() == {WEB: (CRIMSON,)}
         assert not records(world.alpha, "vm.forbidden")
 
     play_signed(test, first=FIRST)
@@ -59,8 +58,8 @@ def test_a_vm_whose_interfaces_change_is_stopped() -> None:
     async def test(world: SignedWorld) -> None:
         await world.boot("alpha")
         await world.start("alpha", "web")
-        await switch(daemon(world.alpha).host, PolicyRecord(policy=BARE))
-        assert not daemon(world.alpha).host.vms.running()
+        await daemon(world.alpha).changes.switch.to(PolicyRecord(policy=BARE))
+        assert not daemon(world.alpha).own.vms.running()
         (detail,) = records(world.alpha, "vm.forbidden", "web")
         assert "interfaces for acme/red" in detail["reason"]
 

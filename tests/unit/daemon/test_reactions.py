@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from shamon_host.daemon.failure_actions import PendingAction
-from shamon_host.daemon.policy_switch import switch
 from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmName
@@ -30,7 +29,7 @@ def without_db(policy: Policy) -> Policy:
 
 
 def vm_state(world: DaemonWorld, vm: str) -> str:
-    statuses = daemon(world.alpha).host.vms.statuses()
+    statuses = daemon(world.alpha).own.vms.statuses()
     domain = next(status.domain for status in statuses if status.name == vm)
     return domain.state.value if domain else "absent"
 
@@ -291,7 +290,7 @@ def test_what_was_to_be_done_to_a_vm_that_an_update_removes_is_dropped(action: s
         await world.pair_with_link()
         await world.admitted("alpha", "beta", "gamma")
         world.beta.hypervisor.destroy(DB)  # it shut itself down: the action waits for it
-        await daemon(world.beta).host.suspend(ALPHA, "bad evidence", definite=True)
+        await daemon(world.beta).admissions.suspend(ALPHA, "bad evidence", definite=True)
         await world.wait(DELAY_S + 5)
         await world.admitted("alpha", "beta", "gamma")
         assert [item.vm for item in daemon(world.beta).reactions.pending] == [DB]
@@ -315,7 +314,7 @@ def test_a_vm_that_was_suspended_for_a_peer_and_is_removed_is_not_resumed() -> N
         store, reactions = daemon(world.beta).store, daemon(world.beta).reactions
         entry = store.get("suspended-for", DB)
         assert entry == {"peer": "alpha"}
-        await switch(daemon(world.beta).host, PolicyRecord(policy=without_db(first)))
+        await daemon(world.beta).changes.switch.to(PolicyRecord(policy=without_db(first)))
         await reactions._resume([DB])
         assert store.get("suspended-for", DB) is None
         await reactions._suspend(DB, ALPHA, "too late")
@@ -334,7 +333,7 @@ def test_a_vm_that_goes_away_while_its_status_is_asked_for_ends_nothing(monkeypa
         reactions, store = daemon(world.beta).reactions, daemon(world.beta).store
         item = PendingAction(vm=DB, action=FailureAction.REPLACE, peer=ALPHA, due_s=0.0, definite=True, reason="a test")
         store.put("suspended-for", DB, {"peer": ALPHA})
-        monkeypatch.setattr(reactions.host.vms, "statuses", tuple)
+        monkeypatch.setattr(reactions.vms, "statuses", tuple)
         await reactions.restore()
         reactions.pending = (item,)
         assert await reactions._act(item)

@@ -99,14 +99,14 @@ def test_a_host_that_never_catches_up_fails_when_its_lease_ends_and_comes_back_w
         with monkeypatch.context() as patch:
             hide_what_is_new(world.beta, patch)
             world.beta.machine.run_program(NEW, CONTENT)
-            end_s = daemon(world.alpha).host.peers[BETA].lease_until_s
+            end_s = daemon(world.alpha).admissions.peers[BETA].lease_until_s
             await world.suspended("alpha", "beta", within_s=world.timing.lease_s + 1)
             assert world.alpha.clock.boottime_s() <= end_s + 1
             assert (await world.alpha.objects("beta")).nothing
             await world.wait(2 * world.timing.lease_s)
             assert state(world.alpha, "beta") == "suspended"
             # Without a lease to lean on, the reason is told as it is.
-            assert "software" in daemon(world.alpha).host.peers[BETA].reason
+            assert "software" in daemon(world.alpha).admissions.peers[BETA].reason
         await world.admitted("alpha", "beta")
         await world.until(world.web_reaches_db, within_s=30, what="web reaches db")
 
@@ -118,13 +118,13 @@ def test_a_host_that_hides_what_it_ran_gains_no_more_than_by_silence(monkeypatch
         await world.pair_with_link()
         with monkeypatch.context() as patch:
             hide_what_is_new(world.beta, patch)
-            end_s = daemon(world.alpha).host.peers[BETA].lease_until_s
+            end_s = daemon(world.alpha).admissions.peers[BETA].lease_until_s
             await world.beta.inflict(Fault.PROGRAM)
             await world.suspended("alpha", "beta", within_s=world.timing.lease_s + 1)
             assert world.alpha.clock.boottime_s() <= end_s + 1
         await world.wait(2 * world.timing.lease_s)
         assert state(world.alpha, "beta") == "suspended"
-        assert "/usr/local/bin/unknown" in daemon(world.alpha).host.peers[BETA].reason
+        assert "/usr/local/bin/unknown" in daemon(world.alpha).admissions.peers[BETA].reason
 
     play(test)
 
@@ -186,7 +186,7 @@ def test_a_host_that_failed_is_back_after_a_clean_boot() -> None:
         assert state(world.alpha, "beta") == "suspended"
         await world.beta.boot(BootVariant.WRONG)
         await world.wait(5 * world.timing.lease_s)
-        assert "boot-chain" in daemon(world.alpha).host.peers[BETA].reason
+        assert "boot-chain" in daemon(world.alpha).admissions.peers[BETA].reason
         await world.beta.boot(BootVariant.GOOD)
         await world.wait(world.timing.period_s + 2)
         assert state(world.alpha, "beta") == state(world.beta, "alpha") == "admitted"

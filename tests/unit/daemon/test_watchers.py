@@ -153,10 +153,10 @@ def test_a_guest_that_ends_takes_its_link_with_it() -> None:
         await world.wait(0.01)
         objects = await world.alpha.objects("beta")
         assert (objects.gate_open, objects.sas > 0, objects.spd_entries, objects.devices) == (True, True, 2, 1)
-        assert daemon(world.alpha).host.carried(BETA) == {BLUE}
+        assert daemon(world.alpha).admissions.carried(BETA) == {BLUE}
         assert await world.spy_reaches_shop()
         await world.wait(3)
-        assert daemon(world.beta).host.carried(ALPHA) == {BLUE}
+        assert daemon(world.beta).admissions.carried(ALPHA) == {BLUE}
         assert (await world.beta.objects("alpha")).devices == 1
         assert await world.spy_reaches_shop()
         (closed,) = [detail for detail in records(world.alpha, "link.close", "beta") if RED in detail["types"]]
@@ -204,7 +204,8 @@ def test_a_handshake_that_began_before_does_not_bring_the_link_back(path: str, a
         assert ended
         await world.wait(3)
         assert (await world.beta.objects("alpha")).devices == 0
-        assert daemon(world.alpha).host.carried(BETA) == daemon(world.beta).host.carried(ALPHA) == frozenset()
+        assert not daemon(world.alpha).admissions.carried(BETA)
+        assert not daemon(world.beta).admissions.carried(ALPHA)
 
     play(test)
 
@@ -224,7 +225,7 @@ def test_what_cannot_be_closed_is_told_once_and_tried_again() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()
         await world.beta.kill_daemon()
-        links = daemon(world.alpha).host.links
+        links = daemon(world.alpha).own.links
         closes, refuse = links.close_types, True
 
         def close_types(peer: HostName, types: Collection[TypeName], reason: str) -> None:

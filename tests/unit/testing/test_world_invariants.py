@@ -259,7 +259,7 @@ class Coalition(RuleBasedStateMachine):
             (name, peer)
             for name, host in self.world.hosts.items()
             if host.daemon is not None and not self.slow[name].delay_s
-            for peer, state in host.daemon.host.peers.items()
+            for peer, state in host.daemon.admissions.peers.items()
             if state.state is AdmissionState.SUSPENDED and not (await host.objects(peer)).nothing
         }
 
@@ -285,14 +285,14 @@ class Coalition(RuleBasedStateMachine):
         good = sorted(set(world.hosts) - self.bad)
         for name, host in world.hosts.items():
             assert host.daemon is not None
-            for peer, state in host.daemon.host.peers.items():
+            for peer, state in host.daemon.admissions.peers.items():
                 objects = await host.objects(peer)
                 if name in good and peer in good:
                     assert state.state is AdmissionState.ADMITTED, (name, peer, state.reason)
                 else:
                     assert state.state is not AdmissionState.ADMITTED, (name, peer)
                     assert objects.nothing, (name, peer, objects)
-                links = len(host.daemon.host.carried(peer))
+                links = len(host.daemon.admissions.carried(peer))
                 assert (objects.devices, objects.spd_entries) == (links, 2 * links), (name, peer, objects)
             assert host.daemon.audit.verify() > 0
         running = {vm for vm in VM_ADDRESSES if self._runs(vm)}

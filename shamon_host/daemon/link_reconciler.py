@@ -1,0 +1,35 @@
+"""What the kernel should hold of links and of taps of this host's VMs: put together from policy, VMs and time here, and
+brought about by `links.manager`."""
+
+from dataclasses import dataclass
+
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.ports import Clock
+from shamon_host.daemon.tap_filters import tap_filters
+from shamon_host.hypervisor.vms import VmManager
+from shamon_host.links.manager import LinkManager
+from shamon_host.links.model import KernelState
+from shamon_host.links.pending import Pending
+from shamon_host.links.tap_filter import TapFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkReconciler:
+    """Synchronous. Raises BackendFailed."""
+
+    enforced: EnforcedPolicy
+    clock: Clock
+    links: LinkManager
+    vms: VmManager
+
+    def reconcile(self) -> KernelState:
+        """Bring the kernel's link objects, and the taps of our VMs, to what is wanted; they are returned as last
+        read."""
+        return self.links.reconcile(self.vms.taps(), self._filters())
+
+    def pending(self) -> Pending:
+        """What `reconcile` would do now."""
+        return self.links.pending(self.vms.taps(), self._filters())
+
+    def _filters(self) -> dict[str, TapFilter]:
+        return tap_filters(self.enforced.policy, self.vms.devices(), self.clock.wall_s())

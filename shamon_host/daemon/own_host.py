@@ -1,0 +1,107 @@
+"""This host by itself, as it is without any peer: its boot, the policy in force here, its VMs and its links."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shamon_host.attestation.tpm_public import TpmPublic
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.boot_session import BootSession
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.link_reconciler import LinkReconciler
+from shamon_host.daemon.policy_versions import PolicyVersions
+from shamon_host.daemon.ports import Backends
+from shamon_host.daemon.store import Store
+from shamon_host.domain.errors import NotTrusted
+from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.hypervisor.vms import VmManager, VmSettings
+from shamon_host.links.manager import LinkManager
+from shamon_host.links.sa_limits import RekeyAfter
+from shamon_host.peer.enrolment import PeerRegistry
+
+
+@dataclass(kw_only=True)
+class OwnHost:
+    """One for each daemon."""
+
+    name: HostName
+    policy_file: Policy
+    policy_envelope: bytes
+    registry: PeerRegistry
+    store: Store
+    audit: AuditLog
+    backends: Backends
+    vm_settings: Mapping[VmName, VmSettings]
+    session: BootSession = field(init=False)
+    enforced: EnforcedPolicy = field(init=False)
+    links: LinkManager = field(init=False)
+    vms: VmManager = field(init=False)
+    reconciler: LinkReconciler = field(init=False)
+
+    def __post_init__(self) -> None:
+        name, backends = self.name, self.backends
+        self.session = session = BootSession(store=self.store, boot_id=backends.boot_id)
+        self.enforced = enforced = EnforcedPolicy(
+            host=name,
+            file=self.policy_file,
+            file_envelope=self.policy_envelope,
+            versions=PolicyVersions(self.store),
+            audit=self.audit,
+            clock=backends.clock,
+            tpm=backends.tpm,
+        )
+        self.links = LinkManager(
+            host=name,
+            address=enforced.policy.hosts[name].address,
+            kernel=backends.kernel,
+            documents=self.store,
+            label_map=lambda: enforced.label_map,
+            audit=self.audit.append,
+            boottime_s=backends.clock.boottime_s,
+            boot_id=backends.boot_id,
+            rekey_after=self._rekey_after,
+        )
+        self.vms = VmManager(
+            host=name,
+            hypervisor=backends.hypervisor,
+            images=backends.images,
+            documents=self.store,
+            audit=self.audit.append,
+            policy=lambda: enforced.policy,
+            successor=lambda: enforced.successor,
+            label_map=lambda: enforced.label_map,
+            ensure_bridge=self.links.ensure_bridge,
+            host_tpm=self.registry.enrolled(name).tpm,
+            admitted=lambda: session.admitted,
+            settings=self.vm_settings,
+        )
+        self.reconciler = LinkReconciler(enforced=enforced, clock=backends.clock, links=self.links, vms=self.vms)
+
+    async def start(self) -> None:
+        """Bring kernel and VMs to what the policy allows; no VM is started yet. Raises ShamonError."""
+        blocking = self.backends.blocking
+        await blocking(self._require_own_tpm)
+        await blocking(self.enforced.install)
+        self.session.take_up()
+        # An earlier run may have ended between a change of the policy and what follows from it.
+        await blocking(lambda: self.vms.rename_types(self.enforced.policy.renames))
+        await blocking(self.vms.stop_forbidden)
+        await blocking(self.vms.enforce_labels)
+        await blocking(self.reconciler.reconcile)
+
+    def _require_own_tpm(self) -> None:
+        """Without TPM and log this host has nothing to prove itself with. Raises BackendFailed, NotTrusted."""
+        enrolled, found = self.registry.enrolled(self.name), self.backends.tpm.ak_public()
+        if found != enrolled.ak_public:
+            raise NotTrusted(
+                "this host's TPM has another Attestation Key than the enrolled one",
+                where=self.name,
+                expected=f"AK {enrolled.ak_name.hex()}",
+                found=f"AK {TpmPublic.parse(found).name.hex()}",
+                remedy="Enrol this host again, on every host, if its TPM was changed or cleared.",
+            )
+        self.backends.logs.measurement_count()
+
+    def _rekey_after(self) -> RekeyAfter:
+        intervals = self.enforced.policy.intervals
+        return RekeyAfter(bytes=intervals.rekey_bytes, packets=intervals.rekey_packets)

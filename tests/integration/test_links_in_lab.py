@@ -95,8 +95,9 @@ class DyingAlpha:
         self.pair = pair
         self.host = pair.alpha
 
-    def arm(self, number: int, name: str) -> None:
-        self.host.run(f"rm -f {_DIED}; echo '{number} {name}' > {_ARMED}; restorecon {_ARMED}")
+    def arm(self, number: int, name: str, *, begin: str = "") -> None:
+        """It dies of this operation, counted from the first that is called `begin` on, which is `name` if not said."""
+        self.host.run(f"rm -f {_DIED}; echo '{number} {name} {begin or name}' > {_ARMED}; restorecon {_ARMED}")
 
     def died_of(self) -> str:
         """What it did last; "" if it did not die."""
@@ -106,45 +107,46 @@ class DyingAlpha:
         self.host.run(f"rm -f {_ARMED} {_DIED}")
 
 
-@pytest.fixture(scope="module")
-def dying(pair: LinkPair) -> Iterator[DyingAlpha]:
-    """The daemon of alpha is one that can be told; the link of one type is enough for what follows."""
-    alpha = pair.alpha
-    alpha.put(_DYING, _DYING_LINKS)
-    command = f"/usr/local/sbin/lab-in-domain /opt/shamon/bin/python {_DYING}"
-    alpha.put(_DROP_IN, f"[Service]\nExecStart=\nExecStart={command}\nRestartSec=0.1\n")
-    pair.ask(alpha, "vm", "stop", "shop")
-    alpha.run("systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
-    pair.until_whole([RED])
-    yield DyingAlpha(pair)
-    alpha.run(f"rm -f {_DROP_IN} {_ARMED}; systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
-    pair.start()
+class TestKilled:
+    """The daemon of alpha is one that can be told; the link of one type is enough."""
 
-
-@pytest.mark.parametrize(("number", "name"), _REKEY)
-def test_killed_at_a_step_of_a_rekey(pair: LinkPair, dying: DyingAlpha, number: int, name: str) -> None:
-    with pair.never_in_clear(), pair.load(RED):
-        dying.arm(number, name)
-        pair.alpha.run("/opt/shamon/bin/shamon attest >/dev/null 2>&1", check=False, timeout_s=120)
-        died = _until_dead(dying, within_s=2 * LAB_TIMING.period_s + 20)
+    @pytest.fixture(scope="class")
+    def dying(self, pair: LinkPair) -> Iterator[DyingAlpha]:
+        alpha = pair.alpha
+        alpha.put(_DYING, _DYING_LINKS)
+        command = f"/usr/local/sbin/lab-in-domain /opt/shamon/bin/python {_DYING}"
+        alpha.put(_DROP_IN, f"[Service]\nExecStart=\nExecStart={command}\nRestartSec=0.1\n")
+        pair.ask(alpha, "vm", "stop", "shop")
+        alpha.run("systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
         pair.until_whole([RED])
-    assert died.startswith(name)
+        yield DyingAlpha(pair)
+        alpha.run(f"rm -f {_DROP_IN} {_ARMED}; systemctl daemon-reload", timeout_s=60)
+        alpha.run("systemctl reset-failed shamon.service; systemctl restart shamon.service", timeout_s=240)
+        pair.start()
 
+    @pytest.mark.parametrize(("number", "name"), _REKEY)
+    def test_at_a_step_of_a_rekey(self, pair: LinkPair, dying: DyingAlpha, number: int, name: str) -> None:
+        with pair.never_in_clear(), pair.load(RED):
+            dying.arm(number, name)
+            pair.alpha.run("/opt/shamon/bin/shamon attest >/dev/null 2>&1", check=False, timeout_s=120)
+            died = _until_dead(dying, within_s=2 * LAB_TIMING.period_s + 20)
+            pair.until_whole([RED])
+        assert died.startswith(name)
 
-@pytest.mark.parametrize(("down", "up"), list(itertools.zip_longest(_TEARDOWN, _BRING_UP, fillvalue=_TEARDOWN[0])))
-def test_killed_at_a_step_of_teardown_and_of_bring_up(
-    pair: LinkPair, dying: DyingAlpha, down: tuple[int, str], up: tuple[int, str]
-) -> None:
-    """Stopping the unit takes the link down, starting it brings it up again; both end with a kill."""
-    with pair.never_in_clear(), pair.load(RED):
-        dying.arm(*down)
-        pair.alpha.run("systemctl stop shamon.service", check=False, timeout_s=120)
-        fell = dying.died_of()
-        dying.arm(*up)
-        pair.alpha.run("systemctl reset-failed shamon.service; systemctl start --no-block shamon.service")
-        rose = _until_dead(dying, within_s=120)
-        pair.until_whole([RED])
-    assert (fell.split()[0], rose.split()[0]) == (down[1], up[1])
+    @pytest.mark.parametrize(("down", "up"), list(itertools.zip_longest(_TEARDOWN, _BRING_UP, fillvalue=_TEARDOWN[0])))
+    def test_at_a_step_of_teardown_and_of_bring_up(
+        self, pair: LinkPair, dying: DyingAlpha, down: tuple[int, str], up: tuple[int, str]
+    ) -> None:
+        """Stopping the unit takes the link down, starting it brings it up again; both end with a kill."""
+        with pair.never_in_clear(), pair.load(RED):
+            dying.arm(*down, begin=_TEARDOWN[0][1])
+            pair.alpha.run("systemctl stop shamon.service", check=False, timeout_s=120)
+            fell = dying.died_of()
+            dying.arm(*up)
+            pair.alpha.run("systemctl reset-failed shamon.service; systemctl start --no-block shamon.service")
+            rose = _until_dead(dying, within_s=120)
+            pair.until_whole([RED])
+        assert (fell.split()[:1], rose.split()[0]) == ([down[1]], up[1])
 
 
 def _until_dead(dying: DyingAlpha, *, within_s: float) -> str:

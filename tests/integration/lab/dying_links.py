@@ -1,9 +1,9 @@
 """Run on a lab host in the daemon's domain: the product's daemon, which dies by SIGKILL after one of its operations on
 the kernel's link objects.
 
-Which one stands in the file ARMED, "NUMBER NAME": after the operation of that number among those of this name (a class
-of `links.model`, or AllocateSpi), counted from when the file came to be. The file goes before the daemon does, so the
-next run lives; of what it died is then in DIED.
+Which one stands in the file ARMED, "NUMBER NAME BEGIN": after the operation of that number among those of this name (a
+class of `links.model`, or AllocateSpi), counted from the first of the name BEGIN on that is done after the file came to
+be. The file goes before the daemon does, so the next run lives; of what it died is then in DIED.
 """
 
 import os
@@ -22,21 +22,20 @@ from shamon_host.links.planner import describe
 ARMED, DIED = Path("/var/lib/shamon/dies-after"), Path("/var/lib/shamon/died-after")
 _apply, _allocate_spi = LinuxLinkKernel.apply, LinuxLinkKernel.allocate_spi
 _attempt: Any = getattr(LinuxLinkKernel, "attempt", None)
-_counted: dict[tuple[int, int], int] = {}
-"""The armed file's inode and time → operations since: a file that is put anew counts anew."""
+_counted: dict[tuple[int, int], list[str]] = {}
+"""The armed file's inode and time → names of operations since: a file that is put anew counts anew."""
 
 
 def _done(name: str, words: str) -> None:
     try:
-        number, wanted = ARMED.read_text().split()
+        number, wanted, begin = ARMED.read_text().split()
         status = ARMED.stat()
     except (FileNotFoundError, ValueError):
         return
-    if name != wanted:
-        return
-    key = (status.st_ino, status.st_mtime_ns)
-    _counted[key] = _counted.get(key, 0) + 1
-    if _counted[key] < int(number):
+    names = _counted.setdefault((status.st_ino, status.st_mtime_ns), [])
+    if name == begin or names:
+        names.append(name)
+    if name != wanted or names.count(name) < int(number):
         return
     ARMED.unlink()
     DIED.write_text(f"{name} {words}")

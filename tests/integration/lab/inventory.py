@@ -64,13 +64,21 @@ def read_inventory(text: str, peer: str) -> Inventory:
     )
 
 
-def differences(found: Inventory, links: Sequence[Mapping[str, Any]], taps: Collection[str]) -> list[str]:
-    """What is missing or left over, in words; `links`: the rows of `shamon links`, `taps`: of the VMs that run."""
-    spis = {spi: row["local_port"] for row in links for spi in (*row["in_spis"], *row["out_spis"])}
+def differences(
+    found: Inventory,
+    links: Sequence[Mapping[str, Any]],
+    taps: Collection[str],
+    *,
+    before: Sequence[Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """What is missing or left over, in words; `links`: the rows of `shamon links`, asked for after `found`, and
+    `before` it, should a rekey be under way meanwhile: None for the same. `taps`: of the VMs that run."""
+    then, now = _sas(links if before is None else before), _sas(links)
     wanted_ports = {row["device"] for row in links} | set(taps)
     bridges = {row["bridge"] for row in links} | {found.ports[tap] for tap in taps if tap in found.ports}
     checks = {
-        "SAs": (dict(found.sas), spis),
+        "SAs that nobody wants": (dict(found.sas.items() - then.items() - now.items()), {}),
+        "SAs that are missing": (dict((then.items() & now.items()) - found.sas.items()), {}),
         "SPD entries of links": (found.policies, 2 * len(links)),
         "block entries": (found.blocks, BLOCK_ENTRIES),
         "other SPD entries": (found.others, ()),
@@ -92,3 +100,8 @@ def differences(found: Inventory, links: Sequence[Mapping[str, Any]], taps: Coll
         if not 1 <= len(row[way]) <= _SAS_OF_A_LINK
     ]
     return wrong
+
+
+def _sas(links: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """SPI → reqid."""
+    return {spi: row["local_port"] for row in links for spi in (*row["in_spis"], *row["out_spis"])}

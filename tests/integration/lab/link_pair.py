@@ -116,7 +116,8 @@ class LinkPair:
 
             def whole(host: LabHost = host, left: list[str] = left) -> bool:
                 taps = [tap for name in VMS for tap in self.taps(host, name)]
-                left[:] = differences(inventory(host, self.peer(host).ipv4), self.links(host), taps)
+                before, found = self.links(host), inventory(host, self.peer(host).ipv4)
+                left[:] = differences(found, self.links(host), taps, before=before)
                 return not left
 
             try:

@@ -81,3 +81,13 @@ def test_a_host_without_links_keeps_only_the_guard() -> None:
     empty = replace(_found(members="shbr0 shvm0-0\n"), sas={}, policies=0, tunnels=frozenset(), gate_open=False)
     assert differences(empty, [], ["shvm0-0"]) == []
     assert differences(_found(), [], ["shvm0-0"])
+
+
+def test_a_rekey_meanwhile_is_no_difference() -> None:
+    """What was asked for before, or is asked for after, may be there; what was both, must."""
+    newer = {**_ROW, "in_spis": ["0x59485533", "0x00000777"], "out_spis": ["0x00000778"]}
+    found = _found()
+    for sas in (found.sas, {**found.sas, "0x00000777": 16384}, {"0x59485533": 16384, "0x00000778": 16384}):
+        assert differences(replace(found, sas=sas), [newer], ["shvm0-0"], before=[_ROW]) == []
+    for sas, words in (({**found.sas, "0x00000779": 16384}, "0x00000779"), ({"0x3e841ea1": 16384}, "0x59485533")):
+        assert words in "; ".join(differences(replace(found, sas=sas), [newer], ["shvm0-0"], before=[_ROW]))

@@ -104,11 +104,24 @@ class LinkCore:
         *,
         taps: Mapping[str, TypeName] | None = None,
         with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
-        opening: Mapping[str, float] | None = None,
     ) -> KernelState:
         """Make the kernel, read as `state`, hold what is wanted; return it as last read. Raises BackendFailed."""
         return self.convergence.converge(
-            self.wanted(state, self.boottime_s(), taps=taps, with_keys=with_keys, opening=opening),
+            self.wanted(state, self.boottime_s(), taps=taps, with_keys=with_keys),
             state,
             lambda found: self.wanted(found, self.boottime_s(), taps=taps),
+        )
+
+    def add(
+        self,
+        state: KernelState,
+        *,
+        with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
+        opening: Mapping[str, float] | None = None,
+    ) -> None:
+        """The same, not read again where there is only something to add; see `Convergence.add`."""
+        self.convergence.add(
+            self.wanted(state, self.boottime_s(), with_keys=with_keys, opening=opening),
+            state,
+            lambda found: self.wanted(found, self.boottime_s()),
         )

@@ -6,7 +6,7 @@ nowhere else.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from shamon_host.domain.errors import BackendFailed, BadInput, Refused
@@ -15,7 +15,7 @@ from shamon_host.links.agreed import AgreedLink, Installation, Offer, agreed_det
 from shamon_host.links.desired import canonical_address
 from shamon_host.links.link_core import LinkCore
 from shamon_host.links.link_records import LinkRecord, PeerRecord, SaRecord
-from shamon_host.links.model import SaId
+from shamon_host.links.model import KernelState, SaId
 from shamon_host.links.rekeying import perhaps_in_use, receiving, switched
 
 
@@ -72,9 +72,15 @@ class LinkOpening(LinkCore):
                 record = record.with_link(receiving(old, new))
             self.audit("link.install-inbound", peer, agreed_detail(links, lifetime_s=lifetime_s))
             self.reserved.get(peer, set()).difference_update(link.in_spi for link in links)
-            keys = {link.type: (link.in_spi, link.in_key) for link in links}
-            rekey = self.rekey_after()
-            self._install(record, before, Installation(inbound=True, keys=keys, lifetime_s=lifetime_s, rekey=rekey))
+            new_sas = Installation(
+                peer=peer,
+                inbound=True,
+                keys={link.type: (link.in_spi, link.in_key) for link in links},
+                lifetime_s=lifetime_s,
+                rekey=self.rekey_after(),
+            )
+            # The sending side reads the whole, and these SAs with it, before it opens the gate.
+            self._install(record, before, lambda state: self.add(state, with_keys=new_sas.give))
 
     def install_outbound(
         self, peer: HostName, address: str, links: Sequence[AgreedLink], *, gate_s: float, lifetime_s: int
@@ -110,15 +116,23 @@ class LinkOpening(LinkCore):
                 record = record.with_link(
                     switched(old, in_spi=link.in_spi, sending=sending, now_s=now, grace_s=self.grace_s)
                 )
-            keys = {link.type: (link.out_spi, link.out_key) for link in links}
-            installation = Installation(
+            new_sas = Installation(
+                peer=peer,
                 inbound=False,
-                keys=keys,
+                keys={link.type: (link.out_spi, link.out_key) for link in links},
                 lifetime_s=lifetime_s,
                 rekey=self.rekey_after(),
-                opening={address: gate_s} if links else {},
             )
-            self._install(record, before, installation)
+
+            def carry_out(state: KernelState) -> None:
+                state = self.converge(state, with_keys=new_sas.give)
+                self._demand_sas(peer, address, links, state)
+                # The gate last, for what is left by then: to build the rest may have taken long.
+                left_s = record.gate_until_s - self.boottime_s()
+                if links:
+                    self.add(state, opening={address: min(gate_s, left_s)})
+
+            self._install(record, before, carry_out)
             self.want_rekey -= {peer}
 
     def abandon(
@@ -161,8 +175,9 @@ class LinkOpening(LinkCore):
             except BackendFailed as error:
                 self.audit("link.abandon-failed", peer, {"reason": str(error)})
 
-    def _install(self, record: PeerRecord, before: PeerRecord | None, what: Installation) -> None:
-        """Write the record down and install its new SAs; on failure put the earlier record back, and the kernel."""
+    def _install(self, record: PeerRecord, before: PeerRecord | None, carry_out: Callable[[KernelState], None]) -> None:
+        """Write the record down and carry it out on the kernel as it is read first; on failure put the earlier record
+        back, and the kernel."""
         state = self.read()
         if state.no_links_because:
             raise Refused(
@@ -173,15 +188,7 @@ class LinkOpening(LinkCore):
             )
         self.book.remember(record)
         try:
-            state = self.converge(state, with_keys=lambda link: what.give(link, record.peer))
-            destination = self.address if what.inbound else record.address
-            present = {sa.id for sa in state.sas}
-            for name, (spi, _) in what.keys.items():
-                if SaId(destination=destination, spi=spi) not in present:
-                    raise BackendFailed("an SA that was installed is not there", where=f"{record.peer} {name}")
-            # The gate last, for what is left by then: to build the rest may have taken long.
-            left_s = record.gate_until_s - self.boottime_s()
-            self.converge(state, opening={address: min(gate_s, left_s) for address, gate_s in what.opening.items()})
+            carry_out(state)
         except (BackendFailed, BadInput):
             self.book.remember(before or replace(record, links={}))
             try:
@@ -189,6 +196,14 @@ class LinkOpening(LinkCore):
             except BackendFailed as error:
                 self.audit("link.roll-back-failed", record.peer, {"reason": str(error)})
             raise
+
+    def _demand_sas(self, peer: HostName, address: str, links: Sequence[AgreedLink], state: KernelState) -> None:
+        """Of both directions: those of the receiving side were installed a while ago."""
+        present = {sa.id for sa in state.sas}
+        for link in links:
+            ids = {SaId(destination=self.address, spi=link.in_spi), SaId(destination=address, spi=link.out_spi)}
+            if not ids <= present:
+                raise BackendFailed("an SA that was installed is not there", where=f"{peer} {link.type}")
 
     def _free_spis(self, record: PeerRecord, out_spis: Collection[int]) -> PeerRecord:
         """A peer that booted anew may give SPIs again under which there still is a sending SA of before: that one goes

@@ -72,17 +72,17 @@ def check_agreed(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """SAs of one direction to install, and what goes with them. `keys`: type → SPI and key."""
+    """SAs of one direction to install to a peer. `keys`: type → SPI and key."""
 
+    peer: HostName
     inbound: bool
     keys: Mapping[TypeName, tuple[int, bytes]] = field(repr=False)
     lifetime_s: int
     rekey: RekeyAfter = RARELY
-    opening: Mapping[str, float] = field(default_factory=dict)
 
-    def give(self, link: DesiredLink, peer: HostName) -> DesiredLink:
+    def give(self, link: DesiredLink) -> DesiredLink:
         """The link with its new SA, if it is one of the peer's that get one."""
-        if link.peer != peer or link.type not in self.keys:
+        if link.peer != self.peer or link.type not in self.keys:
             return link
         spi, key = self.keys[link.type]
         sa = link.sa(inbound=self.inbound, spi=spi, key=key, lifetime_s=self.lifetime_s, rekey=self.rekey)

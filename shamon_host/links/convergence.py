@@ -10,11 +10,15 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.desired import DesiredLink, DesiredState
 from shamon_host.links.dismantling import dismantling
 from shamon_host.links.model import (
+    AddSa,
+    AddSpdEntry,
     AttachPort,
     CloseGate,
+    CreateTunnel,
     DeleteSas,
     DetachPort,
     KernelState,
+    OpenGate,
     Operation,
     SaId,
     SetTapFilter,
@@ -47,23 +51,41 @@ class Convergence:
 
         `then` says what is wanted once that was applied: the same without keys and gates to set. Raises BackendFailed
         when an operation fails, or the kernel does not hold what it was given."""
-        desired = first
-        operations = plan(desired, state)
+        return self._until_nothing_is_left(plan(first, state), state, then)
+
+    def add(self, first: DesiredState, state: KernelState, then: Callable[[KernelState], DesiredState]) -> None:
+        """As `converge`, for who reads the kernel himself before anything may pass that could not pass before: a plan
+        that only adds is carried out, each operation read back by the port, and the whole is not read again. Where
+        something has to go or to be put right, it is. Raises BackendFailed."""
+        operations = plan(first, state)
+        if all(map(_only_adds, operations)):
+            self._carry_out(operations, state)
+        else:
+            self._until_nothing_is_left(operations, state, then)
+
+    def _until_nothing_is_left(
+        self, operations: Sequence[Operation], state: KernelState, then: Callable[[KernelState], DesiredState]
+    ) -> KernelState:
         for _ in range(_MAX_PASSES):
             if not operations:
                 return state
-            detail: dict[str, Any] = {"operations": [describe(operation) for operation in operations]}
-            if changed := changed_by_others(state):
-                detail["changed"] = changed
-            self.audit("link.apply", self.host, detail)
-            self._apply(operations)
+            self._carry_out(operations, state)
             state = self.kernel.read()
-            desired = then(state)
-            operations = tuple(item for item in plan(desired, state) if not _attaches_tap(item))
+            operations = tuple(item for item in plan(then(state), state) if not _attaches_tap(item))
         if operations:
             left = "; ".join(describe(operation) for operation in operations)
             raise BackendFailed("the kernel does not hold what it was given", where=self.host, found=left[:1000])
         return state
+
+    def _carry_out(self, operations: Sequence[Operation], state: KernelState) -> None:
+        """Audit, then apply; `state`: what was read before."""
+        if not operations:
+            return
+        detail: dict[str, Any] = {"operations": [describe(operation) for operation in operations]}
+        if changed := changed_by_others(state):
+            detail["changed"] = changed
+        self.audit("link.apply", self.host, detail)
+        self._apply(operations)
 
     def tear_down(
         self,
@@ -147,3 +169,14 @@ def _left(addresses: Collection[str], state: KernelState) -> tuple[Operation, ..
 
 def _attaches_tap(operation: Operation) -> bool:
     return isinstance(operation, AttachPort) and not operation.isolated
+
+
+def _only_adds(operation: Operation) -> bool:
+    """It takes nothing away and changes nothing else on its way, and it is no part of the guard."""
+    match operation:
+        case AddSpdEntry(entry=entry):
+            return not entry.block
+        case AddSa() | CreateTunnel() | OpenGate():
+            return True
+        case _:
+            return False

@@ -7,7 +7,7 @@ from shamon_host.links.agreed import words_of
 from shamon_host.links.path_report import Part, PathReport, Stage, Verdict
 
 APART_S = 10.0
-"""Each handshake makes new SAs, and the earlier ones to receive with stay for a while (`manager.GRACE_S`): of two
+"""Each handshake makes new SAs, and the earlier ones to receive with stay for a while (`rekeying.GRACE_S`): of two
 reports that are no further apart, at least what the earlier one sends with is known to the later one."""
 
 

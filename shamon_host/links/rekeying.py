@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from shamon_host.links.link_records import LinkRecord, PeerRecord, SaRecord
 
+GRACE_S = 10.0
+"""How long a superseded receiving SA stays at least: packets under way, and a peer that has not switched yet."""
 SWITCH_S = 1.0
 """How long a superseded sending SA stays at least. The kernel sends with the newest one (xfrm_state_look_at)."""
 MAX_SAS = 16

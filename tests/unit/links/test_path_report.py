@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from shamon_host.domain.errors import BadInput
 from shamon_host.links.doctor import diagnose
 from shamon_host.links.joined_path import APART_S, join
-from shamon_host.links.manager import GRACE_S
 from shamon_host.links.path_report import Part, PathReport, Verdict
+from shamon_host.links.rekeying import GRACE_S
 from tests.unit.links.conftest import join as shake_hands
 from tests.unit.links.doctor_world import KERNEL_FAULTS, TERM_FAULTS, DoctorWorld
 

@@ -6,7 +6,7 @@ on it, and the chain, whose head peers see in every quote, shows the rest.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from shamon_host.daemon.database import Database
@@ -84,6 +84,17 @@ class AuditLog:
             (MAX_SEARCHED, subject, len(also), also, limit),
         )
         return tuple(reversed(found))
+
+    def newest(self, subject: str, kinds: Collection[str]) -> AuditRecord | None:
+        """The newest record of one of these kinds about `subject`, out of the last MAX_SEARCHED."""
+        marks = ", ".join("?" * len(kinds))
+        found = self._rows(
+            f"SELECT {_COLUMNS} FROM audit "  # noqa: S608
+            "WHERE sequence > (SELECT coalesce(max(sequence), 0) FROM audit) - ? "
+            f"AND subject = ? AND kind IN ({marks}) ORDER BY sequence DESC LIMIT 1",
+            (MAX_SEARCHED, subject, *kinds),
+        )
+        return found[0] if found else None
 
     def verify(self) -> int:
         """Check the whole chain and return the number of records. Raises NotTrusted with the first broken one."""

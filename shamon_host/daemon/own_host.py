@@ -11,6 +11,7 @@ from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.store import Store
+from shamon_host.daemon.suspension import was_cut_off
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy
@@ -60,6 +61,7 @@ class OwnHost:
             boottime_s=backends.clock.boottime_s,
             boot_id=backends.boot_id,
             rekey_after=self._rekey_after,
+            cut_off=lambda peer: was_cut_off(self.audit, peer),
         )
         self.vms = VmManager(
             host=name,

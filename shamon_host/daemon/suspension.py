@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import Claim, ClaimName
 
 _LOG_CLAIMS = (ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, ClaimName.SHAMON_CODE)
+
+_ADMITTED = "link.install-outbound"
+_CUT_OFF = ("peer.suspend", "peer.expel", "peer.expelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,13 @@ class Suspension:
     """Its Evidence was bad; False when it only fell silent."""
     carried: frozenset[TypeName]
     """Types of the links that it had until then."""
+
+
+def was_cut_off(audit: AuditLog, peer: HostName) -> bool:
+    """Whether it was decided to cut the peer off after it was admitted last: the decision is written down before its
+    effect, which a daemon that died in between still owes. True for a peer of which no admission is found."""
+    newest = audit.newest(peer, (_ADMITTED, *_CUT_OFF))
+    return newest is None or newest.kind in _CUT_OFF
 
 
 def is_transient(claim: Claim) -> bool:

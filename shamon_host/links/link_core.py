@@ -36,6 +36,9 @@ class LinkCore:
     boot_id: str
     grace_s: float = GRACE_S
     rekey_after: Callable[[], RekeyAfter] = RekeyAfter
+    cut_off: Callable[[HostName], bool] = lambda _: False
+    """Whether an earlier run of the daemon decided to cut the peer off after it admitted it last; it may have died
+    before it did."""
     no_links_because: str = field(init=False, default="")
     """Why SELinux of this host lets it carry no type, as last read; "" when it does."""
     book: LinkBook = field(init=False, repr=False)
@@ -65,9 +68,11 @@ class LinkCore:
         if not self._adopted:
             changed = []
             for record in self.book.records:
-                kept = self.book.adoptable(record, state, self.boottime_s())
+                cut_off = self.cut_off(record.peer)
+                kept = frozenset() if cut_off else self.book.adoptable(record, state, self.boottime_s())
                 dropped = sorted(set(record.links) - kept)
-                self.audit("link.adopt", record.peer, {"kept": sorted(kept), "dropped": dropped})
+                detail = {"kept": sorted(kept), "dropped": dropped, "cut_off": cut_off}
+                self.audit("link.adopt", record.peer, detail)
                 if dropped:
                     changed.append(record.only(kept))
             self.book.remember(*changed)

@@ -1,10 +1,13 @@
 """Belief and its end, under races: handshakes that run out of time, logs that cannot be written, links that stay."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from shamon_host.domain.admission import AdmissionState
+from shamon_host.domain.audit import AuditRecord
 from shamon_host.domain.errors import BackendFailed, Unreachable
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
@@ -96,6 +99,38 @@ def test_a_daemon_that_cannot_write_ends_and_closes_everything(fault: Fault | No
             await world.admitted("alpha", "beta")
 
     play(test)
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_a_daemon_that_died_before_it_cut_a_peer_off_does_so_when_it_starts(decided: bool) -> None:
+    """The decision was written down, and nothing else done; where there was none, the link goes on."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        if decided:
+            append = daemon(world.alpha).audit.append
+
+            def die(kind: str, subject: str, detail: Mapping[str, Any]) -> AuditRecord:
+                record = append(kind, subject, detail)
+                if kind == "peer.suspend":
+                    world.alpha.sever()
+                return record
+
+            daemon(world.alpha).admissions.audit.append = die  # type: ignore[method-assign]
+            await world.beta.inflict(Fault.PROGRAM)
+            await world.until(lambda: _severed(world.alpha), within_s=20, what="alpha's daemon is dead")
+            assert not (await world.alpha.objects("beta")).nothing, "it died before the effect"
+        await world.alpha.kill_daemon()
+        world.network.cut(ALPHA, BETA)
+        await world.alpha.start_daemon()
+        assert (await world.alpha.objects("beta")).nothing is decided
+        assert [detail["cut_off"] for detail in records(world.alpha, "link.adopt", "beta")][-1:] == [decided]
+
+    play(test)
+
+
+async def _severed(host: MemoryHost) -> bool:
+    return host.severed
 
 
 def test_what_could_not_be_removed_is_tried_again() -> None:

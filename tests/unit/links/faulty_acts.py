@@ -146,6 +146,7 @@ def handshake(
         if world.hosts[number].life.dead and not start(world, number):
             return False
     run = _Handshake(world, i, j, types)
+    healthy = frozenset(world.healthy)
     steps: list[tuple[int, Callable[[int], None]]] = [
         (i, run.offer),
         (j, run.offer),
@@ -178,7 +179,8 @@ def handshake(
         world.look_around()
     world.switching = False
     world.unhealthy(i, j)
-    world.healthy |= {(min(i, j), max(i, j), link.type) for link in run.agreed[i]}
+    links = {(min(i, j), max(i, j), link.type) for link in run.agreed[i]}
+    world.healthy |= links & healthy if world.stepped_back & {i, j} else links
     world.look_around()
     return True
 
@@ -362,6 +364,7 @@ def reboot(world: FaultyWorld, i: int) -> None:
             _forget(world, i, j)
     world.repaired(i)
     world.unguarded.add(i)
+    world.stepped_back.discard(i)
     world.hosts[i].reboot()
     start(world, i)
 

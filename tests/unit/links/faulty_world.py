@@ -128,6 +128,9 @@ class FaultyWorld:
         """Types whose link each side has asked its daemon for and not asked it to close."""
         self.healthy: set[tuple[int, int, TypeName]] = set()
         """Links of two hosts, the lower number first, that nothing has happened to: they lose no packet."""
+        self.stepped_back: set[int] = set()
+        """Hosts whose wall clock was set back in this boot. The kernel sends with the SA that is newest by it: until
+        that one is retired, with one of before, which a peer that lost its end of the link does not have any more."""
         self.loose_spd: set[int] = set()
         self.loose_nft: set[int] = set()
         self.loose_gate: set[int] = set()

@@ -150,6 +150,8 @@ class Links(RuleBasedStateMachine):
         self.world.hosts[i].clock.wall += seconds
         if seconds > 0:
             self.world.unhealthy(i)
+        else:
+            self.world.stepped_back.add(i)
 
     @rule(i=HOSTS, cut=st.booleans())
     def cable(self, i: int, cut: bool) -> None:

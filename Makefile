@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
+# Without the compiled tests, each of the workers reads and rewrites all of them anew at every run.
+unexport PYTHONDONTWRITEBYTECODE
 export VENV ?= .venv
 export SHAMON_EXAMPLES
 BIN := $(VENV)/bin

@@ -24,6 +24,7 @@ demo: ## Play the story in memory (no root, no hardware; ARGS=--json for the rep
 .PHONY: test
 test: ## Run the unit suite (no root, no compiler, no hardware; SHAMON_EXAMPLES=1: all examples, seven times as many)
 	@tools/set-up dev
+	unset PYTHONDONTWRITEBYTECODE # without compiled tests, each worker would compile all of them at every run
 	$(BIN)/python -m pytest tests/unit --timeout=60 --numprocesses=auto $(ARGS)
 
 .PHONY: bench-policy

@@ -60,19 +60,14 @@ def detect_ascii_log_bank(log: bytes) -> Bank | LogHash:
     return likeliest_hash(size, lambda bank, wrong: iter_ascii_ima_log(log, log_bank=bank, wrong_hashes=wrong))
 
 
-def parse_ascii_ima_log(log: bytes, *, log_bank: Bank | LogHash = Bank.SHA1) -> tuple[ImaEntry, ...]:
-    """The entries of an ASCII log, all of them with the right template hash.
+def iter_ascii_ima_log(
+    log: bytes, *, log_bank: Bank | LogHash = Bank.SHA1, wrong_hashes: list[int] | None = None
+) -> Iterator[ImaEntry]:
+    """The entries one after the other; `wrong_hashes` as for `iter_ima_log`.
 
     Raises `ImaLogTruncatedError` where the last line is incomplete, `ImaLogError` where it is no log. `end_offset` of
     the entries counts the bytes of the text.
     """
-    return tuple(iter_ascii_ima_log(log, log_bank=log_bank))
-
-
-def iter_ascii_ima_log(
-    log: bytes, *, log_bank: Bank | LogHash = Bank.SHA1, wrong_hashes: list[int] | None = None
-) -> Iterator[ImaEntry]:
-    """The entries one after the other; `wrong_hashes` as for `iter_ima_log`."""
     position, number = 0, 0
     while position < len(log):
         start = position

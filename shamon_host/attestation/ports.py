@@ -10,7 +10,6 @@ from typing import Protocol
 
 from shamon_host.attestation.credential import Credential
 
-QUOTED_BANK = "sha256"
 QUOTED_PCRS = tuple(range(15))
 """PCR 0-14: what a quote of this program always covers, in the SHA-256 bank."""
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 _OTHER_ALGORITHMS = {0x0012: "sm3_256", 0x0027: "sha3_256", 0x0028: "sha3_384", 0x0029: "sha3_512"}
 """Hashes that a log may announce and this program has no bank for (TCG Algorithm Registry, TPM_ALG_ID)."""
-_AGGREGATES = (7, 9)
-"""The last PCR that IMA's boot aggregate covers: before Linux 5.8 (ima_crypto.c) and in the SHA-1 bank, and since."""
+_AGGREGATES = ("0-7", "0-9")
+"""The PCRs that IMA's boot aggregate covers: before Linux 5.8 (ima_crypto.c) and in the SHA-1 bank, and since."""
 
 
 def add_parser(actions: Any) -> None:
@@ -46,6 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def eventlog_document(log: "EventLog") -> dict[str, Any]:
     """What is told of a log. PCRs that no event was extended into are there with the value they start with."""
     from shamon_host.attestation.event_describe import describe
+    from shamon_host.attestation.ima_log import boot_aggregates
 
     values = log.replay()
     records = ([log.header] if log.header is not None else []) + list(log.events)
@@ -58,11 +59,8 @@ def eventlog_document(log: "EventLog") -> dict[str, Any]:
             bank.value: {str(pcr): value.hex() for pcr, value in of_bank.items()} for bank, of_bank in values.items()
         },
         "boot_aggregate": {
-            f"0-{last}": {
-                bank.value: bank.digest(b"".join(of_bank[pcr] for pcr in range(last + 1))).hex()
-                for bank, of_bank in values.items()
-            }
-            for last in _AGGREGATES
+            pcrs: {bank.value: boot_aggregates(bank, of_bank)[pcrs].hex() for bank, of_bank in values.items()}
+            for pcrs in _AGGREGATES
         },
         "log": [
             {

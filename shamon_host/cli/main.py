@@ -7,6 +7,7 @@ commands that talk to the daemon need none of the libraries that the daemon need
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from shamon_host import __version__
@@ -31,8 +32,10 @@ DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
 _HOST_MODULES = frozenset({"libvirt", "libvirt_qemu", "pyroute2", "tpm2_pytss"})
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line. Each leaf sets `run`, a function of the parsed arguments that returns an exit code."""
+    """The whole command line, made once. Each leaf sets `run`, a function of the parsed arguments that returns an exit
+    code."""
     parser = argparse.ArgumentParser(
         prog="shamon", description="One mandatory access control policy over the virtual machines of many hosts."
     )

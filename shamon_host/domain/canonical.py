@@ -9,6 +9,8 @@ from typing import Any
 
 from shamon_host.domain.errors import BadInput
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, without white space, ASCII only. Raises BadInput on anything that JSON has no form for.
@@ -17,7 +19,7 @@ def canonical_json(value: Any) -> bytes:
     refused.
     """
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        text = _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput("a value has no canonical JSON form", found=str(error)[:200]) from error
     return text.encode("ascii")

@@ -15,16 +15,11 @@ MIN_GATE_S = 0.05
 """A gate shorter than this is not opened: a timeout that rounds to 0 would never end."""
 
 
-def checked_lease_s(lease_s: float, *, whose: str = "lease") -> float:
+def checked_lease_s(lease_s: float) -> float:
     """Return a lease that was granted, if it is one. Raises BadInput on NaN, and on what is too short or too long."""
     if not math.isfinite(lease_s) or not MIN_LEASE_S <= lease_s <= MAX_LEASE_S:
-        raise BadInput(f"bad {whose}", expected=f"{MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds", found=str(lease_s))
+        raise BadInput("bad lease", expected=f"{MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds", found=str(lease_s))
     return lease_s
-
-
-def agreed_lease_s(mine: float, theirs: float) -> float:
-    """The shorter of both leases. Raises BadInput."""
-    return min(checked_lease_s(mine, whose="lease of this host"), checked_lease_s(theirs, whose="lease of the peer"))
 
 
 def lease_end_s(started_s: float, lease_s: float) -> float:

@@ -52,7 +52,8 @@ def _narrowed(desired: DesiredState, actual: KernelState) -> Iterator[tuple[str,
             found = actual.filters[device]
             both = found.narrowed_by(wanted)
             # Windows that are the same but for the readings' tolerance stay as they are.
-            yield device, both if _window_differs(both, found) else replace(both, open_s=found.open_s)
+            as_it_is = both.open_s == found.open_s or _window_differs(both, found)
+            yield device, both if as_it_is else replace(both, open_s=found.open_s)
         else:
             yield device, wanted
 

@@ -120,6 +120,8 @@ class TapFilter:
         """
         if self.device != other.device:
             raise BadInput("filters of two taps do not join", where=self.device, found=other.device)
+        if self == other:
+            return self
         ports = None if self.ports is None else frozenset(self.ports)
         other_ports = None if other.ports is None else frozenset(other.ports)
         both = _common(ports, other_ports)
@@ -137,7 +139,7 @@ class TapFilter:
 
     def without_window(self) -> "TapFilter":
         """The same at any time."""
-        return replace(self, open_s=None)
+        return self if self.open_s is None else replace(self, open_s=None)
 
     def __str__(self) -> str:
         """In words, for the audit log."""

@@ -2,10 +2,11 @@
 (RFC 4443, RFC 4861). Built and parsed as bytes, so that what crosses a simulated bridge or wire is what a real one
 would carry."""
 
-import ipaddress
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+
+from shamon_host.testing.ip_addresses import family, packed, unpacked
 
 BROADCAST = b"\xff" * 6
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
@@ -51,8 +52,8 @@ _ICMP6_TYPES = {
 
 def build(frame: Frame) -> bytes:
     """The frame as bytes on the wire, without padding and checksum of the link layer."""
-    version = ipaddress.ip_address(frame.destination).version
-    source, destination = ipaddress.ip_address(frame.source).packed, ipaddress.ip_address(frame.destination).packed
+    version = family(frame.destination)
+    source, destination = packed(frame.source), packed(frame.destination)
     match frame.kind:
         case Kind.ARP_REQUEST | Kind.ARP_REPLY:
             operation = 1 if frame.kind is Kind.ARP_REQUEST else 2
@@ -106,8 +107,8 @@ def parse(data: bytes) -> Frame | None:
             source_mac=source_mac,
             destination_mac=destination_mac,
             identifier=identifier,
-            source=str(ipaddress.ip_address(source)),
-            destination=str(ipaddress.ip_address(destination)),
+            source=unpacked(source),
+            destination=unpacked(destination),
         )
     except (struct.error, IndexError, ValueError):
         return None
@@ -121,8 +122,8 @@ def _parse_arp(source_mac: bytes, destination_mac: bytes, body: bytes) -> Frame 
         kind=Kind.ARP_REQUEST if operation == 1 else Kind.ARP_REPLY,
         source_mac=source_mac,
         destination_mac=destination_mac,
-        source=str(ipaddress.ip_address(source)),
-        destination=str(ipaddress.ip_address(destination)),
+        source=unpacked(source),
+        destination=unpacked(destination),
     )
 
 

@@ -5,9 +5,9 @@ Sources: nft_set_pktinfo_ipv4_validate and nft_set_pktinfo_ipv6_validate (includ
 """
 
 import struct
-from ipaddress import IPv4Address, IPv6Address
 
 from shamon_host.links.frame_facts import ArpFacts, FrameFacts, FrameKind, NeighbourFacts, PortProtocol
+from shamon_host.testing.ip_addresses import unpacked
 
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
 _PROTOCOLS = {6: PortProtocol.TCP, 17: PortProtocol.UDP}
@@ -58,8 +58,8 @@ def facts_of(frame: bytes, *, from_tap: bool) -> FrameFacts:
 def _ip_source(ethertype: int, body: bytes) -> str:
     """Where its header has it, whole or not."""
     if ethertype == _IPV4 and len(body) >= 16:
-        return str(IPv4Address(body[12:16]))
-    return str(IPv6Address(body[8:24])) if ethertype == _IPV6 and len(body) >= 24 else ""
+        return unpacked(body[12:16])
+    return unpacked(body[8:24]) if ethertype == _IPV6 and len(body) >= 24 else ""
 
 
 def _arp(body: bytes) -> ArpFacts | None:
@@ -67,8 +67,8 @@ def _arp(body: bytes) -> ArpFacts | None:
         return None
     return ArpFacts(
         sender_mac=body[8:14].hex(":"),
-        sender=str(IPv4Address(body[14:18])) if len(body) >= 18 else "",
-        target=str(IPv4Address(body[24:28])) if len(body) >= 28 else "",
+        sender=unpacked(body[14:18]) if len(body) >= 18 else "",
+        target=unpacked(body[24:28]) if len(body) >= 28 else "",
     )
 
 
@@ -79,7 +79,7 @@ def _neighbour(kind: FrameKind, body: bytes, transport: bytes) -> NeighbourFacts
         link_address = ""
     elif body[6] == _ICMPV6 and length == 32 and transport[24:26] == _LINK_ADDRESS[kind]:
         link_address = transport[26:32].hex(":")
-    target = str(IPv6Address(transport[8:24])) if len(transport) >= 24 else ""
+    target = unpacked(transport[8:24]) if len(transport) >= 24 else ""
     return NeighbourFacts(target=target, link_address=link_address)
 
 

@@ -7,11 +7,11 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Protocol
 
 from shamon_host.links.model import Direction, SaId
 from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent
+from shamon_host.testing.ip_addresses import family
 from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge, host_answer
 from shamon_host.testing.kernel_filters import MemoryFilters
 from shamon_host.testing.kernel_nft import MemoryGuard
@@ -186,7 +186,7 @@ class PacketPath:
 def _flow(direction: Direction, packet: WirePacket, ports: tuple[int, int]) -> Flow:
     return Flow(
         direction=direction,
-        family=ip_address(packet.source).version,
+        family=family(packet.source),
         source=packet.source,
         destination=packet.destination,
         source_port=ports[0],

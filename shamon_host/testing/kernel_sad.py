@@ -37,6 +37,14 @@ class InstalledSa:
     """A soft limit was reached, and told."""
     highest: int = 0
     seen: set[int] = field(default_factory=set)
+    _reading: SecurityAssociation | None = None
+
+    def reading(self) -> SecurityAssociation:
+        """As readers outside get it: without its key, and with what it has carried."""
+        last = self._reading
+        if last is None or (last.packets, last.bytes) != (self.packets, self.bytes):
+            last = self._reading = replace(self.sa, key=None, packets=self.packets, bytes=self.bytes)
+        return last
 
 
 class MemorySad:
@@ -80,9 +88,7 @@ class MemorySad:
     def read(self) -> frozenset[SecurityAssociation]:
         """All of them, without larval ones and keys."""
         self._expire()
-        return frozenset(
-            replace(item.sa, key=None, packets=item.packets, bytes=item.bytes) for item in self._sas.values()
-        )
+        return frozenset(item.reading() for item in self._sas.values())
 
     def reserved(self) -> frozenset[SaId]:
         """Larval SAs."""

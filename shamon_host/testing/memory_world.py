@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
+from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import CLEAN_IMAGE, Enrolment, MemoryHost
@@ -18,6 +20,12 @@ MEMORY_TIMING = Timing(period_s=10, lease_s=30, margin_s=1, timeout_s=5, action_
 _POLL_S = 0.5
 
 
+@cache
+def _policy(timing: Timing) -> Policy:
+    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing)
+    return parse_policy(text.encode(), source="the story's policy")
+
+
 class MemoryWorld:
     """`world.World` in memory; a context manager, so that no daemon is left running."""
 
@@ -27,8 +35,7 @@ class MemoryWorld:
         self.vm_addresses: Mapping[str, tuple[str, str]] = VM_ADDRESSES
         self.wire = MemoryWire()
         self.network = MemoryNetwork()
-        text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing)
-        self.policy = parse_policy(text.encode(), source="the story's policy")
+        self.policy = _policy(timing)
         self.enrolment = Enrolment(policy=self.policy)
         self.hosts: Mapping[str, MemoryHost] = {
             name: MemoryHost(name=name, wire=self.wire, network=self.network, enrolment=self.enrolment)

@@ -116,12 +116,14 @@ def measured(
 ) -> Measurement:
     """Run both in turn, once more than `rounds`: the first time warms up."""
     # Garbage collection counts, but only of what the work itself makes: the bench holds more than any host does.
+    frozen_before = gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     try:
         costs = [(baseline.cost_s(), work.cost_s()) for _ in range(rounds + 1)][1:]
     finally:
-        gc.unfreeze()
+        if not frozen_before:  # there is no way to unfreeze only what was frozen here
+            gc.unfreeze()
     return Measurement(
         name=work.name,
         unit=unit,

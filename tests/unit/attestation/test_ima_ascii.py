@@ -13,7 +13,6 @@ from shamon_host.attestation.ima_ascii import (
     detect_ascii_log_bank,
     is_ascii_log,
     iter_ascii_ima_log,
-    parse_ascii_ima_log,
 )
 from shamon_host.attestation.ima_entry import TEMPLATES, ImaEntry, template_fields
 from shamon_host.attestation.ima_log import (
@@ -61,6 +60,11 @@ def as_ascii(entries: Iterable[ImaEntry]) -> bytes:
     return b"".join(shown(entry) for entry in entries)
 
 
+def entries_of(text: bytes, *, log_bank: Bank | LogHash = Bank.SHA1) -> tuple[ImaEntry, ...]:
+    """All of them, with the right template hashes."""
+    return tuple(iter_ascii_ima_log(text, log_bank=log_bank))
+
+
 def _plain(entries: Iterable[ImaEntry]) -> list[ImaEntry]:
     return [entry._replace(end_offset=0) for entry in entries]
 
@@ -68,7 +72,7 @@ def _plain(entries: Iterable[ImaEntry]) -> list[ImaEntry]:
 def test_an_ascii_log_of_a_newer_kernel(vectors: Path) -> None:
     text = (vectors / "ima-evm-pcrs0-9.ascii").read_bytes()
     assert is_ascii_log(text)
-    entries = parse_ascii_ima_log(text)
+    entries = entries_of(text)
     assert [entry.fields().path for entry in entries] == ["boot_aggregate"]
     values = parse_event_log((vectors / "ima-evm-pcrs0-9.tcg").read_bytes()).replay()[Bank.SHA256]
     found = entries[0].fields().file_digest
@@ -78,7 +82,7 @@ def test_an_ascii_log_of_a_newer_kernel(vectors: Path) -> None:
 
 def test_an_ascii_log_of_an_older_kernel(vectors: Path) -> None:
     text = (vectors / "ima-evm-pcrs0-7.ascii").read_bytes()
-    entries = parse_ascii_ima_log(text)
+    entries = entries_of(text)
     assert [entry.fields().path for entry in entries] == ["boot_aggregate", "/init", "/bin/sh"]
     assert entries[-1].end_offset == len(text)
     assert as_ascii(entries) == text
@@ -96,7 +100,7 @@ def test_real_logs_are_the_same_in_ascii(vectors: Path, name: str) -> None:
     entries = parse_ima_log(log, log_bank=bank)
     text = as_ascii(entries)
     assert detect_ascii_log_bank(text) is bank
-    read = parse_ascii_ima_log(text, log_bank=bank)
+    read = entries_of(text, log_bank=bank)
     assert encode_ima_log(read) == log
     assert _plain(read) == _plain(entries)
     assert read[-1].end_offset == len(text)
@@ -120,14 +124,14 @@ def test_names_with_blanks_and_line_feeds() -> None:
         ima_sig_entry(name, _DIGEST, signature=b"\x03\x02" if index % 2 else b"") for index, name in enumerate(names)
     ]
     entries.append(violation_entry("/b c\nd"))
-    assert _plain(parse_ascii_ima_log(as_ascii(entries))) == entries
+    assert _plain(entries_of(as_ascii(entries))) == entries
 
 
 def test_a_name_that_forges_an_entry_does_not_pass() -> None:
     forged = ima_sig_entry("/usr/bin/good", _DIGEST)
     text = as_ascii([ima_sig_entry("/x\n" + shown(forged).decode().rstrip("\n"), _DIGEST)])
     with pytest.raises(ImaLogError):
-        parse_ascii_ima_log(text)
+        entries_of(text)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ _EVM = b"10 " + b"0" * 40 + b" iuid|imode 0 33188\n"
 )
 def test_malformed_ascii_logs_are_refused_with_their_reason(text: bytes, reason: str) -> None:
     with pytest.raises(ImaLogError, match=reason):
-        parse_ascii_ima_log(text)
+        entries_of(text)
 
 
 def test_a_cut_last_line_is_a_truncated_log() -> None:
@@ -177,13 +181,13 @@ def test_a_cut_last_line_is_a_truncated_log() -> None:
     first = text.index(b"\n") + 1
     for cut in range(first + 1, len(text) - 1):
         with pytest.raises(ImaLogTruncatedError) as refused:
-            parse_ascii_ima_log(text[:cut])
+            entries_of(text[:cut])
         assert refused.value.offset == first
     # Whole but for its line feed, or with empty lines behind it: as it was copied.
-    assert len(parse_ascii_ima_log(text[:-1])) == 2
-    assert len(parse_ascii_ima_log(text + b"\n\n")) == 2
+    assert len(entries_of(text[:-1])) == 2
+    assert len(entries_of(text + b"\n\n")) == 2
     with pytest.raises(ImaLogTruncatedError):
-        parse_ascii_ima_log(shown(violation_entry("/bin/x")).rstrip())
+        entries_of(shown(violation_entry("/bin/x")).rstrip())
 
 
 def test_wrong_template_hashes_are_counted_where_asked() -> None:
@@ -245,7 +249,7 @@ def test_what_the_kernel_shows_gives_back_what_it_measured(made: tuple[Bank | Lo
     bank, entries = made
     text = as_ascii(entries)
     assert is_ascii_log(text)
-    assert _plain(parse_ascii_ima_log(text, log_bank=bank)) == entries
+    assert _plain(entries_of(text, log_bank=bank)) == entries
     assert _plain(parse_ima_log(encode_ima_log(entries), log_bank=bank)) == entries
 
 

@@ -1,6 +1,7 @@
-"""Keys measured into keyrings: found in logs, used for signatures, and told from those that are known."""
+"""Keys measured into keyrings: found in logs, and used for signatures."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.attestation.ima_entry import ImaEntry
-from shamon_host.attestation.ima_keyring import keys_of, measured_key, measured_keys, strange_keys
+from shamon_host.attestation.ima_keyring import MeasuredKey, keys_of, measured_key
 from shamon_host.attestation.ima_log import (
     encode_ima_log,
     ima_buf_entry,
@@ -18,7 +19,7 @@ from shamon_host.attestation.ima_log import (
     parse_ima_log,
     violation_entry,
 )
-from shamon_host.attestation.ima_signature import SignatureVerdict, SigningKeys, check_signature, load_signing_key
+from shamon_host.attestation.ima_signature import SignatureVerdict, check_signature, load_signing_key
 from tests.examples import examples
 from tests.unit.attestation.file_signing import certificate, sign
 
@@ -27,6 +28,13 @@ _OTHER = ec.derive_private_key(0xBAD, ec.SECP256R1())
 _DER = certificate(_KEY).public_bytes(serialization.Encoding.DER)
 _OTHER_DER = certificate(_OTHER).public_bytes(serialization.Encoding.DER)
 _DIGEST = hashlib.sha256(b"content").digest()
+
+
+def measured_keys(entries: Iterable[ImaEntry]) -> list[MeasuredKey]:
+    """Those of a log, in its order."""
+    numbered = [(number, entry) for number, entry in enumerate(entries, 1) if not entry.violation]
+    found = (measured_key(entry.fields(), number) for number, entry in numbered)
+    return [key for key in found if key is not None]
 
 
 def test_keys_of_a_log_by_entry_and_keyring() -> None:
@@ -44,7 +52,7 @@ def test_keys_of_a_log_by_entry_and_keyring() -> None:
             ]
         )
     )
-    found = list(measured_keys(entries))
+    found = measured_keys(entries)
     assert [(item.number, item.keyring, item.key is not None) for item in found] == [
         (2, ".ima", True),
         (5, ".platform", True),
@@ -53,7 +61,6 @@ def test_keys_of_a_log_by_entry_and_keyring() -> None:
     ]
     assert found[0].data_digest == hashlib.sha256(_DER).hexdigest()
     assert "no key" in found[3].problem
-    assert [item.number for item in measured_keys(entries[4:5], first_number=5)] == [5]
 
 
 def test_files_are_checked_with_the_keys_of_the_file_keyrings() -> None:
@@ -67,31 +74,14 @@ def test_files_are_checked_with_the_keys_of_the_file_keyrings() -> None:
     assert check_signature(other, keys_of(measured_keys(entries), {".platform"})) is SignatureVerdict.GOOD
 
 
-def test_strange_keys_are_those_that_are_not_known() -> None:
-    known = SigningKeys([load_signing_key(_DER, where="known.der")])
-    entries = [
-        ima_buf_entry(".ima", _DER),
-        ima_buf_entry(".ima", _OTHER_DER),
-        ima_buf_entry(".evm", b"no certificate"),
-        ima_buf_entry("own", _OTHER_DER),
-    ]
-    found = list(measured_keys(entries))
-    assert [item.number for item in strange_keys(found, known)] == [2, 3]
-    assert [item.number for item in strange_keys(found, known, {".evm"})] == [3]
-    assert [item.number for item in strange_keys(found, known, {".ima", "own"})] == [2, 4]
-    assert [item.number for item in strange_keys(found, SigningKeys())] == [1, 2, 3]
-
-
 def test_a_key_under_a_false_digest_is_not_used() -> None:
     honest = ima_buf_entry(".ima", _DER)
     measured = honest.measured.replace(hashlib.sha256(_DER).digest(), bytes(32))
     entry = ImaEntry(10, "ima-buf", hashlib.sha1(measured).digest(), measured)
-    found = list(measured_keys([entry]))
+    found = measured_keys([entry])
     assert found[0].key is not None
     assert "digest" in found[0].problem
     assert len(keys_of(found)) == 0
-    known = SigningKeys([load_signing_key(_DER, where="known.der")])
-    assert len(strange_keys(found, known)) == 1
 
 
 def test_the_key_of_a_real_log(vectors: Path) -> None:
@@ -106,7 +96,7 @@ def test_the_key_of_a_real_log(vectors: Path) -> None:
 
 
 def test_critical_data_of_a_real_log_is_no_key(vectors: Path) -> None:
-    assert list(measured_keys(parse_ima_log((vectors / "debian12-selinux.ima").read_bytes()))) == []
+    assert measured_keys(parse_ima_log((vectors / "debian12-selinux.ima").read_bytes())) == []
 
 
 @pytest.mark.parametrize("name", [".ima", "other"])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from shamon_host.daemon.host_daemon import HostDaemon
@@ -23,6 +24,7 @@ Change = tuple[str, str]
 ON_FAILURE = 'on_failure = "replace"'
 
 
+@cache
 def changed_policy(*changes: Change) -> Policy:
     """The story's policy with every first occurrence of what is to be changed changed."""
     text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=MEMORY_TIMING)

@@ -113,7 +113,8 @@ class LinkBook:
         """Take superseded SAs whose time has come off the books and return them.
 
         A receiving one through which packets came since the last look stays for another `grace_s`, within its lifetime:
-        the peer has not switched yet."""
+        the peer has not switched yet. The first look is before its time has come, at a sending one of the same switch:
+        its time is shorter."""
         retired: list[SaId] = []
         changed: dict[HostName, PeerRecord | None] = {}
         for record in self.records:
@@ -124,8 +125,11 @@ class LinkBook:
                 for sa in link.in_sas:
                     sa_id = SaId(destination=self.address, spi=sa.spi)
                     carried = packets.get(sa_id)
-                    if sa.retire_s is None or sa.retire_s > now_s:
+                    if sa.retire_s is None:
                         kept.append(sa)
+                    elif sa.retire_s > now_s:
+                        unseen = sa.packets_seen < 0 and carried is not None
+                        kept.append(replace(sa, packets_seen=carried or 0) if unseen else sa)
                     elif carried is None or carried == sa.packets_seen or sa.expires_s <= now_s:
                         retired.append(sa_id)
                     else:

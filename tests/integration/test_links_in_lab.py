@@ -103,26 +103,25 @@ class DyingAlpha:
         """What it did last; "" if it did not die."""
         return self.host.run(f"cat {_DIED} 2>/dev/null", check=False).stdout
 
-    def disarm(self) -> None:
-        self.host.run(f"rm -f {_ARMED} {_DIED}")
+
+@pytest.fixture(scope="class")
+def dying(pair: LinkPair) -> Iterator[DyingAlpha]:
+    """Its daemon is one that can be told; the link of one type is enough."""
+    alpha = pair.alpha
+    alpha.put(_DYING, _DYING_LINKS)
+    command = f"/usr/local/sbin/lab-in-domain /opt/shamon/bin/python {_DYING}"
+    alpha.put(_DROP_IN, f"[Service]\nExecStart=\nExecStart={command}\nRestartSec=0.1\n")
+    pair.ask(alpha, "vm", "stop", "shop")
+    alpha.run("systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
+    pair.until_whole([RED])
+    yield DyingAlpha(pair)
+    alpha.run(f"rm -f {_DROP_IN} {_ARMED}; systemctl daemon-reload", timeout_s=60)
+    alpha.run("systemctl reset-failed shamon.service; systemctl restart shamon.service", timeout_s=240)
+    pair.start()
 
 
 class TestKilled:
-    """The daemon of alpha is one that can be told; the link of one type is enough."""
-
-    @pytest.fixture(scope="class")
-    def dying(self, pair: LinkPair) -> Iterator[DyingAlpha]:
-        alpha = pair.alpha
-        alpha.put(_DYING, _DYING_LINKS)
-        command = f"/usr/local/sbin/lab-in-domain /opt/shamon/bin/python {_DYING}"
-        alpha.put(_DROP_IN, f"[Service]\nExecStart=\nExecStart={command}\nRestartSec=0.1\n")
-        pair.ask(alpha, "vm", "stop", "shop")
-        alpha.run("systemctl daemon-reload; systemctl restart shamon.service", timeout_s=240)
-        pair.until_whole([RED])
-        yield DyingAlpha(pair)
-        alpha.run(f"rm -f {_DROP_IN} {_ARMED}; systemctl daemon-reload", timeout_s=60)
-        alpha.run("systemctl reset-failed shamon.service; systemctl restart shamon.service", timeout_s=240)
-        pair.start()
+    """alpha's daemon, at each of its steps. Afterwards it is the product's own again."""
 
     @pytest.mark.parametrize(("number", "name"), _REKEY)
     def test_at_a_step_of_a_rekey(self, pair: LinkPair, dying: DyingAlpha, number: int, name: str) -> None:

@@ -6,6 +6,8 @@ What belongs in every run is in `links/proofs.py`, for the hosts that the story 
 """
 
 import itertools
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,6 @@ from tests.integration.lab.link_objects import flush_policies
 from tests.integration.lab.link_pair import BLUE, RED, LinkPair
 from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
-from tests.integration.links.proofs import policies_are_deleted
 
 pytestmark = pytest.mark.full
 
@@ -51,6 +52,9 @@ _TEARDOWN = (
     (1, "DeleteSpdEntry"),
     (2, "DeleteSpdEntry"),
 )
+_CLOCK = Path(__file__).parent / "lab" / "policy_clock.py"
+_PRIORITY = 1
+_REMOVED_WITHIN_S = 1.0
 _CABLE_OUT_S = 60.0
 _HOUR_S = 3600
 
@@ -70,7 +74,7 @@ def pair(images: Path) -> Iterator[LinkPair]:
 
 def test_policies_deleted_one_by_one(pair: LinkPair) -> None:
     with pair.never_in_clear(), pair.load(RED, BLUE):
-        rose, left = policies_are_deleted(pair)
+        rose, left = _policies_are_deleted(pair)
         assert left == "0"
         assert rose.get("guard_out", 0) > 0, f"frames did go out without IPsec, and the guard took them: {rose}"
     pair.until_whole()
@@ -83,6 +87,67 @@ def test_policies_flushed(pair: LinkPair) -> None:
             time.sleep(3)
         assert rose.get("guard_out", 0) > 0, rose
     pair.until_whole()
+
+
+def test_an_unlabelled_policy_of_better_priority(pair: LinkPair) -> None:
+    """Put in by hand, it lets a link's frames out as they are: the guard holds, with the daemon standing still
+    too; the daemon removes the policy within a second, and the audit log says so."""
+    pair.until_carried()
+    alpha = pair.alpha
+    row = pair.link(alpha, RED)
+    alpha.put("/run/policy_clock.py", _CLOCK)
+    out = ["src", f"{alpha.ipv4}/32", "dst", f"{pair.beta.ipv4}/32", "proto", "udp"]
+    out += ["sport", str(row["local_port"]), "dport", str(row["peer_port"]), "dir", "out"]
+    anything = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "out"]
+    into = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "in"]
+    with pair.never_in_clear(), pair.load(RED, BLUE), pair.stopped(alpha), pair.rising(alpha) as rose:
+        assert _stayed_s(alpha, out, limit_s=4) is None
+        alpha.run(f"ip xfrm policy delete {shlex.join(out)}")
+    assert rose.get("guard_out", 0) > 0, rose
+    assert rose.get("XfrmOutPolBlock", 0) == 0, "the policy that was put in is what decided"
+    pair.until_talk(RED)
+    after = pair.audit_end(alpha)
+    with pair.never_in_clear(), pair.load(RED, BLUE, full=False):
+        stayed = [_stayed_s(alpha, each, limit_s=20) for each in (out, anything, into, out, anything)]
+    told = [
+        operation
+        for record in pair.audit_since(alpha, after)
+        if record["kind"] == "link.apply"
+        for operation in record["detail"]["operations"]
+        if operation.startswith("delete foreign SPD entry") and f"priority {_PRIORITY} " in operation
+    ]
+    assert len(told) == len(stayed), told
+    print(f"seconds until the policy was gone: {stayed}")
+    assert all(seconds is not None and seconds < _REMOVED_WITHIN_S for seconds in stayed), stayed
+    pair.until_carried()
+
+
+def _stayed_s(host: LabHost, arguments: list[str], *, limit_s: float) -> float | None:
+    """How long the unlabelled policy stayed in."""
+    words = shlex.join([*arguments, "priority", str(_PRIORITY)])
+    told = host.run(f"python3 /run/policy_clock.py {limit_s} {_PRIORITY} {words}", timeout_s=limit_s + 60).stdout
+    found = re.search(r'"stayed_s": ([\d.]+)', told)
+    return float(found[1]) if found else None
+
+
+def _policies_are_deleted(pair: LinkPair) -> tuple[dict[str, int], str]:
+    """Every SPD entry of alpha goes, one after the other, while its daemon stands still and both links are loaded.
+    Returns what rose of its counters, and what is left in the SPD."""
+    with pair.stopped(pair.alpha), pair.rising(pair.alpha) as rose:
+        pair.in_domain(pair.alpha, _DELETE_ONE_BY_ONE)
+        left = pair.alpha.run("ip xfrm policy | grep -c '^src .* proto udp' || true").stdout.strip()
+    return rose, left
+
+
+_DELETE_ONE_BY_ONE = """
+import time
+from shamon_host.pyxfrm.client import Xfrm
+with Xfrm() as xfrm:
+    for policy in xfrm.dump_policies(lambda policy: policy.selector.protocol == 17):
+        xfrm.delete_policy(policy.id)
+        time.sleep(0.5)
+    time.sleep(3)
+"""
 
 
 # kill -9 at each step

@@ -89,6 +89,11 @@ class LinkPair:
         rows = self.ask(host, "links", check=False, timeout_s=60)
         return rows if isinstance(rows, list) else []
 
+    def link(self, host: LabHost, name: str) -> dict[str, Any]:
+        """The row of this type's link; there is one."""
+        (row,) = (row for row in self.links(host) if row["type"] == name)
+        return row
+
     def carried(self, host: LabHost) -> set[str]:
         """Types whose link is up."""
         return {row["type"] for row in self.links(host) if row["state"] == "up"}

@@ -7,17 +7,10 @@ That a packet through an association of another type's category is refused, the 
 A subclass has a fixture `pair`: hosts whose daemons run, with a VM of each type on both.
 """
 
-import re
-import shlex
 import time
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.integration.lab.frames import Frame, Kind
-from tests.integration.lab.host import LabHost
 from tests.integration.lab.link_pair import BLUE, MARKS, RED, LinkPair
 from tests.integration.lab.packets import EspPacket, esp_packet, l2tp_data, udp_frame, with_sequence
 from tests.integration.lab.waiting import wait_until
@@ -28,9 +21,6 @@ _ENOUGH = 20
 _INJECTED = 5
 _PACE_S = 0.1
 """Between frames that are put in: a card's queue on the lab's wire is short."""
-_CLOCK = Path(__file__).parents[1] / "lab" / "policy_clock.py"
-_PRIORITY = 1
-REMOVED_WITHIN_S = 1.0
 
 
 class LinkProofs:
@@ -55,7 +45,7 @@ class LinkProofs:
 
     def test_a_plaintext_packet_to_a_link_port_is_dropped(self, pair: LinkPair) -> None:
         """It is what the tunnel would take: the peer's address and port, the session, and a frame for the VM in it."""
-        row = _row(pair, pair.alpha, RED)
+        row = pair.link(pair.alpha, RED)
         (tap,) = pair.taps(pair.alpha, RED)
         inner = bytes.fromhex("ffffffffffff" + "525400000002" + "88b5") + bytes.fromhex(MARKS[RED]) * 200
         frames = [
@@ -90,75 +80,10 @@ class LinkProofs:
         assert rose.get("XfrmInStateProtoError", 0) == len(packets), rose
         assert pair.talk(RED)
 
-    @pytest.mark.full
-    def test_an_unlabelled_policy_of_better_priority(self, pair: LinkPair) -> None:
-        """Put in by hand, it lets a link's frames out as they are: the guard holds, with the daemon standing still
-        too; the daemon removes the policy within a second, and the audit log says so."""
-        pair.until_carried()
-        alpha = pair.alpha
-        row = _row(pair, alpha, RED)
-        alpha.put("/run/policy_clock.py", _CLOCK)
-        out = ["src", f"{alpha.ipv4}/32", "dst", f"{pair.beta.ipv4}/32", "proto", "udp"]
-        out += ["sport", str(row["local_port"]), "dport", str(row["peer_port"]), "dir", "out"]
-        anything = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "out"]
-        into = ["src", "0.0.0.0/0", "dst", "0.0.0.0/0", "dir", "in"]
-        with pair.never_in_clear(), pair.load(RED, BLUE), pair.stopped(alpha), pair.rising(alpha) as rose:
-            assert _stayed_s(alpha, out, limit_s=4) is None
-            alpha.run(f"ip xfrm policy delete {shlex.join(out)}")
-        assert rose.get("guard_out", 0) > 0, rose
-        assert rose.get("XfrmOutPolBlock", 0) == 0, "the policy that was put in is what decided"
-        pair.until_talk(RED)
-        after = pair.audit_end(alpha)
-        with pair.never_in_clear(), pair.load(RED, BLUE, full=False):
-            stayed = [_stayed_s(alpha, each, limit_s=20) for each in (out, anything, into, out, anything)]
-        told = [
-            operation
-            for record in pair.audit_since(alpha, after)
-            if record["kind"] == "link.apply"
-            for operation in record["detail"]["operations"]
-            if operation.startswith("delete foreign SPD entry") and f"priority {_PRIORITY} " in operation
-        ]
-        assert len(told) == len(stayed), told
-        print(f"seconds until the policy was gone: {stayed}")
-        assert all(seconds is not None and seconds < REMOVED_WITHIN_S for seconds in stayed), stayed
-        pair.until_carried()
-
-
-def policies_are_deleted(pair: LinkPair) -> tuple[dict[str, int], str]:
-    """Every SPD entry of alpha goes, one after the other, while its daemon stands still and both links are loaded.
-    Returns what rose of its counters, and what is left in the SPD."""
-    with pair.stopped(pair.alpha), pair.rising(pair.alpha) as rose:
-        pair.in_domain(pair.alpha, _DELETE_ONE_BY_ONE)
-        left = pair.alpha.run("ip xfrm policy | grep -c '^src .* proto udp' || true").stdout.strip()
-    return rose, left
-
-
-_DELETE_ONE_BY_ONE = """
-import time
-from shamon_host.pyxfrm.client import Xfrm
-with Xfrm() as xfrm:
-    for policy in xfrm.dump_policies(lambda policy: policy.selector.protocol == 17):
-        xfrm.delete_policy(policy.id)
-        time.sleep(0.5)
-    time.sleep(3)
-"""
-
-
-def _stayed_s(host: LabHost, arguments: list[str], *, limit_s: float) -> float | None:
-    """How long the unlabelled policy stayed in."""
-    words = shlex.join([*arguments, "priority", str(_PRIORITY)])
-    told = host.run(f"python3 /run/policy_clock.py {limit_s} {_PRIORITY} {words}", timeout_s=limit_s + 60).stdout
-    found = re.search(r'"stayed_s": ([\d.]+)', told)
-    return float(found[1]) if found else None
-
 
 def _put_in(pair: LinkPair, frame: bytes) -> None:
     pair.lab.wire.inject(frame, to="alpha")
     time.sleep(_PACE_S)
-
-
-def _row(pair: LinkPair, host: LabHost, name: str) -> dict[str, Any]:
-    return next(row for row in pair.links(host) if row["type"] == name)
 
 
 def _caught(pair: LinkPair) -> list[tuple[Frame, EspPacket]]:

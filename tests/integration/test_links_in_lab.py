@@ -190,7 +190,7 @@ class TestKilled:
 
     @pytest.mark.parametrize(("number", "name"), _REKEY)
     def test_at_a_step_of_a_rekey(self, pair: LinkPair, dying: DyingAlpha, number: int, name: str) -> None:
-        with pair.never_in_clear(), pair.load(RED):
+        with pair.never_in_clear(), pair.load(RED, full=False):
             dying.arm(number, name)
             pair.alpha.run("/opt/shamon/bin/shamon attest >/dev/null 2>&1", check=False, timeout_s=120)
             died = _until_dead(dying, within_s=2 * LAB_TIMING.period_s + 20)
@@ -202,7 +202,7 @@ class TestKilled:
         self, pair: LinkPair, dying: DyingAlpha, down: tuple[int, str], up: tuple[int, str]
     ) -> None:
         """Stopping the unit takes the link down, starting it brings it up again; both end with a kill."""
-        with pair.never_in_clear(), pair.load(RED):
+        with pair.never_in_clear(), pair.load(RED, full=False):
             dying.arm(*down, begin=_TEARDOWN[0][1])
             pair.alpha.run("systemctl stop shamon.service", check=False, timeout_s=120)
             fell = dying.died_of()

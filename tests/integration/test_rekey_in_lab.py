@@ -37,22 +37,16 @@ _LIFETIME_S = 900
 _SET_UP = """
 import time
 from types import SimpleNamespace
+from shamon_host.daemon.database import Database
+from shamon_host.daemon.store import Store
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.manager import LinkManager
 
 RED, PEER, ADDRESS = TypeName("acme/red"), HostName("{peer}"), "{remote}"
 
-class Documents:
-    def __init__(self):
-        self.kept = {{}}
-    def get(self, kind, key):
-        return self.kept.get((kind, key))
-    def put(self, kind, key, document):
-        self.kept[kind, key] = dict(document)
-
 manager = LinkManager(
-    host=HostName("{name}"), address="{local}", kernel=kernel, documents=Documents(),
+    host=HostName("{name}"), address="{local}", kernel=kernel, documents=Store(Database(":memory:")),
     label_map=lambda: LabelMap(types={{RED: {category}}}, vms={{}}), audit=lambda *_: None,
     boottime_s=lambda: time.clock_gettime(time.CLOCK_BOOTTIME), boot_id="lab",
 )

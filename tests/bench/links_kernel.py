@@ -44,6 +44,9 @@ def report(costs: Mapping[str, Sequence[float]], accelerator: str) -> PartReport
     added, flushed = "ip -batch", "ip xfrm state flush"
     measurements = (
         _measurement(costs, "add: links", f"add: {added}", "SAs added and read back, 1,000 at once", 1.0),
+        _measurement(
+            costs, "add: links", f"add: {added}, ip xfrm state", "  the same, against adding and listing them", None
+        ),
         _measurement(costs, "add: pyxfrm", f"add: {added}", "SAs added by pyxfrm, not read back", 1.0),
         _measurement(
             costs, "remove: links", f"remove: {flushed}", f"{SAS:,} SAs of one peer removed among {SAS + OTHERS:,}", 2.0

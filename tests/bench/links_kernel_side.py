@@ -77,6 +77,7 @@ class _Bench:
         costs = {}
         for name, add in (
             ("ip -batch", self._add_by_ip),
+            ("ip -batch, ip xfrm state", self._add_and_list_by_ip),
             ("links", self._add_by_links),
             ("pyxfrm", self._add_by_batch),
         ):
@@ -114,6 +115,11 @@ class _Bench:
 
     def _add_by_ip(self) -> None:
         _run("ip", "-batch", str(self.script))
+
+    def _add_and_list_by_ip(self) -> None:
+        """What it takes iproute2 to show them; to compare them is the caller's."""
+        self._add_by_ip()
+        _run("ip", "xfrm", "state")
 
     def _expect(self, count: int) -> None:
         if (found := self.xfrm.counts().sas) != count:

@@ -140,7 +140,7 @@ class HostDaemon:
             directory=self.registry,
             transport=backends.transport,
             boottime_s=clock.boottime_s,
-            timeout_s=self.policy.intervals.timeout_s,
+            timeout=lambda: enforced.policy.intervals.timeout_s,
         )
         self.schedule = PeerSchedule(
             name=name,

@@ -56,9 +56,9 @@ class Handshaker:
         directory: PeerDirectory,
         transport: PeerTransport,
         boottime_s: Callable[[], float],
-        timeout_s: float,
+        timeout: Callable[[], float],
     ) -> None:
-        self.party = Party(name=name, host=host, directory=directory, boottime_s=boottime_s, timeout_s=timeout_s)
+        self.party = Party(name=name, host=host, directory=directory, boottime_s=boottime_s, timeout=timeout)
         self.sessions = Sessions(party=self.party)
         self._transport = transport
 

@@ -28,7 +28,12 @@ class Party:
     host: HandshakeHost
     directory: PeerDirectory
     boottime_s: Callable[[], float]
-    timeout_s: float
+    timeout: Callable[[], float]
+
+    @property
+    def timeout_s(self) -> float:
+        """As the policy in force has it."""
+        return self.timeout()
 
     def check_hello(self, hello: Hello, enrolled: EnrolledPeer) -> None:
         """Raises NotTrusted unless `hello` is from the enrolled peer to this host."""

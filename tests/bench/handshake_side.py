@@ -214,7 +214,7 @@ async def handshakes(one: Side, other: Side, count: int) -> dict[str, list[float
             directory=registry,
             transport=transports[side.name],
             boottime_s=clock,
-            timeout_s=20.0,
+            timeout=lambda: 20.0,
         )
         services[side.name] = PeerService(handshaker=handshakers[side.name], hinted=lambda *_: None)
     server = await serve_peers(

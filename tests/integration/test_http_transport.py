@@ -419,7 +419,7 @@ async def test_whole_handshake_over_real_tls(coalition: Coalition) -> None:
                 directory=world.registry(name),
                 transport=world.transport(name),
                 boottime_s=time.monotonic,
-                timeout_s=TIMEOUT_S,
+                timeout=lambda: TIMEOUT_S,
             )
             service = PeerService(handshaker=handshakers[name], hinted=lambda peer, about: None)
             world.servers[name] = await serve_peers(

@@ -45,6 +45,7 @@ NO_RED = signed_policy(
     after=FIRST,
 )
 """beta no longer carries blue."""
+PATIENT = signed_policy(("timeout_s = 5.0", "timeout_s = 6.0"), after=FIRST)
 
 
 async def all_up(world: SignedWorld) -> None:
@@ -73,6 +74,18 @@ def test_an_update_that_all_agree_to_is_in_force_everywhere_and_nothing_stops() 
             assert records(host, "policy.update")[-1]["permitted"]
             assert daemon(host).own.enforced.successor is None
         assert TypeName("acme/green") in daemon(world.gamma).own.enforced.label_map.types
+
+    play_signed(test, first=FIRST)
+
+
+def test_handshakes_take_as_long_as_the_version_in_force_says() -> None:
+    async def test(world: SignedWorld) -> None:
+        await all_up(world)
+        party = daemon(world.alpha).handshaker.party
+        assert party.timeout_s == 5.0
+        await daemon(world.alpha).changes.update(envelope(PATIENT))
+        assert party.timeout_s == 6.0
+        assert daemon(world.beta).handshaker.party.timeout_s == 6.0
 
     play_signed(test, first=FIRST)
 

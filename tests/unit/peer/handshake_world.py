@@ -197,7 +197,7 @@ class World:
             directory=registry,
             transport=self.network.transport(identity, registry),
             boottime_s=self.clock.boottime_s,
-            timeout_s=TIMEOUT_S,
+            timeout=lambda: TIMEOUT_S,
         )
         self.services[name] = PeerService(
             handshaker=self.handshakers[name],

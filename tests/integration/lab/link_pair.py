@@ -202,8 +202,9 @@ class LinkPair:
             words = shlex.join([*MARKS.values(), "--", *devices[host.name]])
             command = f"python3 /run/port_watch.py {seconds} /run/port-watch.json {words}"
             host.run(
-                f"rm -f /run/port-watch.*; nohup {command} </dev/null >/run/port-watch.log 2>&1 & "
-                "until [ -e /run/port-watch.ready ]; do sleep 0.2; done",
+                f"rm -f /run/port-watch.*; nohup {command} </dev/null >/run/port-watch.log 2>&1 & watch=$!; "
+                "until [ -e /run/port-watch.ready ]; do "
+                "kill -0 $watch || { cat /run/port-watch.log >&2; exit 1; }; sleep 0.2; done",
                 timeout_s=60,
             )
         yield found

@@ -45,6 +45,7 @@ class LinkProofs:
 
     def test_a_plaintext_packet_to_a_link_port_is_dropped(self, pair: LinkPair) -> None:
         """It is what the tunnel would take: the peer's address and port, the session, and a frame for the VM in it."""
+        pair.until_carried()  # the load of before may have cost a lease
         row = pair.link(pair.alpha, RED)
         (tap,) = pair.taps(pair.alpha, RED)
         inner = bytes.fromhex("ffffffffffff" + "525400000002" + "88b5") + bytes.fromhex(MARKS[RED]) * 200
@@ -69,6 +70,7 @@ class LinkProofs:
     def test_a_replayed_packet_is_dropped(self, pair: LinkPair) -> None:
         """As it was on the wire, and under a sequence number that is still to come: the one was seen, the other is
         not what its sender made. Neither reaches a VM, and nothing else is hurt."""
+        pair.until_carried()  # the load of before may have cost a lease
         packets = _caught(pair)
         with pair.rising(pair.alpha) as rose:
             for frame, _ in packets:

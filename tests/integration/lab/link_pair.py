@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,15 @@ class LinkPair:
             yield
         finally:
             for name in types:
-                with contextlib.suppress(LabError):
-                    VmConsole(self.alpha, VMS[name]["alpha"]).run("rm -f /run/load; killall ping")
+                wait_until(partial(self._is_unloaded, name), timeout_s=120, what=f"the load of {name} ends")
+
+    def _is_unloaded(self, name: str) -> bool:
+        """It is told to end. A console may be slow to answer under the load, which would go on."""
+        try:
+            VmConsole(self.alpha, VMS[name]["alpha"]).run("rm -f /run/load; killall ping")
+        except LabError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def watched(self, devices: Mapping[str, Sequence[str]], seconds: float) -> Iterator[dict[str, Any]]:

@@ -128,8 +128,9 @@ class LinkBook:
                     if sa.retire_s is None:
                         kept.append(sa)
                     elif sa.retire_s > now_s:
-                        unseen = sa.packets_seen < 0 and carried is not None
-                        kept.append(replace(sa, packets_seen=carried or 0) if unseen else sa)
+                        kept.append(
+                            sa if carried is None or sa.packets_seen >= 0 else replace(sa, packets_seen=carried)
+                        )
                     elif carried is None or carried == sa.packets_seen or sa.expires_s <= now_s:
                         retired.append(sa_id)
                     else:

@@ -143,10 +143,12 @@ def wireguard_vxlan(private: Mapping[int, str], public: Mapping[int, str]) -> Pa
 
 
 def ends(mtu: int, namespace: int) -> tuple[str, str]:
-    """The veth pair between a bridge to come and the namespace that this process holds: made, and removed."""
+    """The veth pair between a bridge to come and the namespace that this process holds: made, and removed. The inner end
+    has an address of its own on each host: udev would give it one by machine and name, and the hosts are one image."""
     inside = f"nsenter -t {namespace} -n"
     made = (
-        f"ip link add {TAP} type veth peer name end0; ip link set {TAP} mtu {mtu}; ip link set end0 netns {namespace}; "
+        f"ip link add {TAP} type veth peer name end0 address 02:00:00:00:00:0{{n}}; ip link set {TAP} mtu {mtu}; "
+        f"ip link set end0 netns {namespace}; "
         f"{inside} ip addr add {INNER.format('{n}')}/24 dev end0; {inside} ip link set end0 mtu {mtu} up"
     )
     return made, f"ip link del {TAP}"

@@ -46,8 +46,10 @@ def expected_ruleset() -> tuple[Object, ...]:
             }}
             for version, name in _GATES.items()
         ),
-        *_chain("inet", "output", [*_guard("out"), *_devices("oifname", "host_out")]),
-        *_chain("inet", "input", [*_guard("in"), *_devices("iifname", "host_in")]),
+        *_guard("out"),
+        *_guard("in"),
+        *_chain("inet", "output", [*_devices("oifname", "host_out"), *_to_guard("out")]),
+        *_chain("inet", "input", [*_devices("iifname", "host_in"), *_to_guard("in")]),
         *_chain("inet", "forward", [*_devices("iifname", "host_forward"), *_devices("oifname", "host_forward")]),
         {"table": {"family": "bridge", "name": TABLE}},
         *({"counter": {"family": "bridge", "table": TABLE, "name": name}} for name in _HOST_COUNTERS[:2]),
@@ -181,22 +183,39 @@ def _of_guard(listed: Iterable[Object]) -> list[Object]:
 
 
 def _chain(family: str, hook: str, rules: Iterable[list[Object]]) -> list[Object]:
+    return _rules(family, hook, rules, {"type": "filter", "hook": hook, "prio": _PRIORITY, "policy": "accept"})
+
+
+def _rules(family: str, chain: str, rules: Iterable[list[Object]], hooked: Object) -> list[Object]:
     place = {"family": family, "table": TABLE}
-    chain = {**place, "name": hook, "type": "filter", "hook": hook, "prio": _PRIORITY, "policy": "accept"}
-    return [{"chain": chain}, *({"rule": {**place, "chain": hook, "expr": rule}} for rule in rules)]
+    return [
+        {"chain": {**place, "name": chain, **hooked}},
+        *({"rule": {**place, "chain": chain, "expr": rule}} for rule in rules),
+    ]
 
 
-def _guard(way: str) -> list[list[Object]]:
-    """`way` is in or out. Either port: the peer's ports are of the block too."""
+def _to_guard(way: str) -> list[list[Object]]:
+    """`way` is in or out. Either port: the peer's ports are of the block too. Every packet of the host comes by here,
+    that of a link once more as ESP, which goes on at the first rule. What has no port, as the second part of a UDP
+    packet over IPv6, is matched by none."""
+    block = {"range": [PORT_BLOCK.start, PORT_BLOCK.stop - 1]}
+    return [
+        [match("!=", {"meta": {"key": "l4proto"}}, "udp"), {"accept": None}],
+        *(
+            [match("==", payload("udp", port), block), {"goto": {"target": f"links_{way}"}}]
+            for port in ("sport", "dport")
+        ),
+    ]
+
+
+def _guard(way: str) -> list[Object]:
+    """The chain that decides about packets with a port of the block."""
     ipsec, far_end = ({"meta": {"key": "ipsec"}}, "saddr") if way == "in" else ({"rt": {"key": "ipsec"}}, "daddr")
-    rules = []
-    for port in ("sport", "dport"):
-        of_block = match("==", payload("udp", port), {"range": [PORT_BLOCK.start, PORT_BLOCK.stop - 1]})
-        rules.append([of_block, match("==", ipsec, False), {"counter": f"guard_{way}"}, DROP])
-        for version, gate in _GATES.items():
-            closed = match("!=", payload("ip6" if version == 6 else "ip", far_end), f"@{gate}")
-            rules.append([of_block, closed, {"counter": f"gate_{way}"}, DROP])
-    return rules
+    rules = [[match("==", ipsec, False), {"counter": f"guard_{way}"}, DROP]]
+    for version, gate in _GATES.items():
+        closed = match("!=", payload("ip6" if version == 6 else "ip", far_end), f"@{gate}")
+        rules.append([closed, {"counter": f"gate_{way}"}, DROP])
+    return _rules("inet", f"links_{way}", rules, {})
 
 
 def _devices(key: str, counter: str) -> list[list[Object]]:

@@ -143,8 +143,9 @@ def wireguard_vxlan(private: Mapping[int, str], public: Mapping[int, str]) -> Pa
 
 
 def ends(mtu: int, namespace: int) -> tuple[str, str]:
-    """The veth pair between a bridge to come and the namespace that this process holds: made, and removed. The inner end
-    has an address of its own on each host: udev would give it one by machine and name, and the hosts are one image."""
+    """The veth pair between a bridge to come and the namespace that this process holds: made, and removed. The inner
+    end has an address of its own on each host: udev would give it one by machine and name, and the hosts are one
+    image."""
     inside = f"nsenter -t {namespace} -n"
     made = (
         f"ip link add {TAP} type veth peer name end0 address 02:00:00:00:00:0{{n}}; ip link set {TAP} mtu {mtu}; "

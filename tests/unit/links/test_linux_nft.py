@@ -91,6 +91,63 @@ def test_counters() -> None:
     assert counters_of([]) == dict.fromkeys(found, 0)
 
 
+_LINK: Object = {"oifname": "wire0", "l4proto": "udp", "sport": 16384, "dport": 20000, "ipsec": True, "daddr": "open"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "counter"),
+    [
+        ({}, None),
+        ({"ipsec": False}, "guard_out"),
+        ({"ipsec": False, "sport": 40000}, "guard_out"),
+        ({"ipsec": False, "dport": 40000}, "guard_out"),
+        ({"daddr": "closed"}, "gate_out"),
+        ({"daddr": "closed", "dport": 53}, "gate_out"),
+        ({"ipsec": False, "sport": 40000, "dport": 53}, None),
+        ({"ipsec": False, "sport": None, "dport": None}, None),
+        ({"ipsec": False, "l4proto": "esp", "sport": None, "dport": None, "daddr": "closed"}, None),
+        ({"oifname": "shbr7", "l4proto": "tcp"}, "host_out"),
+        ({"oifname": "shvm0-0"}, "host_out"),
+    ],
+    ids=str,
+)
+def test_who_is_dropped_on_the_way_out(changes: Object, counter: str | None) -> None:
+    """None: a packet without ports, such as the second part of one over IPv6, which nft lets no rule match."""
+    assert _dropped_by({**_LINK, **changes}, "output") == counter
+
+
+def _dropped_by(packet: Object, chain: str) -> str | None:
+    """The counter of the rule that drops it: what nft would do with the rules of one chain."""
+    for item in expected_ruleset():
+        rule = item.get("rule", {})
+        if (rule.get("family"), rule.get("chain")) != ("inet", chain):
+            continue
+        *matches, verdict = rule["expr"]
+        if not all(_holds(each["match"], packet) for each in matches if "match" in each):
+            continue
+        if "goto" in verdict:
+            return _dropped_by(packet, verdict["goto"]["target"])
+        return next(str(each["counter"]) for each in matches if "counter" in each) if "drop" in verdict else None
+    return None
+
+
+def _holds(condition: Object, packet: Object) -> bool:
+    left, right = condition["left"], condition["right"]
+    wanted = next(iter(left.values()))
+    if wanted.get("protocol") == "ip6":
+        return False  # this packet is none
+    found = packet[wanted.get("key") or wanted["field"]]
+    if found is None:
+        return False
+    if isinstance(right, dict):
+        equal = right["range"][0] <= found <= right["range"][1]
+    elif right == "@gate4":
+        equal = found == "open"
+    else:
+        equal = found.startswith(right.rstrip("*")) if str(right).endswith("*") else found == right
+    return equal is (condition["op"] == "==")
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 0.0009, math.inf, math.nan])
 def test_no_gate_without_an_end(seconds: float) -> None:
     """nft takes a timeout of 0 for none at all."""

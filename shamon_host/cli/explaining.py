@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shamon_host.cli.operate import daemon_client
-from shamon_host.cli.output import print_json, printable
+from shamon_host.cli.output import print_explanations
 from shamon_host.daemon.files import read_limited
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.domain.errors import BadInput
@@ -68,16 +68,4 @@ def _from_file(path: Path, explanations: Sequence[Explanation]) -> list[dict[str
 
 
 def _told(arguments: argparse.Namespace, answers: Sequence[dict[str, Any]]) -> int:
-    """Print the answers; 1 if one of them denies."""
-    permitted = all(answer["permitted"] for answer in answers)
-    if arguments.json:
-        print_json(list(answers))
-        return 0 if permitted else 1
-    for answer in answers:
-        word = "permitted" if answer["permitted"] else "denied"
-        print(f"{word:9}  {printable(answer['check'])}: {printable(answer['subject'])}, {printable(answer['object'])}")
-        print(f"           {printable(answer['rule'])}: {printable(answer['reason'])}")
-        lines = answer.get("lines") or [0] * len(answer["keys"])
-        for key, line in zip(answer["keys"], lines, strict=True):
-            print("           " + (f"{printable(arguments.file)}:{line}: " if line else "") + printable(key))
-    return 0 if permitted else 1
+    return print_explanations(answers, as_json=arguments.json, file=arguments.file)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shamon_host.cli.api_client import ApiClient
-from shamon_host.cli.output import print_json, print_table, printable
+from shamon_host.cli.output import print_explanations, print_json, print_table, printable
 
 DEFAULT_SOCKET = Path("/run/shamon/shamon.sock")
 _COLUMNS = {
@@ -42,8 +42,12 @@ def add_parsers(commands: Any) -> None:
         ("quarantine", "take it off its networks and suspend it"),
         ("replace", "start a clean one from the pinned image in its place"),
     ):
-        leaf = daemon_command(actions, action, help_text, _vm)
+        leaf = daemon_command(actions, action, help_text, _start if action == "start" else _vm)
         leaf.add_argument("name", metavar="VM", help="its name in the policy")
+        if action == "start":
+            leaf.add_argument(
+                "--dry-run", action="store_true", help="print each check that a start meets; exit code 1 if one denies"
+            )
         if action in ("quarantine", "replace"):
             leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
 
@@ -134,6 +138,13 @@ def _attest(arguments: argparse.Namespace) -> int:
     else:
         print("attesting with " + (", ".join(answer["attesting"]) or "nobody: there are no peers"))
     return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    if not arguments.dry_run:
+        return _vm(arguments)
+    answers = daemon_client(arguments).get("/v1/policy/dry-run", {"vm": arguments.name})
+    return print_explanations(answers, as_json=arguments.json)
 
 
 def _vm(arguments: argparse.Namespace) -> int:

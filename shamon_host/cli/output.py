@@ -38,6 +38,23 @@ def printable(value: Any) -> str:
     return "".join(character if character.isprintable() else "?" for character in text) or "-"
 
 
+def print_explanations(answers: Sequence[Mapping[str, Any]], *, as_json: bool, file: Path | None = None) -> int:
+    """Answers of checks, each with its rule, its reason and the keys of the policy that it comes from, with their lines
+    where `file` was asked. Returns the exit code: 1 if one of them denies."""
+    code = 0 if all(answer["permitted"] for answer in answers) else 1
+    if as_json:
+        print_json(list(answers))
+        return code
+    for answer in answers:
+        word = "permitted" if answer["permitted"] else "denied"
+        print(f"{word:9}  {printable(answer['check'])}: {printable(answer['subject'])}, {printable(answer['object'])}")
+        print(f"           {printable(answer['rule'])}: {printable(answer['reason'])}")
+        lines = answer.get("lines") or [0] * len(answer["keys"])
+        for key, line in zip(answer["keys"], lines, strict=True):
+            print("           " + (f"{printable(file)}:{line}: " if line else "") + printable(key))
+    return code
+
+
 def print_error(error: ShamonError, *, as_json: bool) -> None:
     """What went wrong, where, what was expected and found, what to do."""
     if as_json:

@@ -155,6 +155,8 @@ class Api:
         """Of a start on this host, beside what runs here now."""
         daemon = self.daemon
         running = await self._blocking(daemon.own.vms.running)
+        known = vm in daemon.policy.vms
+        to_come = await self._blocking(lambda: daemon.own.vms.decisions_to_come(vm)) if known else []
         peers = tuple(daemon.admissions.peers)
         shared = await self._blocking(lambda: {peer: daemon.policies.shared(peer).types for peer in peers})
         labels = {name: daemon.policy.label_of(name) for name in running if name in daemon.policy.vms and name != vm}
@@ -165,6 +167,8 @@ class Api:
                 daemon.name,
                 running=labels,
                 host_tpm=daemon.registry.enrolled(daemon.name).tpm,
+                admitted=daemon.own.vms.admitted(),
+                to_come=to_come,
                 shared=shared,
             )
         )

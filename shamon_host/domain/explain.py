@@ -4,7 +4,7 @@
 doing anything. Keys are paths in the policy file, so that whoever has the file can point to its lines.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -134,18 +134,27 @@ def dry_run(
     *,
     running: Mapping[VmName, VmLabel],
     host_tpm: TpmKind,
+    admitted: bool = True,
+    to_come: Sequence[Decision] = (),
     shared: Mapping[HostName, frozenset[TypeName]] | None = None,
 ) -> tuple[Explanation, ...]:
     """Every check that the VM would meet if it were started on the host now.
 
-    `running`: what runs there. `shared`: what the host may share with each peer, as their policies are; all types where
-    that is not known. Peers count as admitted: whether they are is another matter. Raises BadInput for unknown names.
+    `running`: what runs there. `admitted`: some peer has admitted the host in this boot. `to_come`: the answers under
+    a version of the policy that the host has agreed to. `shared`: what the host may share with each peer, as their
+    policies are; all types where that is not known. Peers count as admitted: whether they are is another matter.
+    Raises BadInput for unknown names.
     """
     if vm not in policy.vms:
         raise _unknown("VM", vm, policy.vms)
     if host not in policy.hosts:
         raise _unknown("host", host, policy.hosts)
-    return tuple(_dry_run(policy, vm, host, running=running, host_tpm=host_tpm, shared=shared or {}))
+    keys = _vm(policy, vm).keys
+    start = monitor.vm_start(policy, vm, host=host, running=running, host_tpm=host_tpm, admitted=admitted)
+    return (
+        *(_of(decision, keys) for decision in (start, *to_come)),
+        *_dry_run(policy, vm, host, host_tpm=host_tpm, shared=shared or {}),
+    )
 
 
 def _dry_run(
@@ -153,12 +162,11 @@ def _dry_run(
     vm: VmName,
     host: HostName,
     *,
-    running: Mapping[VmName, VmLabel],
     host_tpm: TpmKind,
     shared: Mapping[HostName, frozenset[TypeName]],
 ) -> Iterator[Explanation]:
+    """What follows the start itself: resources, interfaces, and links for these."""
     keys = _vm(policy, vm).keys
-    yield _of(monitor.vm_start(policy, vm, host=host, running=running, host_tpm=host_tpm), keys)
     for resource in policy.vms[vm].resources:
         yield _use(policy, vm, policy.label_of(vm), keys, policy.resource_labels[resource])
     for name in policy.interfaces_of(vm):

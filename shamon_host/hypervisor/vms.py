@@ -339,15 +339,19 @@ class VmManager:
         policy = self.policy()
         decisions = [self._decide(policy, entry.name)]
         decisions += [monitor.vm_attach(policy, entry.name, name) for name in policy.interfaces_of(entry.name)]
-        successor = self.successor()
-        if successor is not None:
-            # This host has agreed to a version in which what runs is permitted: it stays so until that one counts.
-            decisions.append(self._decide(successor, entry.name))
-            if decisions[-1].permitted:
-                decisions += kept_by(policy, successor, entry.name)
+        decisions += self.decisions_to_come(entry.name)
         for decision in decisions:
             self.audit(decision.check, entry.name, decision.as_detail())
             decision.enforce()
+
+    def decisions_to_come(self, name: VmName) -> list[Decision]:
+        """What a start meets beside the policy in force: this host has agreed to a version in which what runs is
+        permitted, and it stays so until that one counts. Not yet in the audit log."""
+        policy, successor = self.policy(), self.successor()
+        if successor is None:
+            return []
+        decision = self._decide(successor, name)
+        return [decision, *(kept_by(policy, successor, name) if decision.permitted else ())]
 
     def _decide(self, policy: Policy, name: VmName) -> Decision:
         """The monitor's answer on `vm.start` under a policy, beside what else runs. Not yet in the audit log."""

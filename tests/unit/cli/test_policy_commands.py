@@ -336,7 +336,7 @@ def test_a_dry_run_of_another_host_is_not_for_this_daemon(asked: Asked) -> None:
     assert [path for _, path, _ in api.asked] == ["/v1/status"]
 
 
-def test_against_a_whole_daemon(run: Run, written: Written, tmp_path: Path) -> None:
+def test_against_a_whole_daemon(run: Run, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """alpha of three hosts, the others of which are off."""
     path, update = tmp_path / "shamon.sock", written("next.json", envelope(SECOND))
 
@@ -351,6 +351,8 @@ def test_against_a_whole_daemon(run: Run, written: Written, tmp_path: Path) -> N
         result = daemon_says("dry-run", "web@alpha", "--json")
         assert [each["check"] for each in result.json] == ["vm.start", "vm.attach", "link.open"]
         assert daemon_says("dry-run", "db@beta").code == 2
+        assert main(["vm", "start", "web", "--dry-run", "--json", "--socket", str(path)]) == result.code
+        assert json.loads(capsys.readouterr().out) == result.json
         result = daemon_says("update", update)
         assert result.code == 1
         assert "beta: it did not answer" in result.err

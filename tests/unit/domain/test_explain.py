@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from shamon_host.domain import monitor
 from shamon_host.domain.decisions import conflict_with, may_send
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.explain import Explanation, dry_run, explain
@@ -232,6 +233,20 @@ def test_a_software_tpm() -> None:
         ("link.open", "tpm-kind", ('types."acme/red".tpm',)),
     ]
     assert all(answer.permitted for answer in rehearsed(policy))
+
+
+def test_a_host_that_nobody_has_admitted() -> None:
+    alpha = replace(POLICY.hosts[ALPHA], starting=frozenset())
+    policy = replace(POLICY, hosts={**POLICY.hosts, ALPHA: alpha})
+    denied = rehearsed(policy, admitted=False)[0]
+    assert (denied.check, denied.permitted) == ("vm.start", False)
+    assert rehearsed(policy)[0].permitted
+
+
+def test_what_a_version_to_come_denies() -> None:
+    decision = monitor.vm_start(POLICY, WEB, host=BETA, running={}, host_tpm=TpmKind.HARDWARE)
+    permitted, denied, *_ = rehearsed(to_come=[decision])
+    assert (permitted.permitted, denied.permitted, denied.rule) == (True, False, "assignment")
 
 
 def test_each_interface_is_asked_about() -> None:

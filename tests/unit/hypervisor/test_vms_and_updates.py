@@ -186,6 +186,14 @@ class TestSuccessor:
         assert not world.entries[-1][2]["permitted"]
         world.vms.start(WEB)
 
+    def test_what_is_to_come_can_be_asked_without_a_start(self, world: VmWorld) -> None:
+        assert world.vms.decisions_to_come(GATE) == []
+        world.successor = replace(SWAPPED, version=2)
+        permitted, denied = world.vms.decisions_to_come(GATE)
+        assert (permitted.permitted, denied.permitted) == (True, False)
+        assert all(each.permitted for each in world.vms.decisions_to_come(WEB))
+        assert not world.entries
+
     def test_types_that_will_change(self, world: VmWorld) -> None:
         both = replace(POLICY.vms[WEB], label="both", interfaces=(RED,))
         world.successor = replace(POLICY, version=2, vms={**POLICY.vms, WEB: both})

@@ -10,6 +10,7 @@ from shamon_host.cli.operate import daemon_client
 from shamon_host.cli.output import print_explanations
 from shamon_host.daemon.files import read_limited
 from shamon_host.daemon.policy_source import read_policy_or_envelope
+from shamon_host.domain import monitor
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName
@@ -44,8 +45,9 @@ def dry_run_told(arguments: argparse.Namespace) -> int:
         return _told(arguments, client.get("/v1/policy/dry-run", {"vm": vm}))
     policy, _ = read_policy_or_envelope(arguments.file)
     running = {VmName(name): policy.label_of(VmName(name)) for name in arguments.running if _known(policy, name)}
-    explanations = dry_run(policy, VmName(vm), HostName(host), running=running, host_tpm=TpmKind(arguments.tpm))
-    return _told(arguments, _from_file(arguments.file, explanations))
+    name, place, tpm = VmName(vm), HostName(host), TpmKind(arguments.tpm)
+    start = monitor.vm_start(policy, name, host=place, running=running, host_tpm=tpm)
+    return _told(arguments, _from_file(arguments.file, dry_run(policy, name, place, start=[start], host_tpm=tpm)))
 
 
 def _known(policy: Policy, name: str) -> bool:

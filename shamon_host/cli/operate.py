@@ -42,12 +42,13 @@ def add_parsers(commands: Any) -> None:
         ("quarantine", "take it off its networks and suspend it"),
         ("replace", "start a clean one from the pinned image in its place"),
     ):
-        leaf = daemon_command(actions, action, help_text, _start if action == "start" else _vm)
+        leaf = daemon_command(actions, action, help_text, _vm)
         leaf.add_argument("name", metavar="VM", help="its name in the policy")
         if action == "start":
             leaf.add_argument(
                 "--dry-run", action="store_true", help="print each check that a start meets; exit code 1 if one denies"
             )
+            leaf.set_defaults(run=_start)
         if action in ("quarantine", "replace"):
             leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
 

@@ -154,21 +154,16 @@ class Api:
     async def _dry_run(self, vm: VmName) -> list[dict[str, Any]]:
         """Of a start on this host, beside what runs here now."""
         daemon = self.daemon
-        running = await self._blocking(daemon.own.vms.running)
-        known = vm in daemon.policy.vms
-        to_come = await self._blocking(lambda: daemon.own.vms.decisions_to_come(vm)) if known else []
+        start = await self._blocking(lambda: daemon.own.vms.start_decisions(vm))
         peers = tuple(daemon.admissions.peers)
         shared = await self._blocking(lambda: {peer: daemon.policies.shared(peer).types for peer in peers})
-        labels = {name: daemon.policy.label_of(name) for name in running if name in daemon.policy.vms and name != vm}
         return _explanations(
             dry_run(
                 daemon.policy,
                 vm,
                 daemon.name,
-                running=labels,
+                start=start,
                 host_tpm=daemon.registry.enrolled(daemon.name).tpm,
-                admitted=daemon.own.vms.admitted(),
-                to_come=to_come,
                 shared=shared,
             )
         )

@@ -132,27 +132,23 @@ def dry_run(
     vm: VmName,
     host: HostName,
     *,
-    running: Mapping[VmName, VmLabel],
+    start: Sequence[Decision],
     host_tpm: TpmKind,
-    admitted: bool = True,
-    to_come: Sequence[Decision] = (),
     shared: Mapping[HostName, frozenset[TypeName]] | None = None,
 ) -> tuple[Explanation, ...]:
     """Every check that the VM would meet if it were started on the host now.
 
-    `running`: what runs there. `admitted`: some peer has admitted the host in this boot. `to_come`: the answers under
-    a version of the policy that the host has agreed to. `shared`: what the host may share with each peer, as their
-    policies are; all types where that is not known. Peers count as admitted: whether they are is another matter.
-    Raises BadInput for unknown names.
+    `start`: what the monitor says of the start itself, of which whoever asks knows the state. `shared`: what the host
+    may share with each peer, as their policies are; all types where that is not known. Peers count as admitted: whether
+    they are is another matter. Raises BadInput for unknown names.
     """
     if vm not in policy.vms:
         raise _unknown("VM", vm, policy.vms)
     if host not in policy.hosts:
         raise _unknown("host", host, policy.hosts)
     keys = _vm(policy, vm).keys
-    start = monitor.vm_start(policy, vm, host=host, running=running, host_tpm=host_tpm, admitted=admitted)
     return (
-        *(_of(decision, keys) for decision in (start, *to_come)),
+        *(_of(decision, keys) for decision in start),
         *_dry_run(policy, vm, host, host_tpm=host_tpm, shared=shared or {}),
     )
 

@@ -337,21 +337,22 @@ class VmManager:
 
     def _permit(self, entry: VmEntry) -> None:
         policy = self.policy()
-        decisions = [self._decide(policy, entry.name)]
-        decisions += [monitor.vm_attach(policy, entry.name, name) for name in policy.interfaces_of(entry.name)]
-        decisions += self.decisions_to_come(entry.name)
-        for decision in decisions:
+        start, *to_come = self.start_decisions(entry.name)
+        attached = [monitor.vm_attach(policy, entry.name, name) for name in policy.interfaces_of(entry.name)]
+        for decision in (start, *attached, *to_come):
             self.audit(decision.check, entry.name, decision.as_detail())
             decision.enforce()
 
-    def decisions_to_come(self, name: VmName) -> list[Decision]:
-        """What a start meets beside the policy in force: this host has agreed to a version in which what runs is
-        permitted, and it stays so until that one counts. Not yet in the audit log."""
+    def start_decisions(self, name: VmName) -> list[Decision]:
+        """What the monitor says of a start now: first under the policy in force, then under a version to come, to which
+        this host has agreed; what runs is permitted in it, and stays so until it counts. Not yet in the audit log."""
         policy, successor = self.policy(), self.successor()
-        if successor is None:
-            return []
-        decision = self._decide(successor, name)
-        return [decision, *(kept_by(policy, successor, name) if decision.permitted else ())]
+        decisions = [self._decide(policy, name)]
+        if successor is not None and name in policy.vms:
+            decisions.append(self._decide(successor, name))
+            if decisions[-1].permitted:
+                decisions += kept_by(policy, successor, name)
+        return decisions
 
     def _decide(self, policy: Policy, name: VmName) -> Decision:
         """The monitor's answer on `vm.start` under a policy, beside what else runs. Not yet in the audit log."""

@@ -1,18 +1,20 @@
 """Explanations: every rule that bears on a question, with its answer, and keys that are in the file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given, settings
 
 from shamon_host.domain import monitor
+from shamon_host.domain.decision import Decision
 from shamon_host.domain.decisions import conflict_with, may_send
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.explain import Explanation, dry_run, explain
-from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
@@ -187,10 +189,18 @@ def test_two_resources_do_not_meet() -> None:
 
 
 def rehearsed(
-    policy: Policy = POLICY, vm: VmName = WEB, host: HostName = ALPHA, **more: object
+    policy: Policy = POLICY,
+    vm: VmName = WEB,
+    host: HostName = ALPHA,
+    *,
+    running: Mapping[VmName, VmLabel] = MappingProxyType({}),
+    host_tpm: TpmKind = TpmKind.HARDWARE,
+    admitted: bool = True,
+    to_come: Sequence[Decision] = (),
+    shared: Mapping[HostName, frozenset[TypeName]] | None = None,
 ) -> tuple[Explanation, ...]:
-    settings_ = {"running": {}, "host_tpm": TpmKind.HARDWARE} | more
-    return dry_run(policy, vm, host, **settings_)  # type: ignore[arg-type]
+    start = monitor.vm_start(policy, vm, host=host, running=running, host_tpm=host_tpm, admitted=admitted)
+    return dry_run(policy, vm, host, start=[start, *to_come], host_tpm=host_tpm, shared=shared)
 
 
 def test_every_check_of_a_start() -> None:
@@ -250,13 +260,13 @@ def test_what_a_version_to_come_denies() -> None:
 
 
 def test_each_interface_is_asked_about() -> None:
-    answers = dry_run(FINANCE, VmName("desk"), ALPHA, running={}, host_tpm=TpmKind.HARDWARE)
+    answers = rehearsed(FINANCE, VmName("desk"))
     assert [answer.object for answer in answers if answer.check == "vm.attach"] == ["bank/mail", "bank/ledger"]
     assert not [answer for answer in answers if answer.check == "link.open"]
 
 
 def test_the_unlabelled_have_a_start_alone() -> None:
-    (only,) = dry_run(FINANCE, VmName("tools"), ALPHA, running={}, host_tpm=TpmKind.SOFTWARE)
+    (only,) = rehearsed(FINANCE, VmName("tools"), host_tpm=TpmKind.SOFTWARE)
     assert (only.check, only.permitted, only.keys) == ("vm.start", True, ("vms.tools.label",))
 
 
@@ -282,7 +292,7 @@ def all_answers(policy: Policy) -> list[Explanation]:
     everybody = {vm: policy.label_of(vm) for vm in policy.vms}
     for vm, host, tpm in product(policy.vms, policy.hosts, TpmKind):
         for others in ({}, everybody):
-            found += dry_run(policy, vm, host, running=others, host_tpm=tpm)
+            found += rehearsed(policy, vm, host, running=others, host_tpm=tpm)
     return found
 
 

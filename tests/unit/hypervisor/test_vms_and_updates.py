@@ -187,12 +187,18 @@ class TestSuccessor:
         world.vms.start(WEB)
 
     def test_what_is_to_come_can_be_asked_without_a_start(self, world: VmWorld) -> None:
-        assert world.vms.decisions_to_come(GATE) == []
+        (only,) = world.vms.start_decisions(GATE)
+        assert only.permitted
         world.successor = replace(SWAPPED, version=2)
-        permitted, denied = world.vms.decisions_to_come(GATE)
+        _, permitted, denied = world.vms.start_decisions(GATE)
         assert (permitted.permitted, denied.permitted) == (True, False)
-        assert all(each.permitted for each in world.vms.decisions_to_come(WEB))
+        assert all(each.permitted for each in world.vms.start_decisions(WEB))
         assert not world.entries
+
+    def test_a_vm_of_another_host_that_runs_here_counts(self, world: VmWorld) -> None:
+        """Somebody started it by hand: what may run beside it is asked all the same."""
+        start_by_hand(world, DB, context_of(DB))
+        assert world.vms.start_decisions(PROBE)[0].rule == "chinese-wall"
 
     def test_types_that_will_change(self, world: VmWorld) -> None:
         both = replace(POLICY.vms[WEB], label="both", interfaces=(RED,))

@@ -18,7 +18,7 @@ from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.policy import PolicyVersion
-from shamon_host.hypervisor.vms import VmStatus
+from shamon_host.hypervisor.vm_states import VmStatus
 
 MAX_AUDIT_RECORDS = 1000
 MAX_REASON = 500
@@ -55,7 +55,7 @@ class Api:
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
             case "GET", ["v1", "vms"]:
-                return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.statuses()])
+                return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.states.statuses()])
             case "GET", ["v1", "links"]:
                 return await self._blocking(lambda: list(self.daemon.own.links.status()))
             case "GET", ["v1", "links", "plan"]:
@@ -208,7 +208,7 @@ class Api:
         }
         await self._blocking(calls[action])
         self.daemon.watchers.domains_changed()
-        statuses = await self._blocking(vms.statuses)
+        statuses = await self._blocking(vms.states.statuses)
         return next(_vm(status) for status in statuses if status.name == name)
 
     async def _blocking(self, call: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from shamon_host.daemon.files import read_limited
 from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName, plain_name
-from shamon_host.hypervisor.vms import VmSettings
+from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.reference_envelope import ReferenceSigners, checked_signers
 
 MAX_CONFIG_BYTES = 1 << 20

@@ -33,7 +33,7 @@ from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
-from shamon_host.hypervisor.vms import VmSettings
+from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.host_record import Authorities
@@ -94,7 +94,7 @@ class HostDaemon:
         self.policies = policies = PeerPolicies(
             enforced=enforced, store=store, audit=audit, wanted=self._on_unknown_policy
         )
-        types = LinkTypes(name=name, enforced=enforced, policies=policies, vms=vms)
+        types = LinkTypes(name=name, enforced=enforced, policies=policies, vms=vms.states)
         self.admissions = admissions = Admissions(
             name=name,
             enforced=enforced,

@@ -65,7 +65,7 @@ class LinkDoctor:
 
     def _vms(self, name: TypeName) -> tuple[VmFacts, ...]:
         """VMs of this host with an interface for the type."""
-        vms, policy, label_map = self.daemon.own.vms, self.daemon.policy, self.daemon.own.enforced.label_map
+        vms, policy, label_map = self.daemon.own.vms.states, self.daemon.policy, self.daemon.own.enforced.label_map
         devices = vms.devices()
         found = []
         for status in vms.statuses():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.ports import Clock
 from shamon_host.daemon.tap_filters import tap_filters
-from shamon_host.hypervisor.vms import VmManager
+from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.links.manager import LinkManager
 from shamon_host.links.model import KernelState
 from shamon_host.links.pending import Pending
@@ -20,7 +20,7 @@ class LinkReconciler:
     enforced: EnforcedPolicy
     clock: Clock
     links: LinkManager
-    vms: VmManager
+    vms: VmStates
 
     def reconcile(self) -> KernelState:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted; they are returned as last

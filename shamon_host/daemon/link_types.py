@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.domain.labels import HostName, TypeName
-from shamon_host.hypervisor.vms import VmManager
+from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.peer.ports import AgreedLink
 
 
@@ -22,7 +22,7 @@ class LinkTypes:
     name: HostName
     enforced: EnforcedPolicy
     policies: PeerPolicies
-    vms: VmManager
+    vms: VmStates
     _unused: frozenset[TypeName] = field(init=False, default=frozenset())
     """Types that the last VM of this host has left since somebody asked what to offer."""
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock, repr=False)

@@ -15,7 +15,9 @@ from shamon_host.daemon.suspension import was_cut_off
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy
-from shamon_host.hypervisor.vms import VmManager, VmSettings
+from shamon_host.hypervisor.vm_spec import VmSettings
+from shamon_host.hypervisor.vm_states import VmStates
+from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.links.sa_limits import RekeyAfter
 from shamon_host.peer.enrolment import PeerRegistry
@@ -64,20 +66,22 @@ class OwnHost:
             cut_off=lambda peer: was_cut_off(self.audit, peer),
         )
         self.vms = VmManager(
-            host=name,
-            hypervisor=backends.hypervisor,
+            states=VmStates(
+                host=name,
+                hypervisor=backends.hypervisor,
+                documents=self.store,
+                policy=lambda: enforced.policy,
+                label_map=lambda: enforced.label_map,
+            ),
             images=backends.images,
-            documents=self.store,
             audit=self.audit.append,
-            policy=lambda: enforced.policy,
             successor=lambda: enforced.successor,
-            label_map=lambda: enforced.label_map,
             ensure_bridge=self.links.ensure_bridge,
             host_tpm=self.registry.enrolled(name).tpm,
             admitted=lambda: session.admitted,
             settings=self.vm_settings,
         )
-        self.reconciler = LinkReconciler(enforced=enforced, clock=backends.clock, links=self.links, vms=self.vms)
+        self.reconciler = LinkReconciler(enforced=enforced, clock=backends.clock, links=self.links, vms=self.vms.states)
 
     async def start(self) -> None:
         """Bring kernel and VMs to what the policy allows; no VM is started yet. Raises ShamonError."""

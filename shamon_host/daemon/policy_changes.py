@@ -357,7 +357,7 @@ class PolicyChanges:
         return Running(
             host=self.name,
             tpm=self.registry.enrolled(self.name).tpm,
-            vms=self.vms.running(),
+            vms=self.vms.states.running(),
             links={peer: self.admissions.carried(peer) for peer in self.admissions.peers},
         )
 

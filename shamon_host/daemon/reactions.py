@@ -22,7 +22,8 @@ from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import FailureAction
 from shamon_host.hypervisor.ports import DomainState
-from shamon_host.hypervisor.vms import VmManager, VmStatus
+from shamon_host.hypervisor.vm_states import VmStatus
+from shamon_host.hypervisor.vms import VmManager
 from shamon_host.peer.handshake import Handshaker
 
 _PENDING = "pending-action"
@@ -53,7 +54,7 @@ class Reactions:
         self._forget_strangers()
         new = actions_for(
             self.enforced.policy,
-            running=self.vms.wanted(),
+            running=self.vms.states.wanted(),
             carried=event.carried,
             peer=event.peer,
             now_s=self.clock.boottime_s(),
@@ -186,7 +187,7 @@ class Reactions:
 
     async def _status(self, vm: VmName) -> VmStatus | None:
         """Of one of this host's VMs; None when it is none any more. Raises BackendFailed."""
-        return next((status for status in await self.blocking(self.vms.statuses) if status.name == vm), None)
+        return next((status for status in await self.blocking(self.vms.states.statuses) if status.name == vm), None)
 
     def _is_ours(self, vm: VmName) -> bool:
         entry = self.enforced.policy.vms.get(vm)

@@ -16,7 +16,7 @@ from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import Claim, ClaimStatus
 from shamon_host.domain.time_windows import next_change_s, open_until
 from shamon_host.hypervisor.report import parse_hypervisor_report
-from shamon_host.hypervisor.vms import interface_mac, tap_devices
+from shamon_host.hypervisor.vm_spec import interface_mac, tap_devices
 from shamon_host.links.desired import bridge_name
 from shamon_host.links.filter_report import ATTESTED_WINDOW_S, filters_from_document
 from shamon_host.links.frame_facts import PortProtocol, PortRule

@@ -64,7 +64,7 @@ class Watchers:
             with suppress(RuntimeError):  # the loop was closed while the hypervisor called
                 loop.call_soon_threadsafe(self._domains_changed.set)
 
-        self.vms.hypervisor.subscribe(domains_changed)
+        self.vms.states.hypervisor.subscribe(domains_changed)
         self.links.kernel.subscribe(self._kernel_event)
         # Whatever happened before this daemon listened.
         self._domains_changed.set()
@@ -103,7 +103,7 @@ class Watchers:
             def repair() -> dict[str, str]:
                 self.vms.enforce_labels()
                 self.reconciler.reconcile()
-                return {tap: str(name) for tap, name in self.vms.taps().items()}
+                return {tap: str(name) for tap, name in self.vms.states.taps().items()}
 
             taps = await self._tried("host.domains-unreadable", repair)
             closed = taps is not None and await self._close_unused()
@@ -117,7 +117,7 @@ class Watchers:
         """Remove every link of a type that no VM of this host uses now. False if it is to be tried again."""
 
         def look() -> dict[HostName, frozenset[TypeName]]:
-            used, admissions = self.vms.running_types(), self.admissions
+            used, admissions = self.vms.states.running_types(), self.admissions
             return {
                 peer: (self.links.linked(peer) | admissions.carried_ever(peer)) - used
                 for peer in tuple(admissions.peers)

@@ -5,27 +5,22 @@ process before a single instruction of the guest runs, and a mismatch destroys i
 decided by the reference monitor, whose answer is in the audit log before the hypervisor is asked (invariant 6).
 """
 
-import hashlib
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
-from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
-from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
+from shamon_host.domain.errors import BackendFailed, NotTrusted, ShamonError
+from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
-from shamon_host.domain.replay import renamed
 from shamon_host.domain.results import TpmKind
-from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images, VmInterface, VmSpec
+from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images
+from shamon_host.hypervisor.vm_spec import VmSettings, vm_spec
+from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.hypervisor.vm_versions import kept_by, runs_otherwise
-
-TAP_PREFIX = "shvm"
-RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
 
 
 class Audit(Protocol):
@@ -34,56 +29,13 @@ class Audit(Protocol):
     def __call__(self, kind: str, subject: str, detail: Mapping[str, Any]) -> object: ...
 
 
-class Documents(Protocol):
-    """Small durable state of this host; `daemon.store` implements it."""
-
-    def get(self, kind: str, key: str) -> dict[str, Any] | None: ...
-
-    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None: ...
-
-    def delete(self, kind: str, key: str) -> None: ...
-
-    def items(self, kind: str) -> Sequence[tuple[str, dict[str, Any]]]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmSettings:
-    """What a host's own configuration says of a VM: how it is booted, nothing that bears on its label."""
-
-    memory_mib: int = 128
-    vcpus: int = 1
-    kernel: str = ""
-    initrd: str = ""
-    cmdline: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmStatus:
-    """A VM of this host as people see it."""
-
-    name: VmName
-    label: str
-    types: tuple[TypeName, ...]
-    interfaces: tuple[TypeName, ...]
-    """The type of each of its network interfaces: of those that it runs with, else of those that it would have."""
-    wanted: bool
-    """It should run: it was started and neither stopped nor quarantined since."""
-    quarantined: str
-    """Why; empty when it is not."""
-    domain: DomainReport | None
-
-
 @dataclass(kw_only=True)
 class VmManager:
     """All VMs of this host. Synchronous; calls that change something, from any thread, wait for each other."""
 
-    host: HostName
-    hypervisor: Hypervisor
+    states: VmStates
     images: Images
-    documents: Documents
     audit: Audit
-    policy: Callable[[], Policy]
-    label_map: Callable[[], LabelMap]
     ensure_bridge: Callable[[TypeName], str]
     """Make the bridge of a type and return its name."""
     host_tpm: TpmKind
@@ -101,33 +53,33 @@ class VmManager:
         Raises Refused (the monitor), NotTrusted (image or label), BackendFailed.
         """
         with self._lock:
-            entry = self._entry(name)
-            running = self._running(name)
+            entry = self.states.entry(name)
+            running = self.states.find(name)
             self._permit(entry)
-            quarantined = self._document(name).get("quarantined")
+            quarantined = self.states.quarantined(name)
             if quarantined:
                 self.audit("vm.release", name, {"quarantined": quarantined})
             if running is None:
                 return self._start_new(entry, fresh=False)
             self._verify(running)
-            self.hypervisor.resume(name)
-            self._want(name, wanted=True)
+            self._hypervisor.resume(name)
+            self.states.note(name, wanted=True)
             return self._report(name)
 
     def stop(self, name: VmName) -> None:
         """Destroy the domain; its overlay stays."""
         with self._lock:
-            self._entry(name)
+            self.states.entry(name)
             self.audit("vm.stop", name, {})
-            self._want(name, wanted=False)
-            self.hypervisor.destroy(name)
+            self.states.note(name, wanted=False)
+            self._hypervisor.destroy(name)
 
     def suspend(self, name: VmName, reason: str) -> None:
         """Pause the domain; it is still wanted, and `start` resumes it."""
         with self._lock:
             self.audit("vm.suspend", name, {"reason": reason})
-            if self._running(name) is not None:
-                self.hypervisor.suspend(name)
+            if self.states.find(name) is not None:
+                self._hypervisor.suspend(name)
 
     def quarantine(self, name: VmName, reason: str, *, ports_down: Callable[[str], None]) -> None:
         """Take the VM off its bridges, then suspend it; memory and disk are kept until it is replaced or stopped.
@@ -136,17 +88,17 @@ class VmManager:
         that error is raised.
         """
         with self._lock:
-            self._entry(name)
+            self.states.entry(name)
             self.audit("vm.quarantine", name, {"reason": reason})
-            self._note(name, wanted=False, quarantined=reason)
-            domain = self._running(name)
+            self.states.note(name, wanted=False, quarantined=reason)
+            domain = self.states.find(name)
             if domain is None:
                 return
             try:
                 for interface in domain.interfaces:
                     ports_down(interface.device)
             finally:
-                self.hypervisor.suspend(name)
+                self._hypervisor.suspend(name)
 
     def replace(self, name: VmName, reason: str) -> DomainReport:
         """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
@@ -154,9 +106,9 @@ class VmManager:
         It is destroyed also when no clean one may be started. Raises as `start` does.
         """
         with self._lock:
-            entry = self._entry(name)
+            entry = self.states.entry(name)
             self.audit("vm.replace", name, {"reason": reason})
-            self.hypervisor.destroy(name)
+            self._hypervisor.destroy(name)
             self._permit(entry)
             return self._start_new(entry, fresh=True)
 
@@ -166,9 +118,8 @@ class VmManager:
         the pinned one) does not hold up the others, and the audit log says why. Returns what was started."""
         started = []
         with self._lock:
-            for status in self.statuses():
-                runs = status.domain is not None and status.domain.state in RUNNING_STATES
-                if not status.wanted or (missing_only and runs):
+            for status in self.states.statuses():
+                if not status.wanted or (missing_only and status.runs):
                     continue
                 try:
                     if replace:
@@ -181,92 +132,32 @@ class VmManager:
                 started.append(status.name)
         return tuple(started)
 
-    def statuses(self) -> tuple[VmStatus, ...]:
-        """Every VM that the policy gives to this host."""
-        policy = self.policy()
-        reports = {report.name: report for report in self.hypervisor.domains()}
-        running = {name for name, report in reports.items() if report.state in RUNNING_STATES}
-        statuses = []
-        for name, entry in sorted(policy.vms.items()):
-            if entry.host == self.host:
-                document = self._document(name)
-                noted = _started_with(document) if name in running else None
-                statuses.append(
-                    VmStatus(
-                        name=name,
-                        label=entry.label,
-                        types=tuple(sorted(policy.label_of(name).types)),
-                        interfaces=policy.interfaces_of(name) if noted is None else noted,
-                        wanted=bool(document.get("wanted")),
-                        quarantined=str(document.get("quarantined", "")),
-                        domain=reports.get(name),
-                    )
-                )
-        return tuple(statuses)
-
-    def wanted(self) -> tuple[VmName, ...]:
-        """Every VM of this host that should run, whether it does or not: nothing but the store is asked."""
-        return tuple(
-            name
-            for name, entry in sorted(self.policy().vms.items())
-            if entry.host == self.host and self._document(name).get("wanted")
-        )
-
-    def running_types(self) -> frozenset[TypeName]:
-        """Types of every VM that runs or is suspended under its label, and is not quarantined."""
-        return frozenset(name for status in self._connectable() for name in status.types)
-
-    def taps(self) -> dict[str, TypeName]:
-        """Tap → type, for every interface that belongs in a type's bridge now. A type that is no more has none."""
-        known = self.label_map().types
-        return {
-            interface.device: name
-            for status in self._connectable()
-            if status.domain is not None
-            for interface, name in zip(status.domain.interfaces, status.interfaces, strict=False)
-            if name in known
-        }
-
-    def devices(self) -> dict[VmName, tuple[str, ...]]:
-        """Every VM of this host, running or not → the taps that its interfaces have, in order."""
-        return {name: self._devices(name) for name in self.policy().vms_of(self.host)}
-
-    def _devices(self, name: VmName) -> tuple[str, ...]:
-        return tap_devices(self.policy(), self.label_map(), name)
-
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, or on another host than its own (it may have
         been started by hand); suspend again what runs in spite of its quarantine. Returns what was destroyed."""
         destroyed = []
         with self._lock:
-            for report in self.hypervisor.domains():
-                entry = self.policy().vms.get(report.name)
-                if report.state not in RUNNING_STATES or entry is None:
+            for report in self.states.active():
+                entry = self.states.policy().vms.get(report.name)
+                if entry is None:
                     continue
-                expected = self._context(entry) if entry.host == self.host else None
+                expected = self.states.context(entry.name) if entry.host == self.states.host else None
                 if expected is None or report.context != expected:
                     self.audit(
                         "vm.mislabelled",
                         report.name,
                         {"expected": str(expected or f"to run on {entry.host}"), "found": str(report.context)},
                     )
-                    self.hypervisor.destroy(report.name)
+                    self._hypervisor.destroy(report.name)
                     destroyed.append(report.name)
-                elif report.state is DomainState.RUNNING and self._document(report.name).get("quarantined"):
+                elif report.state is DomainState.RUNNING and self.states.quarantined(report.name):
                     self.suspend(report.name, "it ran in spite of its quarantine")
         return tuple(destroyed)
 
     def rename_types(self, renames: Renames) -> None:
-        """Follow a version of the policy that gives types new names, in what was noted of VMs. Again changes nothing:
-        no name that a version gives up is one of its own."""
-        if not renames.types:
-            return
+        """Follow a version of the policy that gives types new names, in what was noted of VMs."""
         with self._lock:
-            for name, document in self.documents.items("vm"):
-                types = _started_with(document)
-                if types is not None:
-                    noted = [renamed(each, renames) for each in types]
-                    self.documents.put("vm", name, {**document, "interfaces": noted})
+            self.states.rename_types(renames)
 
     def stop_forbidden(self, before: Policy | None = None) -> tuple[VmName, ...]:
         """Destroy every VM of this host that the policy in force now does not permit, or not with the interfaces that
@@ -277,17 +168,17 @@ class VmManager:
         """
         stopped = []
         with self._lock:
-            policy = self.policy()
-            ours = {*self.label_map().vms, *(name for name, _ in self.documents.items("vm"))}
+            policy = self.states.policy()
+            ours = {*self.states.label_map().vms, *self.states.noted()}
             if before is not None:
                 ours.update(before.vms)
-            for report in self.hypervisor.domains():
-                if report.state not in RUNNING_STATES or report.name not in ours:
+            for report in self.states.active():
+                if report.name not in ours:
                     continue
                 decision = self._forbidden(policy, report, labels=before is not None)
                 if decision is not None:
                     self.audit("vm.forbidden", report.name, decision.as_detail())
-                    self.hypervisor.destroy(report.name)
+                    self._hypervisor.destroy(report.name)
                     stopped.append(report.name)
         return tuple(stopped)
 
@@ -297,46 +188,35 @@ class VmManager:
         with self._lock:
             yield
 
-    def running(self) -> dict[VmName, tuple[TypeName, ...]]:
-        """VMs of this host that run or are suspended → the type of each of their interfaces."""
-        return {
-            status.name: status.interfaces
-            for status in self.statuses()
-            if status.domain is not None and status.domain.state in RUNNING_STATES
-        }
-
-    def _connectable(self) -> tuple[VmStatus, ...]:
-        return tuple(
-            status
-            for status in self.statuses()
-            if status.domain is not None
-            and status.domain.state in RUNNING_STATES
-            and not status.quarantined
-            and status.domain.context == self._context(self._entry(status.name))
-        )
-
     def _start_new(self, entry: VmEntry, *, fresh: bool) -> DomainReport:
         name = entry.name
-        pin = self.policy().images[entry.image]
+        pin = self.states.policy().images[entry.image]
         overlay = self.images.overlay(name)
         if fresh or overlay is None:
             self.images.verify(entry.image, pin.sha256)
             overlay = self.images.fresh_overlay(name, entry.image)
-        self.hypervisor.destroy(name)  # a definition that somebody left behind
-        types = self.policy().interfaces_of(name)
-        self.documents.put("vm", name, {**self._document(name), "interfaces": list(types)})
-        report = self.hypervisor.start_paused(self._spec(entry, types, overlay))
+        self._hypervisor.destroy(name)  # a definition that somebody left behind
+        spec = vm_spec(
+            self.states.policy(),
+            self.states.label_map(),
+            name,
+            disk=overlay,
+            settings=self.settings.get(name, VmSettings()),
+            bridge_of=self.ensure_bridge,
+        )
+        self.states.note_interfaces(name, self.states.policy().interfaces_of(name))
+        report = self._hypervisor.start_paused(spec)
         try:
             self._verify(report)
-            self._want(name, wanted=True)
-            self.hypervisor.resume(name)
+            self.states.note(name, wanted=True)
+            self._hypervisor.resume(name)
         except ShamonError:
-            self.hypervisor.destroy(name)
+            self._hypervisor.destroy(name)
             raise
         return self._report(name)
 
     def _permit(self, entry: VmEntry) -> None:
-        policy = self.policy()
+        policy = self.states.policy()
         start, *to_come = self.start_decisions(entry.name)
         attached = [monitor.vm_attach(policy, entry.name, name) for name in policy.interfaces_of(entry.name)]
         for decision in (start, *attached, *to_come):
@@ -346,7 +226,7 @@ class VmManager:
     def start_decisions(self, name: VmName) -> list[Decision]:
         """What the monitor says of a start now: first under the policy in force, then under a version to come, to which
         this host has agreed; what runs is permitted in it, and stays so until it counts. Not yet in the audit log."""
-        policy, successor = self.policy(), self.successor()
+        policy, successor = self.states.policy(), self.successor()
         decisions = [self._decide(policy, name)]
         if successor is not None and name in policy.vms:
             decisions.append(self._decide(successor, name))
@@ -358,11 +238,11 @@ class VmManager:
         """The monitor's answer on `vm.start` under a policy, beside what else runs. Not yet in the audit log."""
         running = {
             report.name: policy.label_of(report.name)
-            for report in self.hypervisor.domains()
-            if report.state in RUNNING_STATES and report.name in policy.vms and report.name != name
+            for report in self.states.active()
+            if report.name in policy.vms and report.name != name
         }
         return monitor.vm_start(
-            policy, name, host=self.host, running=running, host_tpm=self.host_tpm, admitted=self.admitted()
+            policy, name, host=self.states.host, running=running, host_tpm=self.host_tpm, admitted=self.admitted()
         )
 
     def _forbidden(self, policy: Policy, report: DomainReport, *, labels: bool) -> Decision | None:
@@ -373,10 +253,10 @@ class VmManager:
             return decision
         return runs_otherwise(
             name,
-            interfaces=_started_with(self._document(name)),
+            interfaces=self.states.started_with(name),
             wanted_interfaces=policy.interfaces_of(name),
             context=report.context,
-            wanted_context=self._context(policy.vms[name]) if labels else None,
+            wanted_context=self.states.context(name) if labels else None,
         )
 
     def _verify(self, report: DomainReport) -> None:
@@ -384,15 +264,17 @@ class VmManager:
 
         A label that nobody enforces counts for nothing. Raises NotTrusted.
         """
-        entry = self._entry(report.name)
-        decision = monitor.label_vm(self.policy(), entry.name, wanted=self._context(entry), found=report.context)
+        entry = self.states.entry(report.name)
+        decision = monitor.label_vm(
+            self.states.policy(), entry.name, wanted=self.states.context(entry.name), found=report.context
+        )
         self.audit(decision.check, entry.name, decision.as_detail())
         if not decision.permitted:
-            self.hypervisor.destroy(entry.name)
+            self._hypervisor.destroy(entry.name)
             raise NotTrusted(
                 "the VM does not run under its label, and was destroyed before it ran",
                 where=entry.name,
-                expected=str(self._context(entry)),
+                expected=str(self.states.context(entry.name)),
                 found=str(report.context or "no label"),
                 remedy="SELinux must be enforcing, with the policy modules of this program and of libvirt loaded.",
             )
@@ -405,82 +287,14 @@ class VmManager:
                 remedy="Boot this host again with SELinux enforcing; its peers refuse it until then.",
             )
 
-    def _spec(self, entry: VmEntry, types: Sequence[TypeName], disk: str) -> VmSpec:
-        settings = self.settings.get(entry.name, VmSettings())
-        devices = self._devices(entry.name)
-        return VmSpec(
-            name=entry.name,
-            uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{entry.name}.{self.policy().coalition}")),
-            context=self._context(entry),
-            disk=disk,
-            interfaces=tuple(
-                VmInterface(
-                    device=devices[index],
-                    bridge=self.ensure_bridge(name),
-                    mac=interface_mac(self.policy().coalition, entry.host, entry.name, index),
-                )
-                for index, name in enumerate(types)
-            ),
-            memory_mib=settings.memory_mib,
-            vcpus=settings.vcpus,
-            kernel=settings.kernel,
-            initrd=settings.initrd,
-            cmdline=settings.cmdline,
-        )
-
-    def _context(self, entry: VmEntry) -> SelinuxContext:
-        return self.label_map().vm_context(entry.name, self._label(entry).types)
-
-    def _label(self, entry: VmEntry) -> VmLabel:
-        return self.policy().label_of(entry.name)
-
-    def _entry(self, name: VmName) -> VmEntry:
-        entry = self.policy().vms.get(name)
-        if entry is None or entry.host != self.host:
-            ours = ", ".join(sorted(vm for vm, other in self.policy().vms.items() if other.host == self.host))
-            raise BadInput(f"no VM {name!r} on this host", expected=f"one of: {ours or 'none'}")
-        return entry
-
-    def _running(self, name: VmName) -> DomainReport | None:
-        for report in self.hypervisor.domains():
-            if report.name == name and report.state in RUNNING_STATES:
-                return report
-        return None
-
     def _report(self, name: VmName) -> DomainReport:
-        report = self._running(name)
+        report = self.states.find(name)
         if report is None:
             raise BackendFailed(
                 "the VM ended right after it was started", where=name, remedy="See its log in /var/log/libvirt/qemu."
             )
         return report
 
-    def _document(self, name: VmName) -> dict[str, Any]:
-        return self.documents.get("vm", name) or {}
-
-    def _want(self, name: VmName, *, wanted: bool) -> None:
-        self._note(name, wanted=wanted)
-
-    def _note(self, name: VmName, **fields: bool | str) -> None:
-        """Write down what is to become of a VM, in place of what was. What it was started with stays."""
-        kept = {key: value for key, value in self._document(name).items() if key == "interfaces"}
-        self.documents.put("vm", name, {**kept, **fields})
-
-
-def _started_with(document: Mapping[str, Any]) -> tuple[TypeName, ...] | None:
-    """The types of the interfaces that a VM was last started with, from its document; None where none were noted."""
-    types = document.get("interfaces")
-    return None if types is None else tuple(map(TypeName, types))
-
-
-def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:
-    """The taps that a VM's interfaces have on the host with this label map, in order. Raises KeyError."""
-    serial = (label_map.vms[vm][0] - VM_CATEGORIES.start) // 2
-    return tuple(f"{TAP_PREFIX}{serial}-{index}" for index in range(len(policy.interfaces_of(vm))))
-
-
-def interface_mac(coalition: str, host: HostName, vm: VmName, index: int) -> str:
-    """The stable, locally administered address of a VM's interface, whatever its type is called. `host`: the one that
-    the policy gives the VM to. Where another policy gives a VM of this name to another host, that is another VM."""
-    digest = hashlib.sha256(f"{coalition}/{host}/{vm}/{index}".encode()).digest()
-    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *digest[:4]))
+    @property
+    def _hypervisor(self) -> Hypervisor:
+        return self.states.hypervisor

@@ -6,6 +6,7 @@ import pytest
 
 from shamon_host.daemon.api import MAX_AUDIT_RECORDS, Answer, Api, error_body
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.testing.world import Fault
 from tests.unit.daemon.daemon_world import DaemonWorld, daemon, play, records
 
@@ -253,10 +254,10 @@ def test_errors_and_their_codes(
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha")
 
-        def fail() -> None:
+        def fail(_states: VmStates) -> None:
             raise error
 
-        monkeypatch.setattr(daemon(world.alpha).own.vms, "statuses", fail)
+        monkeypatch.setattr(VmStates, "statuses", fail)
         answer = await ask(world, "GET", "/v1/vms")
         assert (answer.status, answer.body["error"]["exit_code"]) == (status, exit_code)
         assert answer.body == error_body(error)

@@ -9,7 +9,7 @@ from shamon_host.daemon.config import MAX_CONFIG_BYTES, load_config
 from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import VmName
-from shamon_host.hypervisor.vms import VmSettings
+from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.signed_record import public_text
 
 FULL = """

@@ -279,7 +279,7 @@ def test_what_runs_and_is_forbidden_by_the_policy_in_force_is_stopped_at_the_sta
             versions.begin(PolicyRecord(policy=world.enrolment.policy))
         await world.beta.start_daemon()
         assert daemon(world.beta).policy.version == 2
-        (stopped,) = {VmName("db"), VmName("spy")} - daemon(world.beta).own.vms.running().keys()
+        (stopped,) = {VmName("db"), VmName("spy")} - daemon(world.beta).own.vms.states.running().keys()
         (detail,) = records(world.beta, "vm.forbidden", stopped)
         assert detail["rule"] == "chinese-wall"
 
@@ -293,7 +293,7 @@ def test_what_a_host_may_run_once_it_is_admitted_goes_on_over_a_restart() -> Non
         await world.pair_with_link()
         await world.beta.kill_daemon()
         await world.beta.start_daemon()
-        assert VmName("db") in daemon(world.beta).own.vms.running()
+        assert VmName("db") in daemon(world.beta).own.vms.states.running()
         assert not records(world.beta, "vm.forbidden")
 
     play(test, starting)

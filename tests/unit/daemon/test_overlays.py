@@ -131,7 +131,7 @@ def test_filters_are_there_before_a_vm_is() -> None:
         kernel: MemoryKernel = world.beta.kernel
         assert "db" not in {report.name for report in world.beta.hypervisor.domains()}
         filters = kernel.read().filters
-        assert set(filters) == {tap for taps in daemon(world.beta).own.vms.devices().values() for tap in taps}
+        assert set(filters) == {tap for taps in daemon(world.beta).own.vms.states.devices().values() for tap in taps}
         assert all(limits.own is not None for limits in filters.values())
         assert any(limits.peers is not None for limits in filters.values())
 

@@ -374,7 +374,7 @@ def test_a_vm_that_was_started_after_the_hold_and_is_forbidden_by_a_late_record_
         world.network.tap = None
         updating.cancel()
         await world.until(lambda: _is_on(world, "beta", 2), within_s=100, what="beta has the new version")
-        assert VmName("db") not in daemon(world.beta).own.vms.running()
+        assert VmName("db") not in daemon(world.beta).own.vms.states.running()
         assert records(world.beta, "vm.forbidden", "db")
 
     play_signed(test, first=FIRST)

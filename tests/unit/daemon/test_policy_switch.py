@@ -31,10 +31,10 @@ def test_interfaces_follow_the_names_of_their_types() -> None:
         await world.boot("alpha")
         await world.start("alpha", "web")
         vms = daemon(world.alpha).own.vms
-        (tap,) = vms.taps()
+        (tap,) = vms.states.taps()
         await daemon(world.alpha).changes.switch.to(PolicyRecord(policy=RENAMED))
-        assert vms.running() == {WEB: (CRIMSON,)}
-        assert vms.taps() == {tap: CRIMSON}
+        assert vms.states.running() == {WEB: (CRIMSON,)}
+        assert vms.states.taps() == {tap: CRIMSON}
         assert not records(world.alpha, "vm.forbidden")
 
     play_signed(test, first=FIRST)
@@ -45,10 +45,10 @@ def test_renames_that_a_killed_daemon_did_not_get_to_are_made_up_for() -> None:
         await world.boot("alpha")
         await world.start("alpha", "web")
         daemon(world.alpha).own.enforced.change(PolicyRecord(policy=RENAMED))
-        assert daemon(world.alpha).own.vms.running() == {WEB: (RED,)}
+        assert daemon(world.alpha).own.vms.states.running() == {WEB: (RED,)}
         await world.alpha.kill_daemon()
         await world.alpha.start_daemon()
-        assert daemon(world.alpha).own.vms.running() == {WEB: (CRIMSON,)}
+        assert daemon(world.alpha).own.vms.states.running() == {WEB: (CRIMSON,)}
         assert not records(world.alpha, "vm.forbidden")
 
     play_signed(test, first=FIRST)
@@ -59,7 +59,7 @@ def test_a_vm_whose_interfaces_change_is_stopped() -> None:
         await world.boot("alpha")
         await world.start("alpha", "web")
         await daemon(world.alpha).changes.switch.to(PolicyRecord(policy=BARE))
-        assert not daemon(world.alpha).own.vms.running()
+        assert not daemon(world.alpha).own.vms.states.running()
         (detail,) = records(world.alpha, "vm.forbidden", "web")
         assert "interfaces for acme/red" in detail["reason"]
 

@@ -11,6 +11,7 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.policy import FailureAction, Policy
 from shamon_host.domain.policy_form import with_digest
+from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.peer.wire import HELLO
 from shamon_host.testing.world import Fault
 from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, ON_FAILURE, DaemonWorld, daemon, play, records, state
@@ -29,7 +30,7 @@ def without_db(policy: Policy) -> Policy:
 
 
 def vm_state(world: DaemonWorld, vm: str) -> str:
-    statuses = daemon(world.alpha).own.vms.statuses()
+    statuses = daemon(world.alpha).own.vms.states.statuses()
     domain = next(status.domain for status in statuses if status.name == vm)
     return domain.state.value if domain else "absent"
 
@@ -333,7 +334,7 @@ def test_a_vm_that_goes_away_while_its_status_is_asked_for_ends_nothing(monkeypa
         reactions, store = daemon(world.beta).reactions, daemon(world.beta).store
         item = PendingAction(vm=DB, action=FailureAction.REPLACE, peer=ALPHA, due_s=0.0, definite=True, reason="a test")
         store.put("suspended-for", DB, {"peer": ALPHA})
-        monkeypatch.setattr(reactions.vms, "statuses", tuple)
+        monkeypatch.setattr(VmStates, "statuses", lambda _states: ())
         await reactions.restore()
         reactions.pending = (item,)
         assert await reactions._act(item)

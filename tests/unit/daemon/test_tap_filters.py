@@ -14,7 +14,7 @@ from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.overlay import Overlay, parse_port
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.time_windows import parse_window
-from shamon_host.hypervisor.vms import interface_mac
+from shamon_host.hypervisor.vm_spec import interface_mac
 from shamon_host.links.frame_facts import FrameFacts, FrameKind, PortProtocol, PortRule
 from shamon_host.links.station import Station
 from shamon_host.links.tap_filter import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S, TapFilter

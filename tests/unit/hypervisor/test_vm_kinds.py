@@ -51,7 +51,7 @@ class TestUnlabelled:
         assert domain.interfaces == ()
         assert domain.context is not None
         assert domain.context.categories == set(LABEL_MAP.vms[TOOLS])
-        assert world.vms.running_types() == {RED, BLUE}
+        assert world.vms.states.running_types() == {RED, BLUE}
         assert (world.status(TOOLS).types, world.status(TOOLS).interfaces) == ((), ())
         assert world.vms.enforce_labels() == ()
 
@@ -88,15 +88,15 @@ class TestInterfaces:
     def test_in_the_order_of_the_policy(self, world: VmWorld) -> None:
         report = world.vms.start(GATE)
         assert [interface.bridge for interface in report.interfaces] == ["br-blue", "br-red"]
-        assert list(world.vms.taps().values()) == [BLUE, RED]
+        assert list(world.vms.states.taps().values()) == [BLUE, RED]
         assert world.status(GATE).interfaces == (BLUE, RED)
         assert world.status(GATE).types == (RED, BLUE)
         assert world.kinds(GATE) == ["vm.start", "vm.attach", "vm.attach", "label.vm"]
 
     def test_none_at_all(self, world: VmWorld) -> None:
         assert world.vms.start(WEB).interfaces == ()
-        assert world.vms.taps() == {}
-        assert world.vms.running_types() == {RED}
+        assert world.vms.states.taps() == {}
+        assert world.vms.states.running_types() == {RED}
         assert world.kinds(WEB) == ["vm.start", "label.vm"]
 
 

@@ -9,6 +9,7 @@ from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
 from tests.unit.hypervisor.vm_world import (
     ADDRESSES,
+    ALPHA,
     BLUE,
     DB,
     GATE,
@@ -47,8 +48,8 @@ class TestStart:
         report = world.vms.start(GATE)
         assert (report.state, report.context) == (DomainState.RUNNING, context_of(GATE))
         assert [interface.bridge for interface in report.interfaces] == ["br-red", "br-blue"]
-        assert world.vms.taps() == dict(zip((i.device for i in report.interfaces), (RED, BLUE), strict=True))
-        assert world.vms.running_types() == {RED, BLUE}
+        assert world.vms.states.taps() == dict(zip((i.device for i in report.interfaces), (RED, BLUE), strict=True))
+        assert world.vms.states.running_types() == {RED, BLUE}
         assert world.status(GATE).wanted
 
     def test_names_and_addresses_are_stable_and_its_own(self, world: VmWorld) -> None:
@@ -114,7 +115,7 @@ class TestLabel:
         assert world.domain(WEB) is None
         assert world.kinds(WEB) == ["vm.start", "vm.attach", "label.vm"]
         assert not world.status(WEB).wanted
-        assert not world.vms.taps()
+        assert not world.vms.states.taps()
 
     def test_permissive_world_is_refused(self, world: VmWorld) -> None:
         """The label is right, but binds nobody."""
@@ -145,8 +146,8 @@ class TestLabel:
         world.vms.start(WEB)
         world.vms.start(SHOP)
         world.hypervisor.relabel(WEB, WRONG)
-        assert world.vms.taps() == {interface.device: BLUE for interface in world.status(SHOP).domain.interfaces}  # type: ignore[union-attr]
-        assert world.vms.running_types() == {BLUE}
+        assert world.vms.states.taps() == {interface.device: BLUE for interface in world.status(SHOP).domain.interfaces}  # type: ignore[union-attr]
+        assert world.vms.states.running_types() == {BLUE}
         assert world.vms.enforce_labels() == (WEB,)
         assert world.domain(WEB) is None
         assert world.state(SHOP) is DomainState.RUNNING
@@ -183,7 +184,7 @@ class TestLabel:
         )
         assert world.vms.enforce_labels() == ()
         assert len(world.hypervisor.domains()) == 1
-        assert world.vms.taps() == {}
+        assert world.vms.states.taps() == {}
 
 
 class TestConflict:
@@ -228,15 +229,15 @@ class TestStopAndSuspend:
         world.vms.suspend(WEB, "its peer failed")
         assert world.state(WEB) is DomainState.PAUSED
         assert world.status(WEB).wanted
-        assert world.vms.running_types() == {RED}
+        assert world.vms.states.running_types() == {RED}
         assert world.vms.start(WEB).state is DomainState.RUNNING
         assert world.kinds(WEB)[-4:] == ["vm.suspend", "vm.start", "vm.attach", "label.vm"]
 
     def test_resume_is_a_start_that_the_monitor_decides(self, world: VmWorld) -> None:
         world.vms.start(WEB)
         world.vms.suspend(WEB, "a test")
-        red = replace(world.policy.hosts[world.vms.host], types=frozenset({BLUE}))
-        world.policy = replace(world.policy, hosts={**world.policy.hosts, world.vms.host: red})
+        red = replace(world.policy.hosts[ALPHA], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, ALPHA: red})
         with pytest.raises(Refused, match="management-label"):
             world.vms.start(WEB)
         assert world.state(WEB) is DomainState.PAUSED
@@ -255,8 +256,8 @@ class TestQuarantine:
         assert world.state(GATE) is DomainState.PAUSED
         status = world.status(GATE)
         assert (status.wanted, status.quarantined) == (False, "a test")
-        assert world.vms.taps() == {}
-        assert world.vms.running_types() == frozenset()
+        assert world.vms.states.taps() == {}
+        assert world.vms.states.running_types() == frozenset()
 
     def test_suspended_also_when_a_port_stays_up(self, world: VmWorld) -> None:
         def broken(_tap: str) -> None:
@@ -274,7 +275,7 @@ class TestQuarantine:
         assert world.vms.start(WEB).state is DomainState.RUNNING
         assert world.kinds(WEB)[-4:] == ["vm.start", "vm.attach", "vm.release", "label.vm"]
         assert world.status(WEB).quarantined == ""
-        assert world.vms.running_types() == {RED}
+        assert world.vms.states.running_types() == {RED}
         assert world.marker(WEB) == "mine"
 
     def test_replace_ends_it(self, world: VmWorld) -> None:
@@ -288,7 +289,7 @@ class TestQuarantine:
         world.vms.start(WEB)
         world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
         world.hypervisor.resume(WEB)
-        assert world.vms.taps() == {}
+        assert world.vms.states.taps() == {}
         assert world.vms.enforce_labels() == ()
         assert world.state(WEB) is DomainState.PAUSED
 
@@ -317,8 +318,8 @@ class TestReplace:
 
     def test_refused_replacement_leaves_nothing_running(self, world: VmWorld) -> None:
         world.vms.start(WEB)
-        blue = replace(world.policy.hosts[world.vms.host], types=frozenset({BLUE}))
-        world.policy = replace(world.policy, hosts={**world.policy.hosts, world.vms.host: blue})
+        blue = replace(world.policy.hosts[ALPHA], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, ALPHA: blue})
         with pytest.raises(Refused):
             world.vms.replace(WEB, "a test")
         assert world.domain(WEB) is None
@@ -384,8 +385,8 @@ class TestRestore:
     def test_policy_that_no_longer_allows_it(self, world: VmWorld) -> None:
         world.vms.start(WEB)
         world.reboot()
-        blue = replace(world.policy.hosts[world.vms.host], types=frozenset({BLUE}))
-        world.policy = replace(world.policy, hosts={**world.policy.hosts, world.vms.host: blue})
+        blue = replace(world.policy.hosts[ALPHA], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, ALPHA: blue})
         assert world.vms.restore(replace=False, reason="booted") == ()
         assert world.kinds(WEB)[-1] == "vm.not-restored"
 

@@ -11,7 +11,7 @@ from shamon_host.domain.policy import Policy, Renames
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.replay import renamed_map
 from shamon_host.hypervisor.ports import DomainState, VmSpec
-from shamon_host.hypervisor.vms import interface_mac
+from shamon_host.hypervisor.vm_spec import interface_mac
 from tests.unit.hypervisor.vm_world import (
     ALPHA,
     BETA,
@@ -74,11 +74,11 @@ def start_by_hand(world: VmWorld, name: VmName, context: SelinuxContext) -> None
 class TestInterfaces:
     def test_a_running_vm_keeps_the_types_that_it_was_started_with(self, world: VmWorld) -> None:
         world.vms.start(GATE)
-        taps = world.vms.taps()
+        taps = world.vms.states.taps()
         world.policy = SWAPPED
-        assert world.vms.taps() == taps
+        assert world.vms.states.taps() == taps
         assert list(taps.values()) == [RED, BLUE]
-        assert world.vms.running() == {GATE: (RED, BLUE)}
+        assert world.vms.states.running() == {GATE: (RED, BLUE)}
         assert world.status(GATE).interfaces == (RED, BLUE)
 
     def test_one_that_does_not_run_has_those_of_the_policy(self, world: VmWorld) -> None:
@@ -87,7 +87,7 @@ class TestInterfaces:
         world.policy = SWAPPED
         assert world.status(GATE).interfaces == (BLUE, RED)
         assert [interface.bridge for interface in world.vms.start(GATE).interfaces] == ["br-blue", "br-red"]
-        assert list(world.vms.taps().values()) == [BLUE, RED]
+        assert list(world.vms.states.taps().values()) == [BLUE, RED]
 
     def test_nothing_that_is_noted_of_a_vm_loses_them(self, world: VmWorld) -> None:
         world.vms.start(GATE)
@@ -104,18 +104,18 @@ class TestInterfaces:
     def test_of_one_started_before_they_were_noted_the_policy_says_them(self, world: VmWorld) -> None:
         world.vms.start(GATE)
         world.documents.put("vm", GATE, {"wanted": True})
-        assert world.vms.running() == {GATE: (RED, BLUE)}
+        assert world.vms.states.running() == {GATE: (RED, BLUE)}
         assert world.vms.stop_forbidden(POLICY) == ()
 
     def test_they_follow_renames(self, world: VmWorld) -> None:
         world.vms.start(GATE)
         world.vms.start(WEB)
         world.policy, world.label_map = RENAMED, renamed_map(LABEL_MAP, RENAMES)
-        assert RED not in world.vms.taps().values()  # nothing has a bridge under a name that is no more
+        assert RED not in world.vms.states.taps().values()  # nothing has a bridge under a name that is no more
         for _ in range(2):  # an interrupted switch is finished at the next start
             world.vms.rename_types(RENAMES)
-            assert world.vms.running() == {GATE: (CRIMSON, BLUE), WEB: (CRIMSON,)}
-        assert sorted(world.vms.taps().values()) == [CRIMSON, CRIMSON, BLUE]
+            assert world.vms.states.running() == {GATE: (CRIMSON, BLUE), WEB: (CRIMSON,)}
+        assert sorted(world.vms.states.taps().values()) == [CRIMSON, CRIMSON, BLUE]
         assert world.vms.stop_forbidden(POLICY) == ()
         assert world.status(GATE).wanted
 

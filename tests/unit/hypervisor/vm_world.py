@@ -12,7 +12,9 @@ from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState
-from shamon_host.hypervisor.vms import VmManager, VmSettings, VmStatus
+from shamon_host.hypervisor.vm_spec import VmSettings
+from shamon_host.hypervisor.vm_states import VmStates, VmStatus
+from shamon_host.hypervisor.vms import VmManager
 from shamon_host.testing.hypervisor import MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 
@@ -85,7 +87,7 @@ class Hub:
 
 @dataclass(kw_only=True)
 class MemoryDocuments:
-    """`vms.Documents`."""
+    """`vm_states.Documents`."""
 
     documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -128,13 +130,15 @@ class VmWorld:
             disk_exists=lambda path: path in self.images.overlays,
         )
         self.vms = VmManager(
-            host=ALPHA,
-            hypervisor=self.hypervisor,
+            states=VmStates(
+                host=ALPHA,
+                hypervisor=self.hypervisor,
+                documents=self.documents,
+                policy=lambda: self.policy,
+                label_map=lambda: self.label_map,
+            ),
             images=self.images,
-            documents=self.documents,
             audit=self._audit,
-            policy=lambda: self.policy,
-            label_map=lambda: self.label_map,
             ensure_bridge=self._bridge,
             host_tpm=self.host_tpm,
             admitted=lambda: self.admitted,
@@ -150,7 +154,7 @@ class VmWorld:
         return report.state if report else None
 
     def status(self, name: VmName) -> VmStatus:
-        return next(status for status in self.vms.statuses() if status.name == name)
+        return next(status for status in self.vms.states.statuses() if status.name == name)
 
     def kinds(self, name: VmName) -> list[str]:
         """What the audit log has about a VM, in order."""

@@ -1,0 +1,74 @@
+"""What a VM is started with, from the policy, the label map and the host's own settings: a pure function of them."""
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.hypervisor.ports import VmInterface, VmSpec
+
+TAP_PREFIX = "shvm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSettings:
+    """What a host's own configuration says of a VM: how it is booted, nothing that bears on its label."""
+
+    memory_mib: int = 128
+    vcpus: int = 1
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+
+
+def vm_spec(
+    policy: Policy,
+    label_map: LabelMap,
+    vm: VmName,
+    *,
+    disk: str,
+    settings: VmSettings,
+    bridge_of: Callable[[TypeName], str],
+) -> VmSpec:
+    """A VM of the policy as it is to run on the host with this label map. Raises KeyError."""
+    host, devices = policy.vms[vm].host, tap_devices(policy, label_map, vm)
+    return VmSpec(
+        name=vm,
+        uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{vm}.{policy.coalition}")),
+        context=context_of(policy, label_map, vm),
+        disk=disk,
+        interfaces=tuple(
+            VmInterface(
+                device=devices[index],
+                bridge=bridge_of(name),
+                mac=interface_mac(policy.coalition, host, vm, index),
+            )
+            for index, name in enumerate(policy.interfaces_of(vm))
+        ),
+        memory_mib=settings.memory_mib,
+        vcpus=settings.vcpus,
+        kernel=settings.kernel,
+        initrd=settings.initrd,
+        cmdline=settings.cmdline,
+    )
+
+
+def context_of(policy: Policy, label_map: LabelMap, vm: VmName) -> SelinuxContext:
+    """The context that a VM of the policy runs under on the host with this label map. Raises KeyError."""
+    return label_map.vm_context(vm, policy.label_of(vm).types)
+
+
+def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:
+    """The taps that a VM's interfaces have on the host with this label map, in order. Raises KeyError."""
+    serial = (label_map.vms[vm][0] - VM_CATEGORIES.start) // 2
+    return tuple(f"{TAP_PREFIX}{serial}-{index}" for index in range(len(policy.interfaces_of(vm))))
+
+
+def interface_mac(coalition: str, host: HostName, vm: VmName, index: int) -> str:
+    """The stable, locally administered address of a VM's interface, whatever its type is called. `host`: the one that
+    the policy gives the VM to. Where another policy gives a VM of this name to another host, that is another VM."""
+    digest = hashlib.sha256(f"{coalition}/{host}/{vm}/{index}".encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *digest[:4]))

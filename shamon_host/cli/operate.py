@@ -1,4 +1,4 @@
-"""The commands of an operator, answered by the daemon: status, peers, vms, links, audit, attest, vm ACTION."""
+"""The commands of an operator, answered by the daemon: status, peers, vms, links, disks, audit, attest, vm, disk."""
 
 import argparse
 from datetime import UTC, datetime
@@ -13,9 +13,15 @@ DEFAULT_SOCKET = Path("/run/shamon/shamon.sock")
 _COLUMNS = {
     "peers": ("host", "address", "state", "lease_s", "tpm", "carried", "reason"),
     "vms": ("name", "label", "types", "state", "context", "quarantined"),
+    "disks": ("name", "types", "users", "state", "path", "reason"),
     "links": ("peer", "type", "state", "local_port", "peer_port", "gate_s"),
 }
-_EMPTY = {"peers": "no peers", "vms": "no VMs on this host", "links": "no links"}
+_EMPTY = {
+    "peers": "no peers",
+    "vms": "no VMs on this host",
+    "disks": "no VM of this host has a disk beside its own",
+    "links": "no links",
+}
 
 
 def add_parsers(commands: Any) -> None:
@@ -24,6 +30,7 @@ def add_parsers(commands: Any) -> None:
     for name, help_text in (
         ("peers", "the other hosts: admission, lease, claims"),
         ("vms", "the VMs of this host and the labels that they run under"),
+        ("disks", "the disks that VMs of this host have beside their own"),
     ):
         daemon_command(commands, name, help_text, _listing)
     links = daemon_command(commands, "links", "the labelled links, by peer and type", _links)
@@ -51,6 +58,15 @@ def add_parsers(commands: Any) -> None:
             leaf.set_defaults(run=_start)
         if action in ("quarantine", "replace"):
             leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
+
+    disk = commands.add_parser("disk", help="give the name of a disk to another file")
+    adopt = daemon_command(
+        disk.add_subparsers(dest="action", required=True, metavar="ACTION"),
+        "adopt",
+        "let the file at its path be this disk from the next start on, though another one was",
+        _adopt,
+    )
+    adopt.add_argument("name", metavar="DISK", help="its name in the policy")
 
 
 def daemon_command(commands: Any, name: str, help_text: str, run: Any) -> argparse.ArgumentParser:
@@ -146,6 +162,15 @@ def _start(arguments: argparse.Namespace) -> int:
         return _vm(arguments)
     answers = daemon_client(arguments).get("/v1/policy/dry-run", {"vm": arguments.name})
     return print_explanations(answers, as_json=arguments.json)
+
+
+def _adopt(arguments: argparse.Namespace) -> int:
+    disk = daemon_client(arguments).post(f"/v1/disks/{quote(arguments.name, safe='')}/adopt", {})
+    if arguments.json:
+        print_json(disk)
+    else:
+        print(f"{disk['name']}: {disk['state']}, {printable(disk['path'])}")
+    return 0
 
 
 def _vm(arguments: argparse.Namespace) -> int:

@@ -56,10 +56,10 @@ class Api:
                 return await self._blocking(self._peers)
             case "GET", ["v1", "vms"]:
                 return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.states.statuses()])
-            case "GET", ["v1", "links"]:
-                return await self._blocking(lambda: list(self.daemon.own.links.status()))
-            case "GET", ["v1", "links", "plan"]:
-                return asdict(await self._blocking(self.daemon.own.reconciler.pending))
+            case "GET" | "POST", ["v1", "disks", *what] if what == ([] if method == "GET" else [*what[:1], "adopt"]):
+                return await self._disks(*what[:1])
+            case "GET", ["v1", "links", *what] if what in ([], ["plan"]):
+                return await self._links(plan=bool(what))
             case "GET", ["v1", "link", "doctor"]:
                 return await LinkDoctor(daemon=self.daemon).examine(fields)
             case "GET", ["v1", "audit"]:
@@ -154,7 +154,8 @@ class Api:
     async def _dry_run(self, vm: VmName) -> list[dict[str, Any]]:
         """Of a start on this host, beside what runs here now."""
         daemon = self.daemon
-        start = await self._blocking(lambda: daemon.own.vms.start_decisions(vm))
+        vms = daemon.own.vms
+        start = await self._blocking(lambda: [*vms.start_decisions(vm), *vms.disks.decisions(vm)])
         peers = tuple(daemon.admissions.peers)
         shared = await self._blocking(lambda: {peer: daemon.policies.shared(peer).types for peer in peers})
         return _explanations(
@@ -211,6 +212,19 @@ class Api:
         statuses = await self._blocking(vms.states.statuses)
         return next(_vm(status) for status in statuses if status.name == name)
 
+    async def _links(self, *, plan: bool) -> Any:
+        if plan:
+            return asdict(await self._blocking(self.daemon.own.reconciler.pending))
+        return await self._blocking(lambda: list(self.daemon.own.links.status()))
+
+    async def _disks(self, adopted: str | None = None) -> Any:
+        """All disks of this host's VMs; with `adopted`, that one, after it took what lies at its path."""
+        disks = self.daemon.own.vms.disks
+        if adopted is not None:
+            await self._blocking(lambda: self.daemon.own.vms.adopt_disk(plain_name(adopted, "name of a disk")))
+        rows = [{**asdict(status), "label": str(status.label or "")} for status in await self._blocking(disks.statuses)]
+        return next(row for row in rows if row["name"] == adopted) if adopted is not None else rows
+
     async def _blocking(self, call: Callable[[], Any]) -> Any:
         return await self.daemon.backends.blocking(call)
 
@@ -249,6 +263,7 @@ def _vm(status: VmStatus) -> dict[str, Any]:
         "context": str(domain.context) if domain and domain.context else "",
         "interfaces": [asdict(interface) for interface in domain.interfaces] if domain else [],
         "disk": domain.disk if domain else "",
+        "disks": [asdict(disk) for disk in domain.disks] if domain else [],
     }
 
 

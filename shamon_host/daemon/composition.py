@@ -29,6 +29,7 @@ from shamon_host.daemon.system_clock import SystemClock
 from shamon_host.daemon.systemd import Systemd
 from shamon_host.daemon.threads import in_thread
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.hypervisor.disk_files import DiskFiles
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import OverlayImages
 from shamon_host.links.linux_kernel import LinuxLinkKernel
@@ -98,6 +99,7 @@ async def _run(config: HostConfig) -> int:
                 kernel=kernel,
                 hypervisor=hypervisor,
                 images=OverlayImages(images=config.images, directory=OVERLAYS),
+                disks=DiskFiles(paths=config.resources),
                 transport=transport,
                 service_manager=Systemd(),
                 blocking=in_thread,

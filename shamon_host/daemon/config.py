@@ -47,6 +47,8 @@ class HostConfig:
     virt_type: str
     """`auto`, `kvm` or `qemu`."""
     images: Mapping[str, tuple[Path, str]]
+    resources: Mapping[str, Path]
+    """Disk beside VMs' own → its file, a raw image."""
     vms: Mapping[VmName, VmSettings]
     results: Retention = field(default_factory=Retention)
     """How much is kept of the history of Attestation Results."""
@@ -73,7 +75,7 @@ def load_config(path: Path) -> HostConfig:
 def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     """Check the fields of a configuration. Raises BadInput."""
     reader = _Reader(source)
-    tables = {"tls", "tpm", "hypervisor", "images", "vms", "results", "reference_signing"}
+    tables = {"tls", "tpm", "hypervisor", "images", "resources", "vms", "results", "reference_signing"}
     reader.only(fields, "", {"name", *tables, *_STRINGS})
     paths = {key: reader.path(fields, "", key, default) for key, default in _STRINGS.items()}
     tls, tpm, hypervisor = (reader.table(fields, key) for key in ("tls", "tpm", "hypervisor"))
@@ -92,6 +94,12 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
         if image_format not in ("raw", "qcow2"):
             raise reader.error(f"{prefix}format", "raw or qcow2", image_format)
         images[name] = (reader.path(table, prefix, "path", None), image_format)
+    resources = {}
+    for name, table in reader.tables(fields, "resources"):
+        reader.only(table, f"resources.{name}.", {"path"})
+        resources[name] = reader.path(table, f"resources.{name}.", "path", None)
+    vms = {VmName(name): _vm_settings(reader, name, table) for name, table in reader.tables(fields, "vms")}
+    _require_own_files(reader, images, resources, vms)
     return HostConfig(
         name=HostName(reader.name(reader.string(fields, "", "name", None), "name")),
         **paths,
@@ -103,9 +111,26 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
         libvirt_uri=reader.string(hypervisor, "hypervisor.", "uri", "qemu:///system"),
         virt_type=virt_type,
         images=images,
-        vms={VmName(name): _vm_settings(reader, name, table) for name, table in reader.tables(fields, "vms")},
+        resources=resources,
+        vms=vms,
         results=_retention(reader, reader.table(fields, "results")),
     )
+
+
+def _require_own_files(
+    reader: "_Reader",
+    images: Mapping[str, tuple[Path, str]],
+    resources: Mapping[str, Path],
+    vms: Mapping[VmName, VmSettings],
+) -> None:
+    """The file of a disk is nothing else: what it is labelled as, nobody else may need. Raises BadInput."""
+    taken = {path: f"images.{name}.path" for name, (path, _) in images.items()}
+    for name, settings in vms.items():
+        taken |= {Path(settings.kernel): f"vms.{name}.kernel", Path(settings.initrd): f"vms.{name}.initrd"}
+    for disk, path in resources.items():
+        if path in taken:
+            raise reader.error(f"resources.{disk}.path", f"another file than that of {taken[path]}", str(path))
+        taken[path] = f"resources.{disk}.path"
 
 
 def _retention(reader: "_Reader", table: Mapping[str, Any]) -> Retention:

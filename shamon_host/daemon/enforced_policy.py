@@ -12,8 +12,8 @@ from shamon_host.attestation.ports import Tpm
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import Clock
-from shamon_host.domain import label_map as label_maps
 from shamon_host.domain import monitor
+from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.label_map import EMPTY, LabelMap
@@ -152,8 +152,7 @@ class EnforcedPolicy:
         """The label map for `policy` after the stored one: whatever is only renamed keeps its categories."""
         current = self.versions.label_map() or EMPTY
         renames = policy.renames if set(policy.renames.types) & set(current.types) else Renames()
-        types = policy.hosts[self.host].types if self.host in policy.hosts else frozenset()
-        return label_maps.allocate(renamed_map(current, renames), types, policy.vms_of(self.host))
+        return allocate_for(policy, self.host, renamed_map(current, renames))
 
     def _install_label_map(self, policy: Policy, label_map: LabelMap) -> None:
         if label_map != self.versions.label_map():

@@ -12,6 +12,7 @@ from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.suspension import describe
 from shamon_host.daemon.verdict_story import first_failing, what_clears
 from shamon_host.domain import monitor
+from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, TypeName, VmName, plain_name, type_name
 from shamon_host.links.doctor import diagnose
@@ -73,7 +74,7 @@ class LinkDoctor:
             taps = devices[status.name] if domain is None else [item.device for item in domain.interfaces]
             own = tuple(tap for tap, of in zip(taps, status.interfaces, strict=False) if of == name)
             if own:
-                label = label_map.vm_context(status.name, policy.label_of(status.name).types)
+                label = vm_context(policy, label_map, status.name)
                 found.append(
                     VmFacts(
                         name=status.name,

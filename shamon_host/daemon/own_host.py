@@ -15,6 +15,7 @@ from shamon_host.daemon.suspension import was_cut_off
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy
+from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.hypervisor.vms import VmManager
@@ -74,6 +75,14 @@ class OwnHost:
                 label_map=lambda: enforced.label_map,
             ),
             images=backends.images,
+            disks=VmDisks(
+                host=name,
+                disks=backends.disks,
+                documents=self.store,
+                audit=self.audit.append,
+                policy=lambda: enforced.policy,
+                label_map=lambda: enforced.label_map,
+            ),
             audit=self.audit.append,
             successor=lambda: enforced.successor,
             ensure_bridge=self.links.ensure_bridge,
@@ -93,6 +102,7 @@ class OwnHost:
         await blocking(lambda: self.vms.rename_types(self.enforced.policy.renames))
         await blocking(self.vms.stop_forbidden)
         await blocking(self.vms.enforce_labels)
+        await blocking(self.vms.withdraw_disks)
         await blocking(self.reconciler.reconcile)
 
     def _require_own_tpm(self) -> None:

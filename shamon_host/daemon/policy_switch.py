@@ -53,6 +53,7 @@ class PolicySwitch:
                 self.on_dropped(name)
             await self.blocking(lambda: self.vms.rename_types(after.renames))
             await self.blocking(lambda: self.vms.stop_forbidden(before))
+            await self.blocking(self.vms.withdraw_disks)
             await self.blocking(self.reconciler.reconcile)
 
 

@@ -132,6 +132,7 @@ def label_map_document(label_map: LabelMap) -> dict[str, Any]:
     return {
         "types": dict(label_map.types),
         "vms": {name: list(pair) for name, pair in label_map.vms.items()},
+        "disks": {name: list(pair) for name, pair in label_map.disks.items()},
         "next_category": label_map.next_category,
         "next_pair": label_map.next_pair,
         "retired": list(label_map.retired),
@@ -147,6 +148,7 @@ def label_map_from(document: Mapping[str, Any]) -> LabelMap:
             vms={VmName(name): (low, high) for name, (low, high) in document["vms"].items()},
             next_category=document["next_category"],
             # not written by earlier versions
+            disks={str(name): (low, high) for name, (low, high) in document.get("disks", {}).items()},
             next_pair=document.get("next_pair", VM_CATEGORIES.start),
             retired=tuple(document.get("retired", ())),
             retired_pairs=tuple(document.get("retired_pairs", ())),

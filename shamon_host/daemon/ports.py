@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from shamon_host.attestation.ports import MeasurementLogs, Tpm
 from shamon_host.domain.labels import HostName
-from shamon_host.hypervisor.ports import Hypervisor, Images
+from shamon_host.hypervisor.ports import Disks, Hypervisor, Images
 from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
@@ -76,6 +76,7 @@ class Backends:
     kernel: LinkKernel
     hypervisor: Hypervisor
     images: Images
+    disks: Disks
     transport: PeerTransport
     service_manager: ServiceManager
     blocking: Blocking

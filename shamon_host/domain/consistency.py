@@ -6,19 +6,28 @@ installed, so that no other way in avoids these rules.
 
 import ipaddress
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Set
 
 from shamon_host.domain.addresses import address_mistakes
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.findings import Finding, quoted, unknown
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
-from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
 from shamon_host.domain.overlay import MAX_PEERS, MAX_PORTS, Overlay
 from shamon_host.domain.ownership import owner_mistakes, signing_mistakes
-from shamon_host.domain.policy import LEVELS, MAX_CONFLICT_SETS, HostEntry, Intervals, Policy, TypeDefinition, VmEntry
-from shamon_host.domain.ste import lacking_types, listed, shared_types
+from shamon_host.domain.policy import (
+    LEVELS,
+    MAX_CONFLICT_SETS,
+    MAX_RESOURCES,
+    HostEntry,
+    Intervals,
+    Policy,
+    TypeDefinition,
+    VmEntry,
+)
+from shamon_host.domain.ste import lacking_types, listed, may_use
 
 
 def inconsistencies(policy: Policy) -> Iterator[Finding]:
@@ -38,6 +47,7 @@ def inconsistencies(policy: Policy) -> Iterator[Finding]:
     yield from _labels(policy)
     for name, resource in sorted(policy.resource_labels.items()):
         yield from _resource(policy, name, resource)
+    yield from _contents(policy)
     known = sorted(policy.wall_names)
     for name, members in sorted(policy.conflict_sets.items()):
         key = f"conflicts.{quoted(name)}.types"
@@ -157,9 +167,32 @@ def _resource(policy: Policy, name: str, resource: ResourceLabel) -> Iterator[Fi
     if not resource.inaccessible and not resource.types:
         yield Finding(key=key, what="a label without types", expected="at least one type")
     yield from _unknown_types(policy, key, resource.types)
-    if not resource.inaccessible:
+    if resource.pinned:
+        yield from _pinned(name, resource)
+    elif not resource.inaccessible:
         # A VM of one type writes it, one of another reads it (`flows.flow_system`). No type can name it a downgrader.
         yield from _flows(policy, f"resources.{quoted(name)}", resource.types, resource.types)
+
+
+def _pinned(name: str, resource: ResourceLabel) -> Iterator[Finding]:
+    if resource.inaccessible or resource.kind is not ResourceKind.DISK:
+        what = "an inaccessible resource" if resource.inaccessible else "a network"
+        key = f"resources.{quoted(name)}.sha256"
+        yield Finding(key=key, what=f"{what} has no content", expected="a disk that some type may use")
+
+
+def _contents(policy: Policy) -> Iterator[Finding]:
+    """Content is labelled by what it is: under whatever name, the same bytes have the same types."""
+    first: dict[str, ResourceLabel] = {}
+    for name, resource in sorted(policy.resource_labels.items()):
+        other = first.setdefault(resource.sha256, resource)
+        if resource.pinned and other.types != resource.types:
+            yield Finding(
+                key=f"resources.{quoted(name)}.sha256",
+                what=f"the same content as {other.name}, under another label",
+                expected=listed(other.types),
+                found=listed(resource.types),
+            )
 
 
 def _overlay(policy: Policy, name: str, overlay: Overlay) -> Iterator[Finding]:
@@ -200,12 +233,17 @@ def _renames(policy: Policy) -> Iterator[Finding]:
 def _hosts(policy: Policy) -> Iterator[Finding]:
     by_address: dict[str, HostName] = {}
     vms = Counter(entry.host for entry in policy.vms.values())
+    disks: defaultdict[HostName, set[str]] = defaultdict(set)
+    for entry in policy.vms.values():
+        known = (policy.resource_labels.get(name) for name in entry.resources)
+        disks[entry.host].update(each.name for each in known if each and each.kind is ResourceKind.DISK)
     for name, host in sorted(policy.hosts.items()):
         if not host.types:
             yield Finding(key=f"hosts.{quoted(name)}.types", what="a host without types", expected="at least one type")
         yield from _unknown_types(policy, f"hosts.{quoted(name)}.types", host.types)
         yield from _too_many(f"hosts.{quoted(name)}.types", "types", len(host.types), len(TYPE_CATEGORIES))
-        yield from _too_many(f"hosts.{quoted(name)}", "VMs", vms[name], len(VM_CATEGORIES) // 2)
+        paired = vms[name] + len(disks[name])
+        yield from _too_many(f"hosts.{quoted(name)}", "VMs and disks", paired, len(VM_CATEGORIES) // 2)
         for lacking in sorted((host.starting or frozenset()) - host.types):
             yield Finding(
                 key=f"hosts.{quoted(name)}.starting",
@@ -279,15 +317,25 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
                 expected=f"a host with all types of the label {entry.label}",
                 found=f"{entry.host} lacks {listed(lacking)}",
             )
+    if len(entry.resources) > MAX_RESOURCES:
+        yield Finding(
+            key=f"vms.{quoted(vm)}.resources",
+            what="too many resources",
+            expected=f"at most {MAX_RESOURCES}",
+            found=str(len(entry.resources)),
+        )
     for name in entry.resources:
         resource = policy.resource_labels.get(name)
         if resource is None:
             yield unknown(f"vms.{quoted(vm)}.resources", "resource", name, sorted(policy.resource_labels))
-        elif label and (resource.inaccessible or not shared_types(label.types, resource.types)):
+        elif label and not may_use(label, resource):
+            disk = resource.kind is ResourceKind.DISK
             yield Finding(
                 key=f"vms.{quoted(vm)}.resources",
                 what=f"it may not use {name}",
-                expected=f"a resource with a type of {listed(label.types)}",
+                expected=f"a disk with a type that it reads: {listed(label.reads)}"
+                if disk
+                else f"a network with a type of {listed(label.types)}",
                 found="it is inaccessible" if resource.inaccessible else listed(resource.types),
             )
     for name in sorted(set(entry.interfaces or ()) - (label.types if label else set(entry.interfaces or ()))):

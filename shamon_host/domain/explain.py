@@ -14,10 +14,10 @@ from shamon_host.domain.decision import Decision
 from shamon_host.domain.decisions import conflict_with, may_send, may_use
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.findings import nearest, quoted
-from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import AttestationResult, TpmKind
-from shamon_host.domain.ste import listed
+from shamon_host.domain.ste import listed, may_write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +114,12 @@ def _use(policy: Policy, vm: str, label: VmLabel, keys: tuple[str, ...], resourc
         reason = f"{resource.name} is inaccessible"
     elif types:
         reason = f"both have {listed(types)}"
+        if resource.kind is ResourceKind.DISK and not may_write(label, resource):
+            reason += "; read-only: " + ("its content is pinned" if resource.pinned else f"{vm} only reads them")
     else:
         reason = f"{vm} has {listed(label.types)}; {resource.name} has {listed(resource.types)}"
+        if label.types & resource.types:
+            reason += f", of which {vm} reads none"
     return Explanation(
         check="use",
         subject=vm,

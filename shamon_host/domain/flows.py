@@ -95,13 +95,13 @@ def flow_system(policy: Policy) -> FlowSystem:
     """The flow system of a policy: its types, the labels of its VMs, and its resources.
 
     A resource that several types may use lets information go between all of them: a VM of one writes it, one of
-    another reads it. So it counts as a label that reads and writes them.
+    another reads it. So it counts as a label that reads and writes them; one with pinned content nobody writes.
     """
     labels = {
         name: FlowLabel(name=name, reads=label.reads, writes=label.writes) for name, label in policy.vm_labels.items()
     }
     for name, resource in policy.resource_labels.items():
-        if not resource.inaccessible:
+        if not resource.inaccessible and not resource.pinned:
             key = RESOURCE + name
             labels[key] = FlowLabel(name=key, reads=resource.types, writes=resource.types)
     return FlowSystem(

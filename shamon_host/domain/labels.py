@@ -87,6 +87,13 @@ class ResourceLabel:
     types: frozenset[TypeName]
     kind: ResourceKind = ResourceKind.DISK
     inaccessible: bool = False
+    sha256: str = ""
+    """Of a disk that nobody writes: digest of its content, lower-case hexadecimal."""
+
+    @property
+    def pinned(self) -> bool:
+        """Its content is the policy's own: nobody writes it, so nothing flows from one of its types to another."""
+        return bool(self.sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

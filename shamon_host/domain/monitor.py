@@ -246,8 +246,8 @@ def reference_update(
 
 
 def labelmap_install(policy: Policy, host: HostName, label_map: LabelMap) -> Decision:
-    """May `host` work under `label_map`? Each of its types and VMs has categories of its own, and nothing else has
-    any."""
+    """May `host` work under `label_map`? Each of its types, VMs and its VMs' disks has categories of its own, and
+    nothing else has any."""
 
     def denials() -> Denials:
         if host not in policy.hosts:
@@ -255,15 +255,16 @@ def labelmap_install(policy: Policy, host: HostName, label_map: LabelMap) -> Dec
         for kind, wanted, given in (
             ("type", set(policy.hosts[host].types), set(label_map.types)),
             ("VM", set(policy.vms_of(host)), set(label_map.vms)),
+            ("disk", set(policy.disks_on(host)), set(label_map.disks)),
         ):
             if wanted - given:
                 yield Deny(Rule.KNOWN, f"no category for {kind} {', '.join(sorted(wanted - given))}")
             if given - wanted:
                 yield Deny(Rule.KNOWN, f"categories for {kind} {', '.join(sorted(given - wanted))}, not in the policy")
-        pairs = [category for pair in label_map.vms.values() for category in pair]
+        pairs = [category for each in (label_map.vms, label_map.disks) for pair in each.values() for category in pair]
         for kind, categories, allowed in (
             ("types", list(label_map.types.values()), TYPE_CATEGORIES),
-            ("VMs", pairs, VM_CATEGORIES),
+            ("VMs and disks", pairs, VM_CATEGORIES),
         ):
             if len(set(categories)) != len(categories):
                 yield Deny(Rule.WELL_FORMED, f"two of the {kind} have the same category")

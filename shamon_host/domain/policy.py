@@ -9,7 +9,7 @@ from functools import cached_property
 
 from shamon_host.domain.decision_cache import DecisionCache
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
-from shamon_host.domain.labels import UNLABELLED, HostName, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import Overlay
 
 
@@ -43,6 +43,8 @@ class Primary(StrEnum):
 MAX_DEPTH = 32
 """How many owners, one above the other, a type may have; more are not looked at, and make the policy inconsistent."""
 MAX_CONFLICT_SETS = 1 << 14
+MAX_RESOURCES = 16
+"""How many resources one VM may have."""
 LEVELS = range(16)
 """Confidentiality and integrity levels."""
 
@@ -224,6 +226,15 @@ class Policy:
         """The type of each network interface of a VM, in order."""
         chosen = self.vms[vm].interfaces
         return tuple(sorted(self.label_of(vm).types)) if chosen is None else chosen
+
+    def disks_of(self, vm: VmName) -> tuple[str, ...]:
+        """The disks that a VM has beside its own, by name: its resources, without networks."""
+        labels = self.resource_labels
+        return tuple(name for name in sorted(self.vms[vm].resources) if labels[name].kind is ResourceKind.DISK)
+
+    def disks_on(self, host: HostName) -> tuple[str, ...]:
+        """The disks that VMs of a host have beside their own, by name."""
+        return tuple(sorted({name for vm in self.vms_of(host) for name in self.disks_of(vm)}))
 
     def vms_of(self, host: HostName) -> tuple[VmName, ...]:
         """The VMs that belong to a host, by name."""

@@ -56,7 +56,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "resources": {
             name: {"inaccessible": True, "kind": label.kind.value}
             if label.inaccessible
-            else {"types": sorted(label.types), "kind": label.kind.value}
+            else _given(types=sorted(label.types), kind=label.kind.value, sha256=label.sha256 or None)
             for name, label in policy.resource_labels.items()
         },
         "conflicts": {name: {"types": sorted(members)} for name, members in policy.conflict_sets.items()},

@@ -207,13 +207,14 @@ def _resources(reader: Reader) -> dict[str, ResourceLabel]:
     resources = {}
     for name, table in reader.tables("resources"):
         key = reader.join("resources", name)
-        reader.only(key, table, ("types", "kind", "inaccessible"))
+        reader.only(key, table, ("types", "kind", "inaccessible", "sha256"))
         inaccessible = reader.boolean(key, table, "inaccessible", default=False)
         resources[name] = ResourceLabel(
             name=name,
             types=reader.types(key, table, "types", required=not inaccessible),
             kind=ResourceKind(reader.choice(key, table, "kind", tuple(ResourceKind), default=ResourceKind.DISK)),
             inaccessible=inaccessible,
+            sha256=reader.digest(key, table, "sha256") if "sha256" in table else "",
         )
     return resources
 

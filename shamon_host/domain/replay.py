@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from shamon_host.domain.chinese_wall import conflicts
+from shamon_host.domain.disk_grants import disk_grants, grants_differ
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy, Renames
@@ -87,6 +88,9 @@ def _violations(new: Policy, current: Policy, running: Running) -> Iterator[str]
                 f"{vm} runs with interfaces for {', '.join(ports) or 'none'} and would have "
                 f"{', '.join(new.interfaces_of(vm)) or 'none'}: stop it first"
             )
+        differ = grants_differ(disk_grants(current, vm), disk_grants(new, vm))
+        if differ:
+            yield f"{vm}: {differ}: stop it first"
         conflict = conflicts(new, labels[vm], (other for name, other in labels.items() if name != vm))
         if conflict is not None:
             yield f"{conflict} run together on {host}"

@@ -139,7 +139,8 @@ def _unusable(policy: Policy, vm: VmName, label: VmLabel) -> Denials:
         elif not may_use(policy, label, other):
             yield Deny(
                 Rule.STE,
-                f"{vm} ({listed(label.types)}) and its resource {resource} ({listed(other.types)}) share no type",
+                f"{vm} ({listed(label.types)}) and its resource {resource} ({listed(other.types)}) share no type"
+                + (" that it reads" if label.types & other.types else ""),
                 f"resources.{quoted(resource)}.types",
             )
 

@@ -7,12 +7,7 @@ type of the VM's label.
 
 from collections.abc import Iterable
 
-from shamon_host.domain.labels import ResourceLabel, TypeName, VmLabel
-
-
-def shared_types(one: Iterable[TypeName], other: Iterable[TypeName]) -> frozenset[TypeName]:
-    """The types that both have: what the two may communicate through. Empty: they may not."""
-    return frozenset(one) & frozenset(other)
+from shamon_host.domain.labels import ResourceKind, ResourceLabel, TypeName, VmLabel
 
 
 def may_send(sender: VmLabel, receiver: VmLabel) -> frozenset[TypeName]:
@@ -21,8 +16,15 @@ def may_send(sender: VmLabel, receiver: VmLabel) -> frozenset[TypeName]:
 
 
 def may_use(label: VmLabel, resource: ResourceLabel) -> frozenset[TypeName]:
-    """The types through which a VM may use a resource. Empty: it may not."""
-    return frozenset() if resource.inaccessible else label.types & resource.types
+    """The types through which a VM may use a resource. Empty: it may not. Who uses a disk reads it."""
+    if resource.inaccessible:
+        return frozenset()
+    return (label.reads if resource.kind is ResourceKind.DISK else label.types) & resource.types
+
+
+def may_write(label: VmLabel, resource: ResourceLabel) -> frozenset[TypeName]:
+    """The types through which a VM may write what it may use. Empty: it gets it read-only."""
+    return frozenset() if resource.pinned else may_use(label, resource) & label.writes
 
 
 def lacking_types(needed: Iterable[TypeName], held: Iterable[TypeName]) -> frozenset[TypeName]:

@@ -4,8 +4,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
-from shamon_host.hypervisor.ports import VmInterface, VmSpec
+from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
 QBOOT = Path("/usr/share/qemu/qboot.rom")
 """Firmware that does nothing but boot a kernel that QEMU hands over; it takes no disk."""
@@ -20,7 +21,7 @@ class Platform:
 
 
 def domain_xml(spec: VmSpec, platform: Platform) -> str:
-    """The domain as libvirt wants it: one disk, interfaces on their bridges, a serial pty, a static label, no more.
+    """The domain as libvirt wants it: its disks, interfaces on their bridges, a serial pty, a static label, no more.
 
     A guest that crashes is destroyed: what is to follow is decided by the caller, not by the hypervisor.
     """
@@ -51,6 +52,8 @@ def domain_xml(spec: VmSpec, platform: Platform) -> str:
     ET.SubElement(disk, "driver", name="qemu", type="qcow2")
     ET.SubElement(disk, "source", file=spec.disk)
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    for number, further in enumerate(spec.disks):
+        _further_disk(devices, further, f"vd{ascii_lowercase[number + 1]}")
     for interface in spec.interfaces:
         _interface(devices, interface)
     serial = ET.SubElement(devices, "serial", type="pty")
@@ -76,6 +79,32 @@ def interfaces_in(root: ET.Element) -> Iterator[VmInterface]:
 def disk_in(root: ET.Element) -> str:
     """Path of the first disk of a domain's XML; empty when there is none."""
     return _attribute(root, "./devices/disk[@device='disk']/source", "file")
+
+
+def disks_in(root: ET.Element) -> Iterator[VmDisk]:
+    """What a domain's XML has beside its first disk, CD-ROMs and the like included."""
+    first = root.find("./devices/disk[@device='disk']")
+    for element in root.findall("./devices/disk"):
+        if element is not first:
+            yield VmDisk(
+                path=_attribute(element, "source", "file"),
+                read_only=element.find("readonly") is not None,
+                format=_attribute(element, "driver", "type"),
+            )
+
+
+def _further_disk(devices: ET.Element, disk: VmDisk, target: str) -> None:
+    """Its label is the caller's affair: libvirt would give the file this domain's, and take it away at the end. So is
+    the owner of a file that is only read: libvirt would give it to QEMU's user for good."""
+    element = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(element, "driver", name="qemu", type="raw")
+    source = ET.SubElement(element, "source", file=disk.path)
+    ET.SubElement(source, "seclabel", model="selinux", relabel="no")
+    if disk.read_only:
+        ET.SubElement(source, "seclabel", model="dac", relabel="no")
+    ET.SubElement(element, "target", dev=target, bus="virtio")
+    if disk.read_only:
+        ET.SubElement(element, "readonly")
 
 
 def _interface(devices: ET.Element, interface: VmInterface) -> None:

@@ -19,7 +19,7 @@ import libvirt
 
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, disk_in, domain_xml, interfaces_in
+from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, disk_in, disks_in, domain_xml, interfaces_in
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
 
 AUTO = "auto"
@@ -32,6 +32,11 @@ _STATES = {
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
     libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
 }
+_EVENTS = (
+    libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+)
 _TAP_NAME_LIMIT = 15
 """IFNAMSIZ less its final zero; libvirt would cut a longer name short and say nothing."""
 _LISTINGS = 3
@@ -144,9 +149,8 @@ class LibvirtQemu:
                 connection = libvirt.open(self._uri)
                 connection.setKeepAlive(5, 3)
                 connection.registerCloseCallback(self._lost, None)
-                connection.domainEventRegisterAny(
-                    None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_arguments: self._tell(), None
-                )
+                for event in _EVENTS:
+                    connection.domainEventRegisterAny(None, event, lambda *_arguments: self._tell(), None)
                 self._connection = connection
             return self._connection
 
@@ -180,6 +184,7 @@ class LibvirtQemu:
             context=self._context(name, told) if running else None,
             interfaces=tuple(interfaces_in(root)),
             disk=disk_in(root),
+            disks=tuple(disks_in(root)),
             enforced=bool(enforced),
         )
 

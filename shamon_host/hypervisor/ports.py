@@ -1,13 +1,14 @@
 """What this program needs of a hypervisor and of the place where disk images live.
 
-Real: `libvirt_qemu`, `overlay_images`. In memory: `shamon_host.testing.hypervisor`, `shamon_host.testing.images`.
+Real: `libvirt_qemu`, `overlay_images`, `disk_files`. In memory: `shamon_host.testing.hypervisor`,
+`shamon_host.testing.images`, `shamon_host.testing.disks`.
 All calls are synchronous; the daemon runs them in a worker thread. They raise BackendFailed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from shamon_host.domain.labels import SelinuxContext, VmName
 
@@ -29,14 +30,37 @@ class VmInterface:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VmDisk:
+    """A disk beside a VM's own: the path of a raw image, whose label and owner the hypervisor leaves as they are.
+
+    `format` differs from `raw` in reports alone, of what somebody else attached.
+    """
+
+    path: str
+    read_only: bool
+    format: str = "raw"
+
+
+def disks_listed(own: str, further: Sequence[VmDisk]) -> str:
+    """Disks of a VM as people read them."""
+    words = [own or "no disk of its own"]
+    for disk in further:
+        kinds = [*(["read-only"] if disk.read_only else []), *([disk.format] if disk.format != "raw" else [])]
+        words.append((disk.path or "one without a file") + (f" ({', '.join(kinds)})" if kinds else ""))
+    return ", ".join(words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmSpec:
-    """What to start. `disk` is the path of the overlay; kernel, initrd and cmdline are for direct kernel boot."""
+    """What to start. `disk` is the path of the overlay, `disks` what it has beside it; kernel, initrd and cmdline are
+    for direct kernel boot."""
 
     name: VmName
     uuid: str
     context: SelinuxContext
     disk: str
     interfaces: tuple[VmInterface, ...]
+    disks: tuple[VmDisk, ...] = ()
     memory_mib: int = 128
     vcpus: int = 1
     kernel: str = ""
@@ -55,6 +79,7 @@ class DomainReport:
     context: SelinuxContext | None
     interfaces: tuple[VmInterface, ...]
     disk: str
+    disks: tuple[VmDisk, ...] = ()
     enforced: bool = True
 
 
@@ -85,7 +110,36 @@ class Hypervisor(Protocol):
         ...
 
     def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call `changed` (from any thread) whenever a domain starts, stops, pauses, resumes or crashes."""
+        """Call `changed` (from any thread) whenever a domain starts, stops, pauses, resumes or crashes, and when
+        somebody gives it a device or takes one away."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFile:
+    """The file at a disk's path now. `label`: None when it has none that can be read as one."""
+
+    identity: str
+    """Which file it is, in words: the same wherever it is moved to on its file system, another one for a copy."""
+    label: SelinuxContext | None
+
+
+class Disks(Protocol):
+    """The files of the disks that VMs have beside their own, by the names of the policy's resources.
+
+    A label belongs to the file, wherever it lies. All raise BadInput for a disk that has no path here.
+    """
+
+    def path(self, disk: str) -> str: ...
+
+    def inspect(self, disk: str) -> DiskFile: ...
+
+    def relabel(self, disk: str, seen: DiskFile, context: SelinuxContext) -> None:
+        """Give the file another label. Raises NotTrusted when it is not the one that was `seen`, as it was seen."""
+        ...
+
+    def verify(self, disk: str, sha256: str) -> None:
+        """Compare the digest of the whole content. Raises NotTrusted when it differs."""
         ...
 
 
@@ -105,3 +159,21 @@ class Images(Protocol):
         ...
 
     def discard(self, vm: VmName) -> None: ...
+
+
+class Audit(Protocol):
+    """Append to the audit log, durably, before the effect."""
+
+    def __call__(self, kind: str, subject: str, detail: Mapping[str, Any]) -> object: ...
+
+
+class Documents(Protocol):
+    """Small durable state of this host; `daemon.store` implements it."""
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None: ...
+
+    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None: ...
+
+    def delete(self, kind: str, key: str) -> None: ...
+
+    def items(self, kind: str) -> Sequence[tuple[str, dict[str, Any]]]: ...

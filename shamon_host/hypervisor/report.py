@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shamon_host.domain.chinese_wall import conflicts
+from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, VmLabel, VmName, plain_name, type_name
@@ -32,7 +33,11 @@ class ReportedDomain:
 
 
 def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> bytes:
-    """Canonical JSON of every domain that runs or is paused, and of the label map that their contexts come from."""
+    """Canonical JSON of every domain that runs or is paused, and of the label map that their contexts come from.
+
+    `disks` is left out where there are none, as in reports from before there were any.
+    """
+    disks = {name: list(pair) for name, pair in sorted(label_map.disks.items())}
     return json.dumps(
         {
             "domains": [
@@ -47,6 +52,7 @@ def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> b
             "label_map": {
                 "types": dict(sorted(label_map.types.items())),
                 "vms": {name: list(pair) for name, pair in sorted(label_map.vms.items())},
+                **({"disks": disks} if disks else {}),
             },
         },
         sort_keys=True,
@@ -60,22 +66,20 @@ def parse_hypervisor_report(data: bytes) -> tuple[tuple[ReportedDomain, ...], La
         raise BadInput("hypervisor report is too large", expected=f"at most {MAX_REPORT_BYTES} bytes")
     try:
         fields = json.loads(data)
-        if set(fields) != {"domains", "label_map"} or set(fields["label_map"]) != {"types", "vms"}:
+        if set(fields) != {"domains", "label_map"} or set(fields["label_map"]) - {"disks"} != {"types", "vms"}:
             raise BadInput("malformed hypervisor report", expected="domains and label_map")
         if not isinstance(fields["domains"], list):
             raise BadInput("malformed hypervisor report", expected="a list of domains")
         domains = tuple(_domain(item) for item in fields["domains"])
         types = {type_name(name): _category(value, TYPE_CATEGORIES) for name, value in _items(fields, "types")}
-        vms = {}
-        for name, pair in _items(fields, "vms"):
-            low, high = (_category(value, VM_CATEGORIES) for value in pair)
-            vms[VmName(plain_name(name, "VM name"))] = (low, high)
+        vms = {VmName(plain_name(name, "VM name")): _pair(pair) for name, pair in _items(fields, "vms")}
+        disks = {plain_name(name, "name of a disk"): _pair(pair) for name, pair in _items(fields, "disks")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput("malformed hypervisor report", found=type(error).__name__) from error
-    flat = [category for pair in vms.values() for category in pair]
+    flat = [category for pair in (*vms.values(), *disks.values()) for category in pair]
     if len(set(types.values())) != len(types) or len(set(flat)) != len(flat):
-        raise BadInput("malformed label map", expected="a category of its own for every type and VM")
-    return domains, LabelMap(types=types, vms=vms)
+        raise BadInput("malformed label map", expected="categories of its own for every type, VM and disk")
+    return domains, LabelMap(types=types, vms=vms, disks=disks)
 
 
 def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> Claim:
@@ -118,7 +122,10 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
         )
     if domain.name not in label_map.vms:
         return _claim(ClaimStatus.ABSENT, "the label map lacks a VM that runs", where=domain.name)
-    expected = label_map.vm_context(domain.name, policy.label_of(domain.name).types)
+    unmapped = set(policy.disks_of(domain.name)) - set(label_map.disks)
+    if unmapped:
+        return _claim(ClaimStatus.ABSENT, "the label map lacks a disk of a VM that runs", where=min(unmapped))
+    expected = vm_context(policy, label_map, domain.name)
     if not domain.context:
         return _claim(ClaimStatus.ABSENT, "a domain runs without a label", where=domain.name, expected=str(expected))
     try:
@@ -146,7 +153,12 @@ def _domain(item: Mapping[str, Any]) -> ReportedDomain:
 
 
 def _items(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-    return list(fields["label_map"][name].items())
+    return list(fields["label_map"].get(name, {}).items())
+
+
+def _pair(value: Sequence[object]) -> tuple[int, int]:
+    low, high = (_category(each, VM_CATEGORIES) for each in value)
+    return low, high
 
 
 def _category(value: object, allowed: range) -> int:

@@ -5,10 +5,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.label_map import VM_CATEGORIES, LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import Policy
-from shamon_host.hypervisor.ports import VmInterface, VmSpec
+from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
 TAP_PREFIX = "shvm"
 
@@ -30,6 +31,7 @@ def vm_spec(
     vm: VmName,
     *,
     disk: str,
+    disks: tuple[VmDisk, ...],
     settings: VmSettings,
     bridge_of: Callable[[TypeName], str],
 ) -> VmSpec:
@@ -38,8 +40,9 @@ def vm_spec(
     return VmSpec(
         name=vm,
         uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{vm}.{policy.coalition}")),
-        context=context_of(policy, label_map, vm),
+        context=vm_context(policy, label_map, vm),
         disk=disk,
+        disks=disks,
         interfaces=tuple(
             VmInterface(
                 device=devices[index],
@@ -54,11 +57,6 @@ def vm_spec(
         initrd=settings.initrd,
         cmdline=settings.cmdline,
     )
-
-
-def context_of(policy: Policy, label_map: LabelMap, vm: VmName) -> SelinuxContext:
-    """The context that a VM of the policy runs under on the host with this label map. Raises KeyError."""
-    return label_map.vm_context(vm, policy.label_of(vm).types)
 
 
 def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:

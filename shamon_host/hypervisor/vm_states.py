@@ -1,32 +1,23 @@
 """This host's VMs as they are: what the hypervisor reports of them, beside what was noted of them. Nothing is done to
 a VM here; that is `hypervisor.vms`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from shamon_host.domain.contexts import vm_context
+from shamon_host.domain.disk_grants import DiskGrant, disk_grants
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
-from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor
-from shamon_host.hypervisor.vm_spec import context_of, tap_devices
+from shamon_host.hypervisor.ports import Documents, DomainReport, DomainState, Hypervisor
+from shamon_host.hypervisor.vm_spec import tap_devices
 
 RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
 _KIND = "vm"
-
-
-class Documents(Protocol):
-    """Small durable state of this host; `daemon.store` implements it."""
-
-    def get(self, kind: str, key: str) -> dict[str, Any] | None: ...
-
-    def put(self, kind: str, key: str, document: Mapping[str, Any]) -> None: ...
-
-    def delete(self, kind: str, key: str) -> None: ...
-
-    def items(self, kind: str) -> Sequence[tuple[str, dict[str, Any]]]: ...
+_STARTED_WITH = ("interfaces", "disks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +110,7 @@ class VmStates:
 
     def context(self, name: VmName) -> SelinuxContext:
         """The context that a VM of this host is to run under."""
-        return context_of(self.policy(), self.label_map(), name)
+        return vm_context(self.policy(), self.label_map(), name)
 
     def active(self) -> tuple[DomainReport, ...]:
         """Every domain that runs or is suspended, this host's own or not."""
@@ -153,19 +144,27 @@ class VmStates:
         types = self._document(name).get("interfaces")
         return None if types is None else tuple(map(TypeName, types))
 
+    def started_disks(self, name: VmName) -> tuple[DiskGrant, ...] | None:
+        """The disks beside its own that a VM was last started with; None where none were noted."""
+        disks = self._document(name).get("disks")
+        return None if disks is None else tuple(DiskGrant(**each) for each in disks)
+
     def noted(self) -> tuple[VmName, ...]:
         """Every VM that this host ever started."""
         return tuple(VmName(name) for name, _ in self.documents.items(_KIND))
 
     def note(self, name: VmName, *, wanted: bool, quarantined: str = "") -> None:
         """Write down what is to become of a VM, in place of what was. What it was started with stays."""
-        kept = {key: value for key, value in self._document(name).items() if key == "interfaces"}
+        kept = {key: value for key, value in self._document(name).items() if key in _STARTED_WITH}
         reason = {"quarantined": quarantined} if quarantined else {}
         self.documents.put(_KIND, name, {**kept, "wanted": wanted, **reason})
 
-    def note_interfaces(self, name: VmName, types: Sequence[TypeName]) -> None:
-        """Write down what a VM is about to be started with."""
-        self.documents.put(_KIND, name, {**self._document(name), "interfaces": list(types)})
+    def note_start(self, name: VmName) -> None:
+        """Write down what a VM is about to be started with, under the policy in force."""
+        policy = self.policy()
+        disks = [asdict(grant) for grant in disk_grants(policy, name)]
+        started_with = {"interfaces": list(policy.interfaces_of(name)), "disks": disks}
+        self.documents.put(_KIND, name, {**self._document(name), **started_with})
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted. Again changes nothing: no name
@@ -175,7 +174,8 @@ class VmStates:
         for name in self.noted():
             types = self.started_with(name)
             if types is not None:
-                self.note_interfaces(name, [renamed(each, renames) for each in types])
+                names = [renamed(each, renames) for each in types]
+                self.documents.put(_KIND, name, {**self._document(name), "interfaces": names})
 
     def _document(self, name: VmName) -> dict[str, Any]:
         return self.documents.get(_KIND, name) or {}

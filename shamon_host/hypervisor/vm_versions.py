@@ -8,6 +8,7 @@ stops what is forbidden.
 from collections.abc import Iterator, Sequence
 
 from shamon_host.domain.decision import Check, Decision, Rule
+from shamon_host.domain.disk_grants import DiskGrant, disk_grants, grants_differ
 from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.replay import renamed, renamed_label
@@ -19,22 +20,27 @@ def runs_otherwise(
     *,
     interfaces: Sequence[TypeName] | None,
     wanted_interfaces: Sequence[TypeName],
+    grants: tuple[DiskGrant, ...] | None,
+    wanted_grants: tuple[DiskGrant, ...],
     context: SelinuxContext | None,
     wanted_context: SelinuxContext | None,
 ) -> Decision | None:
-    """Why a VM may not go on: the interfaces or the label that it runs with are not those that it would get.
+    """Why a VM may not go on: the interfaces, the disks or the label that it runs with are not those that it would get.
 
-    `interfaces`: None where nobody noted them; `wanted_context`: None where labels are looked at elsewhere.
+    `interfaces`, `grants`: None where nobody noted them; `wanted_context`: None where labels are looked at elsewhere.
     """
     if interfaces is not None and tuple(interfaces) != tuple(wanted_interfaces):
         return _denied(name, _interfaces_differ(interfaces, wanted_interfaces))
+    differ = "" if grants is None else grants_differ(grants, wanted_grants)
+    if differ:
+        return _denied(name, differ)
     if wanted_context is not None and context != wanted_context:
         return _denied(name, f"it runs under {context or 'no label'} and would have {wanted_context}")
     return None
 
 
 def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decision]:
-    """What forbids a start because the version to come, which knows the VM, gives it other types or interfaces."""
+    """What forbids a start because the version to come, which knows the VM, gives it other types, interfaces, disks."""
     renames = successor.renames
     types = renamed_label(policy.label_of(name), renames).types
     if types != successor.label_of(name).types:
@@ -44,6 +50,9 @@ def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decisio
     if interfaces != successor.interfaces_of(name):
         differ = _interfaces_differ(interfaces, successor.interfaces_of(name))
         yield _denied(name, f"version {successor.version} is to come: {differ}")
+    disks_differ = grants_differ(disk_grants(policy, name), disk_grants(successor, name))
+    if disks_differ:
+        yield _denied(name, f"version {successor.version} is to come: {disks_differ}")
 
 
 def _interfaces_differ(found: Sequence[TypeName], wanted: Sequence[TypeName]) -> str:

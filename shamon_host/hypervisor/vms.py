@@ -9,24 +9,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
-from shamon_host.domain.errors import BackendFailed, NotTrusted, ShamonError
+from shamon_host.domain.disk_grants import disk_grants
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import TypeName, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.results import TpmKind
-from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, Images
+from shamon_host.hypervisor.ports import Audit, DomainReport, DomainState, Hypervisor, Images, disks_listed
+from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_spec import VmSettings, vm_spec
 from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.hypervisor.vm_versions import kept_by, runs_otherwise
-
-
-class Audit(Protocol):
-    """Append to the audit log, durably, before the effect."""
-
-    def __call__(self, kind: str, subject: str, detail: Mapping[str, Any]) -> object: ...
 
 
 @dataclass(kw_only=True)
@@ -35,6 +30,7 @@ class VmManager:
 
     states: VmStates
     images: Images
+    disks: VmDisks
     audit: Audit
     ensure_bridge: Callable[[TypeName], str]
     """Make the bridge of a type and return its name."""
@@ -52,6 +48,7 @@ class VmManager:
 
         Raises Refused (the monitor), NotTrusted (image or label), BackendFailed.
         """
+        self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
             running = self.states.find(name)
@@ -62,6 +59,8 @@ class VmManager:
             if running is None:
                 return self._start_new(entry, fresh=False)
             self._verify(running)
+            self.disks.prepare(name)
+            self._require_disks(running)
             self._hypervisor.resume(name)
             self.states.note(name, wanted=True)
             return self._report(name)
@@ -106,9 +105,12 @@ class VmManager:
         It is destroyed also when no clean one may be started. Raises as `start` does.
         """
         with self._lock:
-            entry = self.states.entry(name)
+            self.states.entry(name)
             self.audit("vm.replace", name, {"reason": reason})
             self._hypervisor.destroy(name)
+        self.disks.read_pinned(name)
+        with self._lock:
+            entry = self.states.entry(name)
             self._permit(entry)
             return self._start_new(entry, fresh=True)
 
@@ -133,8 +135,9 @@ class VmManager:
         return tuple(started)
 
     def enforce_labels(self) -> tuple[VmName, ...]:
-        """Destroy every VM that runs under another label than its own, or on another host than its own (it may have
-        been started by hand); suspend again what runs in spite of its quarantine. Returns what was destroyed."""
+        """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
+        own (it may have been started by hand); suspend again what runs in spite of its quarantine. Returns what was
+        destroyed."""
         destroyed = []
         with self._lock:
             for report in self.states.active():
@@ -148,6 +151,12 @@ class VmManager:
                         report.name,
                         {"expected": str(expected or f"to run on {entry.host}"), "found": str(report.context)},
                     )
+                    self._hypervisor.destroy(report.name)
+                    destroyed.append(report.name)
+                elif report.state is DomainState.PAUSED and self.states.quarantined(entry.name):
+                    continue  # it does nothing, and is kept as it is until it is started, replaced or stopped
+                elif not self._has_its_disks(report):
+                    self.audit("vm.other-disks", report.name, self._disks_detail(report))
                     self._hypervisor.destroy(report.name)
                     destroyed.append(report.name)
                 elif report.state is DomainState.RUNNING and self.states.quarantined(report.name):
@@ -182,6 +191,26 @@ class VmManager:
                     stopped.append(report.name)
         return tuple(stopped)
 
+    def adopt_disk(self, name: str) -> None:
+        """Let the file that lies at its path be a disk of VMs of this host, though another one was. Raises BadInput,
+        and Refused while one of them runs."""
+        with self._lock:
+            users = {vm for vm, entry in self.states.policy().vms.items() if name in entry.resources}
+            running = sorted(users.intersection(report.name for report in self.states.active()))
+            if running:
+                raise Refused(
+                    "VMs run with the file that was this disk",
+                    where=name,
+                    found=", ".join(running),
+                    remedy="Stop them first.",
+                )
+            self.disks.adopt(name)
+
+    def withdraw_disks(self) -> None:
+        """After a change of the policy, and at a start: files that are no disks any more lose their labels."""
+        with self._lock:
+            self.disks.withdraw()
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nothing starts or stops meanwhile, but by this thread."""
@@ -196,18 +225,21 @@ class VmManager:
             self.images.verify(entry.image, pin.sha256)
             overlay = self.images.fresh_overlay(name, entry.image)
         self._hypervisor.destroy(name)  # a definition that somebody left behind
+        disks = self.disks.prepare(name)
         spec = vm_spec(
             self.states.policy(),
             self.states.label_map(),
             name,
             disk=overlay,
+            disks=disks,
             settings=self.settings.get(name, VmSettings()),
             bridge_of=self.ensure_bridge,
         )
-        self.states.note_interfaces(name, self.states.policy().interfaces_of(name))
+        self.states.note_start(name)
         report = self._hypervisor.start_paused(spec)
         try:
             self._verify(report)
+            self._require_disks(report)
             self.states.note(name, wanted=True)
             self._hypervisor.resume(name)
         except ShamonError:
@@ -254,6 +286,8 @@ class VmManager:
         return runs_otherwise(
             name,
             interfaces=self.states.started_with(name),
+            grants=self.states.started_disks(name),
+            wanted_grants=disk_grants(policy, name),
             wanted_interfaces=policy.interfaces_of(name),
             context=report.context,
             wanted_context=self.states.context(name) if labels else None,
@@ -285,6 +319,31 @@ class VmManager:
                 expected="SELinux enforcing",
                 found="permissive",
                 remedy="Boot this host again with SELinux enforcing; its peers refuse it until then.",
+            )
+
+    def _has_its_disks(self, report: DomainReport) -> bool:
+        own = self.images.overlay(report.name)
+        return report.disk == own and report.disks == self.disks.of(report.name)
+
+    def _disks_detail(self, report: DomainReport) -> dict[str, str]:
+        """The disks that it is to have, and that it has."""
+        own = self.images.overlay(report.name) or ""
+        return {
+            "expected": disks_listed(own, self.disks.of(report.name)),
+            "found": disks_listed(report.disk, report.disks),
+        }
+
+    def _require_disks(self, report: DomainReport) -> None:
+        """Destroy a domain that has other disks than its own. Raises NotTrusted."""
+        if not self._has_its_disks(report):
+            detail = self._disks_detail(report)
+            self.audit("vm.other-disks", report.name, detail)
+            self._hypervisor.destroy(report.name)
+            raise NotTrusted(
+                "the VM has other disks than those that it was given, and was destroyed before it ran",
+                where=report.name,
+                remedy="Find out who attached or took away a disk; then start it again.",
+                **detail,
             )
 
     def _report(self, name: VmName) -> DomainReport:

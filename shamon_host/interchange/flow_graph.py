@@ -176,7 +176,7 @@ def _labels(policy: Policy) -> Iterator[tuple[str, LabelKind, VmLabel]]:
     for name, label in sorted(policy.vm_labels.items()):
         yield name, LabelKind.VM, label
     for name, resource in sorted(policy.resource_labels.items()):
-        if len(resource.types) > 1 and not resource.inaccessible:
+        if len(resource.types) > 1 and not resource.inaccessible and not resource.pinned:
             yield RESOURCE + name, LabelKind(resource.kind.value), VmLabel(name=name, types=resource.types)
 
 

@@ -9,9 +9,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from shamon_host.domain.contexts import allocate_for, disk_context, vm_context
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.findings import nearest
-from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
+from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy
 
@@ -24,7 +25,7 @@ FRESH = (
 def fresh_label_map(policy: Policy, host: HostName) -> LabelMap:
     """What a host allocates that has never had a policy. Raises BadInput for a host that is not in the policy."""
     _require_host(policy, host)
-    return allocate(EMPTY, policy.hosts[host].types, policy.vms_of(host))
+    return allocate_for(policy, host)
 
 
 def selinux_label_map(policy: Policy, host: HostName, label_map: LabelMap, *, note: str = "") -> str:
@@ -38,6 +39,8 @@ def selinux_label_map(policy: Policy, host: HostName, label_map: LabelMap, *, no
         *_table(("type", "category", "link_context", "spd_context"), document["types"], empty="# no types"),
         "",
         *_table(("vm", "label", "context", "types"), document["vms"], empty="# no VMs"),
+        "",
+        *_table(("disk", "context", "types"), document["disks"], empty="# no disks beside the VMs' own"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -49,18 +52,20 @@ def selinux_json(policy: Policy, host: HostName, label_map: LabelMap, *, note: s
 
 
 def selinux_document(policy: Policy, host: HostName, label_map: LabelMap) -> dict[str, Any]:
-    """`types` and `vms` of the host, by name, with their contexts as the kernel prints them, in JSON's types.
+    """`types`, `vms` and `disks` of the host, by name, with their contexts as the kernel prints them, in JSON's types.
 
     Raises BadInput for a host that is not in the policy, or a label map that lacks something of it.
     """
     _require_host(policy, host)
     types, vms = sorted(policy.hosts[host].types), policy.vms_of(host)
-    lacking = [name for name in types if name not in label_map.types] + [vm for vm in vms if vm not in label_map.vms]
+    disks = policy.disks_on(host)
+    lacking: list[str] = [name for name in types if name not in label_map.types]
+    lacking += [vm for vm in vms if vm not in label_map.vms] + [name for name in disks if name not in label_map.disks]
     if lacking:
         raise BadInput(
             "the label map is not of this policy",
             where=f"host {host}",
-            expected="a category for every type of the host, and two for every VM",
+            expected="a category for every type of the host, and two for every VM and disk",
             found=f"none for {lacking[0]}",
         )
     return {
@@ -81,10 +86,18 @@ def selinux_document(policy: Policy, host: HostName, label_map: LabelMap) -> dic
             {
                 "vm": vm,
                 "label": policy.vms[vm].label,
-                "context": str(label_map.vm_context(vm, policy.label_of(vm).types)),
+                "context": str(vm_context(policy, label_map, vm)),
                 "types": sorted(policy.label_of(vm).types),
             }
             for vm in vms
+        ],
+        "disks": [
+            {
+                "disk": name,
+                "context": str(disk_context(policy, label_map, name)),
+                "types": sorted(policy.resource_labels[name].types),
+            }
+            for name in disks
         ],
     }
 

@@ -51,6 +51,7 @@ _NOT_TO_OTHERS: tuple[tuple[str, str, str], ...] = (
     ("changes units of systemd", _OBJECT.format("systemd_unit_t"), f"file {_WRITE}"),
     ("changes SELinux's files", _OBJECT.format("selinux_config_t"), f"file {_WRITE}"),
     ("changes the store of SELinux's modules", _OBJECT.format("semanage_store_t"), f"file {_WRITE}"),
+    ("reads or writes what VMs write", _OBJECT.format("svirt_image_t"), "file open read write append"),
     ("writes to files of root", _OBJECT.format("user_home_t"), f"file {_WRITE}"),
     ("starts or stops units", _SYSTEM.format("init_t"), "system start stop reload halt reboot"),
     ("becomes root's shell", "unconfined_u:unconfined_r:unconfined_t:s0", "process transition dyntransition ptrace"),

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmDisk, VmSpec
+from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.guest import MemoryGuest, TapSwitch
 
 __all__ = ["KNOWN_DOMAIN_TYPES", "MemoryGuest", "MemoryHypervisor", "TapSwitch"]
@@ -26,6 +27,7 @@ class _Domain:
     spec: VmSpec
     state: DomainState
     context: SelinuxContext | None
+    disks: tuple[VmDisk, ...]
     guest: MemoryGuest
 
 
@@ -38,6 +40,8 @@ class MemoryHypervisor:
     addresses: Mapping[str, tuple[str, ...]]
     enforcing: Callable[[], bool]
     disk_exists: Callable[[str], bool] = lambda _path: True
+    files: MemoryDisks = field(default_factory=MemoryDisks)
+    """The disks that domains have beside their own."""
     _domains: dict[VmName, _Domain] = field(default_factory=dict)
     _subscribers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -52,12 +56,14 @@ class MemoryHypervisor:
             spec=spec,
             state=DomainState.PAUSED,
             context=context,
+            disks=spec.disks,
             guest=MemoryGuest(
                 name=spec.name,
                 addresses=tuple(self.addresses.get(spec.name, ())),
                 running=lambda: self._runs(spec.name),
             ),
         )
+        self._refuse_further_disks(spec, context)
         self._plug(domain)
         self._domains[spec.name] = domain
         self._notify()
@@ -96,6 +102,12 @@ class MemoryHypervisor:
         self._find(name).context = context
         self._notify()
 
+    def attach(self, name: VmName, disk: VmDisk) -> None:
+        """Somebody gives a running domain another disk."""
+        domain = self._find(name)
+        domain.disks = (*domain.disks, disk)
+        self._notify()
+
     def power_off(self) -> None:
         """The host goes down: every domain is gone, and so is whoever listened."""
         for domain in self._domains.values():
@@ -128,6 +140,17 @@ class MemoryHypervisor:
         for reason, holds in reasons.items():
             if holds:
                 raise BackendFailed(reason, where=spec.name)
+
+    def _refuse_further_disks(self, spec: VmSpec, context: SelinuxContext) -> None:
+        """What QEMU's locks on images, or SELinux, would not let it open."""
+        held = [disk for other in self._domains.values() for disk in other.disks]
+        for disk in spec.disks:
+            if disk.path not in self.files.files:
+                raise BackendFailed("no such disk", where=disk.path)
+            if any(other.path == disk.path and not (other.read_only and disk.read_only) for other in held):
+                raise BackendFailed("the disk is in use", where=disk.path)
+            if self.enforcing() and not self.files.may_open(disk.path, context, write=not disk.read_only):
+                raise BackendFailed("SELinux refuses the disk", where=disk.path)
 
     def _plug(self, domain: _Domain) -> None:
         """All interfaces or none. Raises BackendFailed."""
@@ -174,6 +197,7 @@ class MemoryHypervisor:
             state=domain.state,
             interfaces=spec.interfaces,
             disk=spec.disk,
+            disks=domain.disks,
             context=domain.context,
             enforced=self.enforcing(),
         )

@@ -28,6 +28,7 @@ from shamon_host.links.model import SecurityAssociation
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.testing.clock import VirtualClock
+from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
@@ -131,10 +132,12 @@ class MemoryHost:
         self.host = HostName(name)
         self.clock = VirtualClock()
         self.kernel = MemoryKernel([enrolment.address(name)], wire, self.clock)
+        self.disks = MemoryDisks()
         self.hypervisor = MemoryHypervisor(
             switch=self.kernel,
             addresses=VM_ADDRESSES,
             enforcing=lambda: self.kernel.selinux.mode is SelinuxMode.ENFORCING,
+            files=self.disks,
         )
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
@@ -236,6 +239,7 @@ class MemoryHost:
                 kernel=self._severable,
                 hypervisor=self.hypervisor,
                 images=self.images,
+                disks=self.disks,
                 transport=self._network.transport(identity, registry),
                 service_manager=self.service_manager,
                 blocking=self.blocking,

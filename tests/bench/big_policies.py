@@ -142,8 +142,8 @@ def _lines(
     yield from _table("images.app", sha256="0" * 64)
     for vm, (label_name, host) in vms.items():
         label = system.labels[label_name]
-        disk = _disk(min(label.reads | label.writes))
-        yield from _table(f"vms.{vm}", label=label_name, image="app", host=host, resources=[disk])
+        disks = [_disk(min(label.reads))] if label.reads else None
+        yield from _table(f"vms.{vm}", label=label_name, image="app", host=host, resources=disks)
 
 
 def _disk(name: TypeName) -> str:

@@ -55,7 +55,7 @@ OTHER_KEYS = {
     "keys": {"public"},
     "walls": set(),
     "labels": {"types", "reads", "writes", "walls"},
-    "resources": {"types", "kind", "inaccessible"},
+    "resources": {"types", "kind", "inaccessible", "sha256"},
     "conflicts": {"types"},
 }
 DEFINITION = TypeDefinition(name=TypeName("acme/red"))

@@ -11,7 +11,7 @@ import pytest
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, VmSpec
+from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, VmDisk, VmSpec
 
 FIRST, SECOND, STRANGER = VmName("first"), VmName("second"), VmName("stranger")
 
@@ -24,6 +24,18 @@ class Bench(Protocol):
 
     def spec(self, name: VmName, *, number: int, interfaces: int = 1) -> VmSpec:
         """A VM that can start: its disk and bridges are there. VMs with different numbers have nothing in common."""
+        ...
+
+    def disk(self, number: int, *, read_only: bool) -> VmDisk:
+        """A disk beside a VM's own, with a label that only the VM with this number may use, to write it or not."""
+        ...
+
+    def disk_label(self, disk: VmDisk) -> SelinuxContext | None:
+        """The label of its file."""
+        ...
+
+    def attach(self, name: VmName, disk: VmDisk) -> None:
+        """Give a running domain another disk, behind the caller's back."""
         ...
 
     def kill_guest(self, name: VmName) -> None:
@@ -88,7 +100,7 @@ class HypervisorContract:
             bench.hypervisor.start_paused(replace(bench.spec(FIRST, number=1), context=strange))
         assert not bench.hypervisor.domains()
 
-    @pytest.mark.parametrize("wrong", ["bridge", "disk", "long tap", "multicast MAC", "name", "memory"])
+    @pytest.mark.parametrize("wrong", ["bridge", "disk", "long tap", "multicast MAC", "name", "memory", "further disk"])
     def test_refuses_what_cannot_be(self, bench: Bench, wrong: str) -> None:
         spec = bench.spec(FIRST, number=1)
         (interface,) = spec.interfaces
@@ -99,6 +111,7 @@ class HypervisorContract:
             "multicast MAC": replace(spec, interfaces=(replace(interface, mac="01:00:5e:00:00:01"),)),
             "name": replace(spec, name=VmName("../first")),
             "memory": replace(spec, memory_mib=0),
+            "further disk": replace(spec, disks=(VmDisk(path=spec.disk + ".missing", read_only=True),)),
         }
         with pytest.raises(BackendFailed):
             bench.hypervisor.start_paused(impossible[wrong])
@@ -118,6 +131,57 @@ class HypervisorContract:
             with pytest.raises(BackendFailed):
                 bench.hypervisor.start_paused(spec)
             assert tuple(bench.hypervisor.domains()) == (report,), what
+
+    def test_further_disks_and_their_labels(self, bench: Bench) -> None:
+        """They are reported as they are, their labels stay as they were, also after the domain is gone."""
+        disks = (bench.disk(1, read_only=True), bench.disk(1, read_only=False))
+        labels = [bench.disk_label(disk) for disk in disks]
+        assert None not in labels
+        spec = replace(bench.spec(FIRST, number=1), disks=disks)
+        report = bench.hypervisor.start_paused(spec)
+        assert (report.disks, report.disk) == (disks, spec.disk)
+        assert _domain(bench, FIRST) == report
+        assert [bench.disk_label(disk) for disk in disks] == labels
+        bench.hypervisor.destroy(FIRST)
+        assert [bench.disk_label(disk) for disk in disks] == labels
+
+    @pytest.mark.parametrize("read_only", [True, False])
+    def test_refuses_a_disk_that_the_label_does_not_reach(self, bench: Bench, *, read_only: bool) -> None:
+        """Nothing but the kernel's SELinux says no here."""
+        disk = bench.disk(1, read_only=read_only)
+        stranger = replace(bench.spec(SECOND, number=2), disks=(disk,))
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(stranger)
+        assert not bench.hypervisor.domains()
+        both = bench.spec(FIRST, number=1).context.categories | stranger.context.categories
+        reaches = replace(stranger, context=replace(stranger.context, categories=both))
+        assert bench.hypervisor.start_paused(reaches).disks == (disk,)
+
+    def test_nobody_writes_a_disk_whose_label_is_for_reading(self, bench: Bench) -> None:
+        disk = replace(bench.disk(1, read_only=True), read_only=False)
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(replace(bench.spec(FIRST, number=1), disks=(disk,)))
+        assert not bench.hypervisor.domains()
+
+    def test_two_domains_read_one_disk_and_one_alone_writes_one(self, bench: Bench) -> None:
+        read, written = bench.disk(1, read_only=True), bench.disk(1, read_only=False)
+        first, second = bench.spec(FIRST, number=1), bench.spec(SECOND, number=2)
+        reaches = replace(second.context, categories=first.context.categories | second.context.categories)
+        bench.hypervisor.start_paused(replace(first, disks=(read, written)))
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(replace(second, context=reaches, disks=(written,)))
+        assert bench.hypervisor.start_paused(replace(second, context=reaches, disks=(read,))).disks == (read,)
+
+    def test_a_disk_that_somebody_attaches_is_told_of_and_reported(self, bench: Bench) -> None:
+        told: list[None] = []
+        report = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        bench.hypervisor.resume(FIRST)
+        assert report.disks == ()
+        disk = bench.disk(1, read_only=True)
+        bench.hypervisor.subscribe(lambda: told.append(None))
+        bench.attach(FIRST, disk)
+        assert bench.until(lambda: bool(told))
+        assert _domain(bench, FIRST).disks == (disk,)
 
     def test_unknown_domains(self, bench: Bench) -> None:
         for call in (bench.hypervisor.resume, bench.hypervisor.suspend):

@@ -8,6 +8,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import pytest
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.ports import DomainState, VmInterface, VmSpec
+from shamon_host.hypervisor.ports import DomainState, VmDisk, VmInterface, VmSpec
 from shamon_host.testing.contracts.hypervisor import FIRST, Bench, HypervisorContract
 
 if TYPE_CHECKING:
@@ -55,6 +56,22 @@ class LibvirtBench:
             initrd=f"{_APP}/initrd",
             cmdline=f"console=ttyS0 quiet app.name={name} app.ip4=10.77.0.{number}/24",
         )
+
+    def disk(self, number: int, *, read_only: bool) -> VmDisk:
+        path = _DISKS / f"{number}-{'read' if read_only else 'written'}.raw"
+        if not path.exists():
+            path.write_bytes(bytes(1 << 20))
+        file_type = "virt_content_t" if read_only else "svirt_image_t"
+        context = replace(self.spec(FIRST, number=number).context, role="object_r", type=file_type)
+        os.setxattr(path, "security.selinux", f"{context}\0".encode())
+        return VmDisk(path=str(path), read_only=read_only)
+
+    def disk_label(self, disk: VmDisk) -> SelinuxContext | None:
+        return SelinuxContext.parse(os.getxattr(disk.path, "security.selinux").decode().rstrip("\0"))
+
+    def attach(self, name: VmName, disk: VmDisk) -> None:
+        mode = ["--mode", "readonly"] if disk.read_only else []
+        _run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
 
     def kill_guest(self, name: VmName) -> None:
         os.kill(_pid(name), signal.SIGKILL)

@@ -20,6 +20,8 @@ from vm_images.manifest import sha256
 
 SHAMON = "/opt/shamon/bin/shamon"
 _APP = "/var/lib/libvirt/images/app"
+DISKS = "/var/lib/libvirt/images/disks"
+"""Where the files of the disks `cache` and `book` are to lie, for tests whose policy knows them."""
 _HOST_CONFIG = """\
 name = "{name}"
 
@@ -33,6 +35,12 @@ type = "auto"
 [images.app]
 path = "{app}/disk.raw"
 format = "raw"
+
+[resources.cache]
+path = "{disks}/cache.raw"
+
+[resources.book]
+path = "{disks}/book.raw"
 """
 _VM_CONFIG = """
 [vms.{vm}]
@@ -52,11 +60,13 @@ class Coalition:
         *,
         timing: Timing,
         hosts: tuple[str, ...] = tuple(HOST_ADDRESSES),
+        changes: Sequence[tuple[str, str]] = (),
         policies: Mapping[str, bytes] | None = None,
         programs: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`policies`: what hosts are set up with that have another policy than the story's, TOML or an envelope.
-        `programs`: path → content of what tests will run in the daemon's domain, good by the Reference Values."""
+        """`changes`: texts of the story's policy, and what they become. `policies`: what hosts are set up with that
+        have another policy than that, TOML or an envelope. `programs`: path → content of what tests will run in the
+        daemon's domain, good by the Reference Values."""
         self._lab = lab
         self._names = hosts
         self._directory = lab.directory / "coalition"
@@ -64,6 +74,10 @@ class Coalition:
         self._policies, self._programs = dict(policies or {}), dict(programs or {})
         self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
         self.policy = story_policy(image_sha256=self.image_sha256, timing=timing)
+        for old, new in changes:
+            if old not in self.policy:
+                raise LabError(f"the story's policy does not say {old!r}")
+            self.policy = self.policy.replace(old, new)
 
     def running_image(self, host: str) -> BootImage | None:
         """What `found` booted the host with."""
@@ -180,4 +194,4 @@ def host_config(name: str) -> str:
     vms = "".join(
         _VM_CONFIG.format(vm=vm, app=_APP, ip4=ip4, ip6=ip6) for vm, (ip4, ip6) in sorted(VM_ADDRESSES.items())
     )
-    return _HOST_CONFIG.format(name=name, app=_APP) + vms
+    return _HOST_CONFIG.format(name=name, app=_APP, disks=DISKS) + vms

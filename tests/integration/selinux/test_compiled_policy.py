@@ -66,12 +66,39 @@ def test_every_answer_is_as_it_should_be(store: SemoduleStore, root: Path) -> No
         (DAEMON, "process getattr"),
         (DAEMON, "file open read"),
         (DAEMON, "netlink_selinux_socket create bind setopt read"),
+        *(
+            (f"system_u:object_r:{kind}:s0{categories}", "file getattr relabelfrom relabelto")
+            for kind in ("virt_image_t", "virt_content_t", "svirt_image_t")
+            for categories in ("", ":c516,c517")
+        ),
+        ("system_u:object_r:virt_content_t:s0:c516,c517", "file open read"),
     ],
 )
-def test_the_daemon_may_ask_and_listen(store: SemoduleStore, root: Path, target: str, vector: str) -> None:
-    """What `SelinuxFs`, `own_context` and `KernelEvents` do."""
+def test_the_daemon_may_do_what_it_does(store: SemoduleStore, root: Path, target: str, vector: str) -> None:
+    """What `SelinuxFs`, `own_context`, `KernelEvents` and `DiskFiles` do."""
     object_class, *permissions = vector.split()
     assert set(permissions) <= PolicyDb(root / POLICY).access(DAEMON, target, object_class).allowed
+
+
+@pytest.mark.parametrize(
+    ("file", "allowed", "denied"),
+    [
+        ("virt_content_t:s0:c516,c517", "open read lock getattr", "write append"),
+        ("virt_content_t:s0:c518,c519", "", "open read write append"),
+        ("svirt_image_t:s0:c516,c517", "open read write lock getattr", "relabelfrom relabelto"),
+        ("svirt_image_t:s0:c518,c519", "", "open read write append"),
+        ("virt_image_t:s0:c516,c517", "", "open read write append"),
+        ("virt_image_t:s0", "", "open read write append"),
+    ],
+)
+def test_a_vm_reaches_its_disks_and_no_others(
+    store: SemoduleStore, root: Path, file: str, allowed: str, denied: str
+) -> None:
+    """By type, whether it may write; by categories, whether it may at all. A file that left the policy is nobody's."""
+    vm = "system_u:system_r:svirt_t:s0:c10,c512,c513,c516,c517"
+    found = PolicyDb(root / POLICY).access(vm, f"system_u:object_r:{file}", "file").allowed
+    assert set(allowed.split()) <= found
+    assert found.isdisjoint(denied.split())
 
 
 def test_no_question_names_a_permission_that_there_is_not(store: SemoduleStore, root: Path) -> None:

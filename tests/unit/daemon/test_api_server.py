@@ -203,5 +203,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert "looks odd" in run("audit", "--limit", "1000")[1]
         assert run("audit", "--after", "-1")[0] == 2
         assert run("attest")[1] == "attesting with beta, gamma\n"
+        assert run("disks")[:2] == (0, "no VM of this host has a disk beside its own\n")
+        code, _, err = run("disk", "adopt", "cache")
+        assert code == 2
+        assert "no VM of this host has the disk 'cache'" in err
 
     whole(tmp_path, ask)

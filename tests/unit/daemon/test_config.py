@@ -25,6 +25,10 @@ type = "qemu"
 [images.app]
 path = "/images/app.qcow2"
 format = "qcow2"
+[resources.cache]
+path = "/images/cache.raw"
+[resources.book]
+path = "/images/book.raw"
 [results]
 days = 7
 runs = 50
@@ -69,6 +73,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.tls_key == Path("/etc/keys/alpha.key")
     assert config.tls_ca == Path("/etc/shamon/ca.pem")
     assert config.images == {"app": (Path("/images/app.qcow2"), "qcow2")}
+    assert config.resources == {"cache": Path("/images/cache.raw"), "book": Path("/images/book.raw")}
     assert config.results == Retention(days=7, runs=50, evidence_bytes=0)
     assert config.vms == {
         VmName("web"): VmSettings(
@@ -111,6 +116,11 @@ def test_everything(tmp_path: Path) -> None:
         ('"/boot/vmlinuz"', '"vmlinuz"', "vms.web.kernel", "an absolute path"),
         ('"/boot/initrd"', "0", "vms.web.initrd", "a string"),
         ('"console=ttyS0 quiet"', '"console=ttyS0\\u001b[2J"', "vms.web.cmdline", "printable"),
+        ('path = "/images/cache.raw"', 'path = "cache.raw"', "resources.cache.path", "an absolute path"),
+        ('path = "/images/cache.raw"', 'size = "1G"', "resources.cache.size", "path"),
+        ("/images/cache.raw", "/images/book.raw", "resources.book.path", "another file than that of resources.cache"),
+        ("/images/cache.raw", "/images/app.qcow2", "resources.cache.path", "another file than that of images.app.path"),
+        ("/images/cache.raw", "/boot/initrd", "resources.cache.path", "another file than that of vms.web.initrd"),
     ],
 )
 def test_bad_values(old: str, new: str, key: str, expected: str, tmp_path: Path) -> None:

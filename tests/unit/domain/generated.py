@@ -6,6 +6,7 @@ are valid because of how they are made, not by trying: where parts could contrad
 """
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -36,6 +37,7 @@ from shamon_host.domain.policy import (
 )
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.time_windows import TimeWindow
+from tests.unit.domain import oracle
 
 Item = TypeVar("Item")
 ORGANISATIONS, WALLS, KEYS = ["acme", "bank", "rival.inc"], ["board", "lobby"], ["key-1", "key-2", "key-3"]
@@ -204,6 +206,12 @@ def _labelled(choose: Choices, policy: Policy) -> Policy:
         )
         for name, inaccessible in ((each, choose.number(0, 3) == 3) for each in choose.some(["disk", "net.1", "old"]))
     }
+    resources = {
+        name: replace(each, sha256=hashlib.sha256(name.encode()).hexdigest())
+        if each.kind is ResourceKind.DISK and not each.inaccessible and choose.number(0, 3) == 3
+        else each
+        for name, each in resources.items()
+    }
     return replace(policy, definitions=definitions, vm_labels=labels, resource_labels=resources)
 
 
@@ -277,7 +285,7 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
         vm, host = VmName(f"v{number}" if number % 2 else f"vm.{number}"), choose.one([min(hosts), *sorted(hosts)])
         fitting = [label for label in policy.vm_labels.values() if label.types <= hosts[host].types]
         label = choose.one([*fitting, *fitting, *fitting, UNLABELLED])
-        usable = [each.name for each in policy.resource_labels.values() if each.types & label.types]
+        usable = [each.name for each in policy.resource_labels.values() if oracle.usable(label, each)]
         interfaces = choose.some(sorted(label.types, reverse=choose.yes())) if choose.yes() else None
         addressed = choose.some(sorted(label.types) if interfaces is None else interfaces)
         vms[vm] = VmEntry(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations, product
 
 from shamon_host.domain.decision import Rule
-from shamon_host.domain.labels import HostName, ResourceLabel, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import TpmKind
 
@@ -36,7 +36,14 @@ def label(policy: Policy, vm: VmName) -> VmLabel:
 
 
 def usable(using: VmLabel, resource: ResourceLabel) -> bool:
-    return not resource.inaccessible and any(mine == theirs for mine in using.types for theirs in resource.types)
+    mine = using.types - using.write_only if resource.kind is ResourceKind.DISK else using.types
+    return not resource.inaccessible and any(one == other for one in mine for other in resource.types)
+
+
+def disks(policy: Policy, vm: VmName) -> list[str]:
+    """What a VM has beside its own disk."""
+    used = policy.vms[vm].resources
+    return [name for name, each in policy.resource_labels.items() if name in used and each.kind is ResourceKind.DISK]
 
 
 def owners(policy: Policy, name: TypeName) -> list[str]:

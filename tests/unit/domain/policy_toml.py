@@ -84,6 +84,7 @@ def _labels(policy: Policy) -> dict[str, list[Line]]:
             ("inaccessible", "true" if resource.inaccessible else ""),
             ("kind", text(resource.kind)),
             ("types", texts(resource.types) if resource.types else ""),
+            ("sha256", text(resource.sha256) if resource.sha256 else ""),
         ]
     for name, members in policy.conflict_sets.items():
         tables[f"conflicts.{quote(name)}"] = [("types", texts(members))]

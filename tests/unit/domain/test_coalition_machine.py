@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shamon_host.domain import monitor
+from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.decision import Rule
 from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
@@ -209,8 +210,10 @@ class Coalition(RuleBasedStateMachine):
             for vm, domain in host.domains.items():
                 types = oracle.label(self.policy, vm).types
                 categories = {host.label_map.types[name] for name in types} | set(host.label_map.vms[vm])
+                for name in oracle.disks(self.policy, vm):
+                    categories |= set(host.label_map.disks[name])
                 assert domain.context.categories == categories
-                assert domain.context == host.label_map.vm_context(vm, types)
+                assert domain.context == vm_context(self.policy, host.label_map, vm)
             contexts = [domain.context for domain in host.domains.values()]
             assert len(set(contexts)) == len(contexts)
 
@@ -254,7 +257,7 @@ class Coalition(RuleBasedStateMachine):
         )
 
     def _domain(self, vm: VmName, host: Host) -> Domain:
-        context = host.label_map.vm_context(vm, self.policy.label_of(vm).types)
+        context = vm_context(self.policy, host.label_map, vm)
         bridges = tuple(host.label_map.types[name] for name in self.policy.interfaces_of(vm))
         return Domain(context=context, bridges=bridges)
 
@@ -289,7 +292,8 @@ class Coalition(RuleBasedStateMachine):
         """The label map that a host works under: its types, its VMs, and those that moved here."""
         host = self.hosts[place]
         vms = {*self.policy.vms_of(place), *host.domains} | ({arriving} if arriving else set())
-        host.label_map = allocate(current, self.policy.hosts[place].types, vms)
+        disks = {name for vm in vms for name in self.policy.disks_of(vm)}
+        host.label_map = allocate(current, self.policy.hosts[place].types, vms, disks)
         decision = monitor.labelmap_install(self.policy, place, host.label_map)
         assert decision.permitted == (vms == set(self.policy.vms_of(place))), decision
 

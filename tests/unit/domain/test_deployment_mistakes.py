@@ -5,6 +5,7 @@ import pytest
 from tests.unit.domain.policy_text import FINANCE_TEXT, assert_one_mistake, changed_finance, errors, line_of, parse
 
 REVIEW = '[labels.review]\ntypes = ["audit/report"]\nreads = ["bank/ledger"]\nwalls = ["board"]'
+DISKS = '["ledger-disk", "manual"]'
 DESK = "vms.desk"
 
 
@@ -62,8 +63,18 @@ DESK = "vms.desk"
         ),
         ('kind = "network"', 'kind = "net"', "resources.report-net.kind", ['"disk", "network"', "mean network?"]),
         ('kind = "network"', 'sort = "network"', "resources.report-net.sort", ["unknown key"]),
-        ('["ledger-disk"]', '["old"]', f"{DESK}.resources", ["it may not use old", "found it is inaccessible"]),
-        ('["ledger-disk"]', '["report-net"]', f"{DESK}.resources", ["it may not use report-net", "audit/report"]),
+        (
+            DISKS,
+            '["old"]',
+            f"{DESK}.resources",
+            ["it may not use old", "found it is inaccessible"],
+        ),
+        (
+            DISKS,
+            '["report-net"]',
+            f"{DESK}.resources",
+            ["it may not use report-net", "audit/report"],
+        ),
         # conflict sets
         ('["board", "lobby"]\n\n[hosts', '["board", "lobbies"]\n\n[hosts', "conflicts.rooms.types", ["mean lobby?"]),
         (
@@ -84,7 +95,7 @@ DESK = "vms.desk"
             'label = "unlabelled"',
             'label = "unlabelled"\nresources = ["ledger-disk"]',
             "vms.tools.resources",
-            ["it may not use ledger-disk", "a type of none"],
+            ["it may not use ledger-disk", "that it reads: none"],
         ),
         (
             'label = "unlabelled"',

@@ -11,6 +11,7 @@ from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
 from tests.unit.domain.values import BLUE, DB, RED, WEB
 
 TYPES = st.sets(st.sampled_from([TypeName(f"org/t{number}") for number in range(12)]))
+DISKS = st.sets(st.sampled_from([f"vm{number}" for number in range(12)]))
 VMS = st.sets(st.sampled_from([VmName(f"vm{number}") for number in range(12)]))
 
 
@@ -32,6 +33,30 @@ def test_every_name_has_its_own_and_keeps_it(steps: list[tuple[set[TypeName], se
             assert following.vms[vm] == current.vms[vm]
         assert allocate(following, types, vms) == following
         current = following
+
+
+@settings(deadline=None)
+@given(steps=st.lists(st.tuples(VMS, DISKS), max_size=8))
+def test_vms_and_disks_never_have_the_same_categories(steps: list[tuple[set[VmName], set[str]]]) -> None:
+    """Also where a VM and a disk have the same name, and over restarts."""
+    current = EMPTY
+    for vms, disks in steps:
+        following = label_map_from(label_map_document(allocate(current, [], vms, disks)))
+        assert (set(following.vms), set(following.disks)) == (vms, disks)
+        pairs = [*following.vms.values(), *following.disks.values()]
+        assert len({one for pair in pairs for one in pair}) == 2 * len(pairs)
+        assert {one for pair in pairs for one in pair} <= set(VM_CATEGORIES)
+        kept = {name: pair for name, pair in current.disks.items() if name in disks}
+        assert kept.items() <= following.disks.items()
+        current = following
+
+
+def test_a_vm_has_the_categories_of_its_disks() -> None:
+    label_map = allocate(EMPTY, [RED], [WEB, DB], ["books"])
+    assert label_map.disks == {"books": (516, 517)}
+    assert str(label_map.vm_context(WEB, [RED], ["books"])) == "system_u:system_r:svirt_t:s0:c1,c514.c517"
+    assert str(label_map.disk_context("books", pinned=True)) == "system_u:object_r:virt_content_t:s0:c516,c517"
+    assert str(label_map.disk_context("books", pinned=False)) == "system_u:object_r:svirt_image_t:s0:c516,c517"
 
 
 @settings(deadline=None)

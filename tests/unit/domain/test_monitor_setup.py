@@ -7,19 +7,22 @@ import pytest
 
 from shamon_host.domain import admission, monitor
 from shamon_host.domain.admission import PeerState
+from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.decision import Decision, Rule
-from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
+from shamon_host.domain.label_map import EMPTY, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Demands, Intervals, Policy, PolicyVersion, Renames
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.results import AttestationResult, ClaimName, ClaimStatus, TpmKind
 from tests.unit.domain.decisions import ADMITTED, WALL_S, assert_denied, assert_permitted
+from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.domain.successors import renaming
 from tests.unit.domain.values import ALPHA, BETA, BLUE, DB, GAMMA, NOBODY, ORDERS, POLICY, RED, SPY, WEB, result
 
 SUCCESSOR = with_digest(replace(POLICY, version=2, parent=POLICY.digest))
-LABEL_MAP = allocate(EMPTY, POLICY.hosts[BETA].types, POLICY.vms_of(BETA))
+LABEL_MAP = allocate_for(POLICY, BETA)
 CONTEXT = LABEL_MAP.vm_context(DB, [RED])
+FINANCE = parse(FINANCE_TEXT)
 UNKNOWN_TYPE, UNKNOWN_VM = TypeName("no/such"), VmName("unknown")
 AK, OTHER_AK = b"\x00\x0b" + bytes(32), b"\x00\x0b" + b"\x01" * 32
 
@@ -301,7 +304,7 @@ def test_reference_values_do_not_go_back() -> None:
 def test_labelmap_install() -> None:
     assert_permitted(monitor.labelmap_install(POLICY, BETA, LABEL_MAP))
     for host in (ALPHA, GAMMA):
-        own = allocate(EMPTY, POLICY.hosts[host].types, POLICY.vms_of(host))
+        own = allocate_for(POLICY, host)
         assert_permitted(monitor.labelmap_install(POLICY, host, own))
 
 
@@ -312,19 +315,33 @@ TYPES, VMS = LABEL_MAP.types, LABEL_MAP.vms
     ("label_map", "rule", "word"),
     [
         (EMPTY, Rule.KNOWN, "acme/red"),
-        (LabelMap(types=TYPES, vms={}), Rule.KNOWN, "no category for VM"),
-        (LabelMap(types={**TYPES, UNKNOWN_TYPE: 9}, vms=VMS), Rule.KNOWN, "no/such"),
-        (LabelMap(types=TYPES, vms={**VMS, WEB: (700, 701)}), Rule.KNOWN, "web, not in the policy"),
-        (LabelMap(types={**TYPES, RED: TYPES[BLUE]}, vms=VMS), Rule.WELL_FORMED, "same"),
-        (LabelMap(types={**TYPES, RED: 600}, vms=VMS), Rule.WELL_FORMED, "c1-c511"),
-        (LabelMap(types={**TYPES, RED: 0}, vms=VMS), Rule.WELL_FORMED, "c1-c511"),
-        (LabelMap(types=TYPES, vms={**VMS, SPY: VMS[DB]}), Rule.WELL_FORMED, "same"),
-        (LabelMap(types=TYPES, vms={**VMS, SPY: (3, 4)}), Rule.WELL_FORMED, "c512-c1023"),
-        (LabelMap(types=TYPES, vms={**VMS, SPY: (600, 600)}), Rule.WELL_FORMED, "same"),
+        (replace(LABEL_MAP, vms={}), Rule.KNOWN, "no category for VM"),
+        (replace(LABEL_MAP, types={**TYPES, UNKNOWN_TYPE: 9}), Rule.KNOWN, "no/such"),
+        (replace(LABEL_MAP, vms={**VMS, WEB: (700, 701)}), Rule.KNOWN, "web, not in the policy"),
+        (replace(LABEL_MAP, types={**TYPES, RED: TYPES[BLUE]}), Rule.WELL_FORMED, "same"),
+        (replace(LABEL_MAP, types={**TYPES, RED: 600}), Rule.WELL_FORMED, "c1-c511"),
+        (replace(LABEL_MAP, types={**TYPES, RED: 0}), Rule.WELL_FORMED, "c1-c511"),
+        (replace(LABEL_MAP, vms={**VMS, SPY: VMS[DB]}), Rule.WELL_FORMED, "same"),
+        (replace(LABEL_MAP, vms={**VMS, SPY: (3, 4)}), Rule.WELL_FORMED, "c512-c1023"),
+        (replace(LABEL_MAP, vms={**VMS, SPY: (600, 600)}), Rule.WELL_FORMED, "same"),
     ],
 )
 def test_labelmap_install_denies(label_map: LabelMap, rule: Rule, word: str) -> None:
     assert_denied(monitor.labelmap_install(POLICY, BETA, label_map), rule, word)
+
+
+def test_labelmap_install_looks_at_disks() -> None:
+    label_map = allocate_for(FINANCE, ALPHA)
+    disks, vm = label_map.disks, next(iter(label_map.vms.values()))
+    assert set(disks) == {"ledger-disk", "manual"}
+    for changed, rule, word in (
+        ({}, Rule.KNOWN, "no category for disk ledger-disk, manual"),
+        ({**disks, "books": (700, 701)}, Rule.KNOWN, "books, not in the policy"),
+        ({**disks, "manual": vm}, Rule.WELL_FORMED, "same"),
+        ({**disks, "manual": disks["ledger-disk"]}, Rule.WELL_FORMED, "same"),
+        ({**disks, "manual": (3, 4)}, Rule.WELL_FORMED, "c512-c1023"),
+    ):
+        assert_denied(monitor.labelmap_install(FINANCE, ALPHA, replace(label_map, disks=changed)), rule, word)
 
 
 def test_the_label_map_of_one_host_is_not_that_of_another() -> None:

@@ -30,6 +30,7 @@ FILE = tomllib.loads(FINANCE_TEXT)
 LEDGER, MAIL, BOOKS = TypeName("bank/ledger"), TypeName("bank/mail"), TypeName("rival/books")
 REPORT, VAULT = TypeName("audit/report"), TypeName("audit/vault")
 ALPHA, BETA = HostName("alpha"), HostName("beta")
+MANUAL = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752"
 
 
 def test_the_file_has_every_section() -> None:
@@ -96,6 +97,7 @@ def test_resources() -> None:
         "ledger-disk": ResourceLabel(name="ledger-disk", types=frozenset({LEDGER})),
         "press-disk": ResourceLabel(name="press-disk", types=frozenset({REPORT, BOOKS})),
         "report-net": ResourceLabel(name="report-net", types=frozenset({REPORT}), kind=ResourceKind.NETWORK),
+        "manual": ResourceLabel(name="manual", types=frozenset({LEDGER, BOOKS}), sha256=MANUAL),
         "old": ResourceLabel(name="old", types=frozenset(), kind=ResourceKind.DISK, inaccessible=True),
     }
 
@@ -137,7 +139,7 @@ def test_hosts_and_vms() -> None:
         label="trader",
         image="app",
         host=ALPHA,
-        resources=("ledger-disk",),
+        resources=("ledger-disk", "manual"),
         interfaces=(MAIL, LEDGER),
     )
     assert POLICY.vms[VmName("clerk")].addresses == {BOOKS: frozenset({"10.1.0.5", "fd00::5"})}
@@ -275,7 +277,7 @@ def test_a_moment_is_in_seconds_since_the_epoch(text: str, seconds: int) -> None
         ('label = "unlabelled"', 'label = "auditor"'),
         ('interfaces = ["bank/mail", "bank/ledger"]', 'interfaces = ["bank/ledger", "bank/mail"]'),
         ('interfaces = ["bank/mail", "bank/ledger"]', ""),
-        ('resources = ["ledger-disk"]', ""),
+        ('resources = ["ledger-disk", "manual"]', ""),
         ('peers = ["reviewer"]', 'peers = ["reviewer", "reader"]'),
         ('peers = ["reviewer"]', ""),
         ('ports = ["tcp/443", "udp/53"]', 'ports = ["tcp/443", "tcp/53"]'),

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from shamon_host.daemon.files import read_limited
+from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.label_map import EMPTY, allocate
 from shamon_host.domain.policy_file import MAX_POLICY_BYTES, PolicyErrors, parse_canonical
 from shamon_host.domain.policy_form import policy_document
 from tests.unit.domain.policy_text import assert_one_mistake, changed_finance, errors, parse
@@ -56,7 +56,7 @@ def crowded(*, types: int = 1, vms: int = 0) -> str:
 
 def test_as_many_as_there_are_categories_for_and_all_get_some() -> None:
     policy = parse(crowded(types=511, vms=256))
-    label_map = allocate(EMPTY, policy.hosts[ALPHA].types, policy.vms_of(ALPHA))
+    label_map = allocate_for(policy, ALPHA)
     assert (len(label_map.types), len(label_map.vms)) == (511, 256)
 
 
@@ -64,7 +64,7 @@ def test_as_many_as_there_are_categories_for_and_all_get_some() -> None:
     ("text", "key", "words"),
     [
         (crowded(types=512), "hosts.alpha.types", "too many types for one host; expected at most 511; found 512"),
-        (crowded(vms=257), "hosts.alpha", "too many VMs for one host; expected at most 256; found 257"),
+        (crowded(vms=257), "hosts.alpha", "too many VMs and disks for one host; expected at most 256; found 257"),
     ],
 )
 def test_more_for_one_host_are_refused(text: str, key: str, words: str) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision, Rule
-from shamon_host.domain.labels import UNLABELLED, HostName, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, TypeName, VmLabel, VmName
 from shamon_host.domain.policy import Policy, Primary, TpmDemand
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.ste import may_send, may_use, shared_types
+from shamon_host.domain.ste import may_send, may_use, may_write
 from tests.unit.domain.decisions import NOW_S, admitted, assert_denied, assert_permitted
 from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, parse
 from tests.unit.domain.values import running
@@ -20,6 +20,7 @@ ALPHA, BETA = HostName("alpha"), HostName("beta")
 DESK, REVIEWER, ARCHIVER, TOOLS = (VmName(name) for name in ("desk", "reviewer", "archiver", "tools"))
 READER, CLERK = VmName("reader"), VmName("clerk")
 LEDGER, MAIL, REPORT = TypeName("bank/ledger"), TypeName("bank/mail"), TypeName("audit/report")
+VAULT = TypeName("audit/vault")
 BOOKS = TypeName("rival/books")
 
 
@@ -53,7 +54,6 @@ def test_an_unlabelled_vm_shares_nothing_not_even_with_its_like() -> None:
     for label in [*POLICY.vm_labels.values(), UNLABELLED]:
         assert not may_send(UNLABELLED, label)
         assert not may_send(label, UNLABELLED)
-        assert not shared_types(UNLABELLED.types, label.types)
     for resource in POLICY.resource_labels.values():
         assert not may_use(UNLABELLED, resource)
     for name in POLICY.types:
@@ -102,7 +102,7 @@ def test_nobody_uses_an_inaccessible_resource() -> None:
     assert_denied(start(DESK, policy=greedy), Rule.STE, "old", "inaccessible", key="resources.old")
 
 
-def test_a_resource_is_used_through_any_shared_type_whichever_way() -> None:
+def test_a_disk_is_used_through_any_shared_type_that_is_read() -> None:
     ledger, press = POLICY.resource_labels["ledger-disk"], POLICY.resource_labels["press-disk"]
     for name in ("trader", "review", "archive"):
         assert may_use(POLICY.vm_labels[name], ledger) == {LEDGER}
@@ -110,6 +110,18 @@ def test_a_resource_is_used_through_any_shared_type_whichever_way() -> None:
     assert may_use(POLICY.vm_labels["auditor"], press) == {REPORT}
     assert may_use(POLICY.vm_labels["bookkeeper"], press) == {BOOKS}
     assert not may_use(POLICY.vm_labels["trader"], press)
+    vault = replace(ledger, types=frozenset({VAULT}))
+    assert not may_use(POLICY.vm_labels["archive"], vault), "who uses a disk reads it"
+    assert may_use(POLICY.vm_labels["archive"], replace(vault, kind=ResourceKind.NETWORK)) == {VAULT}
+
+
+def test_a_disk_is_written_by_who_reads_and_writes_one_of_its_types() -> None:
+    ledger, manual = POLICY.resource_labels["ledger-disk"], POLICY.resource_labels["manual"]
+    assert may_write(POLICY.vm_labels["trader"], ledger) == {LEDGER}
+    assert not may_write(POLICY.vm_labels["review"], ledger), "it only reads them"
+    assert may_use(POLICY.vm_labels["trader"], manual) == {LEDGER}
+    assert not may_write(POLICY.vm_labels["trader"], manual), "its content is pinned"
+    assert not may_write(POLICY.vm_labels["auditor"], ledger)
 
 
 # One-way labels

@@ -1,12 +1,13 @@
 """The XML that libvirt is given, and what is read back from it."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.libvirt_domain import Platform, disk_in, domain_xml, interfaces_in
-from shamon_host.hypervisor.ports import VmInterface, VmSpec
+from shamon_host.hypervisor.libvirt_domain import Platform, disk_in, disks_in, domain_xml, interfaces_in
+from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
 SPEC = VmSpec(
     name=VmName("web"),
@@ -39,6 +40,38 @@ def test_reads_back_what_it_wrote() -> None:
     assert tuple(interfaces_in(_domain())) == SPEC.interfaces
     assert disk_in(_domain()) == SPEC.disk
     assert _domain().findtext("os/cmdline") == SPEC.cmdline
+
+
+def test_further_disks_keep_their_labels() -> None:
+    disks = (VmDisk(path="/disks/one.raw", read_only=False), VmDisk(path="/disks/two.raw", read_only=True))
+    domain = _domain(replace(SPEC, disks=disks))
+    assert tuple(disks_in(domain)) == disks
+    assert disk_in(domain) == SPEC.disk
+    _, *further = domain.findall("devices/disk")
+    assert [target.get("dev") for target in domain.findall("devices/disk/target")] == ["vda", "vdb", "vdc"]
+    for element in further:
+        models = [label.get("model") for label in element.findall("source/seclabel")]
+        assert models == (["selinux"] if element.find("readonly") is None else ["selinux", "dac"])
+        assert {label.get("relabel") for label in element.findall("source/seclabel")} == {"no"}
+        driver = element.find("driver")
+        assert driver is not None
+        assert driver.get("type") == "raw", "an image that may name another file would let a VM have that file"
+
+
+def test_whatever_was_attached_by_hand_is_read_back() -> None:
+    domain = _domain()
+    devices = domain.find("devices")
+    assert devices is not None
+    devices.append(ET.fromstring("<disk type='file' device='cdrom'><source file='/x.iso'/><readonly/></disk>"))
+    devices.append(ET.fromstring("<disk type='block' device='disk'><source dev='/dev/sda'/></disk>"))
+    devices.append(
+        ET.fromstring("<disk type='file' device='disk'><driver type='qcow2'/><source file='/disks/one.raw'/></disk>")
+    )
+    assert tuple(disks_in(domain)) == (
+        VmDisk(path="/x.iso", read_only=True, format=""),
+        VmDisk(path="", read_only=False, format=""),
+        VmDisk(path="/disks/one.raw", read_only=False, format="qcow2"),
+    )
 
 
 def test_nothing_but_disk_cards_and_console() -> None:

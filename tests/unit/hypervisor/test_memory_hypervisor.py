@@ -1,13 +1,13 @@
 """The in-memory hypervisor passes the contract, and its guests exchange frames."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.ports import VmInterface, VmSpec
+from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 from shamon_host.testing.contracts.hypervisor import FIRST, SECOND, HypervisorContract
 from shamon_host.testing.hypervisor import MemoryHypervisor
 from tests.unit.hypervisor.vm_world import Hub
@@ -37,6 +37,19 @@ class MemoryBench:
                 for index in range(interfaces)
             ),
         )
+
+    def disk(self, number: int, *, read_only: bool) -> VmDisk:
+        name = f"{number}-{'read' if read_only else 'written'}"
+        file_type = "virt_content_t" if read_only else "svirt_image_t"
+        context = replace(self.spec(FIRST, number=number).context, role="object_r", type=file_type)
+        self.hypervisor.files.add(name).label = context
+        return VmDisk(path=self.hypervisor.files.path(name), read_only=read_only)
+
+    def disk_label(self, disk: VmDisk) -> SelinuxContext | None:
+        return self.hypervisor.files.files[disk.path].label
+
+    def attach(self, name: VmName, disk: VmDisk) -> None:
+        self.hypervisor.attach(name, disk)
 
     def kill_guest(self, name: VmName) -> None:
         self.hypervisor.crash(name)

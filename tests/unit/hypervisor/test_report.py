@@ -1,12 +1,14 @@
 """The hypervisor report: what a right one looks like, and that nothing else passes."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import ClaimName, ClaimStatus
@@ -16,6 +18,7 @@ from tests.unit.hypervisor.vm_world import (
     ALPHA,
     BETA,
     BLACK,
+    BLUE,
     DB,
     GATE,
     LABEL_MAP,
@@ -25,6 +28,7 @@ from tests.unit.hypervisor.vm_world import (
     SHOP,
     WEB,
     context_of,
+    with_disks,
 )
 
 
@@ -117,6 +121,45 @@ def test_contexts_are_compared_as_values() -> None:
 def test_wrong_ones(data: bytes, status: ClaimStatus, words: str) -> None:
     found, text = _check(data)
     assert found is status
+    assert words in text
+
+
+def test_a_vm_has_the_categories_of_its_disks_and_no_others() -> None:
+    policy = with_disks()
+    label_map = allocate_for(policy, ALPHA)
+    for vm, disks in ((WEB, ["cache", "manual"]), (SHOP, ["manual"])):
+        for held, status in (
+            (disks, ClaimStatus.PASS),
+            (disks[1:], ClaimStatus.FAIL),
+            (["cache", "manual"], ClaimStatus.PASS if vm == WEB else ClaimStatus.FAIL),
+        ):
+            context = label_map.vm_context(vm, POLICY.label_of(vm).types, held)
+            report = hypervisor_report([replace(_running(vm), context=context)], label_map)
+            claim = check_hypervisor_report(report, host=ALPHA, policy=policy)
+            assert claim.status is status, claim
+    lacking = replace(label_map, disks={"cache": label_map.disks["cache"]})
+    context = label_map.vm_context(SHOP, [BLUE])
+    claim = check_hypervisor_report(
+        hypervisor_report([replace(_running(SHOP), context=context)], lacking), host=ALPHA, policy=policy
+    )
+    assert (claim.status, claim.where) == (ClaimStatus.ABSENT, "manual")
+
+
+@pytest.mark.parametrize(
+    ("disks", "words"),
+    [
+        ({"books": [600]}, "malformed"),
+        ({"books": [3, 4]}, "category"),
+        ({"../books": [600, 601]}, "bad name of a disk"),
+        ({"books": [512, 513], "ledger": [513, 514]}, "label map"),
+        ({"books": list(LABEL_MAP.vms[WEB])}, "label map"),
+        ([], "malformed"),
+    ],
+)
+def test_wrong_disks(disks: object, words: str) -> None:
+    vms = {name: list(pair) for name, pair in LABEL_MAP.vms.items()}
+    status, text = _check(_changed(label_map={"types": dict(LABEL_MAP.types), "vms": vms, "disks": disks}))
+    assert status is ClaimStatus.FAIL
     assert words in text
 
 

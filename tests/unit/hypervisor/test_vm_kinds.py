@@ -2,8 +2,8 @@
 
 import pytest
 
+from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.errors import Refused
-from shamon_host.domain.label_map import EMPTY, allocate
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import ClaimStatus, TpmKind
@@ -34,7 +34,7 @@ POLICY = parse_policy(
     """.encode(),
     source="policy.toml",
 )
-LABEL_MAP = allocate(EMPTY, POLICY.hosts[ALPHA].types, POLICY.vms_of(ALPHA))
+LABEL_MAP = allocate_for(POLICY, ALPHA)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ class TestHost:
 
 def test_a_report_needs_the_types_of_its_host_and_no_others() -> None:
     """The label map of beta has the one type of beta."""
-    own = allocate(EMPTY, POLICY.hosts[BETA].types, POLICY.vms_of(BETA))
+    own = allocate_for(POLICY, BETA)
     assert set(own.types) == {RED}
     assert check_hypervisor_report(hypervisor_report([], own), host=BETA, policy=POLICY).status is ClaimStatus.PASS
     claim = check_hypervisor_report(hypervisor_report([], own), host=ALPHA, policy=POLICY)

@@ -97,9 +97,10 @@ class TestInterfaces:
             "wanted": False,
             "quarantined": "a test",
             "interfaces": [RED, BLUE],
+            "disks": [],
         }
         world.vms.start(GATE)
-        assert world.documents.get("vm", GATE) == {"wanted": True, "interfaces": [RED, BLUE]}
+        assert world.documents.get("vm", GATE) == {"wanted": True, "interfaces": [RED, BLUE], "disks": []}
 
     def test_of_one_started_before_they_were_noted_the_policy_says_them(self, world: VmWorld) -> None:
         world.vms.start(GATE)

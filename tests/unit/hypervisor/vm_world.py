@@ -12,9 +12,11 @@ from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState
+from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import VmStates, VmStatus
 from shamon_host.hypervisor.vms import VmManager
+from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.hypervisor import MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 
@@ -48,6 +50,18 @@ vms.db = {{label = "red", image = "app", host = "beta"}}
 """
 POLICY = parse_policy(POLICY_TEXT.encode(), source="policy.toml")
 LABEL_MAP = label_maps.allocate(label_maps.EMPTY, POLICY.types, POLICY.vms)
+
+
+MANUAL = b"the manual that everybody reads"
+
+
+def with_disks(*, web: str = '["cache", "manual"]', shop: str = '["manual"]', manual: bytes = MANUAL) -> Policy:
+    """web (red) writes `cache`; web and shop (blue) read `manual`, whose content is pinned."""
+    text = POLICY_TEXT.replace('vms.web = {label = "red",', f'vms.web = {{label = "red", resources = {web},')
+    text = text.replace('vms.shop = {label = "blue",', f'vms.shop = {{label = "blue", resources = {shop},')
+    text += f'resources.cache.types = ["{RED}"]\n'
+    text += f'resources.manual = {{types = ["{RED}", "{BLUE}"], sha256 = "{sha256_of(manual)}"}}\n'
+    return parse_policy(text.encode(), source="policy.toml")
 
 
 def context_of(vm: VmName, policy: Policy = POLICY) -> SelinuxContext:
@@ -87,7 +101,7 @@ class Hub:
 
 @dataclass(kw_only=True)
 class MemoryDocuments:
-    """`vm_states.Documents`."""
+    """`ports.Documents`."""
 
     documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -117,6 +131,7 @@ class VmWorld:
     label_map: LabelMap = LABEL_MAP
     hub: Hub = field(default_factory=Hub)
     images: MemoryImages = field(default_factory=lambda: MemoryImages(clean={"app": IMAGE}))
+    disks: MemoryDisks = field(default_factory=MemoryDisks)
     documents: MemoryDocuments = field(default_factory=MemoryDocuments)
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     hypervisor: MemoryHypervisor = field(init=False)
@@ -128,6 +143,7 @@ class VmWorld:
             addresses=ADDRESSES,
             enforcing=lambda: self.selinux_enforcing,
             disk_exists=lambda path: path in self.images.overlays,
+            files=self.disks,
         )
         self.vms = VmManager(
             states=VmStates(
@@ -138,6 +154,14 @@ class VmWorld:
                 label_map=lambda: self.label_map,
             ),
             images=self.images,
+            disks=VmDisks(
+                host=ALPHA,
+                disks=self.disks,
+                documents=self.documents,
+                audit=self._audit,
+                policy=lambda: self.policy,
+                label_map=lambda: self.label_map,
+            ),
             audit=self._audit,
             ensure_bridge=self._bridge,
             host_tpm=self.host_tpm,

@@ -6,8 +6,9 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from shamon_host.domain.contexts import allocate_for, vm_context
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
+from shamon_host.domain.label_map import EMPTY, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.interchange.selinux_map import (
@@ -39,12 +40,15 @@ def test_every_context_is_that_of_the_label_map(policy: Policy) -> None:
         assert [row["vm"] for row in document["vms"]] == list(policy.vms_of(host))
         for row in document["vms"]:
             vm = VmName(row["vm"])
-            types = policy.label_of(vm).types
-            assert SelinuxContext.parse(row["context"]) == label_map.vm_context(vm, types)
+            assert SelinuxContext.parse(row["context"]) == vm_context(policy, label_map, vm)
+        assert [row["disk"] for row in document["disks"]] == list(policy.disks_on(host))
+        for row in document["disks"]:
+            pair = label_map.disks[row["disk"]]
+            assert SelinuxContext.parse(row["context"]).categories == set(pair)
 
 
 def test_the_table_people_read() -> None:
-    label_map = allocate(EMPTY, FINANCE.hosts[BETA].types, FINANCE.vms_of(BETA))
+    label_map = allocate_for(FINANCE, BETA)
     assert selinux_label_map(FINANCE, BETA, label_map) == (
         "# SELinux contexts on the host beta. Coalition finance, version 3\n"
         f"# Policy digest {FINANCE.digest}\n"
@@ -56,6 +60,12 @@ def test_the_table_people_read() -> None:
         "VM      LABEL       CONTEXT                                    TYPES\n"
         "clerk   bookkeeper  system_u:system_r:svirt_t:s0:c2,c512,c513  rival/books\n"
         "reader  auditor     system_u:system_r:svirt_t:s0:c1,c514,c515  audit/report\n"
+        "\n"
+        "# no disks beside the VMs' own\n"
+    )
+    table = selinux_label_map(FINANCE, ALPHA, allocate_for(FINANCE, ALPHA))
+    assert re.search(
+        r"^manual +system_u:object_r:virt_content_t:s0:c\d+,c\d+ +bank/ledger, rival/books$", table, re.MULTILINE
     )
 
 

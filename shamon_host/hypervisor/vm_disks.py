@@ -85,12 +85,15 @@ class VmDisks:
 
     def read_pinned(self, vm: VmName) -> None:
         """Read the pinned content that the VM has, ahead of `prepare`, which then need not. Changes nothing and needs
-        nothing to be held; whatever is wrong is told by `prepare`."""
+        nothing to be held; whatever is wrong is told by `prepare`. A file without its label is not read: it may have
+        one under which VMs write it."""
         policy = self.policy()
-        for name in policy.disks_of(vm) if vm in policy.vms else ():
-            if policy.resource_labels[name].pinned:
+        for name in policy.disks_of(vm) if vm in policy.vms_of(self.host) else ():
+            resource = policy.resource_labels[name]
+            if resource.pinned:
                 with contextlib.suppress(ShamonError):
-                    self.disks.verify(name, policy.resource_labels[name].sha256)
+                    if self._standing(name, resource, self.disks.inspect(name)) is DiskState.READY:
+                        self.disks.verify(name, resource.sha256)
 
     def _status(self, name: str, policy: Policy) -> DiskStatus:
         resource = policy.resource_labels[name]

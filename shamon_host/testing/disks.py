@@ -31,6 +31,8 @@ class MemoryDisks:
 
     paths: dict[str, str] = field(default_factory=dict)
     files: dict[str, MemoryFile] = field(default_factory=dict)
+    denials: list[str] = field(default_factory=list)
+    """Paths of what the daemon asked for and SELinux denied."""
     _inodes: "count[int]" = field(default_factory=lambda: count(1))
 
     def path(self, disk: str) -> str:
@@ -50,12 +52,14 @@ class MemoryDisks:
         if self.inspect(disk) != seen:
             raise NotTrusted("the file of a disk was exchanged, or relabelled, a moment ago", where=self.path(disk))
         if context.type not in _RELABELLED or seen.label is None or seen.label.type not in _RELABELLED:
+            self.denials.append(self.path(disk))
             raise BackendFailed("cannot use the file of a disk", where=self.path(disk), found="Permission denied")
         self._file(disk).label = context
 
     def verify(self, disk: str, sha256: str) -> None:
         file = self._file(disk)
         if file.label is None or file.label.type not in _OF_THE_DAEMON:
+            self.denials.append(self.path(disk))
             raise BackendFailed("cannot use the file of a disk", where=self.path(disk), found="Permission denied")
         found = hashlib.sha256(file.content).hexdigest()
         if found != sha256:

@@ -17,7 +17,7 @@ from shamon_host.hypervisor.ports import DiskFile, DomainState, VmDisk, VmSpec
 from shamon_host.hypervisor.vm_disks import DiskState, standing
 from shamon_host.testing.disks import FRESH
 from shamon_host.testing.images import sha256_of
-from tests.unit.hypervisor.vm_world import ALPHA, BLUE, GATE, MANUAL, RED, SHOP, WEB, VmWorld, with_disks
+from tests.unit.hypervisor.vm_world import ALPHA, BLUE, DB, GATE, MANUAL, RED, SHOP, WEB, VmWorld, with_disks
 
 CACHE, BOOK = "cache", "manual"
 
@@ -140,6 +140,18 @@ class TestRefusals:
             world.vms.start(WEB)
         assert world.domain(WEB) is None
         assert state(world, CACHE) is DiskState.MISSING
+
+    def test_a_vm_of_another_host_with_disks(self, world: VmWorld) -> None:
+        elsewhere = replace(POLICY.vms[DB], resources=("elsewhere",))
+        pinned = replace(POLICY.resource_labels[BOOK], name="elsewhere")
+        world.policy = replace(
+            POLICY,
+            vms={**POLICY.vms, DB: elsewhere},
+            resource_labels={**POLICY.resource_labels, "elsewhere": pinned},
+        )
+        for call in (world.vms.start, lambda vm: world.vms.replace(vm, "a test")):
+            with pytest.raises(BadInput, match="no VM 'db' on this host"):
+                call(DB)
 
     def test_adopting_what_no_vm_here_has(self, world: VmWorld) -> None:
         with pytest.raises(BadInput, match="cache, manual"):
@@ -325,6 +337,7 @@ class TestWhatRuns:
         found = label(world, CACHE)
         assert found is not None
         assert found.type == "virt_content_t"
+        assert world.disks.denials == []
         world.policy = POLICY
         world.vms.stop(WEB)
         assert not world.vms.start(WEB).disks[0].read_only

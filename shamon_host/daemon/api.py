@@ -18,6 +18,7 @@ from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.policy import PolicyVersion
+from shamon_host.hypervisor.vm_disks import DiskStatus
 from shamon_host.hypervisor.vm_states import VmStatus
 
 MAX_AUDIT_RECORDS = 1000
@@ -56,8 +57,6 @@ class Api:
                 return await self._blocking(self._peers)
             case "GET", ["v1", "vms"]:
                 return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.states.statuses()])
-            case "GET" | "POST", ["v1", "disks", *what] if what == ([] if method == "GET" else [*what[:1], "adopt"]):
-                return await self._disks(*what[:1])
             case "GET", ["v1", "links", *what] if what in ([], ["plan"]):
                 return await self._links(plan=bool(what))
             case "GET", ["v1", "link", "doctor"]:
@@ -84,9 +83,9 @@ class Api:
                 return {"attesting": sorted(self.daemon.admissions.peers)}
             case "POST", ["v1", "vms", name, action] if action in VM_ACTIONS:
                 return await self._vm_action(VmName(plain_name(name, "VM name")), action, fields)
-        raise BadInput(
-            "no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200]
-        )
+            case _, ["v1", "disks", *what] if what in ([], [*what[:1], "adopt"]):
+                return await self._disks(method, what)
+        raise _no_such_request(method, parts)
 
     def _status(self) -> dict[str, Any]:
         daemon = self.daemon
@@ -217,13 +216,18 @@ class Api:
             return asdict(await self._blocking(self.daemon.own.reconciler.pending))
         return await self._blocking(lambda: list(self.daemon.own.links.status()))
 
-    async def _disks(self, adopted: str | None = None) -> Any:
-        """All disks of this host's VMs; with `adopted`, that one, after it took what lies at its path."""
-        disks = self.daemon.own.vms.disks
-        if adopted is not None:
-            await self._blocking(lambda: self.daemon.own.vms.adopt_disk(plain_name(adopted, "name of a disk")))
-        rows = [{**asdict(status), "label": str(status.label or "")} for status in await self._blocking(disks.statuses)]
-        return next(row for row in rows if row["name"] == adopted) if adopted is not None else rows
+    async def _disks(self, method: str, what: list[str]) -> Any:
+        """All disks of this host's VMs, or one after it took what lies at its path."""
+        vms = self.daemon.own.vms
+        match method, what:
+            case "GET", []:
+                return [_disk(status) for status in await self._blocking(vms.disks.statuses)]
+            case "POST", [name, "adopt"]:
+                await self._blocking(lambda: vms.adopt_disk(plain_name(name, "name of a disk")))
+                statuses = await self._blocking(vms.disks.statuses)
+                return next(_disk(status) for status in statuses if status.name == name)
+            case _:
+                raise _no_such_request(method, ["v1", "disks", *what])
 
     async def _blocking(self, call: Callable[[], Any]) -> Any:
         return await self.daemon.backends.blocking(call)
@@ -265,6 +269,16 @@ def _vm(status: VmStatus) -> dict[str, Any]:
         "disk": domain.disk if domain else "",
         "disks": [asdict(disk) for disk in domain.disks] if domain else [],
     }
+
+
+def _disk(status: DiskStatus) -> dict[str, Any]:
+    return {**asdict(status), "label": str(status.label or "")}
+
+
+def _no_such_request(method: str, parts: Sequence[str]) -> BadInput:
+    return BadInput(
+        "no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200]
+    )
 
 
 def _integer(fields: Mapping[str, Any], name: str, default: int) -> int:

@@ -20,6 +20,10 @@ class DomainState(StrEnum):
     CRASHED = "crashed"
 
 
+RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
+"""Those in which a domain has a process, memory and a label."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmInterface:
     """A network interface of a VM: `device` is the tap on the host, at most 15 characters."""

@@ -17,10 +17,9 @@ from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMa
 from shamon_host.domain.labels import HostName, SelinuxContext, VmLabel, VmName, plain_name, type_name
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
-from shamon_host.hypervisor.ports import DomainReport, DomainState
+from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState
 
 MAX_REPORT_BYTES = 1 << 20
-RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
 _REPORTED_STATES = tuple(state.value for state in RUNNING_STATES)
 
 

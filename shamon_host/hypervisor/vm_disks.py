@@ -81,19 +81,24 @@ class VmDisks:
     def decisions(self, vm: VmName) -> list[Decision]:
         """What `label.resource` would say of each disk of the VM at a start now. Not yet in the audit log, and the
         content of pinned ones is not read."""
-        return [self._decision(status) for status in self.statuses() if vm in status.users]
+        policy = self.policy()
+        return [self._decision(self._status(name, policy)) for name in self._ours(vm, policy)]
 
     def read_pinned(self, vm: VmName) -> None:
         """Read the pinned content that the VM has, ahead of `prepare`, which then need not. Changes nothing and needs
         nothing to be held; whatever is wrong is told by `prepare`. A file without its label is not read: it may have
         one under which VMs write it."""
         policy = self.policy()
-        for name in policy.disks_of(vm) if vm in policy.vms_of(self.host) else ():
+        for name in self._ours(vm, policy):
             resource = policy.resource_labels[name]
             if resource.pinned:
                 with contextlib.suppress(ShamonError):
                     if self._standing(name, resource, self.disks.inspect(name)) is DiskState.READY:
                         self.disks.verify(name, resource.sha256)
+
+    def _ours(self, vm: VmName, policy: Policy) -> tuple[str, ...]:
+        """The disks of a VM; none of one that is not this host's."""
+        return policy.disks_of(vm) if vm in policy.vms and policy.vms[vm].host == self.host else ()
 
     def _status(self, name: str, policy: Policy) -> DiskStatus:
         resource = policy.resource_labels[name]

@@ -1,7 +1,7 @@
 """This host's VMs as they are: what the hypervisor reports of them, beside what was noted of them. Nothing is done to
 a VM here; that is `hypervisor.vms`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +12,9 @@ from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
-from shamon_host.hypervisor.ports import Documents, DomainReport, DomainState, Hypervisor
+from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, Hypervisor
 from shamon_host.hypervisor.vm_spec import tap_devices
 
-RUNNING_STATES = (DomainState.RUNNING, DomainState.PAUSED)
 _KIND = "vm"
 _STARTED_WITH = ("interfaces", "disks")
 
@@ -58,15 +57,16 @@ class VmStates:
         running = {name for name, report in reports.items() if report.state in RUNNING_STATES}
         statuses = []
         for name in policy.vms_of(self.host):
-            noted = self.started_with(name) if name in running else None
+            document = self._document(name)
+            noted = _interfaces_in(document) if name in running else None
             statuses.append(
                 VmStatus(
                     name=name,
                     label=policy.vms[name].label,
                     types=tuple(sorted(policy.label_of(name).types)),
                     interfaces=policy.interfaces_of(name) if noted is None else noted,
-                    wanted=self.is_wanted(name),
-                    quarantined=self.quarantined(name),
+                    wanted=_wanted_in(document),
+                    quarantined=_quarantine_in(document),
                     domain=reports.get(name),
                 )
             )
@@ -74,7 +74,7 @@ class VmStates:
 
     def wanted(self) -> tuple[VmName, ...]:
         """Every VM of this host that should run, whether it does or not: nothing but the store is asked."""
-        return tuple(name for name in self.policy().vms_of(self.host) if self.is_wanted(name))
+        return tuple(name for name in self.policy().vms_of(self.host) if _wanted_in(self._document(name)))
 
     def running(self) -> dict[VmName, tuple[TypeName, ...]]:
         """VMs of this host that run or are suspended → the type of each of their interfaces."""
@@ -132,17 +132,13 @@ class VmStates:
 
     # What was noted
 
-    def is_wanted(self, name: VmName) -> bool:
-        return bool(self._document(name).get("wanted"))
-
     def quarantined(self, name: VmName) -> str:
         """Why the VM is in quarantine; empty when it is not."""
-        return str(self._document(name).get("quarantined", ""))
+        return _quarantine_in(self._document(name))
 
     def started_with(self, name: VmName) -> tuple[TypeName, ...] | None:
         """The types of the interfaces that a VM was last started with; None where none were noted."""
-        types = self._document(name).get("interfaces")
-        return None if types is None else tuple(map(TypeName, types))
+        return _interfaces_in(self._document(name))
 
     def started_disks(self, name: VmName) -> tuple[DiskGrant, ...] | None:
         """The disks beside its own that a VM was last started with; None where none were noted."""
@@ -179,3 +175,16 @@ class VmStates:
 
     def _document(self, name: VmName) -> dict[str, Any]:
         return self.documents.get(_KIND, name) or {}
+
+
+def _wanted_in(document: Mapping[str, Any]) -> bool:
+    return bool(document.get("wanted"))
+
+
+def _quarantine_in(document: Mapping[str, Any]) -> str:
+    return str(document.get("quarantined", ""))
+
+
+def _interfaces_in(document: Mapping[str, Any]) -> tuple[TypeName, ...] | None:
+    types = document.get("interfaces")
+    return None if types is None else tuple(map(TypeName, types))

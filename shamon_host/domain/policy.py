@@ -33,6 +33,15 @@ class TpmDemand(StrEnum):
     """Only hosts with a hardware TPM."""
 
 
+class HypervisorKind(StrEnum):
+    """What a host runs its VMs with, hence what labels them."""
+
+    QEMU = "qemu"
+    """QEMU/KVM: sVirt, SELinux contexts of processes on the host."""
+    XEN = "xen"
+    """Xen with XSM: FLASK contexts of domains in the hypervisor."""
+
+
 class Primary(StrEnum):
     """Which of sHype's two rules is named when both deny (ACM: the primary policy component)."""
 
@@ -104,6 +113,7 @@ class HostEntry:
     types: frozenset[TypeName]
     starting: frozenset[TypeName] | None = None
     """What it may run before any peer has admitted it in this boot; None: all of `types`."""
+    hypervisor: HypervisorKind = HypervisorKind.QEMU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

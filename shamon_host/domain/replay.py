@@ -68,6 +68,8 @@ def _violations(new: Policy, current: Policy, running: Running) -> Iterator[str]
         return
     if new.hosts[host].address != current.hosts[host].address:
         yield f"the address of {host} changes: stop its daemon, and install the policy by hand"
+    if new.hosts[host].hypervisor is not current.hosts[host].hypervisor:
+        yield f"the hypervisor of {host} changes: stop its daemon, and install the policy by hand"
     labels = {vm: new.label_of(vm) for vm in running.vms if vm in new.vms}
     for vm, types in sorted(running.vms.items()):
         yield from (f"{vm}: {deny.reason} ({deny.rule})" for deny in unassigned(new, vm, host))

@@ -232,6 +232,10 @@ class Policy:
         name = self.vms[vm].label
         return UNLABELLED if name == UNLABELLED.name else self.vm_labels[name]
 
+    def hypervisor_of(self, host: HostName) -> HypervisorKind:
+        """What a host runs its VMs with; QEMU for a host that is not there."""
+        return self.hosts[host].hypervisor if host in self.hosts else HypervisorKind.QEMU
+
     def interfaces_of(self, vm: VmName) -> tuple[TypeName, ...]:
         """The type of each network interface of a VM, in order."""
         chosen = self.vms[vm].interfaces

@@ -1,6 +1,7 @@
 """How the story is shown: live on a terminal (rich), in plain lines otherwise, or as JSON."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -8,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shamon_host.cli.output import print_json, printable
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.clock import run_virtual
 from shamon_host.testing.memory_world import MemoryWorld
 from shamon_host.testing.story import Story
@@ -16,25 +18,25 @@ from shamon_host.testing.story_report import Observer, StepReport, StoryReport
 _WIDTH = 100
 
 
-def show_demo(*, as_json: bool) -> int:
-    """Play the story in memory; return the exit code."""
+def show_demo(*, as_json: bool, hypervisors: Sequence[HypervisorKind] = ()) -> int:
+    """Play the story in memory, on hosts with these hypervisors; return the exit code."""
     console = Console()
     if as_json:
-        report = _play(Observer())
+        report = _play(Observer(), hypervisors)
         print_json(report.as_json())
     elif console.is_terminal:
         with Live(console=console, refresh_per_second=12) as live:
-            report = _play(_LiveObserver(live))
+            report = _play(_LiveObserver(live), hypervisors)
         _print_figures(report)
     else:
-        report = _play(PlainObserver())
+        report = _play(PlainObserver(), hypervisors)
         _print_figures(report)
     return 0 if report.ok else 1
 
 
-def _play(observer: Observer) -> StoryReport:
+def _play(observer: Observer, hypervisors: Sequence[HypervisorKind]) -> StoryReport:
     async def play() -> StoryReport:
-        async with MemoryWorld() as world:
+        async with MemoryWorld(hypervisors=hypervisors) as world:
             return await Story(world=world, observer=observer).play()
 
     return run_virtual(play())

@@ -100,6 +100,10 @@ def _status(arguments: argparse.Namespace) -> int:
     print(f"peers: {counts or 'none'}")
     for peer, words in status["refused_by"].items():
         print(f"refused by {peer}: {printable(words)}")
+    if flask := status["flask"]:
+        print(f"Xen: {printable(flask['wrong']) or 'it enforces the policy in force'}")
+        if flask["changed_by_others"]:
+            print(f"Xen had another policy, which this host replaced: {printable(flask['changed_by_others'])}")
     if status["no_links_because"]:
         print(f"no links: {printable(status['no_links_because'])}")
     for name, figure in status["figures"].items():

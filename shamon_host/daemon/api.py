@@ -95,6 +95,7 @@ class Api:
             "host": daemon.name,
             "coalition": daemon.policy.coalition,
             "policy": daemon.own.enforced.status(),
+            "flask": daemon.own.xen.status() if daemon.own.xen else None,
             "boot_id": daemon.backends.boot_id,
             "enrolment": daemon.members.own_enrolment(),
             "peers": {state.value: states.count(state) for state in AdmissionState},

@@ -18,6 +18,7 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.boot_session import BootSession
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.hypervisor_policy import HypervisorPolicy
 from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.permitted_links import Admitting, permitted_links
@@ -61,6 +62,7 @@ class CoalitionHost:
     attester: Attester
     links: LinkManager
     hypervisor: Hypervisor
+    xen: HypervisorPolicy | None
     types: LinkTypes
     admissions: Admissions
     figures: Figures
@@ -119,7 +121,9 @@ class CoalitionHost:
         self, peer: HostName, role: Role, transcript: bytes, *, ima_offset: int, ima_reset_count: int
     ) -> Evidence:
         def observe() -> tuple[bytes, bytes]:
-            return hypervisor_report(self.hypervisor.domains(), self.enforced.label_map), self.links.network_state()
+            flask = self.xen.reported() if self.xen else None
+            report = hypervisor_report(self.hypervisor.domains(), self.enforced.label_map, flask)
+            return report, self.links.network_state()
 
         report, network = await self.blocking(observe)
         with self.figures.timed("quote_ms"):

@@ -8,7 +8,10 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
 from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
 from shamon_host.attestation.ports import MeasurementLogs
@@ -29,9 +32,11 @@ from shamon_host.daemon.system_clock import SystemClock
 from shamon_host.daemon.systemd import Systemd
 from shamon_host.daemon.threads import in_thread
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.disk_files import DiskFiles
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
-from shamon_host.hypervisor.overlay_images import OverlayImages
+from shamon_host.hypervisor.overlay_images import LoopbackImages, OverlayImages
+from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
 from shamon_host.peer.coalition_ca import read_ca_certificates
@@ -56,6 +61,37 @@ def open_logs() -> MeasurementLogs:
     return LinuxMeasurementLogs()
 
 
+class ClosableHypervisor(Hypervisor, Protocol):
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """What runs this host's VMs. `flask`: None on QEMU."""
+
+    hypervisor: ClosableHypervisor
+    flask: FlaskPolicy | None
+    images: Images
+
+
+def open_hypervisor(config: HostConfig) -> Platform:
+    """The hypervisor that this host is configured to have. Xen's adapters are imported on hosts with Xen alone: they
+    need its libraries."""
+    if config.hypervisor is HypervisorKind.XEN:
+        libvirt_xen = import_module("shamon_host.hypervisor.libvirt_xen")
+        xen_flask = import_module("shamon_host.hypervisor.xen_flask")
+        return Platform(
+            hypervisor=libvirt_xen.LibvirtXen(config.libvirt_uri),
+            flask=xen_flask.XenFlask(),
+            images=LoopbackImages(images=config.images, directory=OVERLAYS),
+        )
+    return Platform(
+        hypervisor=LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type),
+        flask=None,
+        images=OverlayImages(images=config.images, directory=OVERLAYS),
+    )
+
+
 def run_daemon(config_path: Path) -> int:
     """Run until a signal asks for the end; return the exit code. Raises ShamonError for what ended it before."""
     return asyncio.run(_run(load_config(config_path)))
@@ -74,7 +110,8 @@ async def _run(config: HostConfig) -> int:
         clock = SystemClock()
         database = stack.enter_context(closing(Database(config.database)))
         kernel = stack.enter_context(closing(LinuxLinkKernel()))
-        hypervisor = stack.enter_context(closing(LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type)))
+        platform = open_hypervisor(config)
+        stack.enter_context(closing(platform.hypervisor))
         tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))
         files = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
         tls = files.opened(tpm.unseal, config.runtime_dir)
@@ -97,8 +134,9 @@ async def _run(config: HostConfig) -> int:
                 tpm=tpm,
                 logs=open_logs(),
                 kernel=kernel,
-                hypervisor=hypervisor,
-                images=OverlayImages(images=config.images, directory=OVERLAYS),
+                hypervisor=platform.hypervisor,
+                flask=platform.flask,
+                images=platform.images,
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,
                 service_manager=Systemd(),

@@ -10,6 +10,7 @@ from shamon_host.daemon.files import read_limited
 from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName, plain_name
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.reference_envelope import ReferenceSigners, checked_signers
 
@@ -45,11 +46,12 @@ class HostConfig:
     tcti: str
     libvirt_uri: str
     virt_type: str
-    """`auto`, `kvm` or `qemu`."""
+    """`auto`, `kvm` or `qemu`; of no account on Xen."""
     images: Mapping[str, tuple[Path, str]]
     resources: Mapping[str, Path]
     """Disk beside VMs' own → its file, a raw image."""
     vms: Mapping[VmName, VmSettings]
+    hypervisor: HypervisorKind = HypervisorKind.QEMU
     results: Retention = field(default_factory=Retention)
     """How much is kept of the history of Attestation Results."""
 
@@ -84,8 +86,9 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     reader.only(hypervisor, "hypervisor.", {"uri", "type"})
     tls_paths = {key: reader.path(tls, "tls.", key, default) for key, default in _TLS.items()}
     virt_type = reader.string(hypervisor, "hypervisor.", "type", "auto")
-    if virt_type not in ("auto", "kvm", "qemu"):
-        raise reader.error("hypervisor.type", "auto, kvm or qemu", virt_type)
+    if virt_type not in ("auto", "kvm", "qemu", "xen"):
+        raise reader.error("hypervisor.type", "auto, kvm, qemu or xen", virt_type)
+    kind = HypervisorKind.XEN if virt_type == "xen" else HypervisorKind.QEMU
     images = {}
     for name, table in reader.tables(fields, "images"):
         prefix = f"images.{name}."
@@ -93,6 +96,8 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
         image_format = reader.string(table, prefix, "format", "raw")
         if image_format not in ("raw", "qcow2"):
             raise reader.error(f"{prefix}format", "raw or qcow2", image_format)
+        if kind is HypervisorKind.XEN and image_format != "raw":
+            raise reader.error(f"{prefix}format", "raw, as VMs on Xen run on copies of it", image_format)
         images[name] = (reader.path(table, prefix, "path", None), image_format)
     resources = {}
     for name, table in reader.tables(fields, "resources"):
@@ -108,8 +113,9 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
         tls_certificate=tls_paths["certificate"],
         tls_key=tls_paths["key"],
         tcti=reader.string(tpm, "tpm.", "tcti", "device:/dev/tpmrm0"),
-        libvirt_uri=reader.string(hypervisor, "hypervisor.", "uri", "qemu:///system"),
+        libvirt_uri=reader.string(hypervisor, "hypervisor.", "uri", f"{kind}:///system"),
         virt_type=virt_type,
+        hypervisor=kind,
         images=images,
         resources=resources,
         vms=vms,

@@ -7,6 +7,7 @@ from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.boot_session import BootSession
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.hypervisor_policy import HypervisorPolicy, require_own_hypervisor
 from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends
@@ -14,7 +15,7 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import was_cut_off
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import VmStates
@@ -39,6 +40,8 @@ class OwnHost:
     session: BootSession = field(init=False)
     enforced: EnforcedPolicy = field(init=False)
     links: LinkManager = field(init=False)
+    xen: HypervisorPolicy | None = field(init=False)
+    """The MAC policy of the hypervisor; None where that is QEMU, whose VMs the kernel's SELinux keeps apart."""
     vms: VmManager = field(init=False)
     reconciler: LinkReconciler = field(init=False)
 
@@ -66,6 +69,17 @@ class OwnHost:
             rekey_after=self._rekey_after,
             cut_off=lambda peer: was_cut_off(self.audit, peer),
         )
+        self.xen = None
+        if backends.flask is not None:
+            self.xen = HypervisorPolicy(
+                host=name,
+                flask=backends.flask,
+                policy=lambda: enforced.policy,
+                documents=self.store,
+                audit=self.audit.append,
+                clock=backends.clock,
+                boot_id=backends.boot_id,
+            )
         self.vms = VmManager(
             states=VmStates(
                 host=name,
@@ -89,6 +103,7 @@ class OwnHost:
             host_tpm=self.registry.enrolled(name).tpm,
             admitted=lambda: session.admitted,
             settings=self.vm_settings,
+            require_enforced=self._require_enforced,
         )
         self.reconciler = LinkReconciler(enforced=enforced, clock=backends.clock, links=self.links, vms=self.vms.states)
 
@@ -96,12 +111,15 @@ class OwnHost:
         """Bring kernel and VMs to what the policy allows; no VM is started yet. Raises ShamonError."""
         blocking = self.backends.blocking
         await blocking(self._require_own_tpm)
+        self._require_own_hypervisor()
         await blocking(self.enforced.install)
         self.session.take_up()
         # An earlier run may have ended between a change of the policy and what follows from it.
         await blocking(lambda: self.vms.rename_types(self.enforced.policy.renames))
         await blocking(self.vms.stop_forbidden)
         await blocking(self.vms.enforce_labels)
+        if self.xen is not None:
+            await blocking(self.xen.bring_about)
         await blocking(self.vms.withdraw_disks)
         await blocking(self.reconciler.reconcile)
 
@@ -117,6 +135,15 @@ class OwnHost:
                 remedy="Enrol this host again, on every host, if its TPM was changed or cleared.",
             )
         self.backends.logs.measurement_count()
+
+    def _require_own_hypervisor(self) -> None:
+        found = HypervisorKind.QEMU if self.xen is None else HypervisorKind.XEN
+        require_own_hypervisor(self.enforced.policy, self.name, found)
+
+    def _require_enforced(self) -> None:
+        self._require_own_hypervisor()
+        if self.xen is not None:
+            self.xen.require()
 
     def _rekey_after(self) -> RekeyAfter:
         intervals = self.enforced.policy.intervals

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shamon_host.daemon.admissions import Admissions
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.hypervisor_policy import HypervisorPolicy
 from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.daemon.ports import Blocking
@@ -28,6 +29,9 @@ class PolicySwitch:
     enforced: EnforcedPolicy
     admissions: Admissions
     vms: VmManager
+    xen: HypervisorPolicy | None
+    """What loads the new version into Xen: only now, as Xen takes the label from a domain that the next policy does not
+    know. Where it fails the version counts all the same, and no VM starts under it (`HypervisorPolicy.require`)."""
     reconciler: LinkReconciler
     blocking: Blocking
     on_dropped: Callable[[HostName], None]
@@ -53,6 +57,8 @@ class PolicySwitch:
                 self.on_dropped(name)
             await self.blocking(lambda: self.vms.rename_types(after.renames))
             await self.blocking(lambda: self.vms.stop_forbidden(before))
+            if self.xen is not None:
+                await self.blocking(self.xen.bring_about)
             await self.blocking(self.vms.withdraw_disks)
             await self.blocking(self.reconciler.reconcile)
 

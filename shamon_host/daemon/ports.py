@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from shamon_host.attestation.ports import MeasurementLogs, Tpm
 from shamon_host.domain.labels import HostName
-from shamon_host.hypervisor.ports import Disks, Hypervisor, Images
+from shamon_host.hypervisor.ports import Disks, FlaskPolicy, Hypervisor, Images
 from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
@@ -75,6 +75,8 @@ class Backends:
     logs: MeasurementLogs
     kernel: LinkKernel
     hypervisor: Hypervisor
+    flask: FlaskPolicy | None = None
+    """Of Xen; None: the hypervisor is QEMU."""
     images: Images
     disks: Disks
     transport: PeerTransport

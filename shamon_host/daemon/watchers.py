@@ -1,4 +1,4 @@
-"""What this host watches of itself: its measurements, its kernel's link objects, its hypervisor's domains.
+"""What this host watches of itself: its measurements, its kernel's link objects, its hypervisor's domains and policy.
 
 Each change ends in one of two things: repair (reconcile the kernel, destroy a mislabelled domain) and new Evidence
 (wake every peer). The period is the backstop.
@@ -14,6 +14,7 @@ from shamon_host.daemon.admissions import Admissions
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.demands import Demands
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.hypervisor_policy import HypervisorPolicy
 from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.ports import Blocking, Clock, T
@@ -29,6 +30,8 @@ from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, Ker
 MEASUREMENT_POLL_S = 1.0
 """IMA's counter has no notification; reading it costs microseconds."""
 _TIDY_S = 5.0
+POLICY_POLL_S = 5.0
+"""Xen tells nobody that its policy was replaced; asking takes milliseconds."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +45,7 @@ class Watchers:
     types: LinkTypes
     reconciler: LinkReconciler
     vms: VmManager
+    xen: HypervisorPolicy | None
     audit: AuditLog
     logs: MeasurementLogs
     clock: Clock
@@ -76,6 +80,8 @@ class Watchers:
             group.create_task(self._tidy(), name="superseded SAs")
             group.create_task(self._windows(), name="windows of overlays")
             group.create_task(self.demands.run(), name="what the kernel asks for")
+            if self.xen is not None:
+                group.create_task(self._hypervisor_policy(self.xen), name="policy of the hypervisor")
 
     def domains_changed(self) -> None:
         """This program itself started or stopped a domain."""
@@ -168,6 +174,16 @@ class Watchers:
             await self.clock.sleep(_TIDY_S)
             await self._tried("links.not-tidied", self.links.tidy)
             await self.admissions.close_unfinished()
+
+    async def _hypervisor_policy(self, xen: HypervisorPolicy) -> None:
+        """Whatever happens to it, peers are to see; a domain may have lost its label meanwhile."""
+        while True:
+            await self.clock.sleep(POLICY_POLL_S)
+            before = xen.wrong
+            changed = await self.blocking(xen.bring_about)
+            if changed or xen.wrong != before:
+                self._domains_changed.set()
+                self.wake_all()
 
     async def _windows(self) -> None:
         """A window closes by itself, and the kernel sees to that; somebody has to open it."""

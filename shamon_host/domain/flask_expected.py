@@ -22,7 +22,7 @@ that are permissive: those are of the base policy in the measured image, unless 
 has changed them. The threat model says what follows from that.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shamon_host.domain.errors import BadInput
@@ -35,6 +35,8 @@ MAX_LABELS_AT_HOME = 100
 """How many labels the VMs of one host with Xen may have."""
 BOOLEANS_ON: frozenset[str] = frozenset()
 """Conditional parts of the base policy that are on: none."""
+_TOLD = 4
+"""Differences that people are told of one by one."""
 _BETWEEN = ("grant", "mmu", "argo", "domain", "domain2", "hvm", "shadow")
 _ITSELF = (*_BETWEEN, "security")
 _OUTSIDE = (
@@ -91,11 +93,7 @@ def expected_without_policy() -> ExpectedFlask:
 
 
 def flask_differences(
-    expected: ExpectedFlask,
-    *,
-    booleans: Mapping[str, bool],
-    answers: Access,
-    enforcing: bool,
+    expected: ExpectedFlask, *, enforcing: bool, booleans: Mapping[str, bool], answers: Access
 ) -> Iterator[str]:
     """Everything in which a hypervisor's answers are not those expected, in words. No answer is as one of nothing."""
     if not enforcing:
@@ -105,6 +103,11 @@ def flask_differences(
             yield f"the boolean {name} is on"
     for name in sorted(name for name in expected.booleans_on if not booleans.get(name)):
         yield f"the boolean {name} is off"
+    yield from access_differences(expected, answers)
+
+
+def access_differences(expected: ExpectedFlask, answers: Access) -> Iterator[str]:
+    """Those that loading the policy would do away with."""
     nothing: frozenset[str] = frozenset()
     for question in sorted(expected.access.keys() | answers.keys()):
         wanted, found = expected.access.get(question, nothing), answers.get(question, nothing)
@@ -113,6 +116,12 @@ def flask_differences(
             yield f"{source} may {_words(found - wanted)} {target} ({object_class}), more than the policy says"
         if wanted - found:
             yield f"{source} may not {_words(wanted - found)} {target} ({object_class}), as the policy says"
+
+
+def some(differences: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(differences) - _TOLD
+    return "; ".join(differences[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _words(permissions: frozenset[str]) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence, Set
 from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.decision import Check, Decision, Rule
 from shamon_host.domain.findings import quoted
+from shamon_host.domain.flask_expected import some
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmContext, VmLabel, VmName
-from shamon_host.domain.policy import Policy, PolicyVersion
+from shamon_host.domain.policy import HypervisorKind, Policy, PolicyVersion
 from shamon_host.domain.results import AttestationResult, TpmKind
 from shamon_host.domain.rules import (
     Denials,
@@ -272,6 +273,19 @@ def labelmap_install(policy: Policy, host: HostName, label_map: LabelMap) -> Dec
                 yield Deny(Rule.WELL_FORMED, f"a category of the {kind} is not in c{allowed.start}-c{allowed.stop - 1}")
 
     return _decide(Check.LABELMAP_INSTALL, policy.coalition, f"{len(label_map.types)} types", denials())
+
+
+def flask_install(policy: Policy, host: HostName, differences: Sequence[str]) -> Decision:
+    """`labelmap.install` of a host with Xen, where labels mean what the hypervisor's FLASK policy says: may VMs start
+    under it? `differences` of what the hypervisor answered from what it must (`flask_expected.flask_differences`)."""
+
+    def denials() -> Denials:
+        if policy.hypervisor_of(host) is not HypervisorKind.XEN:
+            yield Deny(Rule.ASSIGNMENT, f"{host} has no Xen", f"hosts.{quoted(host)}.hypervisor")
+        if differences:
+            yield Deny(Rule.LABEL, f"Xen enforces another FLASK policy: {some(differences)}")
+
+    return _decide(Check.LABELMAP_INSTALL, policy.coalition, "FLASK", denials())
 
 
 def label_vm(policy: Policy, vm: VmName, *, wanted: VmContext, found: VmContext | None) -> Decision:

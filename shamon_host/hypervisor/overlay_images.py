@@ -1,30 +1,35 @@
-"""Pinned clean images and qcow2 overlays on this host's disk, made with `qemu-img`.
+"""Pinned clean images and what VMs run on instead of them, on this host's disk: qcow2 overlays made with `qemu-img`, or
+raw copies for Xen, whose dom0 gives a guest a file through a loop device.
 
-A clean image is never written to: VMs run on overlays above it. It is read whole and compared with the policy's pin
-each time an overlay is made from it.
+A clean image is never written to. It is read whole and compared with the policy's pin each time an overlay is made from
+it; what is copied is compared with it once more.
 """
 
 import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName, plain_name
 
 _CHUNK = 1 << 20
+_HOLE = 1 << 16
+"""Bytes: as much as is left out of a copy at once."""
 _TIMEOUT_S = 120
 _DIRECTORY_MODE = 0o711
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverlayImages:
+@dataclass(frozen=True, kw_only=True)
+class _ImageFiles:
     """`images`: name → path of the clean image and its format (`raw` or `qcow2`); `directory`: where overlays live."""
 
     images: Mapping[str, tuple[Path, str]]
     directory: Path
+    suffix: ClassVar[str]
 
     def verify(self, image: str, sha256: str) -> None:
         path, _ = self._image(image)
@@ -47,14 +52,17 @@ class OverlayImages:
             )
 
     def fresh_overlay(self, vm: VmName, image: str) -> str:
-        base, base_format = self._image(image)
+        self._image(image)
         target = self._path(vm)
         fresh = target.with_suffix(".new")
         self._make_directory()
         fresh.unlink(missing_ok=True)
-        _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(fresh))
+        self._make(image, fresh)
         os.replace(fresh, target)
         return str(target)
+
+    def _make(self, image: str, fresh: Path) -> None:
+        raise NotImplementedError
 
     def overlay(self, vm: VmName) -> str | None:
         path = self._path(vm)
@@ -73,7 +81,7 @@ class OverlayImages:
         return self.images[image]
 
     def _make_directory(self) -> None:
-        """QEMU, which runs as a user of its own, walks through it and may not list it, whatever our umask."""
+        """QEMU, where it runs as a user of its own, walks through it and may not list it, whatever our umask."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.directory.chmod(_DIRECTORY_MODE)
@@ -83,7 +91,66 @@ class OverlayImages:
             ) from error
 
     def _path(self, vm: VmName) -> Path:
-        return self.directory / f"{plain_name(vm, 'VM name')}.qcow2"
+        return self.directory / f"{plain_name(vm, 'VM name')}{self.suffix}"
+
+
+class OverlayImages(_ImageFiles):
+    """`ports.Images` for QEMU: an overlay is a qcow2 file above the clean image."""
+
+    suffix = ".qcow2"
+
+    def _make(self, image: str, fresh: Path) -> None:
+        base, base_format = self._image(image)
+        _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(fresh))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopbackImages(_ImageFiles):
+    """`ports.Images` for Xen: an overlay is a copy of the raw clean image, sparse where that is zero.
+
+    The copy is what VMs run on, so its content is compared with what `verify` last found right; the clean image may
+    have changed in between.
+    """
+
+    suffix = ".raw"
+    _verified: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def verify(self, image: str, sha256: str) -> None:
+        self._verified.pop(image, None)
+        super().verify(image, sha256)
+        self._verified[image] = sha256
+
+    def _make(self, image: str, fresh: Path) -> None:
+        base, _ = self._image(image)
+        try:
+            found = _copied(base, fresh)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise BackendFailed("cannot copy the clean image", where=str(base), found=error.strerror or "") from error
+        expected = self._verified.get(image, found)
+        if found != expected:
+            fresh.unlink(missing_ok=True)
+            raise NotTrusted(
+                "the clean image changed while it was copied",
+                where=str(base),
+                expected=f"sha256 {expected}",
+                found=f"sha256 {found}",
+                remedy="Put the pinned image back; nothing was started from this one.",
+            )
+
+
+def _copied(source: Path, target: Path) -> str:
+    """Copy a file, leaving holes for blocks of zeros; SHA-256 of what was copied. Raises OSError."""
+    digest, zeros = hashlib.sha256(), bytes(_HOLE)
+    with source.open("rb") as old, target.open("xb") as new:
+        while chunk := old.read(_HOLE):
+            digest.update(chunk)
+            if chunk == zeros:
+                new.seek(_HOLE, os.SEEK_CUR)
+            else:
+                new.write(chunk)
+        new.truncate(new.tell())
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What this program needs of a hypervisor and of the place where disk images live.
 
-Real: `libvirt_qemu`, `libvirt_xen`, `xen_flask`, `overlay_images`, `raw_images`, `disk_files`. In memory:
+Real: `libvirt_qemu`, on Xen `libvirt_xen` and `xen_flask`; `overlay_images`, `disk_files`. In memory:
 `shamon_host.testing.hypervisor`, `shamon_host.testing.flask`, `shamon_host.testing.images`,
 `shamon_host.testing.disks`.
 All calls are synchronous; the daemon runs them in a worker thread. They raise BackendFailed.

@@ -16,7 +16,7 @@ from typing import Any
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.flask_expected import ExpectedFlask, expected_flask, flask_differences
+from shamon_host.domain.flask_expected import ExpectedFlask, expected_flask, flask_differences, some
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, VmLabel, VmName, plain_name, type_name
 from shamon_host.domain.policy import HypervisorKind, Policy
@@ -25,8 +25,6 @@ from shamon_host.hypervisor.flask_report import flask_document, read_flask_docum
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, FlaskState
 
 MAX_REPORT_BYTES = 1 << 20
-_TOLD = 4
-"""Differences of FLASK policies that a claim names."""
 _REPORTED_STATES = tuple(state.value for state in RUNNING_STATES)
 
 
@@ -154,12 +152,6 @@ def _check_flask(flask: FlaskState | None, *, host: HostName, policy: Policy) ->
 def flask_state_differences(expected: ExpectedFlask, state: FlaskState) -> Iterator[str]:
     """`domain.flask_expected.flask_differences` of what a hypervisor says."""
     return flask_differences(expected, enforcing=state.enforcing, booleans=state.booleans, answers=state.access)
-
-
-def some(differences: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = len(differences) - _TOLD
-    return "; ".join(differences[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, label_map: LabelMap) -> Claim | None:

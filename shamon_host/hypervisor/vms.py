@@ -14,7 +14,7 @@ from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
-from shamon_host.domain.labels import TypeName, VmName
+from shamon_host.domain.labels import FlaskContext, TypeName, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.ports import Audit, DomainReport, DomainState, Hypervisor, Images, disks_listed
@@ -41,6 +41,8 @@ class VmManager:
     admitted: Callable[[], bool]
     """Whether some peer has admitted this host in this boot."""
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
+    require_enforced: Callable[[], None] = lambda: None
+    """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def start(self, name: VmName) -> DomainReport:
@@ -248,6 +250,7 @@ class VmManager:
         return self._report(name)
 
     def _permit(self, entry: VmEntry) -> None:
+        self.require_enforced()
         policy = self.states.policy()
         start, *to_come = self.start_decisions(entry.name)
         attached = [monitor.vm_attach(policy, entry.name, name) for name in policy.interfaces_of(entry.name)]
@@ -299,26 +302,26 @@ class VmManager:
         A label that nobody enforces counts for nothing. Raises NotTrusted.
         """
         entry = self.states.entry(report.name)
-        decision = monitor.label_vm(
-            self.states.policy(), entry.name, wanted=self.states.context(entry.name), found=report.context
-        )
+        wanted = self.states.context(entry.name)
+        mac = "FLASK" if isinstance(wanted, FlaskContext) else "SELinux"
+        decision = monitor.label_vm(self.states.policy(), entry.name, wanted=wanted, found=report.context)
         self.audit(decision.check, entry.name, decision.as_detail())
         if not decision.permitted:
             self._hypervisor.destroy(entry.name)
             raise NotTrusted(
                 "the VM does not run under its label, and was destroyed before it ran",
                 where=entry.name,
-                expected=str(self.states.context(entry.name)),
+                expected=str(wanted),
                 found=str(report.context or "no label"),
-                remedy="SELinux must be enforcing, with the policy modules of this program and of libvirt loaded.",
+                remedy=f"{mac} must be enforcing, with the policy modules of this program and of libvirt loaded.",
             )
         if not report.enforced:
             raise NotTrusted(
                 "the label of the VM binds nobody",
                 where=entry.name,
-                expected="SELinux enforcing",
+                expected=f"{mac} enforcing",
                 found="permissive",
-                remedy="Boot this host again with SELinux enforcing; its peers refuse it until then.",
+                remedy=f"Boot this host again with {mac} enforcing; its peers refuse it until then.",
             )
 
     def _has_its_disks(self, report: DomainReport) -> bool:

@@ -38,9 +38,9 @@ class MemoryFlask:
     """What is in the image that Xen boots."""
     broken: str = ""
     """Why it answers nothing and takes nothing; empty while it works."""
-    loads: int = 0
-    """How often a policy was replaced since the boot."""
     _loaded: _Loaded = field(init=False, repr=False)
+    _known: list[frozenset[str]] = field(init=False, repr=False)
+    """The types of every policy since the boot, the newest last."""
 
     def __post_init__(self) -> None:
         self.reboot()
@@ -51,7 +51,7 @@ class MemoryFlask:
             self._loaded = _evaluated(module)
         except BadInput as error:
             raise BackendFailed("checkpolicy refuses the FLASK policy", found=str(error)[:300]) from error
-        self.loads += 1
+        self._known.append(self._loaded.types)
 
     def state(self, questions: Iterable[Question]) -> FlaskState:
         self._require_working()
@@ -70,9 +70,15 @@ class MemoryFlask:
         """The label that a new domain gets: libxl only logs it when the policy does not know the one asked for."""
         return context if isinstance(context, FlaskContext) and self._valid(context) else WITHOUT_LABEL
 
-    def present(self, context: FlaskContext) -> FlaskContext:
-        """What a domain that was given this label has now."""
-        return context if self._valid(context) else LOST
+    @property
+    def loads(self) -> int:
+        """How often a policy was replaced since the boot."""
+        return len(self._known) - 1
+
+    def present(self, context: FlaskContext, loads: int) -> FlaskContext:
+        """What a domain that was given this label after so many loads has now. A label that one policy did not know is
+        lost for good: Xen drops its SID, and gives it another one when a later policy knows it."""
+        return context if all(context.type in types for types in self._known[loads:]) else LOST
 
     def allow(self, source: str, target: str, object_class: str, *permissions: str) -> None:
         """Somebody with dom0's powers loads a policy that allows more."""
@@ -82,7 +88,8 @@ class MemoryFlask:
 
     def reboot(self) -> None:
         """Xen starts with the policy of its image."""
-        self._loaded, self.loads, self.enforcing = _evaluated(self.boot_module), 0, True
+        self._loaded, self.enforcing = _evaluated(self.boot_module), True
+        self._known = [self._loaded.types]
 
     def _valid(self, context: FlaskContext) -> bool:
         return (context.user, context.role) == ("system_u", "system_r") and context.type in self._loaded.types

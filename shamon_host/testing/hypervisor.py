@@ -31,6 +31,8 @@ class _Domain:
     context: VmContext | None
     disks: tuple[VmDisk, ...]
     guest: MemoryGuest
+    loads: int = 0
+    """How often Xen's policy had been replaced when it got its label."""
 
 
 @dataclass(kw_only=True)
@@ -62,6 +64,7 @@ class MemoryHypervisor:
                 addresses=tuple(self.addresses.get(spec.name, ())),
                 running=lambda: self._runs(spec.name),
             ),
+            loads=self.flask.loads if self.flask else 0,
         )
         self._refuse_further_disks(spec, context)
         self._plug(domain)
@@ -203,7 +206,7 @@ class MemoryHypervisor:
     def _report(self, domain: _Domain) -> DomainReport:
         spec, context, flask = domain.spec, domain.context, self.flask
         if flask is not None and isinstance(context, FlaskContext):
-            context = flask.present(context)
+            context = flask.present(context, domain.loads)
         return DomainReport(
             name=spec.name,
             uuid=spec.uuid,

@@ -23,12 +23,13 @@ from shamon_host.daemon.service import plain_error
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName, TypeName, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.links.model import SecurityAssociation
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.testing.clock import VirtualClock
 from shamon_host.testing.disks import MemoryDisks
+from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
@@ -133,11 +134,15 @@ class MemoryHost:
         self.clock = VirtualClock()
         self.kernel = MemoryKernel([enrolment.address(name)], wire, self.clock)
         self.disks = MemoryDisks()
+        on_xen = enrolment.policy.hypervisor_of(self.host) is HypervisorKind.XEN
+        self.flask = MemoryFlask() if on_xen else None
+        """Of Xen; None: the hypervisor is QEMU."""
         self.hypervisor = MemoryHypervisor(
             switch=self.kernel,
             addresses=VM_ADDRESSES,
             enforcing=lambda: self.kernel.selinux.mode is SelinuxMode.ENFORCING,
             files=self.disks,
+            flask=self.flask,
         )
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
@@ -166,6 +171,8 @@ class MemoryHost:
         self._repeating = False
         self.hypervisor.power_off()
         self.kernel.reboot()
+        if self.flask is not None:
+            self.flask.reboot()
         self.clock.reboot()
         self.machine.boot(boot_image(variant))
         await self.start_daemon()
@@ -238,6 +245,7 @@ class MemoryHost:
                 logs=self.machine.logs,
                 kernel=self._severable,
                 hypervisor=self.hypervisor,
+                flask=self.flask,
                 images=self.images,
                 disks=self.disks,
                 transport=self._network.transport(identity, registry),

@@ -6,7 +6,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import CLEAN_IMAGE, Enrolment, MemoryHost
@@ -21,21 +21,31 @@ _POLL_S = 0.5
 
 
 @cache
-def _policy(timing: Timing) -> Policy:
-    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing)
+def _policy(timing: Timing, hypervisors: tuple[HypervisorKind, ...]) -> Policy:
+    kinds = dict(zip(HOST_ADDRESSES, hypervisors, strict=False))
+    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing, hypervisors=kinds)
     return parse_policy(text.encode(), source="the story's policy")
 
 
 class MemoryWorld:
     """`world.World` in memory; a context manager, so that no daemon is left running."""
 
-    def __init__(self, *, faults: Sequence[Fault] = tuple(Fault), timing: Timing = MEMORY_TIMING) -> None:
+    def __init__(
+        self,
+        *,
+        faults: Sequence[Fault] = tuple(Fault),
+        timing: Timing = MEMORY_TIMING,
+        hypervisors: Sequence[HypervisorKind] = (),
+        policy: Policy | None = None,
+    ) -> None:
+        """`hypervisors`: of alpha, beta and gamma, in this order; QEMU for the rest. `policy`: another than the
+        story's."""
         self.faults = faults
         self.timing = timing
         self.vm_addresses: Mapping[str, tuple[str, str]] = VM_ADDRESSES
         self.wire = MemoryWire()
         self.network = MemoryNetwork()
-        self.policy = _policy(timing)
+        self.policy = policy or _policy(timing, tuple(hypervisors))
         self.enrolment = Enrolment(policy=self.policy)
         self.hosts: Mapping[str, MemoryHost] = {
             name: MemoryHost(name=name, wire=self.wire, network=self.network, enrolment=self.enrolment)

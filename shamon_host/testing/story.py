@@ -16,6 +16,8 @@ from shamon_host.testing.story_report import Observer, StepFailed, StepReport, S
 from shamon_host.testing.world import BootVariant, Fault, Host, World
 
 _ASK_TIMES = 5
+_LABELS = (":svirt_t:", ":shamon_vm_")
+"""Of VMs on QEMU and on Xen, in their contexts."""
 RED, BLUE = "acme/red", "rival/blue"
 DEFINITE = (Fault.PROGRAM, Fault.MODULE, Fault.PERMISSIVE, Fault.OLD_EVIDENCE)
 """Faults that show as bad Evidence; after the others a peer is only silent, and may come back in time."""
@@ -305,7 +307,9 @@ class Story:
         self._check(result.exit_code == 0, f"{vm} starts on {host.name}", str(result.value))
         status = await self._vm(host, vm)
         self._check(
-            status["state"] == "running" and ":svirt_t:" in status["context"], f"{vm} runs under its label", str(status)
+            status["state"] == "running" and any(each in status["context"] for each in _LABELS),
+            f"{vm} runs under its label",
+            str(status),
         )
         return str(status["context"])
 

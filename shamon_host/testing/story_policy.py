@@ -1,5 +1,8 @@
 """The policy of the story's coalition, as the TOML text that an operator would write."""
 
+from collections.abc import Mapping
+
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.world import Timing
 
 VM_ADDRESSES = {
@@ -11,6 +14,7 @@ VM_ADDRESSES = {
 }
 """All in one subnet on purpose: nothing but the policy keeps the types apart."""
 HOST_ADDRESSES = {"alpha": "192.0.2.1", "beta": "192.0.2.2", "gamma": "192.0.2.3"}
+ALL_QEMU = dict.fromkeys(HOST_ADDRESSES, HypervisorKind.QEMU)
 _TEXT = """\
 # A coalition of three hosts. acme's VMs and rival's VMs run side by side and never exchange a frame;
 # acme's and the auditor's never run on one host at the same time.
@@ -40,15 +44,15 @@ types = ["audit/black"]
 types = ["acme/red", "audit/black"]
 
 [hosts.alpha]
-address = "{alpha}"
+address = "{alpha}"{alpha_hypervisor}
 types = ["acme/red", "rival/blue", "audit/black"]
 
 [hosts.beta]
-address = "{beta}"
+address = "{beta}"{beta_hypervisor}
 types = ["acme/red", "rival/blue"]
 
 [hosts.gamma]
-address = "{gamma}"
+address = "{gamma}"{gamma_hypervisor}
 types = ["acme/red", "rival/blue"]
 
 [images.app]
@@ -91,8 +95,9 @@ allow_software_tpm = true
 """
 
 
-def story_policy(*, image_sha256: str, timing: Timing) -> str:
-    """The policy with the pin of the application image and the intervals of this world."""
+def story_policy(*, image_sha256: str, timing: Timing, hypervisors: Mapping[str, HypervisorKind] = ALL_QEMU) -> str:
+    """The policy with the pin of the application image and the intervals of this world. `hypervisors`: host → what it
+    runs its VMs with; a host that is not in it has QEMU."""
     return _TEXT.format(
         image_sha256=image_sha256,
         period_s=float(timing.period_s),
@@ -101,4 +106,9 @@ def story_policy(*, image_sha256: str, timing: Timing) -> str:
         timeout_s=float(timing.timeout_s),
         action_delay_s=float(timing.action_delay_s),
         **HOST_ADDRESSES,
+        **{f"{name}_hypervisor": _key(hypervisors.get(name)) for name in HOST_ADDRESSES},
     )
+
+
+def _key(kind: HypervisorKind | None) -> str:
+    return f'\nhypervisor = "{kind}"' if kind not in (None, HypervisorKind.QEMU) else ""

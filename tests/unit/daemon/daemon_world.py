@@ -38,8 +38,7 @@ class DaemonWorld(MemoryWorld):
     """Three enrolled hosts, all off."""
 
     def __init__(self, *changes: Change) -> None:
-        super().__init__()
-        self.policy = self.enrolment.policy = changed_policy(*changes)
+        super().__init__(policy=changed_policy(*changes))
 
     @property
     def alpha(self) -> MemoryHost:

@@ -24,7 +24,9 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.service import only_one
 from shamon_host.daemon.system_clock import SystemClock
 from shamon_host.domain.errors import BackendFailed, ShamonError, Unreachable
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.peer.sealed_key import sealed_key
+from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.hypervisor import MemoryHypervisor
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.machine import MeasuredMachine
@@ -71,6 +73,7 @@ class World:
         self.machine.boot()
         self.kernel = MemoryKernel(["192.0.2.1"], MemoryWire(), SystemClock())
         self.hypervisor = MemoryHypervisor(switch=self.kernel, addresses={}, enforcing=lambda: True)
+        self.flask = MemoryFlask()
         self.libvirt_error: ShamonError | None = None
         (root / "policy.toml").write_text(story_policy(image_sha256="0" * 64, timing=MEMORY_TIMING))
         (root / "alpha.ak").write_bytes(self.machine.tpm.ak_public())
@@ -103,6 +106,18 @@ class World:
 
         return Noted()
 
+    def make_xen(self) -> None:
+        """The host has Xen, and its policy says so."""
+        kinds = {"alpha": HypervisorKind.XEN}
+        text = story_policy(image_sha256="0" * 64, timing=MEMORY_TIMING, hypervisors=kinds)
+        (self.root / "policy.toml").write_text(text)
+        self.config.write_text(self.config.read_text() + '[hypervisor]\ntype = "xen"\n')
+        self.hypervisor.flask = self.flask
+
+    def libvirt_xen(self, uri: str) -> Any:
+        assert uri == "xen:///system"
+        return self.backend("hypervisor", self.hypervisor)
+
     def libvirt(self, _uri: str, *, virt_type: str) -> Any:
         if self.libvirt_error:
             raise self.libvirt_error
@@ -116,6 +131,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     stubs: dict[str, dict[str, Any]] = {
         "shamon_host.attestation.tpm_device": {"DeviceTpm": lambda _: world.backend("tpm", world.machine.tpm)},
         "shamon_host.hypervisor.libvirt_qemu": {"LibvirtQemu": world.libvirt},
+        "shamon_host.hypervisor.libvirt_xen": {"LibvirtXen": world.libvirt_xen},
+        "shamon_host.hypervisor.xen_flask": {"XenFlask": lambda: world.flask},
         "shamon_host.links.linux_kernel": {"LinuxLinkKernel": lambda: world.backend("kernel", world.kernel)},
     }
     for name, members in stubs.items():
@@ -202,6 +219,31 @@ def test_another_one_is_refused_while_it_runs(world: World, capsys: pytest.Captu
         assert daemon(world) == 1
     assert "another daemon runs" in capsys.readouterr().err
     assert world.closed == []
+
+
+def test_a_host_with_xen(world: World) -> None:
+    world.make_xen()
+    seen: list[Any] = []
+    assert life(world, lambda: seen.append(ApiClient(world.socket).get("/v1/status"))) == 0
+    assert seen[0]["flask"] == {"wrong": "", "changed_by_others": ""}
+    assert world.flask.loads == 1
+    assert world.closed == ["peer service", "transport", "tpm", "hypervisor", "kernel"]
+
+
+@pytest.mark.parametrize("configured", ["xen", "qemu"])
+def test_another_hypervisor_than_the_policy_says(
+    world: World, capsys: pytest.CaptureFixture[str], configured: str
+) -> None:
+    world.make_xen()
+    if configured == "qemu":
+        world.config.write_text(world.config.read_text().replace('type = "xen"', 'type = "kvm"'))
+    else:
+        (world.root / "policy.toml").write_text(story_policy(image_sha256="0" * 64, timing=MEMORY_TIMING))
+    assert daemon(world) == 3
+    told = capsys.readouterr().err
+    assert "hosts.alpha.hypervisor: this host has another hypervisor than the policy says" in told
+    assert f"found: {configured}" in told or f"found {configured}" in told
+    assert world.flask.loads == 0
 
 
 def test_without_libvirt_it_says_so(world: World, capsys: pytest.CaptureFixture[str]) -> None:

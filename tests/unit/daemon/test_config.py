@@ -9,6 +9,7 @@ from shamon_host.daemon.config import MAX_CONFIG_BYTES, load_config
 from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import VmName
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.signed_record import public_text
 
@@ -60,9 +61,17 @@ def test_a_name_is_enough(tmp_path: Path) -> None:
     assert config.socket == Path("/run/shamon/shamon.sock")
     assert config.database == Path("/var/lib/shamon/shamon.sqlite")
     assert (config.tcti, config.libvirt_uri, config.virt_type) == ("device:/dev/tpmrm0", "qemu:///system", "auto")
+    assert config.hypervisor is HypervisorKind.QEMU
     assert not config.images
     assert not config.vms
     assert config.results == Retention(days=90, runs=200, evidence_bytes=8 << 20)
+
+
+def test_a_host_with_xen(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    path.write_text('name = "alpha"\nhypervisor.type = "xen"\nimages.app.path = "/images/app.raw"')
+    config = load_config(path)
+    assert (config.hypervisor, config.libvirt_uri) == (HypervisorKind.XEN, "xen:///system")
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -98,7 +107,8 @@ def test_everything(tmp_path: Path) -> None:
         ("[tpm]", "[tpm]\nx = 1", "tpm.x", "tcti"),
         ('"swtpm:host=127.0.0.1,port=2321"', "1", "tpm.tcti", "a string"),
         ('"qemu:///session"', "[]", "hypervisor.uri", "a string"),
-        ('type = "qemu"', 'type = "xen"', "hypervisor.type", "auto, kvm or qemu"),
+        ('type = "qemu"', 'type = "hvm"', "hypervisor.type", "auto, kvm, qemu or xen"),
+        ('type = "qemu"', 'type = "xen"', "images.app.format", "raw, as VMs on Xen run on copies"),
         ('[hypervisor]\nuri = "qemu:///session"\ntype = "qemu"', "[[hypervisor]]", "hypervisor", "a table"),
         ("[images.app]", '[images."A B"]', "images.A B", "lower case letters"),
         ('path = "/images/app.qcow2"', "", "images.app.path", "a string"),

@@ -108,6 +108,10 @@ def test_a_domain_whose_label_the_next_policy_lacks_has_none(bench: MemoryBench)
     (report,) = bench.hypervisor.domains()
     assert str(report.context) == "system_u:system_r:unlabeled_t"
     flask.load(flask_source(POLICY))
+    assert bench.hypervisor.domains() == (report,), "it is lost for good"
+    bench.hypervisor.destroy(FIRST)
+    _start(bench, FIRST, 1)
+    flask.load(flask_source(POLICY))
     flask.enforcing = False
     (report,) = bench.hypervisor.domains()
     assert (report.context, report.enforced) == (flask_context("red"), False)

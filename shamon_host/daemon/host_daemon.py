@@ -232,6 +232,7 @@ class HostDaemon:
             reconciler=own.reconciler,
             vms=vms,
             xen=own.xen,
+            on_enforced=self._on_enforced,
             audit=audit,
             logs=backends.logs,
             clock=clock,
@@ -329,6 +330,10 @@ class HostDaemon:
         """What this host may run only as a proven member may start now (`HostEntry.starting`)."""
         if self.policy.hosts[self.name].starting is not None:
             self.background.spawn(self._restore_vms(missing_only=True), "VMs of an admitted host")
+
+    def _on_enforced(self) -> None:
+        """What should run and could not, because labels bound nobody."""
+        self.background.spawn(self._restore_vms(missing_only=True), "VMs of a host whose labels bind again")
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)

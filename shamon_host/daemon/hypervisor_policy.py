@@ -54,26 +54,32 @@ class HypervisorPolicy:
     boot_id: str
     wrong: str = field(init=False, default="it was not asked yet")
     """Why no VM starts, as of the last look; empty while Xen enforces the policy in force."""
+    replaced: int = field(init=False, default=0)
+    """How often this daemon has found another policy in the place of ours."""
     _state: FlaskState | None = field(init=False, default=None)
     _foreign: _Foreign | None = field(init=False, default=None)
     _left: tuple[str, list[str]] = field(init=False, default=("", []))
     """Digest of a policy, and how Xen differed from it right after it was loaded: to load it again mends nothing."""
     _told: str = field(init=False, default="")
+    _looks: int = field(init=False, default=0)
     _lock: threading.RLock = field(init=False, default_factory=threading.RLock, repr=False)
 
-    def bring_about(self) -> bool:
-        """Have Xen enforce the policy in force; True where somebody else had changed it.
+    def bring_about(self) -> None:
+        """Have Xen enforce the policy in force; whether it does now says `wrong`.
 
-        Whether Xen does now says `wrong`. Raises only what the audit log and the store do.
+        Whoever waits while another one looks takes what the next one finds. Raises only what the audit log and the
+        store do.
         """
+        before = self._looks
         with self._lock:
-            before = self._foreign
+            if self._looks > before:
+                return
+            self._looks += 1
             try:
                 self._state = self._put_in_force(self.policy())
             except _NoAnswerError as error:
                 self._state, self.wrong = None, str(error)
                 self._tell("flask.not-loaded", {"reason": self.wrong})
-            return self._foreign is not before
 
     def require(self) -> None:
         """Before a VM starts. Raises NotTrusted where Xen does not enforce the policy in force."""
@@ -111,6 +117,7 @@ class HypervisorPolicy:
             which = {"version": policy.version, "digest": policy.digest}
             if loaded:
                 words = some(differences)
+                self.replaced += 1
                 self._foreign = _Foreign(state, words, self.clock.boottime_s())
                 self.audit("flask.foreign", self.host, {**which, "found": words})
             self.audit("flask.load", self.host, which)

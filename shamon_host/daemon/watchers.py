@@ -46,6 +46,8 @@ class Watchers:
     reconciler: LinkReconciler
     vms: VmManager
     xen: HypervisorPolicy | None
+    on_enforced: Callable[[], None]
+    """Xen enforces the policy now, and did not before: VMs may start."""
     audit: AuditLog
     logs: MeasurementLogs
     clock: Clock
@@ -177,13 +179,16 @@ class Watchers:
 
     async def _hypervisor_policy(self, xen: HypervisorPolicy) -> None:
         """Whatever happens to it, peers are to see; a domain may have lost its label meanwhile."""
+        known = xen.replaced, xen.wrong
         while True:
             await self.clock.sleep(POLICY_POLL_S)
-            before = xen.wrong
-            changed = await self.blocking(xen.bring_about)
-            if changed or xen.wrong != before:
+            await self.blocking(xen.bring_about)
+            before, known = known, (xen.replaced, xen.wrong)
+            if known != before:
                 self._domains_changed.set()
                 self.wake_all()
+            if before[1] and not xen.wrong:
+                self.on_enforced()
 
     async def _windows(self) -> None:
         """A window closes by itself, and the kernel sees to that; somebody has to open it."""

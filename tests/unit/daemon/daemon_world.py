@@ -21,6 +21,8 @@ from shamon_host.testing.story_policy import VM_ADDRESSES, story_policy
 ALPHA, BETA, GAMMA = HostName("alpha"), HostName("beta"), HostName("gamma")
 Change = tuple[str, str]
 """In the policy's text: what is replaced by what."""
+XEN: Change = ('192.0.2.1"', '192.0.2.1"\nhypervisor = "xen"')
+"""Alpha has Xen; the others have QEMU."""
 ON_FAILURE = 'on_failure = "replace"'
 
 

@@ -1,5 +1,8 @@
 """A host with Xen keeps the coalition's policy in its hypervisor, and tells its peers and people when it was not."""
 
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -8,19 +11,17 @@ from shamon_host.daemon.hypervisor_policy import HypervisorPolicy
 from shamon_host.daemon.policy_versions import PolicyRecord
 from shamon_host.daemon.watchers import POLICY_POLL_S
 from shamon_host.domain.flask_labels import flask_type
+from shamon_host.domain.flask_rules import Question
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.policy_form import with_digest
+from shamon_host.hypervisor.ports import FlaskState
 from shamon_host.interchange.flask import flask_base_source
 from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.memory_host import MemoryHost
-from tests.unit.daemon.daemon_world import DaemonWorld, changed_policy, daemon, play, records
+from tests.unit.daemon.daemon_world import XEN, DaemonWorld, changed_policy, daemon, play, records
+from tests.unit.hypervisor.vm_world import MemoryDocuments
 
-XEN = (
-    'types = ["acme/red", "rival/blue", "audit/black"]',
-    ('types = ["acme/red", "rival/blue", "audit/black"]\nhypervisor = "xen"'),
-)
-"""Alpha's; beta has QEMU."""
 WEB, SHOP = VmName("web"), VmName("shop")
 RED, BLUE = flask_type("red"), flask_type("blue")
 
@@ -168,6 +169,72 @@ def test_a_hypervisor_that_does_not_answer_starts_nothing() -> None:
         await world.start("alpha", "web")
 
     play(test, XEN)
+
+
+def test_what_should_run_starts_once_labels_bind_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+
+        class Silent(MemoryFlask):
+            def reboot(self) -> None:
+                super().reboot()
+                self.broken = "ENOSYS"
+
+        world.alpha.flask = world.alpha.hypervisor.flask = Silent()
+        await world.alpha.boot()
+        assert not world.alpha.hypervisor.domains()
+        (left,) = records(world.alpha, "vm.not-restored", "web")
+        assert "ENOSYS" in left["reason"]
+        flask(world.alpha).broken = ""
+
+        async def runs() -> bool:
+            return bool(world.alpha.hypervisor.domains())
+
+        await world.until(runs, within_s=POLICY_POLL_S + 1, what="web runs")
+        (domain,) = world.alpha.hypervisor.domains()
+        assert str(domain.context) == f"system_u:system_r:{RED}"
+
+    play(test, XEN)
+
+
+def test_whoever_waits_takes_what_the_next_one_finds() -> None:
+    """However many ask at once, Xen is asked for the first of them, and once for all who waited."""
+    world = DaemonWorld(XEN)
+    entered, go_on, asked = threading.Event(), threading.Event(), list[int]()
+
+    class Slow(MemoryFlask):
+        def state(self, questions: Iterable[Question]) -> FlaskState:
+            asked.append(1)
+            entered.set()
+            assert go_on.wait(10)
+            return super().state(questions)
+
+    own = HypervisorPolicy(
+        host=world.alpha.host,
+        flask=Slow(),
+        policy=lambda: world.policy,
+        documents=MemoryDocuments(),
+        audit=lambda kind, subject, detail: None,
+        clock=world.alpha.clock,
+        boot_id="one",
+    )
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(own.bring_about)
+        assert entered.wait(10)
+        arrived = threading.Barrier(9)
+
+        def wait() -> None:
+            arrived.wait(10)
+            own.bring_about()
+
+        others = [pool.submit(wait) for _ in range(8)]
+        arrived.wait(10)
+        go_on.set()
+        for each in (first, *others):
+            each.result()
+    assert own.wrong == ""
+    assert 3 <= len(asked) <= 2 + len(others), "before and after the load; for all who waited; for who came later"
 
 
 def test_a_base_policy_that_allows_more_is_told_of_and_loaded_once() -> None:

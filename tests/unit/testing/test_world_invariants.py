@@ -19,8 +19,11 @@ from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.ports import StopReason
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import ShamonError
+from shamon_host.domain.flask_expected import expected_flask
+from shamon_host.domain.flask_labels import flask_context, flask_type
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.hypervisor.ports import DomainState
+from shamon_host.interchange.flask import flask_base_source
 from shamon_host.links.desired import BLOCK_ENTRIES
 from shamon_host.peer.ports import Outcome
 from shamon_host.testing.clock import VirtualTimeLoop
@@ -28,7 +31,7 @@ from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.world import BootVariant, Fault
 from tests.examples import examples
-from tests.unit.daemon.daemon_world import DaemonWorld, SlowBlocking
+from tests.unit.daemon.daemon_world import XEN, Change, DaemonWorld, SlowBlocking
 
 HOSTS = st.sampled_from(sorted(HOST_ADDRESSES))
 VMS = st.sampled_from([*sorted(VM_ADDRESSES), "web", "probe"])
@@ -43,10 +46,13 @@ LOOK_S = 0.15
 class Coalition(RuleBasedStateMachine):
     """The story's three hosts; one event loop for the whole life."""
 
+    changes: tuple[Change, ...] = ()
+    """In the text of the story's policy."""
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
-        self.world = DaemonWorld()
+        self.world = DaemonWorld(*self.changes)
         self.slow = {name: SlowBlocking() for name in self.world.hosts}
         for name, host in self.world.hosts.items():
             host.blocking = self.slow[name]
@@ -320,5 +326,32 @@ class Coalition(RuleBasedStateMachine):
         return self.world.policy.vms[VmName(vm)].label
 
 
+class CoalitionWithXen(Coalition):
+    """Alpha has Xen, and somebody there who loads other policies into it."""
+
+    changes = (XEN,)
+
+    @rule(which=st.sampled_from(["without labels", "allows more"]))
+    def swap_policy(self, which: str) -> None:
+        flask = self.world.alpha.flask
+        assert flask is not None
+        if which == "without labels":
+            flask.load(flask_base_source())
+        else:
+            flask.allow(flask_type("red"), flask_type("blue"), "grant", "map_read")
+
+    async def _settle(self) -> None:
+        """What runs is under its label, which means what the policy says."""
+        await super()._settle()
+        own = self.world.alpha
+        assert own.flask is not None
+        expected = expected_flask(self.world.policy, own.host)
+        assert dict(own.flask.state(expected.access).access) == dict(expected.access)
+        for domain in own.hypervisor.domains():
+            assert domain.context == flask_context(self._label(domain.name))
+
+
+CoalitionWithXen.TestCase.settings = settings(max_examples=examples(4), stateful_step_count=12, deadline=None)
+TestCoalitionWithXen = CoalitionWithXen.TestCase
 Coalition.TestCase.settings = settings(max_examples=examples(7), stateful_step_count=12, deadline=None)
 TestCoalition = Coalition.TestCase

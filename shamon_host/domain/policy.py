@@ -33,6 +33,15 @@ class TpmDemand(StrEnum):
     """Only hosts with a hardware TPM."""
 
 
+class HypervisorKind(StrEnum):
+    """What a host runs its VMs with, hence what labels them."""
+
+    QEMU = "qemu"
+    """QEMU/KVM: sVirt, SELinux contexts of processes on the host."""
+    XEN = "xen"
+    """Xen with XSM: FLASK contexts of domains in the hypervisor."""
+
+
 class Primary(StrEnum):
     """Which of sHype's two rules is named when both deny (ACM: the primary policy component)."""
 
@@ -104,6 +113,7 @@ class HostEntry:
     types: frozenset[TypeName]
     starting: frozenset[TypeName] | None = None
     """What it may run before any peer has admitted it in this boot; None: all of `types`."""
+    hypervisor: HypervisorKind = HypervisorKind.QEMU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +231,10 @@ class Policy:
         """The label of a VM. Raises KeyError for a VM or a label that is not there."""
         name = self.vms[vm].label
         return UNLABELLED if name == UNLABELLED.name else self.vm_labels[name]
+
+    def hypervisor_of(self, host: HostName) -> HypervisorKind:
+        """What a host runs its VMs with; QEMU for a host that is not there."""
+        return self.hosts[host].hypervisor if host in self.hosts else HypervisorKind.QEMU
 
     def interfaces_of(self, vm: VmName) -> tuple[TypeName, ...]:
         """The type of each network interface of a VM, in order."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vm_images import debian
@@ -30,7 +30,7 @@ _MODULES = {
         "net_failover",
         "virtio_net",
     ),
-    "xen": ("xen_blkfront", "xen_netfront"),
+    "xen": ("xen_blkfront", "xen_netfront", "xen_evtchn", "xen_gntdev", "xen_gntalloc"),
 }
 """Directory below /lib → what is loaded where that is the bus, in this order."""
 _DISK_BYTES = 8 << 20
@@ -90,9 +90,12 @@ def _make_initrd(root: Path, out: Path) -> None:
         for index, name in enumerate(names)
         if name in found
     ]
-    out.write_bytes(
-        b"".join(_cpio_entry(number, *entry) for number, entry in enumerate([*files, ("TRAILER!!!", 0, b"")], 1))
-    )
+    out.write_bytes(archive(files))
+
+
+def archive(files: Sequence[tuple[str, int, bytes]]) -> bytes:
+    """A "newc" archive of (name, mode, content); a kernel unpacks one behind another."""
+    return b"".join(_cpio_entry(number, *entry) for number, entry in enumerate([*files, ("TRAILER!!!", 0, b"")], 1))
 
 
 def _cpio_entry(inode: int, name: str, mode: int, content: bytes) -> bytes:

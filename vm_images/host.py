@@ -44,6 +44,8 @@ class Kind:
     parts: Sequence[str | Path] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     """Directory in the root → what is copied there."""
+    beside: Sequence[Path] = ()
+    """Files that lie beside the images, for tests."""
 
     @property
     def command_lines(self) -> Mapping[str, str]:
@@ -103,6 +105,8 @@ def _build(kind: Kind, out: Path, tools: Path, app: Path, key_pair: Path) -> Non
     shutil.copytree(app, out / "app")
     contexts = _install_selinux(root, kind.recipes)
     run(["setfiles", "-F", "-r", root, contexts, root])
+    for file in kind.beside:
+        shutil.copy(file, out / file.name)
     _write_boot_files(kind, root, out)
     _write_manifest(kind, root, out)
     run(["truncate", "-s", _IMAGE_SIZE, out / "host.img"])

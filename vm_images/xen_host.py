@@ -10,6 +10,8 @@ from pathlib import Path
 from shamon_host.interchange.flask import flask_base_source
 from vm_images import base, host
 from vm_images.added_root import added_root
+from vm_images.cache import cached, digest_of
+from vm_images.commands import run_in_root
 from vm_images.hypervisor import build_hypervisor, compile_flask
 from vm_images.uki import add_sections
 
@@ -28,7 +30,9 @@ ramdisk=initrd
 
 
 def build_xen_host(say: Callable[[str], None]) -> Path:
-    """The directory with the files that `vm_images.host.build_host` names, of a Xen host."""
+    """The directory with the files that `vm_images.host.build_host` names, of a Xen host; and ``guest_probe``, with
+    which a guest tries what FLASK decides.
+    """
     hypervisor = build_hypervisor(say)
 
     def boot(image: Path, cmdline: str, root: Path, out: Path) -> None:
@@ -40,9 +44,21 @@ def build_xen_host(say: Callable[[str], None]) -> Path:
         boot=boot,
         parts=[hypervisor.name, *_CODE],
         files={_POLICY_HOME: hypervisor / "flask"},
+        beside=[_guest_probe(say)],
     )
     root = added_root("xen", base.base_root(say), RECIPE / "packages.txt", say)
     return host.build_kind(kind, root, say)
+
+
+def _guest_probe(say: Callable[[str], None]) -> Path:
+    """Without shared libraries, for a guest that has none."""
+    source, tools = RECIPE / "guest_probe.c", base.build_root(say)
+
+    def build(out: Path) -> None:
+        compiler = ["gcc", "-static", "-Os", "-Wall", "-Werror", "-s", "-o", "/out/guest_probe", "/in.c"]
+        run_in_root(tools, compiler, binds={source: "/in.c", out: "/out"})
+
+    return cached("guest-probe", digest_of(source, tools.parent.name), build, say) / "guest_probe"
 
 
 def _make_image(hypervisor: Path, image: Path, cmdline: str, root: Path, out: Path) -> None:

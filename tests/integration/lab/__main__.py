@@ -17,8 +17,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from shamon_host.domain.policy import HypervisorKind
 from tests.integration.lab.errors import LabError
-from tests.integration.lab.host import BootImage, Platform
+from tests.integration.lab.host import BootImage
 from tests.integration.lab.images import host_images
 from tests.integration.lab.lab import Lab
 from vm_images.cache import cache_root, source_files
@@ -42,7 +43,7 @@ def _up(chosen: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    xen = {"xen_images": host_images(Platform.XEN), "xen": chosen.xen} if chosen.xen else {}
+    xen = {"xen_images": host_images(HypervisorKind.XEN), "xen": chosen.xen} if chosen.xen else {}
     with Lab(host_images(), **xen) as lab:
         for name in chosen.hosts:
             lab.host(name).start(BootImage.OTHER if name in chosen.other else BootImage.RIGHT)

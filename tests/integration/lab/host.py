@@ -7,6 +7,7 @@ import time
 from enum import StrEnum
 from pathlib import Path
 
+from shamon_host.domain.policy import HypervisorKind
 from tests.integration.lab.errors import LabError
 from tests.integration.lab.machine import FIRMWARE_VARIABLES, Machine, MachineSettings, make_disk
 from tests.integration.lab.ssh import Result, Shell
@@ -16,15 +17,8 @@ from tests.integration.lab.wire import Cable, Wire, free_tcp_port
 _BOOT_LIMIT_S = 420
 
 
-class Platform(StrEnum):
-    """What a host runs its VMs on."""
-
-    QEMU = "qemu"
-    XEN = "xen"
-
-
-_MEMORY_MIB = {Platform.QEMU: 1536, Platform.XEN: 2304}
-_EMULATED_CPU = {Platform.QEMU: "max", Platform.XEN: "Westmere"}
+_MEMORY_MIB = {HypervisorKind.QEMU: 1536, HypervisorKind.XEN: 2304}
+_EMULATED_CPU = {HypervisorKind.QEMU: "max", HypervisorKind.XEN: "Westmere"}
 """Under Xen, dom0 does not survive SMAP as QEMU emulates it, and libvirt knows no model of all that `max` has."""
 
 
@@ -49,7 +43,7 @@ class LabHost:
         directory: Path,
         wire: Wire | Cable,
         accelerator: str,
-        platform: Platform = Platform.QEMU,
+        platform: HypervisorKind = HypervisorKind.QEMU,
     ) -> None:
         self.name = name
         self.number = number
@@ -118,7 +112,7 @@ class LabHost:
             ssh_port=self.ssh_port,
             wire=self._wire_option,
             load_options=load_options,
-            esp=self._esp(image, credential) if credential is not None or self.platform is Platform.XEN else None,
+            esp=self._esp(image, credential) if credential is not None or self.platform is HypervisorKind.XEN else None,
         )
         self._machine = Machine(settings)
 

@@ -5,15 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shamon_host.domain.policy import HypervisorKind
 from tests.integration.lab.errors import LabError
-from tests.integration.lab.host import Platform
 
 _REPOSITORY = Path(__file__).parents[3]
-_IMAGES = {Platform.QEMU: ("SHAMON_LAB_IMAGES", "host"), Platform.XEN: ("SHAMON_LAB_XEN_IMAGES", "xen")}
-"""Platform → the variable that names the directory of its images, and the recipe that builds them."""
+_IMAGES = {HypervisorKind.QEMU: ("SHAMON_LAB_IMAGES", "host"), HypervisorKind.XEN: ("SHAMON_LAB_XEN_IMAGES", "xen")}
+"""HypervisorKind → the variable that names the directory of its images, and the recipe that builds them."""
 
 
-def host_images(platform: Platform = Platform.QEMU) -> Path:
+def host_images(platform: HypervisorKind = HypervisorKind.QEMU) -> Path:
     """The directory of a platform's host images for the code as it is now; `SHAMON_LAB_IMAGES`, or for Xen
     `SHAMON_LAB_XEN_IMAGES`, names another one and builds nothing.
 

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from shamon_host.domain.policy import HypervisorKind
 from tests.integration.lab.accelerator import accelerator
-from tests.integration.lab.host import LabHost, Platform
+from tests.integration.lab.host import LabHost
 from tests.integration.lab.wire import Wire
 from vm_images.cache import in_use
 
@@ -25,7 +26,7 @@ class Lab:
     ) -> None:
         self.images = images
         self._xen = frozenset(xen)
-        self._images = {Platform.QEMU: images, **({Platform.XEN: xen_images} if xen_images else {})}
+        self._images = {HypervisorKind.QEMU: images, **({HypervisorKind.XEN: xen_images} if xen_images else {})}
         self.accelerator = accelerator(images / "app")
         self._held = contextlib.ExitStack()
         for directory in self._images.values():
@@ -52,7 +53,7 @@ class Lab:
         """The host of that name ("alpha", "beta", "gamma", or "hostN"), made (switched off) if it is not there yet."""
         if name not in self._hosts:
             number = _NUMBERS[name] if name in _NUMBERS else int(name.removeprefix("host"))
-            platform = Platform.XEN if name in self._xen else Platform.QEMU
+            platform = HypervisorKind.XEN if name in self._xen else HypervisorKind.QEMU
             self._hosts[name] = LabHost(
                 name=name,
                 number=number,

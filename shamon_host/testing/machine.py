@@ -26,9 +26,10 @@ from shamon_host.attestation.uki import (
     expected_pcr9_events,
     expected_pcr11_events,
 )
+from shamon_host.attestation.xen_image import expected_pcr4_events as expected_xen_events
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.testing.tpm import MemoryTpm
-from shamon_host.testing.uki_file import uki_file
+from shamon_host.testing.uki_file import uki_file, xen_file
 
 _BANKS = (Bank.SHA1, Bank.SHA256)
 _SEPARATOR = bytes(4)
@@ -58,6 +59,9 @@ class BootImage:
     cmdline: str = "root=/dev/vda security=selinux enforcing=1 ima_policy=tcb|critical_data"
     load_options: str = ""
     """Not empty: somebody replaced the embedded command line."""
+    xen: bytes = b""
+    """Not empty: the hypervisor below, which the firmware boots with FLASK policy, kernel and initrd in one image."""
+    flask_policy: bytes = b"flask policy"
     selinux_policy: bytes = b"selinux policy"
     early_files: tuple[tuple[str, bytes], ...] = (
         ("/usr/lib/systemd/systemd", b"\x7fELF systemd"),
@@ -75,7 +79,11 @@ class BootImage:
     """Run or read after that in the course of every boot, in this order; systemd loads the IMA policy first."""
 
     def file(self) -> bytes:
-        """The unified kernel image as the PE file that firmware would load."""
+        """The unified image, of the kernel or of Xen, as the PE file that firmware would load."""
+        if self.xen:
+            return xen_file(
+                xen=self.xen, flask=self.flask_policy, kernel=self.kernel, initrd=self.initrd, cmdline=self.cmdline
+            )
         return uki_file(stub=self.uki, kernel=self.kernel, initrd=self.initrd, cmdline=self.cmdline)
 
 
@@ -108,7 +116,8 @@ class MeasuredMachine:
         for event in events:
             self.tpm.extend(event.pcr, event.digests[Bank.SHA256])
         self.logs.present = True
-        self.logs.events, self.logs.entries = events, []
+        self.logs.events, self.logs.entries = () if image.xen else events, []
+        self.logs.on_xen = bool(image.xen)
         self._append(ima_sig_entry("boot_aggregate", boot_aggregate(Bank.SHA256, self.tpm.pcrs)))
         self._append(ima_buf_entry("kernel_version", b"6.1.0-memory"))
         for path, content in image.early_files:
@@ -160,12 +169,14 @@ class MemoryLogs:
     """`attestation.ports.MeasurementLogs` of a machine."""
 
     present: bool = False
+    on_xen: bool = False
+    """In dom0, which sees no log of the firmware."""
     events: tuple[Event, ...] = ()
     entries: list[ImaEntry] = field(default_factory=list)
 
     def event_log(self) -> bytes:
         self._require()
-        return encode_event_log(self.events, banks=_BANKS)
+        return b"" if self.on_xen else encode_event_log(self.events, banks=_BANKS)
 
     def ima_log(self, offset: int) -> bytes:
         self._require()
@@ -186,7 +197,7 @@ def boot_events(image: BootImage) -> tuple[Event, ...]:
     """What firmware, stub and kernel measure.
 
     PCR 0 the firmware, 4 the images, 7 Secure Boot, 9 command line and initrd, 11 the image's sections, 12 load options
-    that replace the command line.
+    that replace the command line. An image of Xen is measured by the firmware alone.
     """
 
     def measuring(pcr: int, kind: EventType, data: bytes, measured: bytes | None = None) -> Event:
@@ -198,8 +209,10 @@ def boot_events(image: BootImage) -> tuple[Event, ...]:
         measuring(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, bytes(16), image.firmware),
         measuring(7, EventType.EV_EFI_VARIABLE_DRIVER_CONFIG, _SECURE_BOOT_OFF),
         *(measuring(pcr, EventType.EV_SEPARATOR, _SEPARATOR) for pcr in _SEPARATED_PCRS if pcr != BOOT_LOADER_PCR),
-        *expected_pcr4_events(file, banks=_BANKS),
+        *(expected_xen_events if image.xen else expected_pcr4_events)(file, banks=_BANKS),
     ]
+    if image.xen:
+        return tuple(by_firmware)
     by_stub = list(expected_pcr11_events(file, banks=_BANKS))
     options, initrd = expected_pcr9_events(file, banks=_BANKS)
     if image.load_options:

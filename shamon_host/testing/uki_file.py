@@ -1,4 +1,5 @@
-"""Unified kernel images in a few hundred bytes: real PE files, so that what a boot of them measures can be computed.
+"""Unified images, of a kernel or of Xen, in a few hundred bytes: real PE files, so that what a boot of them measures
+can be computed.
 
 `machine` boots them; `attestation.uki` and `attestation.authenticode` read them like those of a host.
 
@@ -43,4 +44,12 @@ def uki_file(*, stub: bytes, kernel: bytes, initrd: bytes, cmdline: str) -> byte
             ".linux": pe_file({".text": kernel}),
             ".initrd": initrd,
         }
+    )
+
+
+def xen_file(*, xen: bytes, flask: bytes, kernel: bytes, initrd: bytes, cmdline: str) -> bytes:
+    """A unified image of Xen: the hypervisor with its configuration, its FLASK policy, dom0's kernel and initramfs."""
+    config = f"[host]\noptions=flask=enforcing\nkernel=kernel {cmdline}\nramdisk=initrd\n"
+    return pe_file(
+        {".text": xen, ".config": config.encode(), ".xsm": flask, ".kernel": kernel, ".ramdisk": initrd},
     )

@@ -2,13 +2,11 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +16,20 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainState, VmDisk, VmInterface, VmSpec
 from shamon_host.testing.contracts.hypervisor import FIRST, Bench, HypervisorContract
+from tests.integration.hypervisor.bridges_and_disks import (
+    APP,
+    BRIDGES,
+    DISKS,
+    answers,
+    bridges_and_disks,
+    label_of,
+    labelled_disk,
+    run,
+)
 
 if TYPE_CHECKING:
     from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 
-_APP = Path("/var/lib/libvirt/images/app")
-_DISKS = Path("/var/lib/libvirt/images/suite")
-_BRIDGES = ("suite0", "suite1")
 _PATIENCE_S = 15.0
 
 
@@ -35,9 +40,9 @@ class LibvirtBench:
         self.hypervisor = hypervisor
 
     def spec(self, name: VmName, *, number: int, interfaces: int = 1) -> VmSpec:
-        disk = _DISKS / f"{number}.qcow2"
+        disk = DISKS / f"{number}.qcow2"
         if not disk.exists():
-            _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{_APP}/disk.raw", "-F", "raw", str(disk))
+            run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{APP}/disk.raw", "-F", "raw", str(disk))
         return VmSpec(
             name=name,
             uuid=str(uuid.UUID(int=0x4000_8000_0000_0000_0000 + number)),
@@ -50,28 +55,23 @@ class LibvirtBench:
             disk=str(disk),
             interfaces=tuple(
                 VmInterface(device=f"suite{number}-{index}", bridge=bridge, mac=f"52:54:00:77:{index:02x}:{number:02x}")
-                for index, bridge in enumerate(_BRIDGES[:interfaces])
+                for index, bridge in enumerate(BRIDGES[:interfaces])
             ),
-            kernel=f"{_APP}/vmlinux",
-            initrd=f"{_APP}/initrd",
+            kernel=f"{APP}/vmlinux",
+            initrd=f"{APP}/initrd",
             cmdline=f"console=ttyS0 quiet app.name={name} app.ip4=10.77.0.{number}/24",
         )
 
     def disk(self, number: int, *, read_only: bool) -> VmDisk:
-        path = _DISKS / f"{number}-{'read' if read_only else 'written'}.raw"
-        if not path.exists():
-            path.write_bytes(bytes(1 << 20))
-        file_type = "virt_content_t" if read_only else "svirt_image_t"
-        context = replace(self.spec(FIRST, number=number).context, role="object_r", type=file_type)
-        os.setxattr(path, "security.selinux", f"{context}\0".encode())
-        return VmDisk(path=str(path), read_only=read_only)
+        categories = frozenset({number, 512 + 2 * number, 513 + 2 * number})
+        return labelled_disk(number, read_only=read_only, categories=categories)
 
     def disk_label(self, disk: VmDisk) -> SelinuxContext | None:
-        return SelinuxContext.parse(os.getxattr(disk.path, "security.selinux").decode().rstrip("\0"))
+        return label_of(disk)
 
     def attach(self, name: VmName, disk: VmDisk) -> None:
         mode = ["--mode", "readonly"] if disk.read_only else []
-        _run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
+        run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
 
     def kill_guest(self, name: VmName) -> None:
         os.kill(_pid(name), signal.SIGKILL)
@@ -90,15 +90,8 @@ def hypervisor() -> Iterator["LibvirtQemu"]:
     """The adapter, on bridges that are there."""
     from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 
-    with contextlib.ExitStack() as made:
-        _DISKS.mkdir(exist_ok=True)
-        made.callback(shutil.rmtree, _DISKS)
-        _run("restorecon", str(_DISKS))
-        for bridge in _BRIDGES:
-            _run("ip", "link", "add", bridge, "type", "bridge")
-            made.callback(_run, "ip", "link", "del", bridge)
-            _run("ip", "link", "set", bridge, "up")
-        yield made.enter_context(contextlib.closing(LibvirtQemu("qemu:///system")))
+    with bridges_and_disks(), contextlib.closing(LibvirtQemu("qemu:///system")) as hypervisor:
+        yield hypervisor
 
 
 class TestLibvirtQemu(HypervisorContract):
@@ -118,7 +111,7 @@ class TestLibvirtQemu(HypervisorContract):
         assert Path(f"/proc/{_pid(FIRST)}/attr/current").read_text().rstrip("\0\n") == str(spec.context)
         disk_label = os.getxattr(spec.disk, "security.selinux").decode().rstrip("\0")
         assert disk_label == "system_u:object_r:svirt_image_t:s0:c1,c514,c515"
-        assert b":c" not in os.getxattr(_APP / "disk.raw", "security.selinux")
+        assert b":c" not in os.getxattr(APP / "disk.raw", "security.selinux")
         for interface in spec.interfaces:
             assert Path(f"/sys/class/net/{interface.device}/master").resolve().name == interface.bridge
         bench.hypervisor.destroy(FIRST)
@@ -127,15 +120,15 @@ class TestLibvirtQemu(HypervisorContract):
     def test_guest_runs_when_it_is_resumed(self, bench: Bench, hypervisor: "LibvirtQemu") -> None:
         """It answers on its network after it was resumed and not before; `auto` takes KVM where it is."""
         assert hypervisor.platform.virt_type == ("kvm" if Path("/dev/kvm").exists() else "qemu")
-        _run("ip", "addr", "replace", "10.77.0.254/24", "dev", _BRIDGES[0])
+        run("ip", "addr", "replace", "10.77.0.254/24", "dev", BRIDGES[0])
         bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
-        assert not _answers("10.77.0.1", patience_s=1)
+        assert not answers("10.77.0.1", patience_s=1)
         started = time.monotonic()
         bench.hypervisor.resume(FIRST)
-        assert _answers("10.77.0.1", patience_s=20 if hypervisor.platform.virt_type == "kvm" else 120)
+        assert answers("10.77.0.1", patience_s=20 if hypervisor.platform.virt_type == "kvm" else 120)
         print(f"guest answered after {time.monotonic() - started:.1f} s")
         bench.hypervisor.suspend(FIRST)
-        assert not _answers("10.77.0.1", patience_s=1)
+        assert not answers("10.77.0.1", patience_s=1)
 
     def test_plain_emulation(self, bench: Bench) -> None:
         from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
@@ -148,11 +141,11 @@ class TestLibvirtQemu(HypervisorContract):
         report = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
         told: list[float] = []
         bench.hypervisor.subscribe(lambda: told.append(time.monotonic()))
-        _run("systemctl", "restart", "libvirtd.service")
+        run("systemctl", "restart", "libvirtd.service")
         assert bench.until(lambda: bool(told)), "the loss was not told of"
         assert bench.until(lambda: tuple(_quietly(bench)) == (report,))
         told.clear()
-        _run("virsh", "-q", "resume", FIRST)
+        run("virsh", "-q", "resume", FIRST)
         assert bench.until(lambda: bool(told)), "no events after the restart"
         assert next(iter(bench.hypervisor.domains())).state is DomainState.RUNNING
 
@@ -184,17 +177,3 @@ def _quietly(bench: Bench) -> Iterator[object]:
 
 def _pid(name: VmName) -> int:
     return int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
-
-
-def _answers(address: str, *, patience_s: float) -> bool:
-    """Whether a ping is answered within that time; an unreachable host ends `ping` at once, so it is asked again."""
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        asked = subprocess.run(["ping", "-q", "-c", "1", "-W", "1", address], check=False, stdout=subprocess.DEVNULL)
-        if asked.returncode == 0:
-            return True
-    return False
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True)

@@ -1,7 +1,7 @@
 """Founding a coalition on lab hosts as an operator would: with the `shamon` command, files carried by hand.
 
 The CA and the policy are made on this machine; each host's AK comes from the host; Reference Values are recorded on a
-known-good boot of alpha and hold for every host, as all boot the same image.
+known-good boot of the first host of each platform and hold for all of it, as they boot the same image.
 """
 
 import subprocess
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, story_policy
 from shamon_host.testing.world import Timing
 from tests.integration.lab.errors import LabError
@@ -29,8 +30,7 @@ name = "{name}"
 tcti = "device:/dev/tpmrm0"
 
 [hypervisor]
-uri = "qemu:///system"
-type = "auto"
+type = "{hypervisor}"
 
 [images.app]
 path = "{app}/disk.raw"
@@ -47,8 +47,10 @@ _VM_CONFIG = """
 memory_mib = 128
 kernel = "{app}/vmlinux"
 initrd = "{app}/initrd"
-cmdline = "console=ttyS0 quiet app.name={vm} app.ip4={ip4}/24 app.ip6={ip6}/64"
+cmdline = "console={console} quiet app.name={vm} app.ip4={ip4}/24 app.ip6={ip6}/64"
 """
+_HYPERVISORS = {HypervisorKind.QEMU: ("auto", "ttyS0"), HypervisorKind.XEN: ("xen", "hvc0")}
+"""HypervisorKind → its word in the host's configuration, and the console of a guest."""
 
 
 class Coalition:
@@ -92,11 +94,16 @@ class Coalition:
         self._enrol(hosts, policy)
         for host in hosts:
             self._configure(host)
-        reference = self._record(self._lab.host(self._names[0]))
+        references = self._record_each_platform()
         for host in hosts:
             for name in self._names:
-                host.put(f"/etc/shamon/reference/{name}.json", reference)
-        return {"hosts": list(self._names), "reference_bytes": len(reference), "accelerator": self._lab.accelerator}
+                host.put(f"/etc/shamon/reference/{name}.json", references[self._lab.host(name).platform])
+        return {
+            "hosts": list(self._names),
+            "platforms": [host.platform.value for host in hosts],
+            "reference_bytes": sum(map(len, references.values())),
+            "accelerator": self._lab.accelerator,
+        }
 
     def _enrol(self, hosts: Sequence[LabHost], policy: Path) -> None:
         """By hand: keys and records are made here, and carried to every host."""
@@ -140,16 +147,25 @@ class Coalition:
         return hosts
 
     def _configure(self, host: LabHost) -> None:
-        host.put("/etc/shamon/host.toml", host_config(host.name))
+        host.put("/etc/shamon/host.toml", host_config(host.name, host.platform))
         host.put("/etc/shamon/policy.toml", self._policies.get(host.name, self.policy.encode()))
+
+    def _record_each_platform(self) -> Mapping[HypervisorKind, bytes]:
+        """Of one host of each, the first that runs the right image; the first of the coalition stands for its own."""
+        found: dict[HypervisorKind, bytes] = {}
+        for name in self._names:
+            host = self._lab.host(name)
+            if host.platform not in found and self._images[name] is BootImage.RIGHT:
+                found[host.platform] = self._record(host)
+        return found
 
     def _record(self, host: LabHost) -> bytes:
         """Reference Values of a known-good boot of this host, with the image's manifest."""
-        host.put("/run/manifest.json", self._lab.images / "manifest.json")
-        host.put("/run/host.efi", self._lab.images / BootImage.RIGHT.value)
+        host.put("/run/manifest.json", host.images / "manifest.json")
+        host.put("/run/host.efi", host.images / BootImage.RIGHT.value)
         # Each host's configuration is measured when its daemon reads it, and differs by the host's name.
         for name in self._names:
-            host.put(f"/run/{name}.toml", host_config(name))
+            host.put(f"/run/{name}.toml", host_config(name, host.platform))
         files = " ".join(f"--file /etc/shamon/host.toml=/run/{name}.toml" for name in self._names)
         for number, (path, content) in enumerate(self._programs.items()):
             host.put(f"/run/program-{number}", content)
@@ -189,9 +205,11 @@ class JoinedCoalition(Coalition):
             host.run("restorecon -RF /etc/shamon")
 
 
-def host_config(name: str) -> str:
+def host_config(name: str, platform: HypervisorKind) -> str:
     """`/etc/shamon/host.toml` of a lab host."""
+    hypervisor, console = _HYPERVISORS[platform]
     vms = "".join(
-        _VM_CONFIG.format(vm=vm, app=_APP, ip4=ip4, ip6=ip6) for vm, (ip4, ip6) in sorted(VM_ADDRESSES.items())
+        _VM_CONFIG.format(vm=vm, app=_APP, console=console, ip4=ip4, ip6=ip6)
+        for vm, (ip4, ip6) in sorted(VM_ADDRESSES.items())
     )
-    return _HOST_CONFIG.format(name=name, app=_APP, disks=DISKS) + vms
+    return _HOST_CONFIG.format(name=name, hypervisor=hypervisor, app=_APP, disks=DISKS) + vms

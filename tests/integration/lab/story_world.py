@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES
 from shamon_host.testing.story_report import StepFailed
 from shamon_host.testing.world import (
@@ -32,6 +33,7 @@ from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_objects import flush_policies, peer_objects, send_through_wrong_category
 
 _PORT_BLOCK = (16384, 32767)
+_MOST_APART = 4096
 _POLL_S = 1.0
 _IMAGES = {BootVariant.GOOD: BootImage.RIGHT, BootVariant.WRONG: BootImage.OTHER}
 _UNKNOWN_PROGRAM = "/usr/local/bin/unknown"
@@ -156,11 +158,20 @@ class LabStoryHost:
         )
 
     async def overlay_is_clean(self, vm: str) -> bool:
+        if self.machine.platform is HypervisorKind.XEN:
+            return self._copy_is_clean(vm)
         overlay = f"/var/lib/libvirt/images/shamon/{vm}.qcow2"
         text = self.machine.run(f"qemu-img info --output=json --force-share {overlay}", timeout_s=120).stdout
         base = json.loads(text)["backing-filename"]
         digest = self.machine.run(f"sha256sum {shlex.quote(base)}", timeout_s=120).stdout.split()[0]
         return digest == self._world.coalition.image_sha256
+
+    def _copy_is_clean(self, vm: str) -> bool:
+        """A copy that a guest has mounted differs from the image in its superblock, and in no file's content."""
+        copy, image = f"/var/lib/libvirt/images/shamon/{vm}.raw", "/var/lib/libvirt/images/app/disk.raw"
+        digest = self.machine.run(f"sha256sum {image}", timeout_s=120).stdout.split()[0]
+        bytes_apart = int(self.machine.run(f"cmp -l {image} {copy} | wc -l", timeout_s=120).stdout)
+        return digest == self._world.coalition.image_sha256 and bytes_apart < _MOST_APART
 
     def guest(self, vm: str) -> LabGuest:
         return LabGuest(self.machine, vm)

@@ -68,3 +68,11 @@ def test_the_error_names_the_file_and_what_to_do(tmp_path: Path) -> None:
         LinuxMeasurementLogs(tmp_path).event_log()
     assert caught.value.where == str(tmp_path / "tpm0/binary_bios_measurements")
     assert "UEFI" in caught.value.remedy
+
+
+def test_dom0_of_xen_sees_no_event_log(tmp_path: Path) -> None:
+    (tmp_path / "type").write_text("xen\n")
+    assert LinuxMeasurementLogs(tmp_path, tmp_path / "type").event_log() == b""
+    (tmp_path / "type").write_text("kvm\n")
+    with pytest.raises(BackendFailed):
+        LinuxMeasurementLogs(tmp_path, tmp_path / "type").event_log()

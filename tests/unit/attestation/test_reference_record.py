@@ -16,6 +16,7 @@ from shamon_host.testing.machine import IMA_POLICY, BootImage, MeasuredMachine
 from tests.unit.attestation.appraised_world import Attested, without_files
 
 GOOD = BootImage()
+XEN = BootImage(xen=b"hypervisor")
 CODE = "/opt/shamon/lib/python3.11/site-packages/shamon_host/__init__.py"
 
 
@@ -149,3 +150,23 @@ def test_a_host_that_measures_with_another_hash(machine: MeasuredMachine) -> Non
     reference = taken(machine)
     assert reference.files["/usr/bin/long"] == {f"sha512:{hashlib.sha512(content).hexdigest()}"}
     assert reference.buffers["dm"] == {hashlib.sha256(b"table").hexdigest()}
+
+
+def test_a_host_with_xen_is_recorded_by_its_image() -> None:
+    """It has no event log; what the image determines is computed, the rest is taken as it is."""
+    machine = MeasuredMachine()
+    machine.boot(XEN)
+    assert machine.logs.event_log() == b""
+    reference = taken(machine, uki=XEN.file())
+    assert {pcr: [known.value for known in values] for pcr, values in reference.pcrs.items()} == {
+        pcr: [machine.tpm.pcrs[pcr]] for pcr in reference.pcrs
+    }
+    with pytest.raises(NotTrusted, match="not booted from this image") as caught:
+        taken(machine, uki=replace(XEN, flask_policy=b"another").file())
+    assert caught.value.where == "PCR 4"
+
+
+@pytest.mark.parametrize("image", [None, GOOD.file()])
+def test_any_other_host_needs_its_event_log(machine: MeasuredMachine, image: bytes | None) -> None:
+    with pytest.raises(NotTrusted, match="there is no event log"):
+        taken(machine, event_log=b"", uki=image)

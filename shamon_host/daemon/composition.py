@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -78,11 +77,14 @@ def open_hypervisor(config: HostConfig) -> Platform:
     """The hypervisor that this host is configured to have. Xen's adapters are imported on hosts with Xen alone: they
     need its libraries."""
     if config.hypervisor is HypervisorKind.XEN:
-        libvirt_xen = import_module("shamon_host.hypervisor.libvirt_xen")
-        xen_flask = import_module("shamon_host.hypervisor.xen_flask")
+        from shamon_host.hypervisor.libvirt_xen import LibvirtXen
+        from shamon_host.hypervisor.xen_control import XenControl
+        from shamon_host.hypervisor.xen_flask import XenFlask
+
+        control = XenControl()
         return Platform(
-            hypervisor=libvirt_xen.LibvirtXen(config.libvirt_uri),
-            flask=xen_flask.XenFlask(),
+            hypervisor=LibvirtXen(config.libvirt_uri, control),
+            flask=XenFlask(control=control, work=config.runtime_dir),
             images=LoopbackImages(images=config.images, directory=OVERLAYS),
         )
     return Platform(

@@ -114,9 +114,13 @@ class World:
         self.config.write_text(self.config.read_text() + '[hypervisor]\ntype = "xen"\n')
         self.hypervisor.flask = self.flask
 
-    def libvirt_xen(self, uri: str) -> Any:
-        assert uri == "xen:///system"
+    def libvirt_xen(self, uri: str, control: object) -> Any:
+        assert (uri, control) == ("xen:///system", "libxenctrl")
         return self.backend("hypervisor", self.hypervisor)
+
+    def xen_flask(self, *, control: object, work: Path) -> Any:
+        assert (control, work) == ("libxenctrl", self.root / "run")
+        return self.flask
 
     def libvirt(self, _uri: str, *, virt_type: str) -> Any:
         if self.libvirt_error:
@@ -132,7 +136,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         "shamon_host.attestation.tpm_device": {"DeviceTpm": lambda _: world.backend("tpm", world.machine.tpm)},
         "shamon_host.hypervisor.libvirt_qemu": {"LibvirtQemu": world.libvirt},
         "shamon_host.hypervisor.libvirt_xen": {"LibvirtXen": world.libvirt_xen},
-        "shamon_host.hypervisor.xen_flask": {"XenFlask": lambda: world.flask},
+        "shamon_host.hypervisor.xen_control": {"XenControl": lambda: "libxenctrl"},
+        "shamon_host.hypervisor.xen_flask": {"XenFlask": world.xen_flask},
         "shamon_host.links.linux_kernel": {"LinuxLinkKernel": lambda: world.backend("kernel", world.kernel)},
     }
     for name, members in stubs.items():

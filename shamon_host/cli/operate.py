@@ -101,7 +101,7 @@ def _status(arguments: argparse.Namespace) -> int:
     for peer, words in status["refused_by"].items():
         print(f"refused by {peer}: {printable(words)}")
     if flask := status["flask"]:
-        print(f"Xen: {printable(flask['wrong']) or 'it enforces the policy in force'}")
+        print(f"Xen: {printable(flask['wrong'] or 'it enforces the policy in force')}")
         if flask["changed_by_others"]:
             print(f"Xen had another policy, which this host replaced: {printable(flask['changed_by_others'])}")
     if status["no_links_because"]:

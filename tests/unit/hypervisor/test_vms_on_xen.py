@@ -1,4 +1,4 @@
-"""VMs of a host with Xen: their label's FLASK context or nothing, whatever libxl makes of a label that it cannot find."""
+"""VMs of a host with Xen: their label's FLASK context or nothing, whatever libxl makes of a label it cannot find."""
 
 from dataclasses import replace
 

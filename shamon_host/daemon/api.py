@@ -18,8 +18,10 @@ from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.policy import PolicyVersion
+from shamon_host.domain.quarantine import Grade
+from shamon_host.hypervisor.quarantines import Keep
 from shamon_host.hypervisor.vm_disks import DiskStatus
-from shamon_host.hypervisor.vm_states import VmStatus
+from shamon_host.hypervisor.vm_states import ImageState, VmStatus
 
 MAX_AUDIT_RECORDS = 1000
 MAX_REASON = 500
@@ -55,8 +57,8 @@ class Api:
                 return self._status()
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
-            case "GET", ["v1", "vms"]:
-                return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.states.statuses()])
+            case "GET", ["v1", "vms" | "images" as what]:
+                return await self._blocking(self._images if what == "images" else self._vms)
             case "GET", ["v1", "links", *what] if what in ([], ["plan"]):
                 return await self._links(plan=bool(what))
             case "GET", ["v1", "link", "doctor"]:
@@ -200,16 +202,35 @@ class Api:
     async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         vms, links = self.daemon.own.vms, self.daemon.own.links
         reason = _text(fields, "reason", "asked for by the operator")
+        grade, keep = _grade(fields), Keep(memory=_flag(fields, "keep_memory"), disk=_flag(fields, "keep_disk"))
         calls: dict[str, Callable[[], object]] = {
             "start": lambda: vms.start(name),
             "stop": lambda: vms.stop(name),
-            "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port),
+            "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port, grade=grade, keep=keep),
             "replace": lambda: vms.replace(name, reason),
         }
         await self._blocking(calls[action])
         self.daemon.watchers.domains_changed()
         statuses = await self._blocking(vms.states.statuses)
         return next(_vm(status) for status in statuses if status.name == name)
+
+    def _vms(self) -> list[dict[str, Any]]:
+        return [_vm(status) for status in self.daemon.own.vms.states.statuses()]
+
+    def _images(self) -> list[dict[str, Any]]:
+        """Images that VMs of this host are made from, and how those VMs stand to them."""
+        policy, statuses = self.daemon.policy, self.daemon.own.vms.states.statuses()
+        return [
+            {
+                "name": name,
+                "sha256": policy.images[name].sha256,
+                **{
+                    state.value: [each.name for each in statuses if (each.image, each.image_state) == (name, state)]
+                    for state in ImageState
+                },
+            }
+            for name in sorted({status.image for status in statuses})
+        ]
 
     async def _links(self, *, plan: bool) -> Any:
         if plan:
@@ -262,7 +283,12 @@ def _vm(status: VmStatus) -> dict[str, Any]:
         "label": status.label,
         "types": list(status.types),
         "wanted": status.wanted,
-        "quarantined": status.quarantined,
+        "quarantined": status.quarantine.reason if status.quarantine else "",
+        "quarantine": status.quarantine.to_document() if status.quarantine else None,
+        "image": status.image,
+        "image_state": status.image_state.value,
+        "image_sha256": status.image_sha256,
+        "replacing": status.replacing,
         "state": domain.state.value if domain else "absent",
         "context": str(domain.context) if domain and domain.context else "",
         "interfaces": [asdict(interface) for interface in domain.interfaces] if domain else [],
@@ -288,6 +314,23 @@ def _integer(fields: Mapping[str, Any], name: str, default: int) -> int:
         value = -1
     if value < 0:
         raise BadInput(f"bad {name}", expected="a number that is not negative", found=repr(fields.get(name))[:40])
+    return value
+
+
+def _grade(fields: Mapping[str, Any]) -> Grade | None:
+    value = fields.get("grade")
+    if value is None:
+        return None
+    try:
+        return Grade(value)
+    except ValueError:
+        raise BadInput("bad grade", expected=f"one of: {', '.join(Grade)}", found=repr(value)[:40]) from None
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise BadInput(f"bad {name}", expected="true or false", found=repr(value)[:40])
     return value
 
 

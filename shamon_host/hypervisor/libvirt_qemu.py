@@ -19,6 +19,7 @@ import libvirt
 
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.hypervisor.kept_files import keeping
 from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, disk_in, disks_in, domain_xml, interfaces_in
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
 
@@ -97,6 +98,14 @@ class LibvirtQemu:
                 domain.destroy()
             if domain.isPersistent():  # somebody else's definition
                 domain.undefineFlags(flags)
+
+    def dump_memory(self, name: VmName, path: str) -> None:
+        if Path(path).exists():
+            return
+        with self._connected() as connection, keeping(Path(path), labels=True) as part:
+            connection.lookupByName(name).coreDumpWithFormat(
+                str(part), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+            )
 
     def domains(self) -> Sequence[DomainReport]:
         for _ in range(_LISTINGS - 1):

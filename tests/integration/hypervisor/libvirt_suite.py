@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _APP = Path("/var/lib/libvirt/images/app")
 _DISKS = Path("/var/lib/libvirt/images/suite")
+_KEPT = _DISKS / "kept"
 _BRIDGES = ("suite0", "suite1")
 _PATIENCE_S = 15.0
 
@@ -72,6 +73,19 @@ class LibvirtBench:
     def attach(self, name: VmName, disk: VmDisk) -> None:
         mode = ["--mode", "readonly"] if disk.read_only else []
         _run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
+
+    def dump(self, file: str) -> str:
+        return str(_KEPT / file)
+
+    def is_sealed(self, path: str) -> bool:
+        if not Path(path).exists():
+            return False
+        status = os.stat(path)
+        assert (status.st_uid, oct(status.st_mode & 0o777)) == (0, "0o600")
+        assert status.st_size > self.spec(FIRST, number=1).memory_mib << 20
+        assert Path(path).read_bytes()[:4] == b"\x7fELF"
+        assert os.getxattr(path, "security.selinux").decode().rstrip("\0") == "system_u:object_r:virt_image_t:s0"
+        return oct(_KEPT.stat().st_mode & 0o777) == "0o700"
 
     def kill_guest(self, name: VmName) -> None:
         os.kill(_pid(name), signal.SIGKILL)

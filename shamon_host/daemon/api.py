@@ -9,24 +9,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shamon_host import __version__
+from shamon_host.daemon.api_fields import integer, text
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.link_doctor import LinkDoctor
 from shamon_host.daemon.results_api import ResultsApi
 from shamon_host.daemon.suspension import describe
+from shamon_host.daemon.vms_api import VmsApi
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.policy import PolicyVersion
-from shamon_host.domain.quarantine import Grade
-from shamon_host.hypervisor.quarantines import Keep
 from shamon_host.hypervisor.vm_disks import DiskStatus
-from shamon_host.hypervisor.vm_states import ImageState, VmStatus
 
 MAX_AUDIT_RECORDS = 1000
-MAX_REASON = 500
 MAX_WITHHELD = 50
-VM_ACTIONS = ("start", "stop", "quarantine", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +54,6 @@ class Api:
                 return self._status()
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
-            case "GET", ["v1", "vms" | "images" as what]:
-                return await self._blocking(self._images if what == "images" else self._vms)
             case "GET", ["v1", "links", *what] if what in ([], ["plan"]):
                 return await self._links(plan=bool(what))
             case "GET", ["v1", "link", "doctor"]:
@@ -70,12 +65,12 @@ class Api:
             case "GET", ["v1", "policy"]:
                 return self.daemon.own.enforced.status()
             case "GET", ["v1", "policy", "explain"]:
-                one, other = _text(fields, "one", ""), _text(fields, "other", "")
+                one, other = text(fields, "one", ""), text(fields, "other", "")
                 explanations = explain(self.daemon.policy, one, other)
                 carried = await self._blocking(lambda: list(self._carried(VmName(one), VmName(other))))
                 return _explanations([*explanations, *carried])
             case "GET", ["v1", "policy", "dry-run"]:
-                return await self._dry_run(VmName(_text(fields, "vm", "")))
+                return await self._dry_run(VmName(text(fields, "vm", "")))
             case "POST", ["v1", "policy", "update"]:
                 return await self._update(fields)
             case "POST", ["v1", "leave"]:
@@ -83,8 +78,10 @@ class Api:
             case "POST", ["v1", "attest"]:
                 self.daemon.schedule.wake_all()
                 return {"attesting": sorted(self.daemon.admissions.peers)}
-            case "POST", ["v1", "vms", name, action] if action in VM_ACTIONS:
-                return await self._vm_action(VmName(plain_name(name, "VM name")), action, fields)
+            case _, ["v1", "vms" | "images" as first, *rest]:
+                answer = await VmsApi(daemon=self.daemon).route(method, [first, *rest], fields)
+                if answer is not None:
+                    return answer
             case _, ["v1", "disks", *what] if what in ([], [*what[:1], "adopt"]):
                 return await self._disks(method, what)
         raise _no_such_request(method, parts)
@@ -184,7 +181,7 @@ class Api:
         }
 
     def _audit(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-        after, limit = _integer(fields, "after", 0), _integer(fields, "limit", 100)
+        after, limit = integer(fields, "after", 0), integer(fields, "limit", 100)
         records = self.daemon.audit.records(after=after, limit=min(limit, MAX_AUDIT_RECORDS))
         return [
             {
@@ -197,39 +194,6 @@ class Api:
                 "digest": record.digest.hex(),
             }
             for record in records
-        ]
-
-    async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        vms, links = self.daemon.own.vms, self.daemon.own.links
-        reason = _text(fields, "reason", "asked for by the operator")
-        grade, keep = _grade(fields), Keep(memory=_flag(fields, "keep_memory"), disk=_flag(fields, "keep_disk"))
-        calls: dict[str, Callable[[], object]] = {
-            "start": lambda: vms.start(name),
-            "stop": lambda: vms.stop(name),
-            "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port, grade=grade, keep=keep),
-            "replace": lambda: vms.replace(name, reason),
-        }
-        await self._blocking(calls[action])
-        self.daemon.watchers.domains_changed()
-        statuses = await self._blocking(vms.states.statuses)
-        return next(_vm(status) for status in statuses if status.name == name)
-
-    def _vms(self) -> list[dict[str, Any]]:
-        return [_vm(status) for status in self.daemon.own.vms.states.statuses()]
-
-    def _images(self) -> list[dict[str, Any]]:
-        """Images that VMs of this host are made from, and how those VMs stand to them."""
-        policy, statuses = self.daemon.policy, self.daemon.own.vms.states.statuses()
-        return [
-            {
-                "name": name,
-                "sha256": policy.images[name].sha256,
-                **{
-                    state.value: [each.name for each in statuses if (each.image, each.image_state) == (name, state)]
-                    for state in ImageState
-                },
-            }
-            for name in sorted({status.image for status in statuses})
         ]
 
     async def _links(self, *, plan: bool) -> Any:
@@ -276,27 +240,6 @@ def error_body(error: ShamonError) -> dict[str, Any]:
     }
 
 
-def _vm(status: VmStatus) -> dict[str, Any]:
-    domain = status.domain
-    return {
-        "name": status.name,
-        "label": status.label,
-        "types": list(status.types),
-        "wanted": status.wanted,
-        "quarantined": status.quarantine.reason if status.quarantine else "",
-        "quarantine": status.quarantine.to_document() if status.quarantine else None,
-        "image": status.image,
-        "image_state": status.image_state.value,
-        "image_sha256": status.image_sha256,
-        "replacing": status.replacing,
-        "state": domain.state.value if domain else "absent",
-        "context": str(domain.context) if domain and domain.context else "",
-        "interfaces": [asdict(interface) for interface in domain.interfaces] if domain else [],
-        "disk": domain.disk if domain else "",
-        "disks": [asdict(disk) for disk in domain.disks] if domain else [],
-    }
-
-
 def _disk(status: DiskStatus) -> dict[str, Any]:
     return {**asdict(status), "label": str(status.label or "")}
 
@@ -305,37 +248,3 @@ def _no_such_request(method: str, parts: Sequence[str]) -> BadInput:
     return BadInput(
         "no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200]
     )
-
-
-def _integer(fields: Mapping[str, Any], name: str, default: int) -> int:
-    try:
-        value = int(fields.get(name, default))
-    except (TypeError, ValueError, OverflowError):
-        value = -1
-    if value < 0:
-        raise BadInput(f"bad {name}", expected="a number that is not negative", found=repr(fields.get(name))[:40])
-    return value
-
-
-def _grade(fields: Mapping[str, Any]) -> Grade | None:
-    value = fields.get("grade")
-    if value is None:
-        return None
-    try:
-        return Grade(value)
-    except ValueError:
-        raise BadInput("bad grade", expected=f"one of: {', '.join(Grade)}", found=repr(value)[:40]) from None
-
-
-def _flag(fields: Mapping[str, Any], name: str) -> bool:
-    value = fields.get(name, False)
-    if not isinstance(value, bool):
-        raise BadInput(f"bad {name}", expected="true or false", found=repr(value)[:40])
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
-    value = fields.get(name, default)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_REASON or not value.isprintable():
-        raise BadInput(f"bad {name}", expected=f"1 to {MAX_REASON} printable characters", found=repr(value)[:40])
-    return value

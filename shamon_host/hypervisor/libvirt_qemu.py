@@ -41,6 +41,8 @@ _EVENTS = (
 _TAP_NAME_LIMIT = 15
 """IFNAMSIZ less its final zero; libvirt would cut a longer name short and say nothing."""
 _LISTINGS = 3
+_DUMPS = 10
+"""Tries, each of which waits for half a minute where libvirt is busy with the domain."""
 _LIST_AGAIN_S = 0.3
 _RECONNECT_S = 1.0
 _event_thread = threading.Lock()
@@ -103,9 +105,13 @@ class LibvirtQemu:
         if Path(path).exists():
             return
         with self._connected() as connection, keeping(Path(path), labels=True) as part:
-            connection.lookupByName(name).coreDumpWithFormat(
-                str(part), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
-            )
+            domain = connection.lookupByName(name)
+            for _ in range(_DUMPS):
+                with _allowing(libvirt.VIR_ERR_OPERATION_TIMEOUT):  # libvirt still writes for a daemon that died
+                    domain.coreDumpWithFormat(
+                        str(part), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+                    )
+                    break
 
     def domains(self) -> Sequence[DomainReport]:
         for _ in range(_LISTINGS - 1):

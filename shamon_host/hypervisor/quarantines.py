@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from shamon_host.domain.errors import BadInput, Refused, ShamonError
+from shamon_host.domain.errors import BackendFailed, BadInput, Refused, ShamonError
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
@@ -81,7 +81,7 @@ class Quarantines:
     def keep_memory(self, name: VmName) -> None:
         """Write the memory of a VM to a file, if that was asked for and not done; it may take minutes.
 
-        Raises what kept it from being written; then the VM stands still until a quarantine is asked for again."""
+        Raises BackendFailed where it cannot be; then the VM stands still until a quarantine is asked for again."""
         while True:
             with self.lock:
                 wanted = self.states.quarantine(name)
@@ -97,7 +97,12 @@ class Quarantines:
                     continue  # somebody has asked for something else meanwhile
                 self._written(name, wanted, path, failed)
             if failed is not None:
-                raise failed
+                raise BackendFailed(
+                    "the memory of the VM could not be kept; it is in quarantine all the same",
+                    where=name,
+                    found=str(failed),
+                    remedy="A VM that is there stands still until a quarantine is asked for again, with its memory or without.",
+                ) from failed
             return
 
     def require_not_writing(self, name: VmName) -> None:

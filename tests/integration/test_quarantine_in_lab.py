@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from shamon_host.domain.policy_file import parse_policy
-from tests.integration.lab.coalition import DISKS, SHAMON, Coalition
+from tests.integration.lab.coalition import SHAMON, Coalition
 from tests.integration.lab.console import VmConsole
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
 
-_KEPT = f"{DISKS}/shamon-kept"
-_IMAGE = f"{DISKS}/app/disk.raw"
+_KEPT = "/var/lib/libvirt/images/shamon-kept"
+_IMAGE = "/var/lib/libvirt/images/app/disk.raw"
 _CHANGES = tuple((f"[labels.{label}]\n", f'[labels.{label}]\nquarantine = "note"\n') for label in ("red", "blue"))
 
 

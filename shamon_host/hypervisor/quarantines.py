@@ -52,18 +52,19 @@ class Quarantines:
         self, name: VmName, reason: str, *, ports_down: Callable[[str], None], grade: Grade | None, keep: Keep
     ) -> None:
         """See `VmManager.quarantine`."""
-        laps = Laps()
-        with self.lock:
-            wanted = self._wanted(name, reason, grade, keep)
-            self.audit("vm.quarantine", name, {"reason": reason, "grade": wanted.grade, "keep": keep.words})
-            self.states.note(name, wanted=False if wanted.cuts_off else None, quarantine=wanted)
+        laps, imposed = Laps(), False
         try:
             with self.lock:
+                wanted = self._wanted(name, reason, grade, keep)
+                self.audit("vm.quarantine", name, {"reason": reason, "grade": wanted.grade, "keep": keep.words})
+                self.states.note(name, wanted=False if wanted.cuts_off else None, quarantine=wanted)
+                imposed = True
                 if wanted.cuts_off:
                     self._cut_off(name, wanted, ports_down, laps)
                 self._report(name, wanted, laps)
         finally:
-            self.keep_memory(name)
+            if imposed:  # also where a port could not be detached
+                self.keep_memory(name)
 
     def enforce(self) -> None:
         """Bring every VM in quarantine to what it is to be, but for ports: whoever reconciles them takes them down. One
@@ -101,7 +102,7 @@ class Quarantines:
                     "the memory of the VM could not be kept; it is in quarantine all the same",
                     where=name,
                     found=str(failed),
-                    remedy="A VM that is there stands still until a quarantine is asked for again, with its memory or without.",
+                    remedy="A VM that is there stands still until a quarantine is asked for again, with it or without.",
                 ) from failed
             return
 

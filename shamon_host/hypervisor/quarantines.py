@@ -168,7 +168,8 @@ class Quarantines:
             laps.lap("ports down")
         finally:
             self._settle(name, wanted, "")
-        laps.lap(wanted.grade)
+        if wanted.suspends:
+            laps.lap("destroyed" if wanted.destroys else "suspended")
 
     def _settle(self, name: VmName, wanted: Quarantine, why: str) -> None:
         """Bring a VM to what its quarantine asks for. `why`: for the audit log, where nobody asked just now."""
@@ -190,12 +191,11 @@ class Quarantines:
         """The domain is destroyed: its overlay goes, or is moved aside."""
         if wanted.disk:
             self.set_aside(name, wanted)
-        elif self.images.overlay(name) is None:
-            return
-        else:
+        elif self.images.overlay(name) is not None:
             self.audit("vm.discard-disk", name, {"reason": wanted.reason})
             self.images.discard(name)
-        self.states.note_overlay(name, "")
+        if self.states.overlay_of(name) != "":
+            self.states.note_overlay(name, "")
 
     def _suspend(self, name: VmName, why: str) -> None:
         domain = self.states.find(name)

@@ -166,9 +166,10 @@ class VmStates:
         """The quarantine that the VM is in."""
         return quarantine_in(self._document(name))
 
-    def overlay_of(self, name: VmName) -> str:
-        """The digest of the image that the VM's overlay was made from; empty when nobody knows, or there is none."""
-        return str(self._document(name).get("base", ""))
+    def overlay_of(self, name: VmName) -> str | None:
+        """The digest of the image that the VM's overlay was made from; "" when there is none, None if nobody knows."""
+        base = self._document(name).get("base")
+        return None if base is None else str(base)
 
     def needs_fresh(self, name: VmName) -> bool:
         """Whether a replacement of the VM was begun and did not get to its fresh overlay."""

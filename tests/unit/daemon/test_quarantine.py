@@ -69,8 +69,8 @@ def test_what_an_operator_sees_of_it() -> None:
         assert [path.rpartition(".")[2] for path in kept] == ["memory", "disk"]
         assert all(path.startswith("/kept/web-") for path in kept)
         (done,) = records(world.alpha, "vm.quarantined", "web")
-        assert (done["grade"], done["state"], set(done["ms"])) == ("destroy", "paused", {"ports down", "destroy"})
-        assert {"quarantine: ports down", "quarantine: destroy"} <= daemon(world.alpha).figures.summary().keys()
+        assert (done["grade"], done["state"], set(done["ms"])) == ("destroy", "paused", {"ports down", "suspended"})
+        assert {"quarantine: ports down", "quarantine: suspended"} <= daemon(world.alpha).figures.summary().keys()
 
     play(test)
 

@@ -1,5 +1,6 @@
 """Quarantine by its grades, what is kept of a VM, and what holds until it is released."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -252,11 +253,12 @@ class TestKeep:
 
         def dump_memory(name: VmName, path: str) -> None:
             seen.append((world.state(WEB), list(world.hub.bridges["br-red"])))
-            for refused in (world.vms.start, lambda vm: world.vms.replace(vm, "now")):
-                with pytest.raises(Refused, match="is being written"):
-                    refused(WEB)
-            world.vms.start(SHOP)
-            world.vms.enforce_labels()
+            with ThreadPoolExecutor(1) as another:  # whose calls would wait for a lock that is held here
+                for refused in (world.vms.start, lambda vm: world.vms.replace(vm, "now")):
+                    with pytest.raises(Refused, match="is being written"):
+                        another.submit(refused, WEB).result(timeout=10)
+                another.submit(world.vms.start, SHOP).result(timeout=10)
+                another.submit(world.vms.enforce_labels).result(timeout=10)
             dump(name, path)
 
         monkeypatch.setattr(world.hypervisor, "dump_memory", dump_memory)

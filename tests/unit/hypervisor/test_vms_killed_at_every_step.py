@@ -201,6 +201,7 @@ def test_quarantine(grade: Grade, keep: Keep, *, boots: bool) -> None:
         runs = DomainState.PAUSED if grade is Grade.SUSPEND else DomainState.RUNNING
         assert world.state(WEB) is (None if gone else runs)
         assert bool(world.images.overlay(WEB)) is (grade is not Grade.DESTROY)
+        assert status.image_state is (ImageState.NONE if grade is Grade.DESTROY else ImageState.CURRENT)
         kept = [overlay.written for overlay in world.images.kept.values()]
         assert kept == ([_TRACES] if keep.disk and grade is Grade.DESTROY else [])
         if keep.memory and not (died and boots):

@@ -1,4 +1,4 @@
-"""``python3 -m vm_images.build [host|app|bench]``: build what is missing of the lab's images and print the
+"""``python3 -m vm_images.build [host|xen|app|bench]``: build what is missing of the lab's images and print the
 directory that holds them.
 
 Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the
@@ -14,8 +14,9 @@ from pathlib import Path
 from vm_images.app import build_app
 from vm_images.commands import CommandError
 from vm_images.host import build_bench, build_host
+from vm_images.xen_host import build_xen_host
 
-_RECIPES = {"host": build_host, "app": build_app, "bench": build_bench}
+_RECIPES = {"host": build_host, "xen": build_xen_host, "app": build_app, "bench": build_bench}
 
 
 def _say(line: str) -> None:

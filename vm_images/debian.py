@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from vm_images.commands import run
+from vm_images.commands import CommandError, run
 
 SUITE = "bookworm"
 
@@ -33,6 +33,35 @@ def make_root(root: Path, packages: Iterable[str], *, excludes: Iterable[str] = 
             *_sources(),
         ]
     )
+
+
+def fetch_source(package: str, version_prefix: str, out: Path) -> Path:
+    """Download the newest source of a package whose version begins so into the directory `out`; returns its ``.dsc``.
+
+    Its signature is checked by apt, through the lists of this machine's own sources.
+
+    Raises:
+        CommandError: no source of such a version can be had.
+    """
+    sources = out / "sources.list"
+    sources.write_text("".join(f"deb-src{line.removeprefix('deb')}\n" for line in _sources()))
+    lists = out / "lists"
+    lists.mkdir()
+    settings = [f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=/dev/null", f"Dir::State::lists={lists}"]
+    options = ["-q", *(f"-o{setting}" for setting in (*settings, "APT::Sandbox::User=root"))]
+    run(["apt-get", *options, "update"])
+    records = run(["apt-cache", *options, "showsrc", package]).splitlines()
+    versions = [line.removeprefix("Version: ") for line in records if line.startswith(f"Version: {version_prefix}")]
+    failures = ["the archive lists none"]
+    for version in reversed(versions):  # an archive may list a security update whose files it does not have
+        try:
+            run(["apt-get", *options, "source", "--download-only", f"{package}={version}"], cwd=out)
+        except CommandError as error:
+            failures = [str(error)]
+            continue
+        (described,) = out.glob("*.dsc")
+        return described
+    raise CommandError(f"no source of {package} {version_prefix}*: {failures[0]}")
 
 
 def _sources() -> list[str]:

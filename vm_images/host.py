@@ -7,12 +7,13 @@ write.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm_images import base, debian, wheels
+from vm_images.added_root import added_root
 from vm_images.app import build_app
-from vm_images.bench import bench_root
 from vm_images.cache import cache_root, cached, digest_of, source_files
 from vm_images.commands import run, run_in_root
 from vm_images.manifest import file_digests, sha256
@@ -28,6 +29,30 @@ _IMAGE_SIZE = "3G"
 _STRANGE_MODULE = "kernel/drivers/net/dummy.ko"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of host: what it has beside the host that QEMU runs on.
+
+    `recipes`: directories, each with what may be in one (``root/``, ``masked-units.txt``, SELinux modules);
+    `parts`: what the cache's key depends on beside them; `boot`: write the EFI file that boots it, from its command
+    line, root, and the directory with ``vmlinuz`` and ``initrd``.
+    """
+
+    name: str
+    recipes: Sequence[Path]
+    boot: Callable[[Path, str, Path, Path], None]
+    parts: Sequence[str | Path] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Directory in the root → what is copied there."""
+
+    @property
+    def command_lines(self) -> Mapping[str, str]:
+        """EFI file → the kernel's command line in it, the last recipe's."""
+        recipe = self.recipes[-1]
+        files = {"host.efi": recipe / "cmdline", "other.efi": recipe / "cmdline-other"}
+        return {name: path.read_text().strip() for name, path in files.items()}
+
+
 def build_host(say: Callable[[str], None]) -> Path:
     """The directory with the host's images.
 
@@ -36,40 +61,50 @@ def build_host(say: Callable[[str], None]) -> Path:
     ``stranger.ko`` (a kernel module that is not in the image) and ``ssh_key`` (the private key that root's ssh
     takes).
     """
-    return _build_with("host", base.base_root(say), say)
+    return build_kind(Kind(name="host", recipes=[RECIPE], boot=_make_uki), base.base_root(say), say)
 
 
 def build_bench(say: Callable[[str], None]) -> Path:
     """The same files as `build_host`, of a host that also has the programs that links are compared with: for the bench
     alone, which attests nothing.
     """
-    return _build_with("bench", bench_root(say), say)
+    root = added_root("bench", base.base_root(say), HERE / "bench" / "packages.txt", say)
+    return build_kind(Kind(name="bench", recipes=[RECIPE], boot=_make_uki), root, say)
 
 
-def _build_with(kind: str, root: Path, say: Callable[[str], None]) -> Path:
+def build_kind(kind: Kind, root: Path, say: Callable[[str], None]) -> Path:
+    """The directory with the files that `build_host` names, of hosts of this kind."""
     key_pair = _lab_key()
     app = build_app(say)
     product = [REPOSITORY / name for name in _PRODUCT if (REPOSITORY / name).exists()]
     code = [HERE / name for name in ("host.py", "manifest.py", "uki.py", "wheels.py", "commands.py")]
-    key = digest_of(root.parent.name, app.name, RECIPE, key_pair.with_suffix(".pub"), *code, *product)
+    parts = [*kind.recipes, *kind.parts]
+    key = digest_of(root.parent.name, app.name, key_pair.with_suffix(".pub"), *parts, *code, *product)
     tools = base.build_root(say)
-    return cached(kind, key, lambda out: _build(out, root, tools, app, key_pair), say)
+
+    def build(out: Path) -> None:
+        run(["cp", "-a", root, out / "root"])
+        _build(kind, out, tools, app, key_pair)
+
+    return cached(kind.name, key, build, say)
 
 
-def _build(out: Path, base_root: Path, tools: Path, app: Path, key_pair: Path) -> None:
+def _build(kind: Kind, out: Path, tools: Path, app: Path, key_pair: Path) -> None:
+    """Make what goes out of the base root that was copied to ``out/root``."""
     root = out / "root"
-    run(["cp", "-a", base_root, root])
     _take_out_stranger(root, out / "stranger.ko")
-    _configure(root, key_pair)
+    _configure(root, kind.recipes, key_pair)
+    for place, directory in kind.files.items():
+        shutil.copytree(directory, root / place)
     _install_product(root, tools, out)
     (root / _APP_HOME).mkdir()
     for name in ("vmlinux", "initrd", "disk.raw"):
         shutil.copy(app / name, root / _APP_HOME / name)
     shutil.copytree(app, out / "app")
-    contexts = _install_selinux(root)
+    contexts = _install_selinux(root, kind.recipes)
     run(["setfiles", "-F", "-r", root, contexts, root])
-    _write_boot_files(root, out)
-    _write_manifest(root, out)
+    _write_boot_files(kind, root, out)
+    _write_manifest(kind, root, out)
     run(["truncate", "-s", _IMAGE_SIZE, out / "host.img"])
     run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", "-d", root, out / "host.img"])
     shutil.copy(key_pair, out / "ssh_key")
@@ -93,14 +128,15 @@ def _take_out_stranger(root: Path, out: Path) -> None:
     shutil.move(modules / _STRANGE_MODULE, out)
 
 
-def _configure(root: Path, key_pair: Path) -> None:
-    run(["cp", "-r", "--preserve=mode", f"{RECIPE / 'root'}/.", root])
+def _configure(root: Path, recipes: Sequence[Path], key_pair: Path) -> None:
+    for recipe in recipes:
+        run(["cp", "-r", "--preserve=mode", f"{recipe / 'root'}/.", root])
     authorized = root / "root/.ssh/authorized_keys"
     authorized.parent.mkdir(mode=0o700, exist_ok=True)
     authorized.write_text(key_pair.with_suffix(".pub").read_text())
     for directory in _DIRECTORIES:
         (root / directory).mkdir(parents=True)
-    for unit in debian.read_list(RECIPE / "masked-units.txt"):
+    for unit in [unit for recipe in recipes for unit in debian.read_list(recipe / "masked-units.txt")]:
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     run_in_root(root, ["systemctl", "-q", "disable", "libvirtd.service"])
@@ -128,9 +164,10 @@ def _install_product(root: Path, tools: Path, out: Path) -> None:
         shutil.copy(unit, root / "etc/systemd/system" / unit.name)
 
 
-def _install_selinux(root: Path) -> Path:
+def _install_selinux(root: Path, recipes: Sequence[Path]) -> Path:
     """Load the SELinux modules into the image's policy; returns the file contexts."""
-    modules = sorted([*(REPOSITORY / "shamon_host/selinux").glob("*.cil"), *RECIPE.glob("*.cil")])
+    directories = [REPOSITORY / "shamon_host/selinux", *recipes]
+    modules = sorted(module for directory in directories for module in directory.glob("*.cil"))
     staged = root / "root/selinux"
     staged.mkdir()
     for module in modules:
@@ -140,33 +177,32 @@ def _install_selinux(root: Path) -> Path:
     return root / "etc/selinux/default/contexts/files/file_contexts"
 
 
-def _write_boot_files(root: Path, out: Path) -> None:
+def _write_boot_files(kind: Kind, root: Path, out: Path) -> None:
     (kernel,) = (root / "boot").glob("vmlinuz-*")
     (initrd,) = (root / "boot").glob("initrd.img-*")
     shutil.copy(kernel, out / "vmlinuz")
     shutil.copy(initrd, out / "initrd")
-    release = (
-        (root / "etc/os-release").resolve()
-        if not (root / "etc/os-release").is_symlink()
-        else root / "usr/lib/os-release"
-    )
-    for name, words in (("host.efi", "cmdline"), ("other.efi", "cmdline-other")):
-        cmdline = out / "cmdline.txt"
-        cmdline.write_text((RECIPE / words).read_text().strip())
-        make_uki(out / name, os_release=release, cmdline=cmdline, kernel=kernel, initrd=initrd)
-        cmdline.unlink()
+    for name, cmdline in kind.command_lines.items():
+        kind.boot(out / name, cmdline, root, out)
 
 
-def _write_manifest(root: Path, out: Path) -> None:
+def _make_uki(image: Path, cmdline: str, root: Path, out: Path) -> None:
+    release = root / "etc/os-release"
+    if release.is_symlink():
+        release = root / "usr/lib/os-release"
+    words = out / "cmdline.txt"
+    words.write_text(cmdline)
+    make_uki(image, os_release=release.resolve(), cmdline=words, kernel=out / "vmlinuz", initrd=out / "initrd")
+    words.unlink()
+
+
+def _write_manifest(kind: Kind, root: Path, out: Path) -> None:
     """``manifest.json``: ``{"files": {path: [sha256, ...]}, "uki": {name: {"sha256", "cmdline"}}, "kernel", "initrd",
     "app": {name: sha256}}``.
 
     Paths are as the kernel names them in the running host (or in its initramfs), digests lower-case hexadecimal.
     """
-    ukis = {
-        name: {"sha256": sha256(out / name), "cmdline": (RECIPE / words).read_text().strip()}
-        for name, words in (("host.efi", "cmdline"), ("other.efi", "cmdline-other"))
-    }
+    ukis = {name: {"sha256": sha256(out / name), "cmdline": cmdline} for name, cmdline in kind.command_lines.items()}
     manifest = {
         "files": file_digests(root, out / "initrd"),
         "uki": ukis,

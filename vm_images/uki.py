@@ -6,6 +6,7 @@ file.
 """
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from vm_images.commands import run
@@ -20,12 +21,21 @@ def make_uki(out: Path, *, os_release: Path, cmdline: Path, kernel: Path, initrd
     Raises:
         ValueError: the stub is not a PE32+ file.
     """
-    address = _end_of_image(stub.read_bytes())
+    add_sections(out, stub, {".osrel": os_release, ".cmdline": cmdline, ".linux": kernel, ".initrd": initrd})
+
+
+def add_sections(out: Path, image: Path, sections: Mapping[str, Path]) -> None:
+    """Write `out`: the EFI file `image` with these files as sections behind its own, in this order.
+
+    Raises:
+        ValueError: the image is not a PE32+ file.
+    """
+    address = _end_of_image(image.read_bytes())
     arguments: list[str | Path] = ["objcopy", "--enable-deterministic-archives"]
-    for section, path in ((".osrel", os_release), (".cmdline", cmdline), (".linux", kernel), (".initrd", initrd)):
+    for section, path in sections.items():
         arguments += ["--add-section", f"{section}={path}", "--change-section-vma", f"{section}={address:#x}"]
         address += -(-path.stat().st_size // _PAGE) * _PAGE
-    run([*arguments, stub, out])
+    run([*arguments, image, out])
 
 
 def _end_of_image(stub: bytes) -> int:

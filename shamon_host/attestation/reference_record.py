@@ -29,6 +29,8 @@ from shamon_host.attestation.reference_model import (
 from shamon_host.attestation.reference_part import digest_text
 from shamon_host.attestation.uki import pcr4_value, pcr9_value, pcr11_value
 from shamon_host.attestation.verifier_state import LogFacts
+from shamon_host.attestation.xen_image import is_xen_image
+from shamon_host.attestation.xen_image import pcr_values as xen_pcr_values
 from shamon_host.domain.errors import NotTrusted
 
 _MAX_NAMED = 5
@@ -71,16 +73,16 @@ def record(
 
     `pcrs` are the values of PCR 0-14, SHA-256 bank, as quoted; `ima_log` is the whole log, read after the quote;
     `manifest` maps a path to the SHA-256 digests (hexadecimal) that its file may have; `uki` is the unified kernel
-    image that was booted. Raises BadInput for logs and images that cannot be read, NotTrusted where the boot is not
-    one to record: the logs do not explain the PCRs, the image is another one, SELinux is not enforcing, something that
-    is demanded was not measured, or a measurement was not reliable.
+    image that was booted, or the unified image of Xen. A host with Xen has no event log: `event_log` is empty, the
+    image must be given, and the PCRs that it does not determine are taken as they are. Raises BadInput for logs and
+    images that cannot be read, NotTrusted where the boot is not one to record: the logs do not explain the PCRs, the
+    image is another one, SELinux is not enforcing, something that is demanded was not measured, or a measurement was
+    not reliable.
     """
     demanded = demanded or Demanded()
-    log = parse_event_log(event_log)
-    if Bank.SHA256 not in log.banks:
-        raise NotTrusted("the event log has no SHA-256 digests", where="event log", remedy="Enable that PCR bank.")
-    images = _image_values(uki, pcrs) if uki is not None else frozenset()
-    boot = {pcr: _pcr(pcr, pcrs[pcr], log.of_pcr(pcr), log.startup_locality, images) for pcr in APPRAISED_PCRS}
+    of_xen = uki is not None and is_xen_image(uki)
+    images = _image_values(uki, pcrs, of_xen=of_xen) if uki is not None else frozenset()
+    boot = _pcrs_alone(pcrs, of_xen=of_xen) if not event_log else _pcrs_with_log(pcrs, event_log, images)
     entries = parse_ima_log(ima_log)
     vouched = entries[: replay_until(entries, {}, {IMA_PCR: pcrs[IMA_PCR]}).verified]
     files, buffers = _measured(vouched, demanded)
@@ -127,9 +129,30 @@ def not_in_manifest(reference: ReferenceValues, manifest: Mapping[str, Iterable[
     }
 
 
-def _image_values(uki: bytes, pcrs: Mapping[int, bytes]) -> frozenset[int]:
+def _pcrs_with_log(
+    pcrs: Mapping[int, bytes], event_log: bytes, images: frozenset[int]
+) -> dict[int, tuple[PcrReference, ...]]:
+    log = parse_event_log(event_log)
+    if Bank.SHA256 not in log.banks:
+        raise NotTrusted("the event log has no SHA-256 digests", where="event log", remedy="Enable that PCR bank.")
+    return {pcr: _pcr(pcr, pcrs[pcr], log.of_pcr(pcr), log.startup_locality, images) for pcr in APPRAISED_PCRS}
+
+
+def _pcrs_alone(pcrs: Mapping[int, bytes], *, of_xen: bool) -> dict[int, tuple[PcrReference, ...]]:
+    """Without an event log, which a host with Xen alone may lack, once its image is known to be the one that booted."""
+    if not of_xen:
+        raise NotTrusted(
+            "there is no event log",
+            where="event log",
+            expected="the firmware's log, or on a host with Xen the image that it was booted from",
+            remedy="On a host with Xen, give the image with --uki; on any other, find out where its log went.",
+        )
+    return {pcr: (PcrReference(value=pcrs[pcr]),) for pcr in APPRAISED_PCRS}
+
+
+def _image_values(uki: bytes, pcrs: Mapping[int, bytes], *, of_xen: bool) -> frozenset[int]:
     """The PCRs that the image determines, after they have been compared with the boot's."""
-    computed = {4: pcr4_value(uki), 9: pcr9_value(uki), 11: pcr11_value(uki)}
+    computed = xen_pcr_values(uki) if of_xen else {4: pcr4_value(uki), 9: pcr9_value(uki), 11: pcr11_value(uki)}
     for pcr, value in computed.items():
         if pcrs[pcr] != value:
             raise NotTrusted(
@@ -137,7 +160,7 @@ def _image_values(uki: bytes, pcrs: Mapping[int, bytes]) -> frozenset[int]:
                 where=f"PCR {pcr}",
                 expected=value.hex(),
                 found=pcrs[pcr].hex(),
-                remedy="Give the unified kernel image that this host boots, or find out why it booted another.",
+                remedy="Give the unified image that this host boots, or find out why it booted another.",
             )
     return frozenset(computed)
 

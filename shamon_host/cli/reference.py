@@ -34,7 +34,10 @@ def add_parsers(commands: Any) -> None:
     take.add_argument("--out", type=Path, metavar="FILE", help=f"default {DEFAULT_DIRECTORY}/NAME.json")
     take.add_argument("--tcti", default="device:/dev/tpmrm0", help="how to reach the TPM (default device:/dev/tpmrm0)")
     take.add_argument(
-        "--uki", type=Path, metavar="FILE", help="the unified kernel image that this host was booted from"
+        "--uki",
+        type=Path,
+        metavar="FILE",
+        help="the unified image (of a kernel, or of Xen) that this host was booted from",
     )
     take.add_argument(
         "--manifest",
@@ -75,7 +78,7 @@ def _record(arguments: argparse.Namespace) -> int:
     host = plain_name(arguments.host, "host name")
     out = arguments.out or DEFAULT_DIRECTORY / f"{host}.json"
     manifest = read_manifest(arguments.manifest) if arguments.manifest else {}
-    uki = read_limited(arguments.uki, _MAX_IMAGE_BYTES, "unified kernel image") if arguments.uki else None
+    uki = read_limited(arguments.uki, _MAX_IMAGE_BYTES, "unified image") if arguments.uki else None
     files = chosen_files(arguments.file, DEFAULT_CONFIG)
     recorded = record_boot(open_tpm(arguments.tcti), open_logs(), manifest=manifest, uki=uki)
     parts = [open_reference(path) for path in arguments.part]

@@ -60,7 +60,7 @@ def check_reported_filters(network_state: bytes, hypervisor_report: bytes, *, ho
     if claim.status is not ClaimStatus.PASS:
         return claim
     try:
-        _, label_map = parse_hypervisor_report(hypervisor_report)
+        label_map = parse_hypervisor_report(hypervisor_report).label_map
         taps = {vm: tap_devices(policy, label_map, vm) for vm in policy.vms_of(host) if vm in label_map.vms}
         state = json.loads(network_state)
         found = filters_from_document(state["filters"])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from shamon_host.domain.addresses import address_mistakes
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.findings import Finding, quoted, unknown
+from shamon_host.domain.flask_expected import MAX_LABELS_AT_HOME
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
@@ -22,6 +23,7 @@ from shamon_host.domain.policy import (
     MAX_CONFLICT_SETS,
     MAX_RESOURCES,
     HostEntry,
+    HypervisorKind,
     Intervals,
     Policy,
     TypeDefinition,
@@ -234,7 +236,9 @@ def _hosts(policy: Policy) -> Iterator[Finding]:
     by_address: dict[str, HostName] = {}
     vms = Counter(entry.host for entry in policy.vms.values())
     disks: defaultdict[HostName, set[str]] = defaultdict(set)
+    labels: defaultdict[HostName, set[str]] = defaultdict(set)
     for entry in policy.vms.values():
+        labels[entry.host].add(entry.label)
         known = (policy.resource_labels.get(name) for name in entry.resources)
         disks[entry.host].update(each.name for each in known if each and each.kind is ResourceKind.DISK)
     for name, host in sorted(policy.hosts.items()):
@@ -244,6 +248,9 @@ def _hosts(policy: Policy) -> Iterator[Finding]:
         yield from _too_many(f"hosts.{quoted(name)}.types", "types", len(host.types), len(TYPE_CATEGORIES))
         paired = vms[name] + len(disks[name])
         yield from _too_many(f"hosts.{quoted(name)}", "VMs and disks", paired, len(VM_CATEGORIES) // 2)
+        if host.hypervisor is HypervisorKind.XEN:
+            count, what = len(labels[name] - {UNLABELLED.name}), "labels of VMs with Xen"
+            yield from _too_many(f"hosts.{quoted(name)}", what, count, MAX_LABELS_AT_HOME)
         for lacking in sorted((host.starting or frozenset()) - host.types):
             yield Finding(
                 key=f"hosts.{quoted(name)}.starting",
@@ -263,7 +270,7 @@ def _hosts(policy: Policy) -> Iterator[Finding]:
 
 
 def _too_many(key: str, kind: str, count: int, most: int) -> Iterator[Finding]:
-    """SELinux has no categories for more on one host."""
+    """SELinux has no categories for more on one host, or nobody would ask Xen about all of them."""
     if count > most:
         yield Finding(key=key, what=f"too many {kind} for one host", expected=f"at most {most}", found=str(count))
 

@@ -1,8 +1,9 @@
-"""The label map of a host for a policy, and which SELinux context a VM or a disk of the policy has under it."""
+"""The label map of a host for a policy, and which context a VM or a disk of the policy has under it."""
 
+from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
-from shamon_host.domain.labels import HostName, SelinuxContext, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.labels import HostName, SelinuxContext, VmContext, VmName
+from shamon_host.domain.policy import HypervisorKind, Policy
 
 
 def allocate_for(policy: Policy, host: HostName, current: LabelMap = EMPTY) -> LabelMap:
@@ -14,8 +15,11 @@ def allocate_for(policy: Policy, host: HostName, current: LabelMap = EMPTY) -> L
     return allocate(current, types, policy.vms_of(host), policy.disks_on(host))
 
 
-def vm_context(policy: Policy, label_map: LabelMap, vm: VmName) -> SelinuxContext:
-    """What the VM runs under. Raises KeyError where the policy, or the map, knows it or something of it not."""
+def vm_context(policy: Policy, label_map: LabelMap, vm: VmName) -> VmContext:
+    """What the VM runs under on its host: on Xen its label's FLASK context, else the sVirt context that the map gives.
+    Raises KeyError where the policy, or the map, knows it or something of it not."""
+    if policy.hypervisor_of(policy.vms[vm].host) is HypervisorKind.XEN:
+        return flask_context(policy.label_of(vm).name)
     return label_map.vm_context(vm, policy.label_of(vm).types, policy.disks_of(vm))
 
 

@@ -1,6 +1,7 @@
-"""Names of types, labels of VMs and resources, and SELinux contexts as values.
+"""Names of types, labels of VMs and resources, and contexts of SELinux and FLASK as values.
 
 A type's name is universal (`acme/red`) and travels between hosts; an SELinux context is local to one host and does not.
+A FLASK context follows from the name of a VM's label, and is the same on every host with Xen.
 """
 
 import re
@@ -21,6 +22,9 @@ _PLAIN_NAME = re.compile(_SEGMENT)
 _CONTEXT = re.compile(
     r"(?P<user>[A-Za-z0-9_]+):(?P<role>[A-Za-z0-9_]+):(?P<type>[A-Za-z0-9_]+):"
     r"s(?P<sensitivity>[0-9]{1,4})(?::(?P<categories>c[0-9]{1,4}(?:[.,]c[0-9]{1,4})*))?"
+)
+_FLASK_CONTEXT = re.compile(
+    r"(?P<user>[A-Za-z][A-Za-z0-9_]{0,63}):(?P<role>[A-Za-z][A-Za-z0-9_]{0,63}):(?P<type>[A-Za-z][A-Za-z0-9_]{0,254})"
 )
 CATEGORIES = range(1024)
 """SELinux MCS categories of the reference policy: c0 to c1023."""
@@ -146,3 +150,27 @@ class SelinuxContext:
         parts = [f"c{run[0]}.c{run[-1]}" if len(run) > 2 else ",".join(f"c{number}" for number in run) for run in runs]
         level = f"s{self.sensitivity}" + (":" + ",".join(parts) if parts else "")
         return f"{self.user}:{self.role}:{self.type}:{level}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlaskContext:
+    """`user:role:type`, a security context of Xen's FLASK (`xen/xsm/flask`), whose policy here has no MLS part."""
+
+    user: str
+    role: str
+    type: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a context as the hypervisor or libvirt prints it. Raises BadInput."""
+        match = _FLASK_CONTEXT.fullmatch(text)
+        if not match:
+            raise BadInput("bad FLASK context", expected="user:role:type", found=repr(text[:120]))
+        return cls(user=match["user"], role=match["role"], type=match["type"])
+
+    def __str__(self) -> str:
+        return f"{self.user}:{self.role}:{self.type}"
+
+
+VmContext = SelinuxContext | FlaskContext
+"""What a hypervisor labels a domain with: QEMU/KVM's sVirt with the one, Xen's FLASK with the other."""

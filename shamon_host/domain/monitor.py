@@ -14,7 +14,7 @@ from shamon_host.domain.admission import AdmissionState, PeerState
 from shamon_host.domain.decision import Check, Decision, Rule
 from shamon_host.domain.findings import quoted
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmContext, VmLabel, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.domain.results import AttestationResult, TpmKind
 from shamon_host.domain.rules import (
@@ -274,7 +274,7 @@ def labelmap_install(policy: Policy, host: HostName, label_map: LabelMap) -> Dec
     return _decide(Check.LABELMAP_INSTALL, policy.coalition, f"{len(label_map.types)} types", denials())
 
 
-def label_vm(policy: Policy, vm: VmName, *, wanted: SelinuxContext, found: SelinuxContext | None) -> Decision:
+def label_vm(policy: Policy, vm: VmName, *, wanted: VmContext, found: VmContext | None) -> Decision:
     """May the VM run under the context that was read back? `found` is None where there is none."""
 
     def denials() -> Denials:
@@ -361,6 +361,9 @@ def vm_migrate(
         yield from unassigned(policy, vm, source)
         if destination == source:
             yield Deny(Rule.ASSIGNMENT, f"it is on {source} already")
+        here, beyond = policy.hypervisor_of(source), policy.hypervisor_of(destination)
+        if here is not beyond:
+            yield Deny(Rule.ASSIGNMENT, f"{source} has {here} and {destination} {beyond}: no VM moves between them")
         if peer_state.host not in (source, destination):
             yield Deny(Rule.IDENTITY, f"the state is about {peer_state.host}")
         yield from not_admitted(policy, peer_state.host, peer_state, now_s)

@@ -34,6 +34,15 @@ class TpmDemand(StrEnum):
     """Only hosts with a hardware TPM."""
 
 
+class HypervisorKind(StrEnum):
+    """What a host runs its VMs with, hence what labels them."""
+
+    QEMU = "qemu"
+    """QEMU/KVM: sVirt, SELinux contexts of processes on the host."""
+    XEN = "xen"
+    """Xen with XSM: FLASK contexts of domains in the hypervisor."""
+
+
 class Primary(StrEnum):
     """Which of sHype's two rules is named when both deny (ACM: the primary policy component)."""
 
@@ -105,6 +114,7 @@ class HostEntry:
     types: frozenset[TypeName]
     starting: frozenset[TypeName] | None = None
     """What it may run before any peer has admitted it in this boot; None: all of `types`."""
+    hypervisor: HypervisorKind = HypervisorKind.QEMU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +238,10 @@ class Policy:
     def quarantine_of(self, vm: VmName) -> Grade:
         """The least that a quarantine does to a VM. Raises KeyError as `label_of` does."""
         return self.vms[vm].quarantine or self.label_of(vm).quarantine
+
+    def hypervisor_of(self, host: HostName) -> HypervisorKind:
+        """What a host runs its VMs with; QEMU for a host that is not there."""
+        return self.hosts[host].hypervisor if host in self.hosts else HypervisorKind.QEMU
 
     def interfaces_of(self, vm: VmName) -> tuple[TypeName, ...]:
         """The type of each network interface of a VM, in order."""

@@ -7,11 +7,12 @@ both. Comments, order and defaults of the file that it came from make no differe
 
 from collections.abc import Iterable
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any
 
 from shamon_host.domain.canonical import canonical_digest, canonical_json
 from shamon_host.domain.overlay import Overlay
-from shamon_host.domain.policy import Intervals, Policy
+from shamon_host.domain.policy import HypervisorKind, Intervals, Policy
 from shamon_host.domain.quarantine import Grade
 
 FORMAT = "shamon-policy-2"
@@ -65,7 +66,11 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "conflicts": {name: {"types": sorted(members)} for name, members in policy.conflict_sets.items()},
         "hosts": {
             name: _given(
-                address=host.address, port=host.port, types=sorted(host.types), starting=_listed(host.starting)
+                address=host.address,
+                port=host.port,
+                types=sorted(host.types),
+                starting=_listed(host.starting),
+                hypervisor=_unless(host.hypervisor, HypervisorKind.QEMU),
             )
             for name, host in policy.hosts.items()
         },
@@ -111,6 +116,11 @@ def _rekey(intervals: Intervals) -> dict[str, Any]:
         for name in ("rekey_bytes", "rekey_packets")
         if getattr(intervals, name) != getattr(default, name)
     }
+
+
+def _unless(value: StrEnum, default: StrEnum) -> str | None:
+    """Left out where it is the default, as in policies from before there was this key."""
+    return None if value is default else value.value
 
 
 def _overlay(overlay: Overlay) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from shamon_host.domain.policy import (
     Department,
     FailureAction,
     HostEntry,
+    HypervisorKind,
     Intervals,
     Organisation,
     PinnedImage,
@@ -236,13 +237,16 @@ def _hosts(reader: Reader) -> dict[HostName, HostEntry]:
     hosts = {}
     for name, table in reader.tables("hosts"):
         key = reader.join("hosts", name)
-        reader.only(key, table, ("address", "port", "types", "starting"))
+        reader.only(key, table, ("address", "port", "types", "starting", "hypervisor"))
         hosts[HostName(name)] = HostEntry(
             name=HostName(name),
             address=reader.string(key, table, "address", what="an IPv4 or IPv6 address"),
             port=reader.integer(key, table, "port", allowed=range(1, 65536), default=DEFAULT_PORT),
             types=reader.types(key, table, "types"),
             starting=reader.types(key, table, "starting") if "starting" in table else None,
+            hypervisor=HypervisorKind(
+                reader.choice(key, table, "hypervisor", tuple(HypervisorKind), default=HypervisorKind.QEMU)
+            ),
         )
     return hosts
 

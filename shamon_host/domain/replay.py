@@ -1,7 +1,8 @@
 """What runs on a host, held against a policy that is to come: every violation, exactly.
 
 Before a host agrees to a new version it replays what is there now, VMs, ports, links and resources, as if each were
-asked for under the new version. Renamed types and labels are followed, so a rename alone breaks nothing. The host that
+asked for under the new version. Renamed types and labels are followed, so a rename alone breaks nothing, but on Xen,
+where the name of a label is in the context that a VM runs under. The host that
 runs a VM forbidden by the new version answers no, and says which VM and why; nobody stops anything for an update.
 """
 
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.disk_grants import disk_grants, grants_differ
+from shamon_host.domain.flask_labels import seclabel
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName, VmLabel, VmName
-from shamon_host.domain.policy import Policy, Renames
+from shamon_host.domain.policy import HostEntry, HypervisorKind, Policy, Renames
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.rules import not_runnable, unassigned
 from shamon_host.domain.ste import listed
@@ -61,14 +63,29 @@ def violations(new: Policy, current: Policy, running: Running) -> tuple[str, ...
     return tuple(dict.fromkeys(_violations(new, current, running)))
 
 
+def _installed_by_hand(new: HostEntry, current: HostEntry) -> Iterator[str]:
+    for what in ("address", "hypervisor"):
+        if getattr(new, what) != getattr(current, what):
+            yield f"the {what} of {new.name} changes: stop its daemon, and install the policy by hand"
+
+
+def flask_label_changes(current: Policy, new: Policy, vm: VmName) -> str:
+    """On Xen a VM's context follows from the name of its label, which cannot change while the VM runs. Empty where it
+    does not."""
+    before, after = current.label_of(vm).name, new.label_of(vm).name
+    kinds = {policy.hypervisor_of(policy.vms[vm].host) for policy in (current, new)}
+    if kinds != {HypervisorKind.XEN} or before == after:
+        return ""
+    return f"runs as {seclabel(before)} and would have {seclabel(after)}"
+
+
 def _violations(new: Policy, current: Policy, running: Running) -> Iterator[str]:
     host = running.host
     if host not in new.hosts:
         if running.vms:
             yield f"{host} is no host any more and runs {', '.join(sorted(running.vms))}"
         return
-    if new.hosts[host].address != current.hosts[host].address:
-        yield f"the address of {host} changes: stop its daemon, and install the policy by hand"
+    yield from _installed_by_hand(new.hosts[host], current.hosts[host])
     labels = {vm: new.label_of(vm) for vm in running.vms if vm in new.vms}
     for vm, types in sorted(running.vms.items()):
         yield from (f"{vm}: {deny.reason} ({deny.rule})" for deny in unassigned(new, vm, host))
@@ -83,6 +100,9 @@ def _violations(new: Policy, current: Policy, running: Running) -> Iterator[str]
                 f"{vm} runs with the types {listed(wanted.types)} and would have {listed(labels[vm].types)}: "
                 "stop it first"
             )
+        relabelled = flask_label_changes(current, new, vm)
+        if relabelled:
+            yield f"{vm} {relabelled}: stop it first"
         ports = tuple(renamed(name, new.renames) for name in types)
         if new.interfaces_of(vm) != ports:
             yield (

@@ -12,7 +12,7 @@ from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.decision import Rule
 from shamon_host.domain.decisions import conflict_with, may_use
 from shamon_host.domain.findings import quoted
-from shamon_host.domain.labels import UNLABELLED, HostName, SelinuxContext, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, TypeName, VmContext, VmLabel, VmName
 from shamon_host.domain.policy import Policy, Primary, TpmDemand
 from shamon_host.domain.policy_form import policy_digest
 from shamon_host.domain.results import TpmKind
@@ -47,7 +47,7 @@ def expired(policy: Policy, now_wall_s: float) -> Denials:
         yield Deny(Rule.EXPIRED, f"version {policy.version} expired {ago} s ago", "coalition.expires")
 
 
-def mislabelled(wanted: SelinuxContext, found: SelinuxContext | None) -> Denials:
+def mislabelled(wanted: VmContext, found: VmContext | None) -> Denials:
     """What was read back is not what the label map gives."""
     if found is None:
         yield Deny(Rule.LABEL, f"it has no label; {wanted} is expected")

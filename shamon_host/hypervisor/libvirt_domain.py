@@ -55,13 +55,45 @@ def domain_xml(spec: VmSpec, platform: Platform) -> str:
     for number, further in enumerate(spec.disks):
         _further_disk(devices, further, f"vd{ascii_lowercase[number + 1]}")
     for interface in spec.interfaces:
-        _interface(devices, interface)
+        element = _bridged(devices, interface)
+        ET.SubElement(element, "model", type="virtio")
+        ET.SubElement(element, "rom", enabled="no")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "target", port="0")
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(ET.SubElement(devices, "video"), "model", type="none")
     ET.SubElement(devices, "memballoon", model="none")
     label = ET.SubElement(root, "seclabel", type="static", model="selinux", relabel="yes")
+    _text(label, "label", str(spec.context))
+    return ET.tostring(root, encoding="unicode")
+
+
+def xen_domain_xml(spec: VmSpec) -> str:
+    """A paravirtualised domain of Xen. No device model runs for it; its disks and interfaces are with dom0's kernel."""
+    root = ET.Element("domain", type="xen")
+    _text(root, "name", spec.name)
+    _text(root, "uuid", spec.uuid)
+    _text(root, "memory", str(spec.memory_mib), unit="MiB")
+    _text(root, "vcpu", str(spec.vcpus))
+    boot = ET.SubElement(root, "os")
+    _text(boot, "type", "linux")
+    for tag, text in (("kernel", spec.kernel), ("initrd", spec.initrd), ("cmdline", spec.cmdline)):
+        if text:
+            _text(boot, tag, text)
+    _text(root, "on_reboot", "restart")
+    _text(root, "on_crash", "destroy")
+    devices = ET.SubElement(root, "devices")
+    for letter, disk in zip(ascii_lowercase, (VmDisk(path=spec.disk, read_only=False), *spec.disks), strict=False):
+        element = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(element, "driver", name="phy", type="raw")
+        ET.SubElement(element, "source", file=disk.path)
+        ET.SubElement(element, "target", dev=f"xvd{letter}", bus="xen")
+        if disk.read_only:
+            ET.SubElement(element, "readonly")
+    for interface in spec.interfaces:
+        _bridged(devices, interface)
+    ET.SubElement(ET.SubElement(devices, "console", type="pty"), "target", type="xen", port="0")
+    label = ET.SubElement(root, "seclabel", type="static", model="flask", relabel="no")
     _text(label, "label", str(spec.context))
     return ET.tostring(root, encoding="unicode")
 
@@ -107,13 +139,12 @@ def _further_disk(devices: ET.Element, disk: VmDisk, target: str) -> None:
         ET.SubElement(element, "readonly")
 
 
-def _interface(devices: ET.Element, interface: VmInterface) -> None:
+def _bridged(devices: ET.Element, interface: VmInterface) -> ET.Element:
     element = ET.SubElement(devices, "interface", type="bridge")
     ET.SubElement(element, "mac", address=interface.mac)
     ET.SubElement(element, "source", bridge=interface.bridge)
     ET.SubElement(element, "target", dev=interface.device)
-    ET.SubElement(element, "model", type="virtio")
-    ET.SubElement(element, "rom", enabled="no")
+    return element
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

@@ -1,16 +1,18 @@
 """What this program needs of a hypervisor and of the place where disk images live.
 
-Real: `libvirt_qemu`, `overlay_images`, `disk_files`. In memory: `shamon_host.testing.hypervisor`,
-`shamon_host.testing.images`, `shamon_host.testing.disks`.
+Real: `libvirt_qemu`, `libvirt_xen`, `xen_flask`, `overlay_images`, `raw_images`, `disk_files`. In memory:
+`shamon_host.testing.hypervisor`, `shamon_host.testing.flask`, `shamon_host.testing.images`,
+`shamon_host.testing.disks`.
 All calls are synchronous; the daemon runs them in a worker thread. They raise BackendFailed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.flask_rules import Access, Question
+from shamon_host.domain.labels import SelinuxContext, VmContext, VmName
 
 
 class DomainState(StrEnum):
@@ -61,7 +63,7 @@ class VmSpec:
 
     name: VmName
     uuid: str
-    context: SelinuxContext
+    context: VmContext
     disk: str
     interfaces: tuple[VmInterface, ...]
     disks: tuple[VmDisk, ...] = ()
@@ -74,13 +76,14 @@ class VmSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainReport:
-    """What the hypervisor says of one domain. `context` is the running process's own label, as the kernel has it,
-    None when it has none or is not running; `enforced` is False where the label binds nobody (permissive SELinux)."""
+    """What the hypervisor says of one domain. `context` is the running process's own label, as the kernel has it, or
+    on Xen the domain's, as the hypervisor has it; None when it has none or is not running. `enforced` is False where
+    the label binds nobody (permissive SELinux or FLASK)."""
 
     name: VmName
     uuid: str
     state: DomainState
-    context: SelinuxContext | None
+    context: VmContext | None
     interfaces: tuple[VmInterface, ...]
     disk: str
     disks: tuple[VmDisk, ...] = ()
@@ -153,6 +156,36 @@ class Disks(Protocol):
     def verify(self, disk: str, sha256: str) -> None:
         """Compare the digest of the whole content. Raises NotTrusted when it differs."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlaskState:
+    """What Xen says of its FLASK policy now. `booleans`: name → whether it is on.
+
+    `access`: question (source type, target type, class) → names of the permissions that are allowed; a question about a
+    type that the hypervisor's policy does not know has no entry.
+    """
+
+    enforcing: bool
+    booleans: Mapping[str, bool]
+    access: Access
+
+
+class FlaskPolicy(Protocol):
+    """The MAC policy of a Xen hypervisor with XSM/FLASK (`xen/xsm/flask/flask_op.c`, `FLASK_*`).
+
+    In questions, a type stands for `system_u:system_r:TYPE`, one of channels (`..._channel`) or of a device for
+    `system_u:object_r:TYPE`.
+    """
+
+    def load(self, module: str) -> None:
+        """Compile a module (`interchange.flask`) with the base policy, and replace the hypervisor's policy by the two.
+
+        Raises BackendFailed, also where checkpolicy refuses them; then the old policy stays.
+        """
+        ...
+
+    def state(self, questions: Iterable[Question]) -> FlaskState: ...
 
 
 class Images(Protocol):

@@ -3,23 +3,30 @@
 The Attester puts the digest of these bytes into its leaf; the Verifier reads them as hostile input and checks that
 every domain that runs is a VM of the policy, on its own host, under exactly the context that the label map gives to
 its types, and that no conflicting types run together.
+
+On a host with Xen that context is of FLASK, whose policy the hypervisor enforces: the report has what Xen answered
+about it (`domain.flask_expected`), and the Verifier checks that it is exactly what its own copy of the policy gives.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.flask_expected import ExpectedFlask, expected_flask, flask_differences
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, VmLabel, VmName, plain_name, type_name
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.labels import HostName, VmLabel, VmName, plain_name, type_name
+from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
-from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState
+from shamon_host.hypervisor.flask_report import flask_document, read_flask_document
+from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, FlaskState
 
 MAX_REPORT_BYTES = 1 << 20
+_TOLD = 4
+"""Differences of FLASK policies that a claim names."""
 _REPORTED_STATES = tuple(state.value for state in RUNNING_STATES)
 
 
@@ -31,10 +38,21 @@ class ReportedDomain:
     """As the hypervisor has it; empty when it has none, or one that nobody enforces."""
 
 
-def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> bytes:
-    """Canonical JSON of every domain that runs or is paused, and of the label map that their contexts come from.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedHypervisor:
+    """A report as it was read."""
 
-    `disks` is left out where there are none, as in reports from before there were any.
+    domains: tuple[ReportedDomain, ...]
+    label_map: LabelMap
+    flask: FlaskState | None
+    """None where it says nothing of FLASK: the hypervisor is QEMU."""
+
+
+def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap, flask: FlaskState | None = None) -> bytes:
+    """Canonical JSON of every domain that runs or is paused, of the label map that their contexts come from, and of
+    what Xen says of FLASK.
+
+    `disks` is left out where there are none, as in reports from before there were any; `flask` where there is no Xen.
     """
     disks = {name: list(pair) for name, pair in sorted(label_map.disks.items())}
     return json.dumps(
@@ -53,19 +71,21 @@ def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap) -> b
                 "vms": {name: list(pair) for name, pair in sorted(label_map.vms.items())},
                 **({"disks": disks} if disks else {}),
             },
+            **({"flask": flask_document(flask)} if flask else {}),
         },
         sort_keys=True,
         separators=(",", ":"),
     ).encode()
 
 
-def parse_hypervisor_report(data: bytes) -> tuple[tuple[ReportedDomain, ...], LabelMap]:
+def parse_hypervisor_report(data: bytes) -> ReportedHypervisor:
     """Read a report from a peer. Raises BadInput."""
     if len(data) > MAX_REPORT_BYTES:
         raise BadInput("hypervisor report is too large", expected=f"at most {MAX_REPORT_BYTES} bytes")
     try:
         fields = json.loads(data)
-        if set(fields) != {"domains", "label_map"} or set(fields["label_map"]) - {"disks"} != {"types", "vms"}:
+        present, mapped = set(fields) - {"flask"}, set(fields["label_map"]) - {"disks"}
+        if present != {"domains", "label_map"} or mapped != {"types", "vms"}:
             raise BadInput("malformed hypervisor report", expected="domains and label_map")
         if not isinstance(fields["domains"], list):
             raise BadInput("malformed hypervisor report", expected="a list of domains")
@@ -73,20 +93,25 @@ def parse_hypervisor_report(data: bytes) -> tuple[tuple[ReportedDomain, ...], La
         types = {type_name(name): _category(value, TYPE_CATEGORIES) for name, value in _items(fields, "types")}
         vms = {VmName(plain_name(name, "VM name")): _pair(pair) for name, pair in _items(fields, "vms")}
         disks = {plain_name(name, "name of a disk"): _pair(pair) for name, pair in _items(fields, "disks")}
+        flask = read_flask_document(fields["flask"]) if "flask" in fields else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput("malformed hypervisor report", found=type(error).__name__) from error
     flat = [category for pair in (*vms.values(), *disks.values()) for category in pair]
     if len(set(types.values())) != len(types) or len(set(flat)) != len(flat):
         raise BadInput("malformed label map", expected="categories of its own for every type, VM and disk")
-    return domains, LabelMap(types=types, vms=vms, disks=disks)
+    return ReportedHypervisor(domains=domains, label_map=LabelMap(types=types, vms=vms, disks=disks), flask=flask)
 
 
 def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> Claim:
     """The claim `running-labels` about `host`. Never raises on bad bytes: they make the claim fail."""
     try:
-        domains, label_map = parse_hypervisor_report(data)
+        report = parse_hypervisor_report(data)
     except BadInput as error:
         return _claim(ClaimStatus.FAIL, str(error))
+    domains, label_map = report.domains, report.label_map
+    claim = _check_flask(report.flask, host=host, policy=policy)
+    if claim is not None:
+        return claim
     lacking = policy.hosts[host].types - set(label_map.types) if host in policy.hosts else policy.types
     if lacking:
         return _claim(ClaimStatus.ABSENT, "the label map lacks types of the host", expected=", ".join(sorted(lacking)))
@@ -105,6 +130,36 @@ def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> C
         if found:
             return _claim(ClaimStatus.FAIL, f"types in conflict run together: {found}", where=name)
     return _claim(ClaimStatus.PASS, f"{len(domains)} domains run under their labels")
+
+
+def _check_flask(flask: FlaskState | None, *, host: HostName, policy: Policy) -> Claim | None:
+    """The MAC policy that the hypervisor of a host with Xen enforces is the Verifier's own."""
+    on_xen = policy.hypervisor_of(host) is HypervisorKind.XEN
+    if flask is None:
+        return _claim(ClaimStatus.ABSENT, "a host with Xen says nothing of FLASK", where=host) if on_xen else None
+    if not on_xen:
+        return _claim(ClaimStatus.FAIL, "a host with QEMU has a FLASK policy", where=host, expected="none")
+    try:
+        expected = expected_flask(policy, host)
+    except BadInput as error:
+        return _claim(ClaimStatus.FAIL, str(error))
+    differences = list(flask_state_differences(expected, flask))
+    if not differences:
+        return None
+    return _claim(
+        ClaimStatus.FAIL, "Xen enforces another FLASK policy than the coalition's", where=host, found=some(differences)
+    )
+
+
+def flask_state_differences(expected: ExpectedFlask, state: FlaskState) -> Iterator[str]:
+    """`domain.flask_expected.flask_differences` of what a hypervisor says."""
+    return flask_differences(expected, enforcing=state.enforcing, booleans=state.booleans, answers=state.access)
+
+
+def some(differences: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(differences) - _TOLD
+    return "; ".join(differences[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, label_map: LabelMap) -> Claim | None:
@@ -128,7 +183,7 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
     if not domain.context:
         return _claim(ClaimStatus.ABSENT, "a domain runs without a label", where=domain.name, expected=str(expected))
     try:
-        found = SelinuxContext.parse(domain.context)
+        found = type(expected).parse(domain.context)
     except BadInput as error:
         return _claim(ClaimStatus.FAIL, str(error), where=domain.name)
     if found != expected:

@@ -10,7 +10,7 @@ from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.disk_grants import DiskGrant, disk_grants
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmContext, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
 from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, Hypervisor
@@ -138,7 +138,7 @@ class VmStates:
             raise BadInput(f"no VM {name!r} on this host", expected=f"one of: {ours or 'none'}")
         return entry
 
-    def context(self, name: VmName) -> SelinuxContext:
+    def context(self, name: VmName) -> VmContext:
         """The context that a VM of this host is to run under."""
         return vm_context(self.policy(), self.label_map(), name)
 

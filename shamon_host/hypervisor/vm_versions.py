@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from shamon_host.domain.decision import Check, Decision, Rule
 from shamon_host.domain.disk_grants import DiskGrant, disk_grants, grants_differ
-from shamon_host.domain.labels import SelinuxContext, TypeName, VmName
+from shamon_host.domain.labels import TypeName, VmContext, VmName
 from shamon_host.domain.policy import Policy
-from shamon_host.domain.replay import renamed, renamed_label
+from shamon_host.domain.replay import flask_label_changes, renamed, renamed_label
 from shamon_host.domain.ste import listed
 
 
@@ -22,8 +22,8 @@ def runs_otherwise(
     wanted_interfaces: Sequence[TypeName],
     grants: tuple[DiskGrant, ...] | None,
     wanted_grants: tuple[DiskGrant, ...],
-    context: SelinuxContext | None,
-    wanted_context: SelinuxContext | None,
+    context: VmContext | None,
+    wanted_context: VmContext | None,
 ) -> Decision | None:
     """Why a VM may not go on: the interfaces, the disks or the label that it runs with are not those that it would get.
 
@@ -46,6 +46,9 @@ def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decisio
     if types != successor.label_of(name).types:
         after = listed(successor.label_of(name).types)
         yield _denied(name, f"version {successor.version} is to come: its types {listed(types)} become {after}")
+    relabelled = flask_label_changes(policy, successor, name)
+    if relabelled:
+        yield _denied(name, f"version {successor.version} is to come: it {relabelled}")
     interfaces = tuple(renamed(each, renames) for each in policy.interfaces_of(name))
     if interfaces != successor.interfaces_of(name):
         differ = _interfaces_differ(interfaces, successor.interfaces_of(name))

@@ -11,29 +11,16 @@ which knows the direction. What Xen has no word for (conflict sets, overlays, le
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.labels import UNLABELLED, TypeName, VmLabel
+from shamon_host.domain.flask_labels import MAC_DOMAIN, Partners, partners_of, seclabel
+from shamon_host.domain.flask_rules import Base, FlaskModule
+from shamon_host.domain.labels import UNLABELLED
 from shamon_host.domain.policy import Policy
 from shamon_host.interchange import flask_rules
-from shamon_host.interchange.flask_rules import MAC_DOMAIN, Base, Guest
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_SPELT = str.maketrans({"-": "_", "_": "U", ".": "D"})
-"""Names are in lower case, so that the capitals keep different names different."""
 _WIDTH = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partners:
-    """The labels that one label may exchange information with, by name, itself included where its VMs may."""
-
-    both_ways: frozenset[str]
-    sends: frozenset[str]
-    """It may send to them, and they may not answer."""
-    receives: frozenset[str]
-    """They may send to it, and it may not answer."""
 
 
 def flask_source(policy: Policy, *, toolstack: str = "dom0_t", trusted: Collection[str] = ("xenstore_t",)) -> str:
@@ -43,55 +30,37 @@ def flask_source(policy: Policy, *, toolstack: str = "dom0_t", trusted: Collecti
     its other types that every guest has to do with. Of each, the base policy has a type `..._channel` too. Raises
     BadInput for what cannot be a type's name.
     """
+    module = FlaskModule.of(policy.vm_labels, _base(toolstack, trusted))
+    return _source(
+        module,
+        _header(policy, module.base),
+        _names(policy),
+        _one_way(partners_of(policy.vm_labels)),
+    )
+
+
+def flask_base_source(*, toolstack: str = "dom0_t", trusted: Collection[str] = ("xenstore_t",)) -> str:
+    """The module of no coalition: guests have nothing to do with each other. For the policy that Xen boots with, in its
+    measured image; a host's daemon puts its coalition's module in the place of this one. Raises as `flask_source`."""
+    module = FlaskModule.of({}, _base(toolstack, trusted))
+    return _source(module, _base_header(module.base))
+
+
+def _base(toolstack: str, trusted: Collection[str]) -> Base:
     for name in (toolstack, *trusted):
         if not _IDENTIFIER.fullmatch(name):
             raise BadInput("bad FLASK type", expected="letters, digits and '_'", found=repr(name[:80]))
-    base = Base(toolstack=toolstack, trusted=tuple(dict.fromkeys((toolstack, *sorted(trusted)))))
-    partners = partners_of(policy.vm_labels)
-    guests = [
-        Guest(type=flask_type(name), partners=tuple(flask_type(other) for other in sorted(partners[name].both_ways)))
-        for name in sorted(policy.vm_labels)
-    ]
-    unlabelled = Guest(type=flask_type(UNLABELLED.name), partners=())
+    return Base(toolstack=toolstack, trusted=tuple(dict.fromkeys((toolstack, *sorted(trusted)))))
+
+
+def _source(module: FlaskModule, *comments: Iterable[str]) -> str:
     sections = (
-        _header(policy, base),
-        _names(policy),
-        _one_way(partners),
-        flask_rules.declarations(guests, unlabelled),
-        flask_rules.own_rules(guests, unlabelled),
-        flask_rules.toolstack_rules(base),
-        flask_rules.mac_rules(),
-        flask_rules.communication(guests),
-        flask_rules.assertions(guests, unlabelled, base),
+        *comments,
+        flask_rules.declarations(module),
+        *flask_rules.allowed(module),
+        flask_rules.assertions(module),
     )
     return "\n".join("\n".join(section) + "\n" for section in sections)
-
-
-def flask_type(label: str) -> str:
-    """The domain type of VMs with a label. It depends on the label's name alone, and no two labels have the same."""
-    return "shamon_unlabelled_t" if label == UNLABELLED.name else f"shamon_vm_{label.translate(_SPELT)}_t"
-
-
-def seclabel(label: str) -> str:
-    """What `seclabel` in the configuration of a domain has to be for VMs with a label."""
-    return f"system_u:system_r:{flask_type(label)}"
-
-
-def partners_of(labels: Mapping[str, VmLabel]) -> dict[str, Partners]:
-    """Label → whom its VMs may exchange information with, as `ste.may_send` decides."""
-    readers: dict[TypeName, set[str]] = {}
-    writers: dict[TypeName, set[str]] = {}
-    for name, label in labels.items():
-        for each in label.reads:
-            readers.setdefault(each, set()).add(name)
-        for each in label.writes:
-            writers.setdefault(each, set()).add(name)
-    found = {}
-    for name, label in labels.items():
-        to = frozenset[str]().union(*(readers.get(each, ()) for each in label.writes))
-        of = frozenset[str]().union(*(writers.get(each, ()) for each in label.reads))
-        found[name] = Partners(both_ways=to & of, sends=to - of, receives=of - to)
-    return found
 
 
 # Comments
@@ -100,8 +69,22 @@ def partners_of(labels: Mapping[str, VmLabel]) -> dict[str, Partners]:
 def _header(policy: Policy, base: Base) -> Iterator[str]:
     yield f"# Coalition {policy.coalition}, version {policy.version}, as FLASK policy for Xen 4.17."
     yield f"# Policy digest {policy.digest}"
+    yield from _how_to_use("Made by `shamon policy export`; changes belong into the policy file.", base)
+    yield "#"
     yield from _comment(
-        "Made by `shamon policy export`; changes belong into the policy file. Put it into Xen's "
+        "Not in here, for Xen has no word for it: conflict sets, overlays, levels and who may use which resource. The "
+        "monitor decides about them before a domain is started, and the toolstack attaches what it permits."
+    )
+
+
+def _base_header(base: Base) -> Iterator[str]:
+    yield "# Domains of no coalition, as FLASK policy for Xen 4.17: each is alone."
+    yield from _how_to_use("What Xen boots with, until a coalition's module takes the place of this one.", base)
+
+
+def _how_to_use(what: str, base: Base) -> Iterator[str]:
+    yield from _comment(
+        f"{what} Put it into Xen's "
         "tools/flask/policy/modules as shamon.te, and `shamon = on` at the end of modules.conf. It needs the types "
         f"{', '.join(base.trusted)} and {', '.join(f'{name}_channel' for name in base.trusted)} of the base policy."
     )
@@ -110,11 +93,6 @@ def _header(policy: Policy, base: Base) -> Iterator[str]:
         "Argo: the module guest_features of the base policy lets every domain send to every other one by Argo. That "
         "is refused below. Switch it off (`guest_features = off`; what guests need of it is in here), or write "
         "{ domain_type -shamon_domain } for domain_type in its two rules about argo."
-    )
-    yield "#"
-    yield from _comment(
-        "Not in here, for Xen has no word for it: conflict sets, overlays, levels and who may use which resource. The "
-        "monitor decides about them before a domain is started, and the toolstack attaches what it permits."
     )
     yield "#"
     yield from _comment(

@@ -1,4 +1,5 @@
-"""The label map of one host as people and programs read it: which SELinux context stands for which name there.
+"""The label map of one host as people and programs read it: which SELinux context stands for which name there. VMs
+of a host with Xen have FLASK contexts, which no map gives them.
 
 Contexts are local: another host may give the same type another category. So whoever reads a host's audit log, its SPD
 or `ps -Z` needs that host's own map.
@@ -14,7 +15,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.findings import nearest
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 
 FRESH = (
     "A fresh allocation, as a host makes it that has never had a policy: a host that has had one may have given other "
@@ -32,7 +33,8 @@ def selinux_label_map(policy: Policy, host: HostName, label_map: LabelMap, *, no
     """Tables in ASCII, the heading and `note` as comments that begin with `#`. Raises as `selinux_document` does."""
     document = selinux_document(policy, host, label_map)
     lines = [
-        f"# SELinux contexts on the host {host}. Coalition {policy.coalition}, version {policy.version}",
+        f"# SELinux contexts on the host {host}{_of_vms(policy, host)}. "
+        f"Coalition {policy.coalition}, version {policy.version}",
         f"# Policy digest {policy.digest}",
         *textwrap.wrap(note, 100, initial_indent="# ", subsequent_indent="# "),
         "",
@@ -100,6 +102,10 @@ def selinux_document(policy: Policy, host: HostName, label_map: LabelMap) -> dic
             for name in disks
         ],
     }
+
+
+def _of_vms(policy: Policy, host: HostName) -> str:
+    return ", and FLASK contexts of its VMs" if policy.hypervisor_of(host) is HypervisorKind.XEN else ""
 
 
 def _require_host(policy: Policy, host: HostName) -> None:

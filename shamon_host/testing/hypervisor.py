@@ -1,18 +1,20 @@
 """A hypervisor in memory whose guests are small machines with network cards and a disk.
 
 Labels behave as sVirt does on SELinux: an enforcing kernel refuses a context that its policy does not know; a
-permissive one runs the domain as the hypervisor's own domain instead, silently. What libvirt and QEMU refuse is refused
-here too: no bridge, no disk, a tap or disk that another domain holds. Domains outlive the daemon and die with their
-host.
+permissive one runs the domain as the hypervisor's own domain instead, silently. With a `flask` they behave as on Xen: a
+domain whose label the loaded policy does not know runs as one without a label. What libvirt and QEMU, or libxl, refuse
+is refused here too: no bridge, no disk, a tap or disk that another domain holds. Domains outlive the daemon and die
+with their host.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.labels import FlaskContext, SelinuxContext, VmContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmDisk, VmSpec
 from shamon_host.testing.disks import MemoryDisks
+from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.guest import MemoryGuest, TapSwitch
 
 __all__ = ["KNOWN_DOMAIN_TYPES", "MemoryGuest", "MemoryHypervisor", "TapSwitch"]
@@ -26,15 +28,15 @@ _TAP_NAME_LIMIT = 15
 class _Domain:
     spec: VmSpec
     state: DomainState
-    context: SelinuxContext | None
+    context: VmContext | None
     disks: tuple[VmDisk, ...]
     guest: MemoryGuest
 
 
 @dataclass(kw_only=True)
 class MemoryHypervisor:
-    """`hypervisor.ports.Hypervisor`. `addresses`: VM → its IP addresses; `enforcing`: what SELinux says now;
-    `disk_exists`: whether there is an overlay at a path."""
+    """`hypervisor.ports.Hypervisor`. `addresses`: VM → its IP addresses; `enforcing`: what SELinux says now, where
+    there is no `flask`; `disk_exists`: whether there is an overlay at a path."""
 
     switch: TapSwitch
     addresses: Mapping[str, tuple[str, ...]]
@@ -44,16 +46,14 @@ class MemoryHypervisor:
     """The disks that domains have beside their own."""
     dumps: dict[str, VmName] = field(default_factory=dict)
     """Path → the domain whose memory was written there."""
+    flask: MemoryFlask | None = None
+    """Of a Xen hypervisor; None: QEMU."""
     _domains: dict[VmName, _Domain] = field(default_factory=dict)
     _subscribers: list[Callable[[], None]] = field(default_factory=list)
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
         self._refuse_impossible(spec)
-        context = spec.context
-        if context.type not in KNOWN_DOMAIN_TYPES:
-            if self.enforcing():
-                raise BackendFailed("SELinux refuses the context", where=spec.name, found=str(context))
-            context = _FALLBACK
+        context = self._svirt(spec) if self.flask is None else self.flask.resolved(spec.context)
         domain = _Domain(
             spec=spec,
             state=DomainState.PAUSED,
@@ -106,8 +106,8 @@ class MemoryHypervisor:
         """The machine's process dies, and its domain is gone with it."""
         self.destroy(self._find(name).spec.name)
 
-    def relabel(self, name: VmName, context: SelinuxContext | None) -> None:
-        """Somebody with the power to do it gives the running process another label."""
+    def relabel(self, name: VmName, context: VmContext | None) -> None:
+        """Somebody with the power to do it gives the running process, or domain, another label."""
         self._find(name).context = context
         self._notify()
 
@@ -127,6 +127,14 @@ class MemoryHypervisor:
     def forget_subscribers(self) -> None:
         """The daemon died."""
         self._subscribers.clear()
+
+    def _svirt(self, spec: VmSpec) -> SelinuxContext:
+        context = spec.context
+        if isinstance(context, SelinuxContext) and context.type in KNOWN_DOMAIN_TYPES:
+            return context
+        if self.enforcing():
+            raise BackendFailed("SELinux refuses the context", where=spec.name, found=str(context))
+        return _FALLBACK
 
     def _refuse_impossible(self, spec: VmSpec) -> None:
         """What libvirt, QEMU or the kernel would not do."""
@@ -150,15 +158,18 @@ class MemoryHypervisor:
             if holds:
                 raise BackendFailed(reason, where=spec.name)
 
-    def _refuse_further_disks(self, spec: VmSpec, context: SelinuxContext) -> None:
-        """What QEMU's locks on images, or SELinux, would not let it open."""
+    def _refuse_further_disks(self, spec: VmSpec, context: VmContext) -> None:
+        """What QEMU's locks on images, or SELinux, would not let it open. On Xen dom0 opens disks for its guests, and
+        their files' labels say nothing of the guest."""
         held = [disk for other in self._domains.values() for disk in other.disks]
         for disk in spec.disks:
             if disk.path not in self.files.files:
                 raise BackendFailed("no such disk", where=disk.path)
             if any(other.path == disk.path and not (other.read_only and disk.read_only) for other in held):
                 raise BackendFailed("the disk is in use", where=disk.path)
-            if self.enforcing() and not self.files.may_open(disk.path, context, write=not disk.read_only):
+            if not isinstance(context, SelinuxContext) or not self.enforcing():
+                continue
+            if not self.files.may_open(disk.path, context, write=not disk.read_only):
                 raise BackendFailed("SELinux refuses the disk", where=disk.path)
 
     def _plug(self, domain: _Domain) -> None:
@@ -199,7 +210,9 @@ class MemoryHypervisor:
         return self._domains[name]
 
     def _report(self, domain: _Domain) -> DomainReport:
-        spec = domain.spec
+        spec, context, flask = domain.spec, domain.context, self.flask
+        if flask is not None and isinstance(context, FlaskContext):
+            context = flask.present(context)
         return DomainReport(
             name=spec.name,
             uuid=spec.uuid,
@@ -207,8 +220,8 @@ class MemoryHypervisor:
             interfaces=spec.interfaces,
             disk=spec.disk,
             disks=domain.disks,
-            context=domain.context,
-            enforced=self.enforcing(),
+            context=context,
+            enforced=self.enforcing() if flask is None else flask.enforcing,
         )
 
     def _notify(self) -> None:

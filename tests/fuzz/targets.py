@@ -61,11 +61,14 @@ from shamon_host.attestation.tpm_structures import (
 )
 from shamon_host.attestation.uki import UkiError, expected_pcr4_events, expected_pcr9_events, expected_pcr11_events
 from shamon_host.attestation.verifier_state import VerifierState
+from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.errors import BadInput, NotTrusted, ShamonError
+from shamon_host.domain.flask_expected import expected_flask
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
 from shamon_host.domain.results import TpmKind
-from shamon_host.hypervisor.report import parse_hypervisor_report
+from shamon_host.hypervisor.ports import FlaskState
+from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
 from shamon_host.links.denials import denials_of
 from shamon_host.links.path_report import LinkEnds, Part, PathReport, Stage, Verdict, parse_report
 from shamon_host.peer import join_messages, messages, policy_messages, registry_messages
@@ -73,6 +76,7 @@ from shamon_host.peer.host_record import read_host_record
 from shamon_host.peer.policy_envelope import read_envelope
 from shamon_host.peer.wire import decode_refusal
 from shamon_host.pyxfrm import XfrmError
+from shamon_host.testing.contracts import flask as flask_contract
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_certificate, memory_peer, memory_record
 from tests.fuzz.netlink import datagrams, read_datagram
@@ -132,6 +136,17 @@ def _ima_log() -> tuple[bytes, ...]:
 def _read_ima_log(data: bytes) -> None:
     for entry in parse_ima_log(data, log_bank=detect_log_bank(data)):
         entry.describe()
+
+
+def _hypervisor_reports() -> tuple[bytes, ...]:
+    """Of a host with Xen."""
+    access = expected_flask(flask_contract.POLICY, flask_contract.ALPHA).access
+    state = FlaskState(enforcing=True, booleans={"one": False}, access=access)
+    return (hypervisor_report([], allocate_for(flask_contract.POLICY, flask_contract.ALPHA), state), b'{"domains":[]}')
+
+
+def _hypervisor_claim(data: bytes) -> None:
+    check_hypervisor_report(data, host=flask_contract.ALPHA, policy=flask_contract.POLICY)
 
 
 def _ascii_log() -> tuple[bytes, ...]:
@@ -445,9 +460,8 @@ _ALL = (
         errors=(),
         seeds=lambda: (_DENIAL,),
     ),
-    Target(
-        name="hypervisor-report", parse=parse_hypervisor_report, errors=(BadInput,), seeds=lambda: (b'{"domains":[]}',)
-    ),
+    Target(name="hypervisor-report", parse=parse_hypervisor_report, errors=(BadInput,), seeds=_hypervisor_reports),
+    Target(name="hypervisor-claim", parse=_hypervisor_claim, errors=(), seeds=_hypervisor_reports),
     Target(name="xfrm", parse=read_datagram, errors=(XfrmError,), seeds=datagrams),
 )
 

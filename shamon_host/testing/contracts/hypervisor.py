@@ -1,6 +1,7 @@
 """What every `hypervisor.ports.Hypervisor` must do: subclass `HypervisorContract`, give it a `bench`.
 
-Runs on the in-memory hypervisor in the unit tests, and on libvirt with QEMU in a lab host that enforces SELinux.
+Runs on the in-memory hypervisor in the unit tests, as QEMU and as Xen, and on libvirt with QEMU in a lab host that
+enforces SELinux, with Xen in one that enforces FLASK.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,14 +11,19 @@ from typing import Protocol
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.flask_labels import flask_context
+from shamon_host.domain.labels import UNLABELLED, FlaskContext, SelinuxContext, VmContext, VmName
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, VmDisk, VmSpec
 
 FIRST, SECOND, STRANGER = VmName("first"), VmName("second"), VmName("stranger")
 
 
 class Bench(Protocol):
-    """A hypervisor on a host where SELinux enforces, and what the contract does around it."""
+    """A hypervisor on a host where SELinux enforces, or FLASK, and what the contract does around it.
+
+    On Xen the FLASK policy knows the labels of all specs, and one for domains without a label.
+    """
 
     @property
     def hypervisor(self) -> Hypervisor: ...
@@ -27,7 +33,8 @@ class Bench(Protocol):
         ...
 
     def disk(self, number: int, *, read_only: bool) -> VmDisk:
-        """A disk beside a VM's own, with a label that only the VM with this number may use, to write it or not."""
+        """A disk beside a VM's own, with a label that (where SELinux labels VMs) only the VM with this number may use,
+        to write it or not."""
         ...
 
     def disk_label(self, disk: VmDisk) -> SelinuxContext | None:
@@ -57,6 +64,8 @@ class Bench(Protocol):
 
 class HypervisorContract:
     """The suite. No domain is there before a test or after it."""
+
+    platform = HypervisorKind.QEMU
 
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
@@ -96,16 +105,25 @@ class HypervisorContract:
         for _ in range(2):
             bench.hypervisor.destroy(FIRST)
             assert [report.name for report in bench.hypervisor.domains()] == [SECOND]
-        other = replace(first.context, categories=frozenset({3, 700, 701}))
+        other = self._another()
         assert bench.hypervisor.start_paused(replace(first, context=other)).context == other
         for name in (FIRST, SECOND, STRANGER):
             bench.hypervisor.destroy(name)
         assert not bench.hypervisor.domains()
 
-    def test_refuses_unknown_context(self, bench: Bench) -> None:
-        strange = SelinuxContext(user="system_u", role="system_r", type="no_such_t", categories=frozenset({1, 512}))
-        with pytest.raises(BackendFailed):
-            bench.hypervisor.start_paused(replace(bench.spec(FIRST, number=1), context=strange))
+    def test_unknown_context(self, bench: Bench) -> None:
+        """SELinux refuses it; libxl logs it, and the domain runs as one without a label, which the caller sees."""
+        spec = bench.spec(FIRST, number=1)
+        if self.platform is HypervisorKind.XEN:
+            strange: VmContext = FlaskContext(user="system_u", role="system_r", type="no_such_t")
+            report = bench.hypervisor.start_paused(replace(spec, context=strange))
+            assert report.context == flask_context(UNLABELLED.name)
+            assert _domain(bench, FIRST) == report
+            bench.hypervisor.destroy(FIRST)
+        else:
+            strange = SelinuxContext(user="system_u", role="system_r", type="no_such_t", categories=frozenset({1, 512}))
+            with pytest.raises(BackendFailed):
+                bench.hypervisor.start_paused(replace(spec, context=strange))
         assert not bench.hypervisor.domains()
 
     @pytest.mark.parametrize("wrong", ["bridge", "disk", "long tap", "multicast MAC", "name", "memory", "further disk"])
@@ -156,16 +174,17 @@ class HypervisorContract:
     @pytest.mark.parametrize("read_only", [True, False])
     def test_refuses_a_disk_that_the_label_does_not_reach(self, bench: Bench, *, read_only: bool) -> None:
         """Nothing but the kernel's SELinux says no here."""
+        self._need_labelled_disks()
         disk = bench.disk(1, read_only=read_only)
         stranger = replace(bench.spec(SECOND, number=2), disks=(disk,))
         with pytest.raises(BackendFailed):
             bench.hypervisor.start_paused(stranger)
         assert not bench.hypervisor.domains()
-        both = bench.spec(FIRST, number=1).context.categories | stranger.context.categories
-        reaches = replace(stranger, context=replace(stranger.context, categories=both))
-        assert bench.hypervisor.start_paused(reaches).disks == (disk,)
+        reaches = _reaching(bench.spec(FIRST, number=1).context, stranger.context)
+        assert bench.hypervisor.start_paused(replace(stranger, context=reaches)).disks == (disk,)
 
     def test_nobody_writes_a_disk_whose_label_is_for_reading(self, bench: Bench) -> None:
+        self._need_labelled_disks()
         disk = replace(bench.disk(1, read_only=True), read_only=False)
         with pytest.raises(BackendFailed):
             bench.hypervisor.start_paused(replace(bench.spec(FIRST, number=1), disks=(disk,)))
@@ -174,7 +193,7 @@ class HypervisorContract:
     def test_two_domains_read_one_disk_and_one_alone_writes_one(self, bench: Bench) -> None:
         read, written = bench.disk(1, read_only=True), bench.disk(1, read_only=False)
         first, second = bench.spec(FIRST, number=1), bench.spec(SECOND, number=2)
-        reaches = replace(second.context, categories=first.context.categories | second.context.categories)
+        reaches = _reaching(first.context, second.context)
         bench.hypervisor.start_paused(replace(first, disks=(read, written)))
         with pytest.raises(BackendFailed):
             bench.hypervisor.start_paused(replace(second, context=reaches, disks=(written,)))
@@ -238,6 +257,23 @@ class HypervisorContract:
         assert bench.until(lambda: bool(told))
         bench.hypervisor.destroy(FIRST)
         assert not bench.hypervisor.domains()
+
+    def _another(self) -> VmContext:
+        """A label that is known, and that no spec has."""
+        if self.platform is HypervisorKind.XEN:
+            return flask_context(UNLABELLED.name)
+        return SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=frozenset({3, 700, 701}))
+
+    def _need_labelled_disks(self) -> None:
+        if self.platform is HypervisorKind.XEN:
+            pytest.skip("dom0 opens disks for its guests: no label of a guest stands against that of a file")
+
+
+def _reaching(first: VmContext, second: VmContext) -> VmContext:
+    """The second one's context, with what it takes to open the first one's disks too."""
+    if isinstance(first, SelinuxContext) and isinstance(second, SelinuxContext):
+        return replace(second, categories=first.categories | second.categories)
+    return second
 
 
 def _domain(bench: Bench, name: VmName) -> DomainReport:

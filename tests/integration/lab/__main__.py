@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.lab.errors import LabError
-from tests.integration.lab.host import BootImage
+from tests.integration.lab.host import BootImage, Platform
 from tests.integration.lab.images import host_images
 from tests.integration.lab.lab import Lab
 from vm_images.cache import cache_root, source_files
@@ -42,7 +42,8 @@ def _up(chosen: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with Lab(host_images()) as lab:
+    xen = {"xen_images": host_images(Platform.XEN), "xen": chosen.xen} if chosen.xen else {}
+    with Lab(host_images(), **xen) as lab:
         for name in chosen.hosts:
             lab.host(name).start(BootImage.OTHER if name in chosen.other else BootImage.RIGHT)
         for name in chosen.hosts:
@@ -112,6 +113,7 @@ def main() -> int:
     up.add_argument(
         "--other", action="append", default=[], metavar="HOST", help="boot this host with the other command line"
     )
+    up.add_argument("--xen", action="append", default=[], metavar="HOST", help="this host runs Xen")
     up.set_defaults(run=_up)
     push = commands.add_parser("push", help="put the checkout's shamon_host into the running hosts")
     push.add_argument("hosts", nargs="*")

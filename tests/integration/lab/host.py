@@ -14,7 +14,18 @@ from tests.integration.lab.tpm import SoftwareTpm
 from tests.integration.lab.wire import Cable, Wire, free_tcp_port
 
 _BOOT_LIMIT_S = 420
-_MEMORY_MIB = 1536
+
+
+class Platform(StrEnum):
+    """What a host runs its VMs on."""
+
+    QEMU = "qemu"
+    XEN = "xen"
+
+
+_MEMORY_MIB = {Platform.QEMU: 1536, Platform.XEN: 2304}
+_EMULATED_CPU = {Platform.QEMU: "max", Platform.XEN: "Westmere"}
+"""Under Xen, dom0 does not survive SMAP as QEMU emulates it, and libvirt knows no model of all that `max` has."""
 
 
 class BootImage(StrEnum):
@@ -30,7 +41,15 @@ class LabHost:
     """
 
     def __init__(
-        self, *, name: str, number: int, images: Path, directory: Path, wire: Wire | Cable, accelerator: str
+        self,
+        *,
+        name: str,
+        number: int,
+        images: Path,
+        directory: Path,
+        wire: Wire | Cable,
+        accelerator: str,
+        platform: Platform = Platform.QEMU,
     ) -> None:
         self.name = name
         self.number = number
@@ -38,8 +57,9 @@ class LabHost:
         self.ipv6 = f"2001:db8::{number}"
         self.mac = f"52:54:00:00:01:{number:02x}"
         self.ssh_port = free_tcp_port()
+        self.platform = platform
         self.boots = 0
-        self._images = images
+        self.images = images
         self._directory = directory / name
         self._directory.mkdir()
         self._tpm = SoftwareTpm(self._directory / "tpm")
@@ -69,7 +89,7 @@ class LabHost:
         """Switch the host on and return at once. The disk overlay stays from the last boot unless `fresh_disk`.
 
         `load_options` replace the image's command line; with a `credential` the image is booted from an EFI system
-        partition where the credential lies beside it.
+        partition where the credential lies beside it. Xen, which cannot be handed over, always is.
         """
         if self.pid is not None:
             raise LabError(f"{self.name} is running already")
@@ -77,7 +97,7 @@ class LabHost:
         self._shell.close()
         disk, variables = self._directory / "disk.qcow2", self._directory / "variables.fd"
         if fresh_disk or not disk.exists():
-            make_disk(disk, self._images / "host.img")
+            make_disk(disk, self.images / "host.img")
         if not variables.exists():
             shutil.copy(FIRMWARE_VARIABLES, variables)
         if credential is not None:
@@ -88,8 +108,9 @@ class LabHost:
             name=self.name,
             number=self.number,
             accelerator=self._accelerator,
-            memory_mib=_MEMORY_MIB,
-            uki=self._images / image.value,
+            cpu="host" if self._accelerator == "kvm" else _EMULATED_CPU[self.platform],
+            memory_mib=_MEMORY_MIB[self.platform],
+            uki=self.images / image.value,
             disk=disk,
             variables=variables,
             tpm_socket=self._tpm.socket,
@@ -97,7 +118,7 @@ class LabHost:
             ssh_port=self.ssh_port,
             wire=self._wire_option,
             load_options=load_options,
-            esp=self._esp(image, credential) if credential is not None else None,
+            esp=self._esp(image, credential) if credential is not None or self.platform is Platform.XEN else None,
         )
         self._machine = Machine(settings)
 
@@ -125,14 +146,17 @@ class LabHost:
         """The TPM that was taken out, in place of the one that is there."""
         self._tpm.put_in(taken)
 
-    def _esp(self, image: BootImage, credential: bytes) -> Path:
+    def _esp(self, image: BootImage, credential: bytes | None) -> Path:
         """The removable-media path of the UEFI specification, and what systemd's stub looks for beside the image."""
         esp = self._directory / "esp"
         boot = esp / "EFI" / "BOOT"
         shutil.rmtree(esp, ignore_errors=True)
-        (boot / "BOOTX64.EFI.extra.d").mkdir(parents=True)
-        shutil.copy(self._images / image.value, boot / "BOOTX64.EFI")
-        (boot / "BOOTX64.EFI.extra.d" / "given.cred").write_bytes(credential)
+        boot.mkdir(parents=True)
+        shutil.copy(self.images / image.value, boot / "BOOTX64.EFI")
+        if credential is not None:
+            extra = boot / "BOOTX64.EFI.extra.d"
+            extra.mkdir()
+            (extra / "given.cred").write_bytes(credential)
         return esp
 
     def boot(

@@ -4,10 +4,11 @@ import atexit
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.integration.lab.accelerator import accelerator
-from tests.integration.lab.host import LabHost
+from tests.integration.lab.host import LabHost, Platform
 from tests.integration.lab.wire import Wire
 from vm_images.cache import in_use
 
@@ -16,14 +17,19 @@ _NUMBERS = {"alpha": 1, "beta": 2, "gamma": 3}
 
 class Lab:
     """Hosts on one wire; a context manager. `images` is the directory that ``python3 -m vm_images.build host``
-    prints.
+    prints, `xen_images` that of ``xen``; `xen`: the names of hosts that boot those.
     """
 
-    def __init__(self, images: Path, *, keep: Path | None = None) -> None:
+    def __init__(
+        self, images: Path, *, keep: Path | None = None, xen_images: Path | None = None, xen: Collection[str] = ()
+    ) -> None:
         self.images = images
+        self._xen = frozenset(xen)
+        self._images = {Platform.QEMU: images, **({Platform.XEN: xen_images} if xen_images else {})}
         self.accelerator = accelerator(images / "app")
         self._held = contextlib.ExitStack()
-        self._held.enter_context(in_use(images))
+        for directory in self._images.values():
+            self._held.enter_context(in_use(directory))
         # Unix socket paths are short, so the directory is made where temporary files go, not beside the images.
         self.directory = Path(tempfile.mkdtemp(prefix="lab-"))
         self._keep = keep
@@ -46,10 +52,12 @@ class Lab:
         """The host of that name ("alpha", "beta", "gamma", or "hostN"), made (switched off) if it is not there yet."""
         if name not in self._hosts:
             number = _NUMBERS[name] if name in _NUMBERS else int(name.removeprefix("host"))
+            platform = Platform.XEN if name in self._xen else Platform.QEMU
             self._hosts[name] = LabHost(
                 name=name,
                 number=number,
-                images=self.images,
+                platform=platform,
+                images=self._images[platform],
                 directory=self.directory,
                 wire=self.wire,
                 accelerator=self.accelerator,

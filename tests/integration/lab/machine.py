@@ -23,6 +23,7 @@ class MachineSettings:
     name: str
     number: int
     accelerator: str
+    cpu: str
     memory_mib: int
     uki: Path
     disk: Path
@@ -81,7 +82,6 @@ class Machine:
 
 
 def _command(settings: MachineSettings) -> list[str]:
-    cpu = "host" if settings.accelerator == "kvm" else "max"
     mac = f"{settings.number:02x}"
     command = [
         "qemu-system-x86_64",
@@ -92,7 +92,7 @@ def _command(settings: MachineSettings) -> list[str]:
         "-accel",
         settings.accelerator,
         "-cpu",
-        cpu,
+        settings.cpu,
     ]
     command += [
         "-m",

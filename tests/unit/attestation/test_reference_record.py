@@ -11,9 +11,11 @@ from shamon_host.attestation.ima_log import ImaEntry, ima_sig_entry
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.reference_record import Demanded, not_in_manifest, record
 from shamon_host.attestation.reference_values import ReferenceValues
+from shamon_host.attestation.xen_image import pcr_values as xen_pcr_values
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.testing.machine import IMA_POLICY, BootImage, MeasuredMachine
 from tests.unit.attestation.appraised_world import Attested, without_files
+from tests.unit.attestation.xen_images import xen_image
 
 GOOD = BootImage()
 CODE = "/opt/shamon/lib/python3.11/site-packages/shamon_host/__init__.py"
@@ -149,3 +151,26 @@ def test_a_host_that_measures_with_another_hash(machine: MeasuredMachine) -> Non
     reference = taken(machine)
     assert reference.files["/usr/bin/long"] == {f"sha512:{hashlib.sha512(content).hexdigest()}"}
     assert reference.buffers["dm"] == {hashlib.sha256(b"table").hexdigest()}
+
+
+def test_a_host_with_xen_is_recorded_by_its_image(machine: MeasuredMachine) -> None:
+    """It has no event log; what the image determines is computed, the rest is taken as it is."""
+    image = xen_image()
+    pcrs = {**machine.tpm.pcrs, **xen_pcr_values(image)}
+    reference = taken(machine, pcrs=pcrs, event_log=b"", uki=image)
+    assert {pcr: [known.value for known in values] for pcr, values in reference.pcrs.items()} == {
+        pcr: [pcrs[pcr]] for pcr in reference.pcrs
+    }
+
+
+def test_another_image_of_xen_is_not_recorded(machine: MeasuredMachine) -> None:
+    pcrs = {**machine.tpm.pcrs, **xen_pcr_values(xen_image())}
+    with pytest.raises(NotTrusted, match="not booted from this image") as caught:
+        taken(machine, pcrs=pcrs, event_log=b"", uki=xen_image(policy=b"another"))
+    assert caught.value.where == "PCR 4"
+
+
+@pytest.mark.parametrize("image", [None, GOOD.file()])
+def test_any_other_host_needs_its_event_log(machine: MeasuredMachine, image: bytes | None) -> None:
+    with pytest.raises(NotTrusted, match="there is no event log"):
+        taken(machine, event_log=b"", uki=image)

@@ -6,7 +6,7 @@ from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import StopReason
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.labels import VmContext, VmName
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.testing.memory_ca import memory_expelled
 from shamon_host.testing.memory_host import MemoryHost
@@ -39,7 +39,7 @@ async def refused_start(host: MemoryHost, kind: type[ShamonError]) -> str:
     return str(caught.value)
 
 
-def context_of_web(world: DaemonWorld) -> SelinuxContext | None:
+def context_of_web(world: DaemonWorld) -> VmContext | None:
     return next(report.context for report in world.alpha.hypervisor.domains() if report.name == WEB)
 
 

@@ -24,6 +24,7 @@ from shamon_host.domain.policy import (
     Department,
     FailureAction,
     HostEntry,
+    HypervisorKind,
     Intervals,
     Organisation,
     PinnedImage,
@@ -281,6 +282,7 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
             port=choose.one([7443, 1, 65535]),
             types=frozenset(types),
             starting=frozenset(choose.some(types)) if choose.yes() else None,
+            hypervisor=choose.one(list(HypervisorKind)),
         )
     vms: dict[VmName, VmEntry] = {}
     for number in range(choose.number(least_vms, 8)):

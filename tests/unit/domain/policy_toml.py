@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
 from shamon_host.domain.labels import TypeName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 
 Line = tuple[str, str]
 """A key and its value as TOML; an empty value: the line is left out."""
@@ -100,6 +100,7 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
             ("port", "" if terse and host.port == 7443 else str(host.port)),
             ("types", texts(host.types)),
             ("starting", "" if host.starting is None else texts(host.starting)),
+            ("hypervisor", "" if terse and host.hypervisor is HypervisorKind.QEMU else text(host.hypervisor)),
         ]
     for image_name, image in policy.images.items():
         tables[f"images.{quote(image_name)}"] = [("sha256", text(image.sha256))]

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shamon_host.domain import monitor
 from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.decision import Rule
+from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmLabel, VmName
+from shamon_host.domain.labels import FlaskContext, HostName, SelinuxContext, TypeName, VmContext, VmLabel, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.replay import Running, renamed_map, violations
@@ -36,7 +37,7 @@ BEFORE_ALL_TIME_S = -1.0
 class Domain:
     """A VM as the hypervisor has it. Neither changes while it runs."""
 
-    context: SelinuxContext
+    context: VmContext
     bridges: tuple[int, ...]
     """Of each interface: the category of the type when the VM was started, which stands for the type's bridge."""
 
@@ -133,7 +134,8 @@ class Coalition(RuleBasedStateMachine):
             for own, peer in ((here, destination), (there, source))
         ]
         against = oracle.reasons_against(self.policy, vm, destination, self._labels(destination), tpm=there.tpm)
-        belongs = source != destination and self.policy.vms[vm].host == source
+        alike = self.policy.hosts[source].hypervisor is self.policy.hosts[destination].hypervisor
+        belongs = source != destination and alike and self.policy.vms[vm].host == source
         expected = belongs and not [each for each in against if each is not Rule.ASSIGNMENT]
         assert [decision.permitted for decision in decisions] == [expected, expected], decisions
         if expected:
@@ -156,7 +158,8 @@ class Coalition(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def rename(self, data: st.DataObject) -> None:
-        """Every host agrees, but where names that sort otherwise would exchange interfaces, and where guests run."""
+        """Every host agrees, but where names that sort otherwise would exchange interfaces, where guests run, and where
+        a VM on Xen would have another context."""
         following = data.draw(only_renamed(self.policy))
         exchanged = [
             vm
@@ -165,7 +168,12 @@ class Coalition(RuleBasedStateMachine):
             if [following.renames.types.get(name, name) for name in oracle.interfaces(self.policy, vm)]
             != oracle.interfaces(following, vm)
         ]
-        agreed = not exchanged and not self._guests()
+        relabelled = any(
+            isinstance(domain.context, FlaskContext) and self.policy.vms[vm].label != following.vms[vm].label
+            for host in self.hosts.values()
+            for vm, domain in host.domains.items()
+        )
+        agreed = not exchanged and not relabelled and not self._guests()
         self._update(following)
         assert (self.policy is following) == agreed
 
@@ -212,9 +220,12 @@ class Coalition(RuleBasedStateMachine):
                 categories = {host.label_map.types[name] for name in types} | set(host.label_map.vms[vm])
                 for name in oracle.disks(self.policy, vm):
                     categories |= set(host.label_map.disks[name])
-                assert domain.context.categories == categories
+                if isinstance(domain.context, SelinuxContext):
+                    assert domain.context.categories == categories
+                else:
+                    assert domain.context == flask_context(self.policy.vms[vm].label)
                 assert domain.context == vm_context(self.policy, host.label_map, vm)
-            contexts = [domain.context for domain in host.domains.values()]
+            contexts = [each.context for each in host.domains.values() if isinstance(each.context, SelinuxContext)]
             assert len(set(contexts)) == len(contexts)
 
     @invariant()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.labels import SelinuxContext, plain_name, type_name
+from shamon_host.domain.labels import FlaskContext, SelinuxContext, plain_name, type_name
 
 CONTEXTS = st.builds(
     SelinuxContext,
@@ -61,7 +61,7 @@ def test_what_is_no_context_is_refused(text: str) -> None:
 @settings(deadline=None)
 @given(text=st.text(max_size=80))
 def test_names_raise_bad_input_alone(text: str) -> None:
-    for parse in (type_name, plain_name, SelinuxContext.parse):
+    for parse in (type_name, plain_name, SelinuxContext.parse, FlaskContext.parse):
         with suppress(BadInput):
             assert parse(text)
 
@@ -89,3 +89,31 @@ def test_type_names(text: str) -> None:
 def test_bad_type_names(text: str) -> None:
     with pytest.raises(BadInput, match="type name"):
         type_name(text)
+
+
+@given(st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,20}", fullmatch=True), min_size=3, max_size=3))
+def test_a_flask_context_is_read_back_as_it_was_printed(parts: list[str]) -> None:
+    user, role, type_ = parts
+    context = FlaskContext(user=user, role=role, type=type_)
+    assert FlaskContext.parse(str(context)) == context
+    assert str(context) == ":".join(parts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "system_u:system_r",
+        "system_u:system_r:shamon_mac_t:s0",
+        "system_u:system_r:shamon_mac_t\n",
+        " system_u:system_r:shamon_mac_t",
+        "system_u::shamon_mac_t",
+        "system_u:system_r:4_t",
+        "system_u:system_r:a-b",
+        "system_u:system_r:é",
+        "u:r:" + "t" * 256,
+    ],
+)
+def test_what_is_no_flask_context_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        FlaskContext.parse(text)

@@ -11,6 +11,7 @@ from shamon_host.domain.policy import (
     Department,
     FailureAction,
     HostEntry,
+    HypervisorKind,
     Intervals,
     Organisation,
     PinnedImage,
@@ -21,6 +22,7 @@ from shamon_host.domain.policy import (
     TypeDefinition,
     VmEntry,
 )
+from shamon_host.domain.policy_form import policy_document
 from shamon_host.domain.policy_sections import SECTIONS
 from shamon_host.domain.time_windows import TimeWindow
 from tests.unit.domain.policy_text import FINANCE_TEXT, changed_finance, parse
@@ -132,7 +134,13 @@ def test_hosts_and_vms() -> None:
             types=frozenset({LEDGER, MAIL, REPORT, VAULT}),
             starting=frozenset({REPORT, LEDGER}),
         ),
-        BETA: HostEntry(name=BETA, address="2001:db8::2", port=7444, types=frozenset({BOOKS, REPORT})),
+        BETA: HostEntry(
+            name=BETA,
+            address="2001:db8::2",
+            port=7444,
+            types=frozenset({BOOKS, REPORT}),
+            hypervisor=HypervisorKind.XEN,
+        ),
     }
     assert POLICY.vms[VmName("desk")] == VmEntry(
         name=VmName("desk"),
@@ -216,6 +224,8 @@ def test_the_least_policy_takes_the_defaults() -> None:
     assert policy.vm_labels["red"].reads == policy.vm_labels["red"].writes == {red}
     assert policy.resource_labels["disk"] == ResourceLabel(name="disk", types=frozenset({red}), kind=ResourceKind.DISK)
     assert policy.hosts[ALPHA].starting is None
+    assert policy.hosts[ALPHA].hypervisor is HypervisorKind.QEMU
+    assert "hypervisor" not in policy_document(policy)["hosts"]["alpha"]
     assert policy.vms[VmName("web")].interfaces is None
     assert policy.overlays["none"] == Overlay(name="none", label="red")
     assert (policy.walls, policy.renames) == (frozenset(), Renames())

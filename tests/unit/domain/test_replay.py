@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shamon_host.domain import monitor
 from shamon_host.domain.label_map import EMPTY, allocate
 from shamon_host.domain.labels import HostName, TypeName, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.replay import Running, renamed, renamed_label, renamed_map, violations
 from shamon_host.domain.results import TpmKind
@@ -61,18 +61,27 @@ def test_a_policy_forbids_nothing_that_it_permits(policy: Policy, data: st.DataO
     assert violations(again, policy, there) == ()
 
 
+def on_xen(policy: Policy, vm: VmName) -> bool:
+    return policy.hosts[policy.vms[vm].host].hypervisor is HypervisorKind.XEN
+
+
 @settings(max_examples=examples(60))
 @given(policy=policies(least_hosts=2, least_vms=3), data=st.data())
 def test_other_names_alone_break_nothing(policy: Policy, data: st.DataObject) -> None:
     """Interfaces that nobody wrote down are in the order of the types' names. So a name that sorts otherwise would
-    exchange them below a running VM: that is no rename alone, and the version has to write them down."""
+    exchange them below a running VM: that is no rename alone, and the version has to write them down. Nor is another
+    name of a label on Xen, where it is in the context of a VM."""
     there, following = data.draw(running(policy)), data.draw(only_renamed(policy))
     exchanged = [
         vm for vm, types in there.vms.items() if oracle.interfaces(following, vm) != renamed_all(types, following)
     ]
     assert all(policy.vms[vm].interfaces is None for vm in exchanged)
+    relabelled = [vm for vm in there.vms if on_xen(policy, vm) and following.vms[vm].label != policy.vms[vm].label]
     told = violations(following, policy, there)
-    assert [sentence.split(" runs with interfaces for ")[0] for sentence in told] == sorted(exchanged)
+    words = [sentence.split(" runs ", 1) for sentence in told]
+    assert [name for name, what in words if what.startswith("with interfaces for ")] == sorted(exchanged)
+    assert [name for name, what in words if what.startswith("as ")] == sorted(relabelled)
+    assert len(told) == len(exchanged) + len(relabelled)
     decision = monitor.policy_update(
         following,
         policy,
@@ -128,6 +137,7 @@ def test_every_violation_is_found_and_nothing_else(policy: Policy, data: st.Data
             or bool(oracle.reasons_against(new, vm, host, {}, tpm=there.tpm))
             or known[vm].types != {new.renames.types.get(name, name) for name in oracle.label(policy, vm).types}
             or oracle.interfaces(new, vm) != [new.renames.types.get(name, name) for name in interfaces]
+            or (on_xen(new, vm) and on_xen(policy, vm) and new.vms[vm].label != policy.vms[vm].label)
         )
         assert vm_told(vm, told) == against, vm
     together = any("run together" in sentence for sentence in told)
@@ -158,6 +168,19 @@ def test_a_vm_that_is_gone_moved_or_relabelled_is_named_with_what_is_wrong() -> 
         "reviewer runs with interfaces for audit/report, bank/ledger and would have audit/report: stop it first"
     )
     assert len(told) == 2
+
+
+def test_on_xen_a_label_that_is_renamed_is_another_context() -> None:
+    there = runs(FINANCE, BETA, [CLERK, READER])
+    renamed_label = parse(FINANCE_TEXT.replace("labels.auditor]", "labels.checker]").replace('"auditor"', '"checker"'))
+    assert violations(renamed_label, FINANCE, there) == (
+        "reader runs as system_u:system_r:shamon_vm_auditor_t and would have "
+        "system_u:system_r:shamon_vm_checker_t: stop it first",
+    )
+    qemu = replace(FINANCE, hosts={**FINANCE.hosts, BETA: replace(FINANCE.hosts[BETA], hypervisor=HypervisorKind.QEMU)})
+    assert violations(FINANCE, qemu, there) == (
+        "the hypervisor of beta changes: stop its daemon, and install the policy by hand",
+    )
 
 
 def test_interfaces_that_change_places_are_a_violation() -> None:

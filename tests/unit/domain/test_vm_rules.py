@@ -8,7 +8,7 @@ import pytest
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision, Rule
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, TypeName, VmLabel, VmName
-from shamon_host.domain.policy import Policy, Primary, TpmDemand
+from shamon_host.domain.policy import HypervisorKind, Policy, Primary, TpmDemand
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.ste import may_send, may_use, may_write
 from tests.unit.domain.decisions import NOW_S, admitted, assert_denied, assert_permitted
@@ -171,8 +171,10 @@ def test_a_type_that_demands_a_hardware_tpm_does_not_run_on_another_host() -> No
 
 
 def test_a_type_that_demands_a_hardware_tpm_does_not_move_to_another_host() -> None:
+    alike = {name: replace(host, hypervisor=HypervisorKind.XEN) for name, host in POLICY.hosts.items()}
+    either = replace(POLICY, hosts=alike)
     definitions = {**POLICY.definitions, REPORT: replace(POLICY.definitions[REPORT], tpm=TpmDemand.HARDWARE)}
-    policy = replace(POLICY, definitions=definitions)
+    policy = replace(either, definitions=definitions)
 
     def migrate(policy: Policy, *, asks: HostName, there: TpmKind, here: TpmKind = TpmKind.HARDWARE) -> Decision:
         """Either side of a move from beta, whose TPM is `here`, to alpha, whose TPM is `there`, asks."""
@@ -188,11 +190,13 @@ def test_a_type_that_demands_a_hardware_tpm_does_not_move_to_another_host() -> N
         )
 
     for asks in (ALPHA, BETA):
-        assert_permitted(migrate(POLICY, asks=asks, there=TpmKind.SOFTWARE))
+        assert_permitted(migrate(either, asks=asks, there=TpmKind.SOFTWARE))
         assert_permitted(migrate(policy, asks=asks, there=TpmKind.HARDWARE))
         assert_permitted(migrate(policy, asks=asks, there=TpmKind.HARDWARE, here=TpmKind.SOFTWARE))
         denied = migrate(policy, asks=asks, there=TpmKind.SOFTWARE)
         assert_denied(denied, Rule.TPM_KIND, "that of alpha is software", key='types."audit/report".tpm')
+        between = migrate(POLICY, asks=asks, there=TpmKind.HARDWARE)
+        assert_denied(between, Rule.ASSIGNMENT, "beta has xen and alpha qemu: no VM moves between them")
 
 
 def test_what_it_runs_under_itself_does_not_count_against_it() -> None:

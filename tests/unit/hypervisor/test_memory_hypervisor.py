@@ -1,4 +1,4 @@
-"""The in-memory hypervisor passes the contract, and its guests exchange frames."""
+"""The in-memory hypervisor passes the contract, as QEMU and as Xen, and its guests exchange frames."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,13 +6,24 @@ from dataclasses import dataclass, replace
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.flask_labels import flask_context
+from shamon_host.domain.labels import FlaskContext, SelinuxContext, VmContext, VmName
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
+from shamon_host.interchange.flask import flask_base_source, flask_source
 from shamon_host.testing.contracts.hypervisor import FIRST, SECOND, HypervisorContract
+from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.hypervisor import MemoryHypervisor
-from tests.unit.hypervisor.vm_world import Hub
+from tests.unit.hypervisor.vm_world import POLICY, Hub
 
 FIRST_ADDRESSES, SECOND_ADDRESSES = ("10.9.0.1", "fd00:9::1"), ("10.9.0.2", "fd00:9::2")
+
+LABELS = {1: "red", 2: "blue"}
+
+
+def svirt(number: int) -> SelinuxContext:
+    categories = frozenset({number, 512 + 2 * number, 513 + 2 * number})
+    return SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=categories)
 
 
 @dataclass(kw_only=True)
@@ -23,12 +34,7 @@ class MemoryBench:
         return VmSpec(
             name=name,
             uuid=f"00000000-0000-4000-8000-{number:012}",
-            context=SelinuxContext(
-                user="system_u",
-                role="system_r",
-                type="svirt_t",
-                categories=frozenset({number, 512 + 2 * number, 513 + 2 * number}),
-            ),
+            context=self._context(number),
             disk=f"/overlays/{number}.qcow2",
             interfaces=tuple(
                 VmInterface(
@@ -38,10 +44,13 @@ class MemoryBench:
             ),
         )
 
+    def _context(self, number: int) -> VmContext:
+        return flask_context(LABELS[number]) if self.hypervisor.flask else svirt(number)
+
     def disk(self, number: int, *, read_only: bool) -> VmDisk:
         name = f"{number}-{'read' if read_only else 'written'}"
         file_type = "virt_content_t" if read_only else "svirt_image_t"
-        context = replace(self.spec(FIRST, number=number).context, role="object_r", type=file_type)
+        context = replace(svirt(number), role="object_r", type=file_type)
         self.hypervisor.files.add(name).label = context
         return VmDisk(path=self.hypervisor.files.path(name), read_only=read_only)
 
@@ -85,6 +94,44 @@ class TestMemoryHypervisor(HypervisorContract):
     @pytest.fixture
     def bench(self, bench: MemoryBench) -> MemoryBench:
         return bench
+
+
+class TestMemoryXen(HypervisorContract):
+    platform = HypervisorKind.XEN
+
+    @pytest.fixture
+    def bench(self, bench: MemoryBench) -> MemoryBench:
+        bench.hypervisor.flask = flask = MemoryFlask()
+        flask.load(flask_source(POLICY))
+        return bench
+
+
+def test_a_domain_whose_label_the_next_policy_lacks_has_none(bench: MemoryBench) -> None:
+    bench.hypervisor.flask = flask = MemoryFlask()
+    flask.load(flask_source(POLICY))
+    _start(bench, FIRST, 1)
+    flask.load(flask_base_source())
+    (report,) = bench.hypervisor.domains()
+    assert str(report.context) == "system_u:system_r:unlabeled_t"
+    flask.load(flask_source(POLICY))
+    flask.enforcing = False
+    (report,) = bench.hypervisor.domains()
+    assert (report.context, report.enforced) == (flask_context("red"), False)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [svirt(1), FlaskContext(user="root", role="system_r", type="shamon_vm_red_t")],
+)
+def test_what_is_no_label_of_xen_is_none(bench: MemoryBench, context: VmContext) -> None:
+    bench.hypervisor.flask = MemoryFlask()
+    report = bench.hypervisor.start_paused(replace(bench.spec(FIRST, number=1), context=context))
+    assert report.context == flask_context("unlabelled")
+
+
+def test_svirt_knows_no_label_of_xen(bench: MemoryBench) -> None:
+    with pytest.raises(BackendFailed):
+        bench.hypervisor.start_paused(replace(bench.spec(FIRST, number=1), context=flask_context("red")))
 
 
 def _start(bench: MemoryBench, name: VmName, number: int, interfaces: int = 1) -> None:

@@ -60,12 +60,13 @@ def test_right_one_passes() -> None:
 
 
 def test_round_trip() -> None:
-    domains, label_map = parse_hypervisor_report(RIGHT)
-    assert [(domain.name, domain.state) for domain in domains] == [
+    report = parse_hypervisor_report(RIGHT)
+    assert [(domain.name, domain.state) for domain in report.domains] == [
         (SHOP, DomainState.PAUSED),
         (WEB, DomainState.RUNNING),
     ]
-    assert (label_map.types, label_map.vms) == (LABEL_MAP.types, LABEL_MAP.vms)
+    assert (report.label_map.types, report.label_map.vms) == (LABEL_MAP.types, LABEL_MAP.vms)
+    assert report.flask is None
 
 
 def test_same_domains_give_the_same_bytes() -> None:
@@ -214,9 +215,9 @@ def test_changed_byte(position: int, value: int) -> None:
     data = RIGHT[:position] + bytes([value]) + RIGHT[position + 1 :]
     if _check(data)[0] is not ClaimStatus.PASS:
         return
-    domains, label_map = parse_hypervisor_report(data)
-    for domain in domains:
-        assert domain.context == str(label_map.vm_context(domain.name, POLICY.label_of(domain.name).types))
+    report = parse_hypervisor_report(data)
+    for domain in report.domains:
+        assert domain.context == str(report.label_map.vm_context(domain.name, POLICY.label_of(domain.name).types))
 
 
 def test_parse_raises_its_own_error_alone() -> None:

@@ -17,7 +17,7 @@ from shamon_host.hypervisor.ports import DiskFile, DomainState, VmDisk, VmSpec
 from shamon_host.hypervisor.vm_disks import DiskState, standing
 from shamon_host.testing.disks import FRESH
 from shamon_host.testing.images import sha256_of
-from tests.unit.hypervisor.vm_world import ALPHA, BLUE, DB, GATE, MANUAL, RED, SHOP, WEB, VmWorld, with_disks
+from tests.unit.hypervisor.vm_world import ALPHA, BLUE, DB, GATE, MANUAL, RED, SHOP, WEB, VmWorld, svirt, with_disks
 
 CACHE, BOOK = "cache", "manual"
 
@@ -60,15 +60,15 @@ class TestStart:
             assert found is not None
             assert (found.type, set(found.categories)) == (kind, categories)
         assert report.context == vm_context(POLICY, world.label_map, WEB)
-        assert report.context.categories >= cache | manual
+        assert svirt(report.context).categories >= cache | manual
         assert [kind for kind, subject, _ in world.entries if subject == CACHE] == ["disk.label", "label.resource"]
 
     def test_vms_of_several_types_read_one_disk_and_nobody_else_could(self, world: VmWorld) -> None:
         world.vms.start(WEB)
         assert world.vms.start(SHOP).disks == (VmDisk(path="/disks/manual.raw", read_only=True),)
-        gate = vm_context(POLICY, world.label_map, GATE)
+        gate, shop = (svirt(vm_context(POLICY, world.label_map, vm)) for vm in (GATE, SHOP))
         assert not world.disks.may_open("/disks/manual.raw", gate, write=False)
-        assert not world.disks.may_open("/disks/cache.raw", vm_context(POLICY, world.label_map, SHOP), write=False)
+        assert not world.disks.may_open("/disks/cache.raw", shop, write=False)
 
     def test_again_changes_no_label(self, world: VmWorld) -> None:
         world.vms.start(WEB)
@@ -232,7 +232,7 @@ class TestVersions:
         world.vms.start(WEB)
         pair = world.label_map.disks[CACHE]
         self.change(world, with_disks(web='["manual"]'))
-        heir = replace(vm_context(world.policy, world.label_map, SHOP), categories=frozenset(range(1024)))
+        heir = replace(svirt(vm_context(world.policy, world.label_map, SHOP)), categories=frozenset(range(1024)))
         assert set(pair) <= heir.categories
         for write in (False, True):
             assert not world.disks.may_open("/disks/cache.raw", heir, write=write)

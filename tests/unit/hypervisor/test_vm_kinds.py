@@ -10,7 +10,7 @@ from shamon_host.domain.results import ClaimStatus, TpmKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report
 from shamon_host.testing.images import sha256_of
-from tests.unit.hypervisor.vm_world import ALPHA, BETA, BLACK, BLUE, GATE, IMAGE, PROBE, RED, SHOP, WEB, VmWorld
+from tests.unit.hypervisor.vm_world import ALPHA, BETA, BLACK, BLUE, GATE, IMAGE, PROBE, RED, SHOP, WEB, VmWorld, svirt
 
 TOOLS, MORE_TOOLS = VmName("tools"), VmName("more-tools")
 POLICY = parse_policy(
@@ -49,17 +49,14 @@ class TestUnlabelled:
         domain = world.domain(TOOLS)
         assert domain is not None
         assert domain.interfaces == ()
-        assert domain.context is not None
-        assert domain.context.categories == set(LABEL_MAP.vms[TOOLS])
+        assert svirt(domain.context).categories == set(LABEL_MAP.vms[TOOLS])
         assert world.vms.states.running_types() == {RED, BLUE}
         assert (world.status(TOOLS).types, world.status(TOOLS).interfaces) == ((), ())
         assert world.vms.enforce_labels() == ()
 
     def test_two_of_them_have_nothing_in_common(self, world: VmWorld) -> None:
         one, other = world.vms.start(TOOLS), world.vms.start(MORE_TOOLS)
-        assert one.context is not None
-        assert other.context is not None
-        assert one.context.categories.isdisjoint(other.context.categories)
+        assert svirt(one.context).categories.isdisjoint(svirt(other.context).categories)
 
     def test_no_attachment_is_asked_for(self, world: VmWorld) -> None:
         world.vms.start(TOOLS)

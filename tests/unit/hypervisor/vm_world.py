@@ -7,7 +7,7 @@ from typing import Any
 from shamon_host.domain import label_map as label_maps
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.label_map import LabelMap
-from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmName
+from shamon_host.domain.labels import HostName, SelinuxContext, TypeName, VmContext, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
@@ -67,6 +67,12 @@ def with_disks(*, web: str = '["cache", "manual"]', shop: str = '["manual"]', ma
 def context_of(vm: VmName, policy: Policy = POLICY) -> SelinuxContext:
     """The context that the label map gives to a VM."""
     return LABEL_MAP.vm_context(vm, policy.label_of(vm).types)
+
+
+def svirt(context: VmContext | None) -> SelinuxContext:
+    """A context of a VM on a host with QEMU, where it is one."""
+    assert isinstance(context, SelinuxContext)
+    return context
 
 
 @dataclass(kw_only=True)

@@ -11,16 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.flask_labels import flask_type, partners_of
+from shamon_host.domain.flask_rules import FlaskModule, access
 from shamon_host.domain.labels import UNLABELLED
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.ste import may_send
-from shamon_host.interchange.flask import flask_source, flask_type, partners_of
+from shamon_host.interchange.flask import flask_base_source, flask_source
+from shamon_host.testing.te_source import Access, Rules, evaluated, monolithic
 from tests.examples import examples
 from tests.unit.domain.generated import policies
 from tests.unit.domain.policy_text import FINANCE_TEXT, parse
 from tests.unit.domain.values import POLICY
 from tests.unit.interchange.policies import AWKWARD_NAMES, Document, awkward_document, big_document, policy_of
-from tests.unit.interchange.te_source import Access, Rules, evaluated, monolithic
 
 FINANCE = parse(FINANCE_TEXT)
 MAC = "shamon_mac_t"
@@ -189,6 +191,34 @@ def compiled(path: Path, source: str, *, mls: bool = False) -> subprocess.Comple
         text=True,
         timeout=60,
     )
+
+
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(policies())
+def test_the_text_and_what_is_expected_of_the_hypervisor_are_the_same(policy: Policy) -> None:
+    rules, base = evaluated(flask_source(policy)), evaluated("")
+    told = access(FlaskModule.of(policy.vm_labels))
+    stated = {(*question, each) for question, permissions in told.items() for each in permissions}
+    assert stated <= rules.allowed
+    more = rules.allowed - stated - base.allowed
+    assert all(source.startswith("xenstore_t") or target == "xenstore_t" for source, target, _, _ in more)
+
+
+def test_without_a_coalition_there_are_two_domains_and_they_are_apart() -> None:
+    rules = evaluated(flask_base_source())
+    lonely = flask_type(UNLABELLED.name)
+    assert {name for name, attributes in rules.types.items() if "shamon_domain" in attributes} == {lonely, MAC}
+    assert rules.allowed.isdisjoint(rules.forbidden)
+    assert between_domains(lonely, MAC) | between_domains(MAC, lonely) <= rules.forbidden
+    assert "neverallow" in flask_base_source()
+    assert flask_base_source().isascii()
+
+
+@needs_checkpolicy
+@pytest.mark.parametrize("mls", [False, True])
+def test_the_module_of_no_coalition_compiles(mls: bool, tmp_path: Path) -> None:
+    result = compiled(tmp_path / "policy.conf", flask_base_source(), mls=mls)
+    assert result.returncode == 0, result.stderr
 
 
 @needs_checkpolicy

@@ -15,7 +15,16 @@ from jsonschema import Draft202012Validator
 from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.labels import ResourceKind
 from shamon_host.domain.overlay import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S
-from shamon_host.domain.policy import LEVELS, Demands, FailureAction, Intervals, Policy, Primary, TpmDemand
+from shamon_host.domain.policy import (
+    LEVELS,
+    Demands,
+    FailureAction,
+    HypervisorKind,
+    Intervals,
+    Policy,
+    Primary,
+    TpmDemand,
+)
 from shamon_host.domain.policy_form import policy_document
 from shamon_host.domain.policy_sections import DEFAULT_PORT, SECTIONS, read_sections
 from shamon_host.domain.quarantine import Grade
@@ -141,6 +150,7 @@ def test_choices_and_defaults_are_those_of_the_language() -> None:
         ("resources", "kind", ResourceKind),
         ("labels", "quarantine", Grade),
         ("vms", "quarantine", Grade),
+        ("hosts", "hypervisor", HypervisorKind),
     ):
         assert table_schema(section)["properties"][key]["enum"] == [each.value for each in choices]
     for name, default in (("intervals", Intervals()), ("demands", Demands())):
@@ -172,7 +182,7 @@ def test_defaults_may_be_written_out() -> None:
         schema = table_schema(section)
         (table,) = written[section].values() if section != "coalition" else (written[section],)
         for key, each in schema["properties"].items():
-            if "default" in each and key not in ("inaccessible", "quarantine"):
+            if "default" in each and key not in ("inaccessible", "quarantine", "hypervisor"):
                 assert table[key] == each["default"], (section, key)
 
 
@@ -320,6 +330,7 @@ def test_the_schema_demands_nothing_that_may_be_missing(path: Path_) -> None:
         (("hosts", "alpha", "port"), 0),
         (("hosts", "alpha", "port"), 65536),
         (("hosts", "alpha", "types"), []),
+        (("hosts", "alpha", "hypervisor"), "kvm"),
         (("images", "app", "sha256"), "9f86"),
         (("vms", "desk", "interfaces"), ["bank/mail", "bank/mail"]),
         (("overlays", "office-hours", "ports"), ["tcp/0"]),

@@ -1,4 +1,5 @@
-"""Type enforcement source, read and evaluated: which permissions its rules give, and which they forbid anybody to give.
+"""FLASK's type enforcement source, read and evaluated: which permissions its rules give, and which they forbid anybody
+to give.
 
 As much of checkpolicy's language as the FLASK export uses, and a base policy to compile it with: what it takes from
 Xen's own (`tools/flask/policy` of 4.17), with the classes of the hypervisor that it names.
@@ -7,6 +8,8 @@ Xen's own (`tools/flask/policy` of 4.17), with the classes of the hypervisor tha
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from shamon_host.domain.errors import BadInput
 
 PERMISSIONS = {
     "xen": "readconsole writeconsole physinfo debug",
@@ -49,7 +52,12 @@ attribute event_type;
 type xen_t, xen_type;
 type unlabeled_t, xen_type;
 type security_t, xen_type;
+type domio_t, xen_type;
+type domxen_t, xen_type;
 type device_t, resource_type;
+type irq_t, resource_type;
+type ioport_t, resource_type;
+type iomem_t, resource_type;
 type dom0_t, domain_type;
 type dom0_t_channel, event_type;
 type xenstore_t, domain_type;
@@ -104,16 +112,17 @@ def monolithic(source: str, *, mls: bool = False) -> str:
 
 
 def evaluated(source: str) -> Rules:
-    """The rules of the base policy and a module. Every name in them is declared, every type once."""
+    """The rules of the base policy and a module. Raises BadInput for what checkpolicy would not read: every name in
+    them is declared, every type once."""
     rules = Rules()
     statements = [_tokens(statement) for statement in re.sub(r"#.*", "", BASE + source).split(";")]
     for words in statements:
         match words:
             case ["attribute", name]:
-                assert name not in rules.attributes
+                _require(name not in rules.attributes, f"{name} is declared twice")
                 rules.attributes.add(name)
             case ["type", name, *attributes]:
-                assert name not in rules.types
+                _require(name not in rules.types, f"{name} is declared twice")
                 rules.types[name] = {each for each in attributes if each != ","}
             case _:
                 pass
@@ -125,12 +134,13 @@ def evaluated(source: str) -> Rules:
             sources, rest = _set(words[1:], rules.types, rules.attributes)
             targets, rest = _set(rest, rules.types, rules.attributes)
             _, class_name, result = rest
-            assert result in rules.types
+            _require(result in rules.types, f"{result} is not declared")
             for one in sources:
                 rules.transitions |= {(one, other, class_name): result for other in targets}
         else:
-            assert not words or words[0] in ("attribute", "type", "role"), words
-    assert all(each <= rules.attributes for each in rules.types.values())
+            _require(not words or words[0] in ("attribute", "type", "role"), " ".join(words[:3]))
+    for name, held in rules.types.items():
+        _require(held <= rules.attributes, f"an attribute of {name} is not declared")
     return rules
 
 
@@ -141,12 +151,12 @@ def _tokens(statement: str) -> list[str]:
 def _accesses(words: list[str], rules: Rules) -> Iterator[Access]:
     sources, rest = _set(words, rules.types, rules.attributes)
     targets, rest = _set(rest, rules.types, rules.attributes)
-    assert rest[0] == ":"
+    _require(rest[:1] == [":"], "a class is expected")
     classes, rest = _set(rest[1:], {name: set[str]() for name in PERMISSIONS}, set())
     for class_name in classes:
         there = {permission: set[str]() for permission in PERMISSIONS[class_name].split()}
         named, left = _set(rest, there, set(), skip_unknown=len(classes) > 1)
-        assert left == []
+        _require(left == [], "a rule does not end")
         for source in sources:
             yield from ((source, target, class_name, each) for target in targets for each in named)
 
@@ -159,7 +169,7 @@ def _set(
     def named(word: str) -> set[str]:
         if word in attributes:
             return {name for name, own in known.items() if word in own}
-        assert word in known or skip_unknown, f"{word} is not declared"
+        _require(word in known or skip_unknown, f"{word} is not declared")
         return {word} & known.keys()
 
     match words:
@@ -182,4 +192,9 @@ def _set(
         case [word, *rest]:
             return named(word), rest
         case _:
-            raise AssertionError("a rule ends too early")
+            raise BadInput("bad FLASK policy source", found="a rule ends too early")
+
+
+def _require(holds: bool, found: str) -> None:
+    if not holds:
+        raise BadInput("bad FLASK policy source", found=found[:120])

@@ -1,0 +1,136 @@
+"""Domains of Xen through libvirt's libxl driver, with FLASK labels.
+
+libvirt knows what it was asked for, and no domain that somebody else started (`xl create`); libxl starts a domain
+whose label the hypervisor's policy does not know under the label of those without one, and tells only its log. So the
+domains and their labels are read from the hypervisor itself, and looked at again every second: nothing tells of a
+domain that was started past libvirt, or given another label.
+"""
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.labels import FlaskContext, VmName
+from shamon_host.hypervisor.libvirt_domain import xen_domain_xml
+from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
+from shamon_host.hypervisor.xen_control import XenControl, XenDomain
+
+_DOM0 = 0
+_LOOK_S = 1.0
+_DESTROY_S = 60
+_STRANGER = "xen domain "
+
+
+class LibvirtXen(LibvirtDomains):
+    """libvirt's libxl driver, and the hypervisor below it."""
+
+    def __init__(self, uri: str, control: XenControl) -> None:
+        """Raises BackendFailed when libvirtd does not answer, or the hypervisor does not."""
+        self._control = control
+        self._stop = threading.Event()
+        self._starting: set[str] = set()
+        """UUIDs of domains that the hypervisor may know already and libvirt not yet."""
+        self._seen = self._labels()
+        super().__init__(uri)
+        threading.Thread(target=self._watch, name="xen domains", daemon=True).start()
+
+    def domain_xml(self, spec: VmSpec) -> str:
+        return xen_domain_xml(spec)
+
+    def enforced_label(self, domain: Any, name: VmName) -> tuple[FlaskContext | None, bool]:
+        number, uuid = domain.ID(), domain.UUIDString()
+        for found in self._control.domains():
+            if (found.number, found.uuid) == (number, uuid) and not found.dying:
+                return self._context(found), self._control.enforcing()
+        return None, True  # it went while it was looked at
+
+    def write_memory(self, domain: Any, path: str) -> None:
+        """In Xen's own format of core dumps, by libxl."""
+        domain.coreDump(path, 0)
+
+    def start_paused(self, spec: VmSpec) -> DomainReport:
+        self._starting.add(spec.uuid)
+        try:
+            return super().start_paused(spec)
+        finally:
+            self._starting.discard(spec.uuid)
+
+    def destroy(self, name: VmName) -> None:
+        if not name.startswith(_STRANGER):
+            return super().destroy(name)
+        number = name.removeprefix(_STRANGER)
+        if any(str(domain.number) == number for domain in self._strangers()):
+            _xl_destroy(number)
+        return None
+
+    def _list(self) -> Sequence[DomainReport]:
+        return (*super()._list(), *map(self._report_of_stranger, self._strangers()))
+
+    def close(self) -> None:
+        self._stop.set()
+        super().close()
+
+    def listed(self, connection: Any) -> Sequence[Any]:
+        return [domain for domain in connection.listAllDomains() if domain.ID() != _DOM0]
+
+    def _strangers(self) -> Iterator[XenDomain]:
+        """Domains that libvirt does not know."""
+        starting = frozenset(self._starting)
+        there = [domain for domain in self._control.domains() if not domain.dying and domain.uuid not in starting]
+        with self._connected() as connection:  # read later: one that libvirt has just started is in it
+            known = {_DOM0, *(domain.ID() for domain in connection.listAllDomains())}
+        return iter([domain for domain in there if domain.number not in known])
+
+    def _report_of_stranger(self, domain: XenDomain) -> DomainReport:
+        """Named by its number, which is no name that a policy can have: what it calls itself is its affair."""
+        return DomainReport(
+            name=VmName(f"{_STRANGER}{domain.number}"),
+            uuid=domain.uuid,
+            state=DomainState.PAUSED if domain.paused else DomainState.RUNNING,
+            context=self._context(domain),
+            interfaces=(),
+            disk="",
+            enforced=self._control.enforcing(),
+        )
+
+    def _context(self, domain: XenDomain) -> FlaskContext | None:
+        try:
+            return FlaskContext.parse(self._control.context_of(domain.sid))
+        except BadInput:
+            return None
+
+    def _labels(self) -> frozenset[XenDomain]:
+        return frozenset(self._control.domains())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_LOOK_S):
+            with contextlib.suppress(BackendFailed):
+                now = self._labels()
+                if now != self._seen:
+                    self._seen = now
+                    self._tell()
+
+
+def _xl_destroy(number: str) -> None:
+    """By the toolstack that libvirt shares with `xl`: its own records go too. Raises BackendFailed."""
+    try:
+        subprocess.run(
+            ["xl", "destroy", number],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_DESTROY_S,
+            env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise BackendFailed(
+            "a domain of Xen that libvirt does not know cannot be destroyed",
+            where=f"domain {number}",
+            found=words[-1][:300] if words else "",
+        ) from error

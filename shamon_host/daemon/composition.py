@@ -98,7 +98,7 @@ async def _run(config: HostConfig) -> int:
                 logs=open_logs(),
                 kernel=kernel,
                 hypervisor=hypervisor,
-                images=OverlayImages(images=config.images, directory=OVERLAYS),
+                images=OverlayImages(images=config.images, directory=OVERLAYS, kept=config.kept),
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,
                 service_manager=Systemd(),

@@ -44,6 +44,8 @@ class Kind:
     parts: Sequence[str | Path] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     """Directory in the root → what is copied there."""
+    directories: Sequence[str] = ()
+    """Empty ones in the root."""
     beside: Sequence[Path] = ()
     """Files that lie beside the images, for tests."""
 
@@ -96,8 +98,10 @@ def _build(kind: Kind, out: Path, tools: Path, app: Path, key_pair: Path) -> Non
     root = out / "root"
     _take_out_stranger(root, out / "stranger.ko")
     _configure(root, kind.recipes, key_pair)
-    for place, directory in kind.files.items():
-        shutil.copytree(directory, root / place)
+    for directory in kind.directories:
+        (root / directory).mkdir(parents=True)
+    for place, files in kind.files.items():
+        shutil.copytree(files, root / place)
     _install_product(root, tools, out)
     (root / _APP_HOME).mkdir()
     for name in ("vmlinux", "initrd", "disk.raw"):

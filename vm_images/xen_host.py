@@ -44,6 +44,7 @@ def build_xen_host(say: Callable[[str], None]) -> Path:
         boot=boot,
         parts=[hypervisor.name, *_CODE],
         files={_POLICY_HOME: hypervisor / "flask"},
+        directories=["var/log/xen"],
         beside=[_guest_probe(say)],
     )
     root = added_root("xen", base.base_root(say), RECIPE / "packages.txt", say)

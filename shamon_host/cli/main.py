@@ -17,6 +17,7 @@ from shamon_host.cli import (
     demo,
     host,
     host_daemon,
+    images,
     inspect,
     link_doctor,
     operate,
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
         operate,
+        images,
         link_doctor,
         results,
         appraising,

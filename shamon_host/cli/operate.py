@@ -1,6 +1,7 @@
 """The commands of an operator, answered by the daemon: status, peers, vms, links, disks, audit, attest, vm, disk."""
 
 import argparse
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from urllib.parse import quote
 
 from shamon_host.cli.api_client import ApiClient
 from shamon_host.cli.output import print_explanations, print_json, print_table, printable
+from shamon_host.domain.quarantine import Grade
 
 DEFAULT_SOCKET = Path("/run/shamon/shamon.sock")
 _COLUMNS = {
     "peers": ("host", "address", "state", "lease_s", "tpm", "carried", "reason"),
-    "vms": ("name", "label", "types", "state", "context", "quarantined"),
+    "vms": ("name", "label", "types", "state", "context", "image", "quarantined"),
     "disks": ("name", "types", "users", "state", "path", "reason"),
     "links": ("peer", "type", "state", "local_port", "peer_port", "gate_s"),
 }
@@ -46,7 +48,7 @@ def add_parsers(commands: Any) -> None:
     for action, help_text in (
         ("start", "start or resume it, under its label; releases a quarantine"),
         ("stop", "stop it; its disk stays"),
-        ("quarantine", "take it off its networks and suspend it"),
+        ("quarantine", "as the policy says: note it, take it off its networks, suspend or destroy it"),
         ("replace", "start a clean one from the pinned image in its place"),
     ):
         leaf = daemon_command(actions, action, help_text, _vm)
@@ -58,6 +60,11 @@ def add_parsers(commands: Any) -> None:
             leaf.set_defaults(run=_start)
         if action in ("quarantine", "replace"):
             leaf.add_argument("--reason", default="asked for by the operator", help="for the audit log")
+        if action == "quarantine":
+            leaf.add_argument("--grade", choices=tuple(Grade), help="stronger than what the policy says")
+            leaf.add_argument("--keep-memory", action="store_true", help="write its memory to a file; it stands still")
+            leaf.add_argument("--keep-disk", action="store_true", help="move its overlay aside when it would go")
+            leaf.set_defaults(run=_quarantine)
 
     disk = commands.add_parser("disk", help="give the name of a disk to another file")
     adopt = daemon_command(
@@ -113,6 +120,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _listing(arguments: argparse.Namespace) -> int:
     rows = daemon_client(arguments).get(f"/v1/{arguments.command}")
+    if arguments.command == "vms" and not arguments.json:
+        rows = [{**row, "image": _image(row), "quarantined": _quarantined(row)} for row in rows]
     if arguments.json:
         print_json(rows)
     else:
@@ -174,6 +183,27 @@ def _adopt(arguments: argparse.Namespace) -> int:
         print_json(disk)
     else:
         print(f"{disk['name']}: {disk['state']}, {printable(disk['path'])}")
+    return 0
+
+
+def _image(row: Mapping[str, Any]) -> str:
+    state = row["image_state"]
+    return f"{row['image']}" + ("" if state in ("current", "none") else f" ({state})")
+
+
+def _quarantined(row: Mapping[str, Any]) -> str:
+    return f"{row['quarantine']['grade']}: {row['quarantined']}" if row["quarantine"] else ""
+
+
+def _quarantine(arguments: argparse.Namespace) -> int:
+    fields = {name: getattr(arguments, name) for name in ("reason", "grade", "keep_memory", "keep_disk")}
+    vm = daemon_client(arguments).post(f"/v1/vms/{quote(arguments.name, safe='')}/quarantine", fields)
+    if arguments.json:
+        print_json(vm)
+        return 0
+    print(f"{vm['name']}: {vm['state']}, in quarantine: {printable(vm['quarantine']['grade'])}")
+    for path in vm["quarantine"]["kept"]:
+        print(f"kept: {printable(path)}")
     return 0
 
 

@@ -9,22 +9,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shamon_host import __version__
+from shamon_host.daemon.api_fields import integer, text
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.link_doctor import LinkDoctor
 from shamon_host.daemon.results_api import ResultsApi
 from shamon_host.daemon.suspension import describe
+from shamon_host.daemon.vms_api import VmsApi
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.explain import Explanation, dry_run, explain
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.policy import PolicyVersion
 from shamon_host.hypervisor.vm_disks import DiskStatus
-from shamon_host.hypervisor.vm_states import VmStatus
 
 MAX_AUDIT_RECORDS = 1000
-MAX_REASON = 500
 MAX_WITHHELD = 50
-VM_ACTIONS = ("start", "stop", "quarantine", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +54,6 @@ class Api:
                 return self._status()
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
-            case "GET", ["v1", "vms"]:
-                return await self._blocking(lambda: [_vm(status) for status in self.daemon.own.vms.states.statuses()])
             case "GET", ["v1", "links", *what] if what in ([], ["plan"]):
                 return await self._links(plan=bool(what))
             case "GET", ["v1", "link", "doctor"]:
@@ -68,12 +65,12 @@ class Api:
             case "GET", ["v1", "policy"]:
                 return self.daemon.own.enforced.status()
             case "GET", ["v1", "policy", "explain"]:
-                one, other = _text(fields, "one", ""), _text(fields, "other", "")
+                one, other = text(fields, "one", ""), text(fields, "other", "")
                 explanations = explain(self.daemon.policy, one, other)
                 carried = await self._blocking(lambda: list(self._carried(VmName(one), VmName(other))))
                 return _explanations([*explanations, *carried])
             case "GET", ["v1", "policy", "dry-run"]:
-                return await self._dry_run(VmName(_text(fields, "vm", "")))
+                return await self._dry_run(VmName(text(fields, "vm", "")))
             case "POST", ["v1", "policy", "update"]:
                 return await self._update(fields)
             case "POST", ["v1", "leave"]:
@@ -81,8 +78,10 @@ class Api:
             case "POST", ["v1", "attest"]:
                 self.daemon.schedule.wake_all()
                 return {"attesting": sorted(self.daemon.admissions.peers)}
-            case "POST", ["v1", "vms", name, action] if action in VM_ACTIONS:
-                return await self._vm_action(VmName(plain_name(name, "VM name")), action, fields)
+            case _, ["v1", "vms" | "images" as first, *rest]:
+                answer = await VmsApi(daemon=self.daemon).route(method, [first, *rest], fields)
+                if answer is not None:
+                    return answer
             case _, ["v1", "disks", *what] if what in ([], [*what[:1], "adopt"]):
                 return await self._disks(method, what)
         raise _no_such_request(method, parts)
@@ -183,7 +182,7 @@ class Api:
         }
 
     def _audit(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-        after, limit = _integer(fields, "after", 0), _integer(fields, "limit", 100)
+        after, limit = integer(fields, "after", 0), integer(fields, "limit", 100)
         records = self.daemon.audit.records(after=after, limit=min(limit, MAX_AUDIT_RECORDS))
         return [
             {
@@ -197,20 +196,6 @@ class Api:
             }
             for record in records
         ]
-
-    async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        vms, links = self.daemon.own.vms, self.daemon.own.links
-        reason = _text(fields, "reason", "asked for by the operator")
-        calls: dict[str, Callable[[], object]] = {
-            "start": lambda: vms.start(name),
-            "stop": lambda: vms.stop(name),
-            "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port),
-            "replace": lambda: vms.replace(name, reason),
-        }
-        await self._blocking(calls[action])
-        self.daemon.watchers.domains_changed()
-        statuses = await self._blocking(vms.states.statuses)
-        return next(_vm(status) for status in statuses if status.name == name)
 
     async def _links(self, *, plan: bool) -> Any:
         if plan:
@@ -256,22 +241,6 @@ def error_body(error: ShamonError) -> dict[str, Any]:
     }
 
 
-def _vm(status: VmStatus) -> dict[str, Any]:
-    domain = status.domain
-    return {
-        "name": status.name,
-        "label": status.label,
-        "types": list(status.types),
-        "wanted": status.wanted,
-        "quarantined": status.quarantined,
-        "state": domain.state.value if domain else "absent",
-        "context": str(domain.context) if domain and domain.context else "",
-        "interfaces": [asdict(interface) for interface in domain.interfaces] if domain else [],
-        "disk": domain.disk if domain else "",
-        "disks": [asdict(disk) for disk in domain.disks] if domain else [],
-    }
-
-
 def _disk(status: DiskStatus) -> dict[str, Any]:
     return {**asdict(status), "label": str(status.label or "")}
 
@@ -280,20 +249,3 @@ def _no_such_request(method: str, parts: Sequence[str]) -> BadInput:
     return BadInput(
         "no such request", expected="a path that this version serves", found=f"{method} /{'/'.join(parts)}"[:200]
     )
-
-
-def _integer(fields: Mapping[str, Any], name: str, default: int) -> int:
-    try:
-        value = int(fields.get(name, default))
-    except (TypeError, ValueError, OverflowError):
-        value = -1
-    if value < 0:
-        raise BadInput(f"bad {name}", expected="a number that is not negative", found=repr(fields.get(name))[:40])
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
-    value = fields.get(name, default)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_REASON or not value.isprintable():
-        raise BadInput(f"bad {name}", expected=f"1 to {MAX_REASON} printable characters", found=repr(value)[:40])
-    return value

@@ -85,12 +85,12 @@ def open_hypervisor(config: HostConfig) -> Platform:
         return Platform(
             hypervisor=LibvirtXen(config.libvirt_uri, control),
             flask=XenFlask(control=control, work=config.runtime_dir),
-            images=LoopbackImages(images=config.images, directory=OVERLAYS),
+            images=LoopbackImages(images=config.images, directory=OVERLAYS, kept=config.kept),
         )
     return Platform(
         hypervisor=LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type),
         flask=None,
-        images=OverlayImages(images=config.images, directory=OVERLAYS),
+        images=OverlayImages(images=config.images, directory=OVERLAYS, kept=config.kept),
     )
 
 

@@ -31,12 +31,15 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain.admission import AdmissionState
+from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
 from shamon_host.peer.host_record import Authorities
+
+_AGAIN_S = 10.0
 
 
 @dataclass(kw_only=True)
@@ -89,6 +92,7 @@ class HostDaemon:
             audit=audit,
             backends=backends,
             vm_settings=self.vm_settings,
+            measured=self.figures.add,
         )
         enforced, links, vms = own.enforced, own.links, own.vms
         self.policies = policies = PeerPolicies(
@@ -263,6 +267,7 @@ class HostDaemon:
         session.keep()
         await self.reactions.restore()
         await self.changes.restore()
+        self.background.spawn(self._finish_vms(), "what was begun with VMs")
         self._started = True
 
     async def run(self) -> None:
@@ -325,6 +330,21 @@ class HostDaemon:
         )
         if replace:
             self.reactions.forget(started)
+
+    async def _finish_vms(self) -> None:
+        """Replacements that were cut short, and memory that was to be kept: it may take minutes."""
+        told = ""
+        while True:
+            try:
+                await self.backends.blocking(self.own.vms.finish)
+            except ShamonError as error:
+                if told != str(error):
+                    told = str(error)
+                    self.audit.append("vm.not-finished", self.name, {"reason": told})
+                await self.backends.clock.sleep(_AGAIN_S)
+            else:
+                self.watchers.domains_changed()
+                return
 
     def _on_first_admitted(self) -> None:
         """What this host may run only as a proven member may start now (`HostEntry.starting`)."""

@@ -79,7 +79,7 @@ class LinkDoctor:
                     VmFacts(
                         name=status.name,
                         state="absent" if domain is None else domain.state.value,
-                        quarantined=status.quarantined,
+                        quarantined=status.cut_off,
                         labelled=domain is None or domain.context == label,
                         taps=own,
                     )

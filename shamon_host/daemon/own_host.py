@@ -16,6 +16,7 @@ from shamon_host.daemon.suspension import was_cut_off
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
+from shamon_host.hypervisor.durations import Measured
 from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import VmStates
@@ -37,6 +38,7 @@ class OwnHost:
     audit: AuditLog
     backends: Backends
     vm_settings: Mapping[VmName, VmSettings]
+    measured: Measured
     session: BootSession = field(init=False)
     enforced: EnforcedPolicy = field(init=False)
     links: LinkManager = field(init=False)
@@ -104,6 +106,8 @@ class OwnHost:
             admitted=lambda: session.admitted,
             settings=self.vm_settings,
             require_enforced=self._require_enforced,
+            wall_s=backends.clock.wall_s,
+            measured=self.measured,
         )
         self.reconciler = LinkReconciler(enforced=enforced, clock=backends.clock, links=self.links, vms=self.vms.states)
 

@@ -148,7 +148,7 @@ class Reactions:
             self.forget([item.vm])
             return True
         domain = status.domain
-        if domain is None or status.quarantined or domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+        if domain is None or status.cut_off or domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
             return False
         reason = f"{item.peer} failed: {item.reason}"
         if item.action is FailureAction.REPLACE:
@@ -174,7 +174,7 @@ class Reactions:
                 status = await self._status(name)
                 domain = status.domain if status is not None and status.wanted else None
                 if domain is not None and domain.state is DomainState.PAUSED:
-                    await self.blocking(partial(self.vms.start, name))
+                    await self.blocking(partial(self.vms.start, name, release=False))
                 self.store.delete(_SUSPENDED_FOR, name)
             except ShamonError as error:  # the next admission tries again
                 self.audit.append("vm.not-resumed", name, {"reason": str(error)})
@@ -197,4 +197,4 @@ class Reactions:
 def _runs(status: VmStatus | None) -> bool:
     if status is None:
         return False
-    return status.domain is not None and status.domain.state is DomainState.RUNNING and not status.quarantined
+    return status.domain is not None and status.domain.state is DomainState.RUNNING and not status.cut_off

@@ -324,6 +324,13 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
                 expected=f"a host with all types of the label {entry.label}",
                 found=f"{entry.host} lacks {listed(lacking)}",
             )
+    if label and entry.quarantine and entry.quarantine.is_weaker_than(label.quarantine):
+        yield Finding(
+            key=f"vms.{quoted(vm)}.quarantine",
+            what="weaker than its label says",
+            expected=f"{label.quarantine} or stronger, as the label {label.name} has it",
+            found=entry.quarantine,
+        )
     if len(entry.resources) > MAX_RESOURCES:
         yield Finding(
             key=f"vms.{quoted(vm)}.resources",

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NewType, Self
 
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.quarantine import Grade
 
 TypeName = NewType("TypeName", str)
 HostName = NewType("HostName", str)
@@ -67,6 +68,8 @@ class VmLabel:
     """Those of `types` to which it only sends."""
     walls: frozenset[str] = frozenset()
     """Further Chinese Wall types; its types and their owners count anyway (`Policy.walls_of`)."""
+    quarantine: Grade = Grade.SUSPEND
+    """The least that a quarantine does to such a VM."""
 
     @property
     def reads(self) -> frozenset[TypeName]:

@@ -11,6 +11,7 @@ from shamon_host.domain.decision_cache import DecisionCache
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import Overlay
+from shamon_host.domain.quarantine import Grade
 
 
 class FailureAction(StrEnum):
@@ -138,6 +139,8 @@ class VmEntry:
     """The type of each of its network interfaces; None: one for each type of its label, by name."""
     addresses: Mapping[TypeName, frozenset[str]] = field(default_factory=dict)
     """Type of an interface → the IP addresses that it has in it, and no other; where there is none, any."""
+    quarantine: Grade | None = None
+    """The least that a quarantine does to it; None: what its label says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +234,10 @@ class Policy:
         """The label of a VM. Raises KeyError for a VM or a label that is not there."""
         name = self.vms[vm].label
         return UNLABELLED if name == UNLABELLED.name else self.vm_labels[name]
+
+    def quarantine_of(self, vm: VmName) -> Grade:
+        """The least that a quarantine does to a VM. Raises KeyError as `label_of` does."""
+        return self.vms[vm].quarantine or self.label_of(vm).quarantine
 
     def hypervisor_of(self, host: HostName) -> HypervisorKind:
         """What a host runs its VMs with; QEMU for a host that is not there."""

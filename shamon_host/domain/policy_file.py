@@ -12,12 +12,12 @@ is told once: what could not be read is not complained about again by the second
     [keys.NAME]                               # public
     [organisations.NAME]                      # key
     [departments."ORGANISATION/NAME"]         # of
-    [labels.NAME]                             # types, reads, writes, walls: the label of VMs
+    [labels.NAME]                             # types, reads, writes, walls, quarantine: the label of VMs
     [resources.NAME]                          # types, kind, or inaccessible = true: the label of a disk or network
     [conflicts.NAME]                          # Chinese Wall types that never run at the same time on one host
     [hosts.NAME]                              # address, types; port (7443), starting, hypervisor
     [images.NAME]                             # sha256 of the clean image
-    [vms.NAME]                                # label, image, host; resources, interfaces, addresses
+    [vms.NAME]                                # label, image, host; resources, interfaces, addresses, quarantine
     [overlays.NAME]                           # label; peers, ports, times, rate_bytes_s
     [renames]                                 # types, labels: old name → new name, from the version before
     [intervals]                               # period_s, lease_s, margin_s, timeout_s, action_delay_s; rekey_bytes,

@@ -13,6 +13,7 @@ from typing import Any
 from shamon_host.domain.canonical import canonical_digest, canonical_json
 from shamon_host.domain.overlay import Overlay
 from shamon_host.domain.policy import HypervisorKind, Intervals, Policy
+from shamon_host.domain.quarantine import Grade
 
 FORMAT = "shamon-policy-2"
 
@@ -46,12 +47,14 @@ def policy_document(policy: Policy) -> dict[str, Any]:
             for name, each in policy.definitions.items()
         },
         "labels": {
-            name: {
-                "types": sorted(label.types - label.read_only - label.write_only),
-                "reads": sorted(label.read_only),
-                "writes": sorted(label.write_only),
-                "walls": sorted(label.walls),
-            }
+            name: _given(
+                types=sorted(label.types - label.read_only - label.write_only),
+                reads=sorted(label.read_only),
+                writes=sorted(label.write_only),
+                walls=sorted(label.walls),
+                # left out where it is the default, as in policies from before there was this key
+                quarantine=None if label.quarantine is Grade.SUSPEND else label.quarantine.value,
+            )
             for name, label in policy.vm_labels.items()
         },
         "resources": {
@@ -80,6 +83,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
                 resources=sorted(vm.resources),
                 interfaces=None if vm.interfaces is None else list(vm.interfaces),
                 addresses={name: sorted(addresses) for name, addresses in vm.addresses.items()} or None,
+                quarantine=None if vm.quarantine is None else vm.quarantine.value,
             )
             for name, vm in policy.vms.items()
         },

@@ -27,6 +27,7 @@ from shamon_host.domain.policy import (
     TypeDefinition,
     VmEntry,
 )
+from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.ste import listed
 from shamon_host.domain.time_windows import parse_window
 from shamon_host.domain.toml_reader import Reader
@@ -184,7 +185,7 @@ def _labels(reader: Reader) -> dict[str, VmLabel]:
     labels = {}
     for name, table in reader.tables("labels"):
         key = reader.join("labels", name)
-        reader.only(key, table, ("types", "reads", "writes", "walls"))
+        reader.only(key, table, ("types", "reads", "writes", "walls", "quarantine"))
         read_only = reader.types(key, table, "reads", required=False)
         write_only = reader.types(key, table, "writes", required=False)
         both = reader.types(key, table, "types", required=not (read_only or write_only))
@@ -200,6 +201,7 @@ def _labels(reader: Reader) -> dict[str, VmLabel]:
             read_only=read_only,
             write_only=write_only - read_only,
             walls=frozenset(reader.strings(key, table, "walls", what="Chinese Wall types")),
+            quarantine=Grade(reader.choice(key, table, "quarantine", tuple(Grade), default=Grade.SUSPEND)),
         )
     return labels
 
@@ -262,7 +264,7 @@ def _vms(reader: Reader) -> dict[VmName, VmEntry]:
     vms = {}
     for name, table in reader.tables("vms"):
         key = reader.join("vms", name)
-        reader.only(key, table, ("label", "image", "host", "resources", "interfaces", "addresses"))
+        reader.only(key, table, ("label", "image", "host", "resources", "interfaces", "addresses", "quarantine"))
         vms[VmName(name)] = VmEntry(
             name=VmName(name),
             label=reader.string(key, table, "label", what="the name of a label"),
@@ -271,6 +273,9 @@ def _vms(reader: Reader) -> dict[VmName, VmEntry]:
             resources=tuple(sorted(reader.strings(key, table, "resources", what="names of resources"))),
             interfaces=tuple(reader.type_list(key, table, "interfaces")) if "interfaces" in table else None,
             addresses=_addresses(reader, key, table),
+            quarantine=Grade(reader.choice(key, table, "quarantine", tuple(Grade), default=Grade.SUSPEND))
+            if "quarantine" in table
+            else None,
         )
     return vms
 

@@ -49,6 +49,7 @@ def renamed_label(label: VmLabel, renames: Renames) -> VmLabel:
         read_only=follow(label.read_only),
         write_only=follow(label.write_only),
         walls=label.walls,
+        quarantine=label.quarantine,
     )
 
 

@@ -12,12 +12,14 @@ import time
 import xml.etree.ElementTree as ET
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import libvirt
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmContext, VmName
+from shamon_host.hypervisor.kept_files import keeping
 from shamon_host.hypervisor.libvirt_domain import disk_in, disks_in, interfaces_in
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, VmSpec
 
@@ -38,6 +40,8 @@ _EVENTS = (
 _TAP_NAME_LIMIT = 15
 """IFNAMSIZ less its final zero; libvirt would cut a longer name short and say nothing."""
 _LISTINGS = 3
+_DUMPS = 10
+"""Tries, each of which waits for half a minute where libvirt is busy with the domain."""
 _LIST_AGAIN_S = 0.3
 _RECONNECT_S = 1.0
 _event_thread = threading.Lock()
@@ -72,6 +76,10 @@ class LibvirtDomains(ABC):
         """The label of a domain that runs, as what enforces it has it, and whether it binds. Raises BackendFailed, and
         libvirt's own error."""
 
+    @abstractmethod
+    def write_memory(self, domain: Any, path: str) -> None:
+        """Have the memory of a domain written to a file. Raises libvirt's own error."""
+
     def start_paused(self, spec: VmSpec) -> DomainReport:
         for interface in spec.interfaces:
             if not 0 < len(interface.device) <= _TAP_NAME_LIMIT:
@@ -105,6 +113,16 @@ class LibvirtDomains(ABC):
                 domain.destroy()
             if domain.isPersistent():  # somebody else's definition
                 domain.undefineFlags(flags)
+
+    def dump_memory(self, name: VmName, path: str) -> None:
+        if Path(path).exists():
+            return
+        with self._connected() as connection, keeping(Path(path), labels=True) as part:
+            domain = connection.lookupByName(name)
+            for _ in range(_DUMPS):
+                with _allowing(libvirt.VIR_ERR_OPERATION_TIMEOUT):  # libvirt still writes for a daemon that died
+                    self.write_memory(domain, str(part))
+                    break
 
     def domains(self) -> Sequence[DomainReport]:
         for _ in range(_LISTINGS - 1):

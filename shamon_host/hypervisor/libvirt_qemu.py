@@ -33,6 +33,10 @@ class LibvirtQemu(LibvirtDomains):
     def domain_xml(self, spec: VmSpec) -> str:
         return domain_xml(spec, self.platform)
 
+    def write_memory(self, domain: Any, path: str) -> None:
+        """As an ELF core, by QEMU; libvirt gives the file the label of the VM."""
+        domain.coreDumpWithFormat(path, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY)
+
     def enforced_label(self, domain: Any, name: VmName) -> tuple[SelinuxContext | None, bool]:
         told, enforced = domain.securityLabel()
         return self._context(name, told), bool(enforced)

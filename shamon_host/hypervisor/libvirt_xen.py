@@ -49,6 +49,10 @@ class LibvirtXen(LibvirtDomains):
                 return self._context(found), self._control.enforcing()
         return None, True  # it went while it was looked at
 
+    def write_memory(self, domain: Any, path: str) -> None:
+        """In Xen's own format of core dumps, by libxl."""
+        domain.coreDump(path, 0)
+
     def start_paused(self, spec: VmSpec) -> DomainReport:
         self._starting.add(spec.uuid)
         try:

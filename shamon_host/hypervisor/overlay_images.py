@@ -7,6 +7,7 @@ it; what is copied is compared with it once more.
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,20 +16,24 @@ from typing import ClassVar
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName, plain_name
+from shamon_host.hypervisor.kept_files import make_directory, move
 
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
 """Bytes: as much as is left out of a copy at once."""
 _TIMEOUT_S = 120
 _DIRECTORY_MODE = 0o711
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ImageFiles:
-    """`images`: name → path of the clean image and its format (`raw` or `qcow2`); `directory`: where overlays live."""
+    """`images`: name → path of the clean image and its format (`raw` or `qcow2`); `directory`: where overlays live;
+    `kept`: where those are that were moved aside, on the same file system."""
 
     images: Mapping[str, tuple[Path, str]]
     directory: Path
+    kept: Path
     suffix: ClassVar[str]
 
     def verify(self, image: str, sha256: str) -> None:
@@ -70,6 +75,18 @@ class _ImageFiles:
 
     def discard(self, vm: VmName) -> None:
         self._path(vm).unlink(missing_ok=True)
+
+    def set_aside(self, vm: VmName, file: str) -> str | None:
+        source, target = self._path(vm), Path(self.kept_path(file))
+        if source.exists():
+            make_directory(self.kept)
+            move(source, target)
+        return str(target) if target.exists() else None
+
+    def kept_path(self, file: str) -> str:
+        if not _FILE_NAME.fullmatch(file):
+            raise BadInput("bad name of a kept file", found=repr(file[:80]))
+        return str(self.kept / file)
 
     def _image(self, image: str) -> tuple[Path, str]:
         if image not in self.images:

@@ -112,6 +112,14 @@ class Hypervisor(Protocol):
         """Stop the domain at once; no definition of it remains. No error if there is none."""
         ...
 
+    def dump_memory(self, name: VmName, path: str) -> None:
+        """Write the memory of a domain that is suspended to a file, mode 0600, that no domain may read or write.
+
+        It is at `path` when it is whole, and not before; a file that is there already is whole, and stays. What an
+        attempt that was cut short left makes no difference. The domain stays suspended.
+        """
+        ...
+
     def domains(self) -> Sequence[DomainReport]:
         """Every domain of the hypervisor, ours or not, running or not."""
         ...
@@ -196,6 +204,15 @@ class Images(Protocol):
         ...
 
     def discard(self, vm: VmName) -> None: ...
+
+    def set_aside(self, vm: VmName, file: str) -> str | None:
+        """Move the VM's overlay, whose domain is gone, to where things are kept, under this name; return its path. None
+        if there is no overlay to move, and none of this name there. Nothing that is kept is ever changed."""
+        ...
+
+    def kept_path(self, file: str) -> str:
+        """Where what is kept under this name lies, or would: nothing is looked at, and nothing is made."""
+        ...
 
 
 class Audit(Protocol):

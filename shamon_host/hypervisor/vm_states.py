@@ -3,6 +3,7 @@ a VM here; that is `hypervisor.vms`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from shamon_host.domain.contexts import vm_context
@@ -13,10 +14,23 @@ from shamon_host.domain.labels import HostName, TypeName, VmContext, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
 from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, Hypervisor
+from shamon_host.hypervisor.vm_quarantine import Quarantine, quarantine_in
 from shamon_host.hypervisor.vm_spec import tap_devices
 
 _KIND = "vm"
-_STARTED_WITH = ("interfaces", "disks")
+
+
+class ImageState(StrEnum):
+    """How the image that a VM's overlay was made from stands to the pinned one."""
+
+    CURRENT = "current"
+    """It was made from the pinned one."""
+    OUTDATED = "outdated"
+    """Another one is pinned by now, or the VM is made from another image."""
+    UNKNOWN = "unknown"
+    """Nobody noted what it was made from."""
+    NONE = "none"
+    """It has no overlay yet: its next start makes one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +43,20 @@ class VmStatus:
     interfaces: tuple[TypeName, ...]
     """The type of each of its network interfaces: of those that it runs with, else of those that it would have."""
     wanted: bool
-    """It should run: it was started and neither stopped nor quarantined since."""
-    quarantined: str
-    """Why; empty when it is not."""
+    """It should run: it was started and neither stopped nor cut off by a quarantine since."""
+    quarantine: Quarantine | None
+    image: str
+    image_state: ImageState
+    image_sha256: str
+    """Of the clean image that its overlay was made from; empty when nobody noted it, or there is none."""
+    replacing: str
+    """Why it is being replaced; empty when it is not."""
     domain: DomainReport | None
+
+    @property
+    def cut_off(self) -> str:
+        """Why it exchanges nothing with anybody, being in quarantine; empty where it is in none, or only noted."""
+        return self.quarantine.reason if self.quarantine and self.quarantine.cuts_off else ""
 
     @property
     def runs(self) -> bool:
@@ -59,6 +83,8 @@ class VmStates:
         for name in policy.vms_of(self.host):
             document = self._document(name)
             noted = _interfaces_in(document) if name in running else None
+            base = document.get("base", "" if document.get("interfaces") is None else None)
+            pin = policy.images[policy.vms[name].image].sha256
             statuses.append(
                 VmStatus(
                     name=name,
@@ -66,7 +92,11 @@ class VmStates:
                     types=tuple(sorted(policy.label_of(name).types)),
                     interfaces=policy.interfaces_of(name) if noted is None else noted,
                     wanted=_wanted_in(document),
-                    quarantined=_quarantine_in(document),
+                    quarantine=quarantine_in(document),
+                    image=policy.vms[name].image,
+                    image_state=_image_state(base, pin),
+                    image_sha256=base or "",
+                    replacing=str(document.get("replacing", "")),
                     domain=reports.get(name),
                 )
             )
@@ -81,7 +111,7 @@ class VmStates:
         return {status.name: status.interfaces for status in self.statuses() if status.runs}
 
     def running_types(self) -> frozenset[TypeName]:
-        """Types of every VM that runs or is suspended under its label, and is not quarantined."""
+        """Types of every VM that runs or is suspended under its label, and is not cut off by a quarantine."""
         return frozenset(name for status in self._connectable() for name in status.types)
 
     def taps(self) -> dict[str, TypeName]:
@@ -126,15 +156,24 @@ class VmStates:
             for status in self.statuses()
             if status.domain is not None
             and status.runs
-            and not status.quarantined
+            and not status.cut_off
             and status.domain.context == self.context(status.name)
         )
 
     # What was noted
 
-    def quarantined(self, name: VmName) -> str:
-        """Why the VM is in quarantine; empty when it is not."""
-        return _quarantine_in(self._document(name))
+    def quarantine(self, name: VmName) -> Quarantine | None:
+        """The quarantine that the VM is in."""
+        return quarantine_in(self._document(name))
+
+    def overlay_of(self, name: VmName) -> str | None:
+        """The digest of the image that the VM's overlay was made from; "" when there is none, None if nobody knows."""
+        base = self._document(name).get("base")
+        return None if base is None else str(base)
+
+    def needs_fresh(self, name: VmName) -> bool:
+        """Whether a replacement of the VM was begun and did not get to its fresh overlay."""
+        return bool(self._document(name).get("fresh"))
 
     def started_with(self, name: VmName) -> tuple[TypeName, ...] | None:
         """The types of the interfaces that a VM was last started with; None where none were noted."""
@@ -149,18 +188,34 @@ class VmStates:
         """Every VM that this host ever started."""
         return tuple(VmName(name) for name, _ in self.documents.items(_KIND))
 
-    def note(self, name: VmName, *, wanted: bool, quarantined: str = "") -> None:
-        """Write down what is to become of a VM, in place of what was. What it was started with stays."""
-        kept = {key: value for key, value in self._document(name).items() if key in _STARTED_WITH}
-        reason = {"quarantined": quarantined} if quarantined else {}
-        self.documents.put(_KIND, name, {**kept, "wanted": wanted, **reason})
+    def note(self, name: VmName, *, wanted: bool | None = None, quarantine: Quarantine | None = None) -> None:
+        """Write down what is to become of a VM, in place of what was; `wanted`: None leaves that as it is, and False
+        ends a replacement too. What it was started with stays."""
+        changes: dict[str, Any] = {} if wanted is None else {"wanted": wanted}
+        if wanted is False:
+            changes["replacing"] = None
+        document = None if quarantine is None else quarantine.to_document()
+        self._change(name, **changes, quarantine=document, quarantined=None)
+
+    def note_replacing(self, name: VmName, reason: str) -> None:
+        """A replacement begins: whatever ends it early, the next start makes a fresh overlay."""
+        self._change(name, replacing=reason, fresh=True)
+
+    def note_not_replacing(self, name: VmName) -> None:
+        """The replacement is over, or given up."""
+        self._change(name, replacing=None)
+
+    def note_overlay(self, name: VmName, sha256: str | None) -> None:
+        """The VM's overlay is one above the image with this digest; "": there is none, so the next start makes one;
+        None: it is about to be exchanged."""
+        self._change(name, base=sha256, **({} if sha256 is None else {"fresh": None}))
 
     def note_start(self, name: VmName) -> None:
         """Write down what a VM is about to be started with, under the policy in force."""
         policy = self.policy()
         disks = [asdict(grant) for grant in disk_grants(policy, name)]
         started_with = {"interfaces": list(policy.interfaces_of(name)), "disks": disks}
-        self.documents.put(_KIND, name, {**self._document(name), **started_with})
+        self._change(name, **started_with)
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted. Again changes nothing: no name
@@ -171,7 +226,12 @@ class VmStates:
             types = self.started_with(name)
             if types is not None:
                 names = [renamed(each, renames) for each in types]
-                self.documents.put(_KIND, name, {**self._document(name), "interfaces": names})
+                self._change(name, interfaces=names)
+
+    def _change(self, name: VmName, **changes: Any) -> None:
+        """Of what was noted, in one write; None takes away."""
+        document = {**self._document(name), **changes}
+        self.documents.put(_KIND, name, {key: value for key, value in document.items() if value is not None})
 
     def _document(self, name: VmName) -> dict[str, Any]:
         return self.documents.get(_KIND, name) or {}
@@ -181,8 +241,13 @@ def _wanted_in(document: Mapping[str, Any]) -> bool:
     return bool(document.get("wanted"))
 
 
-def _quarantine_in(document: Mapping[str, Any]) -> str:
-    return str(document.get("quarantined", ""))
+def _image_state(base: str | None, pin: str) -> ImageState:
+    """`base`: the digest that was noted; "" where there is no overlay, None where nobody knows."""
+    if base == "":
+        return ImageState.NONE
+    if base is None:
+        return ImageState.UNKNOWN
+    return ImageState.CURRENT if base == pin else ImageState.OUTDATED
 
 
 def _interfaces_in(document: Mapping[str, Any]) -> tuple[TypeName, ...] | None:

@@ -1,4 +1,4 @@
-"""The life of this host's VMs: start, stop, suspend, quarantine, replace.
+"""The life of this host's VMs: start, stop, suspend, replace; `quarantines` has what a quarantine does.
 
 Each VM starts paused under the static label that the label map gives it; the label is read back from the running
 process before a single instruction of the guest runs, and a mismatch destroys it (invariant 2). What may start is
@@ -6,6 +6,7 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,9 +17,13 @@ from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import FlaskContext, TypeName, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
+from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
+from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainReport, DomainState, Hypervisor, Images, disks_listed
+from shamon_host.hypervisor.quarantines import NOTHING, Keep, Quarantines
 from shamon_host.hypervisor.vm_disks import VmDisks
+from shamon_host.hypervisor.vm_quarantine import Quarantine
 from shamon_host.hypervisor.vm_spec import VmSettings, vm_spec
 from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.hypervisor.vm_versions import kept_by, runs_otherwise
@@ -43,36 +48,54 @@ class VmManager:
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     require_enforced: Callable[[], None] = lambda: None
     """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force."""
+    wall_s: Callable[[], float] = time.time
+    measured: Measured = unmeasured
+    quarantines: Quarantines = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    def start(self, name: VmName) -> DomainReport:
+    def __post_init__(self) -> None:
+        self.quarantines = Quarantines(
+            states=self.states,
+            images=self.images,
+            audit=self.audit,
+            wall_s=self.wall_s,
+            lock=self._lock,
+            measured=self.measured,
+        )
+
+    def start(self, name: VmName, *, release: bool = True) -> DomainReport:
         """Start a VM, resume it when it is suspended, release it when it is in quarantine.
 
-        Raises Refused (the monitor), NotTrusted (image or label), BackendFailed.
+        Without `release`, a quarantine that is a note alone stays, and any other one is no start. Raises Refused (the
+        monitor, or that), NotTrusted (image or label), BackendFailed.
         """
         self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
             running = self.states.find(name)
+            self.quarantines.require_not_writing(name)
+            quarantine = self.states.quarantine(name)
+            if quarantine is not None and quarantine.cuts_off and not release:
+                raise Refused("the VM is in quarantine", where=name, found=quarantine.reason)
             self._permit(entry)
-            quarantined = self.states.quarantined(name)
-            if quarantined:
-                self.audit("vm.release", name, {"quarantined": quarantined})
+            stays = None if release else quarantine
+            if quarantine is not None and release:
+                self.audit("vm.release", name, {"quarantined": quarantine.reason, "grade": quarantine.grade})
             if running is None:
-                return self._start_new(entry, fresh=False)
+                return self._start_new(entry, fresh=self.states.needs_fresh(name), quarantine=stays)
             self._verify(running)
             self.disks.prepare(name)
             self._require_disks(running)
             self._hypervisor.resume(name)
-            self.states.note(name, wanted=True)
+            self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
 
     def stop(self, name: VmName) -> None:
-        """Destroy the domain; its overlay stays."""
+        """Destroy the domain; its overlay stays, and so does its quarantine."""
         with self._lock:
             self.states.entry(name)
             self.audit("vm.stop", name, {})
-            self.states.note(name, wanted=False)
+            self.states.note(name, wanted=False, quarantine=self.states.quarantine(name))
             self._hypervisor.destroy(name)
 
     def suspend(self, name: VmName, reason: str) -> None:
@@ -82,39 +105,62 @@ class VmManager:
             if self.states.find(name) is not None:
                 self._hypervisor.suspend(name)
 
-    def quarantine(self, name: VmName, reason: str, *, ports_down: Callable[[str], None]) -> None:
-        """Take the VM off its bridges, then suspend it; memory and disk are kept until it is replaced or stopped.
+    def quarantine(
+        self,
+        name: VmName,
+        reason: str,
+        *,
+        ports_down: Callable[[str], None],
+        grade: Grade | None = None,
+        keep: Keep = NOTHING,
+    ) -> None:
+        """Put a VM in quarantine, with this grade or as the policy says.
 
-        `ports_down` detaches one tap from its bridge. The VM is suspended also when a port cannot be detached; then
-        that error is raised.
+        `ports_down` detaches one tap from its bridge. Whatever else a grade does is done also when a port cannot be
+        detached; then that error is raised. Raises Refused for a grade weaker than that of the policy, or than the one
+        that the VM is in quarantine with; BadInput; BackendFailed, also when the memory could not be kept.
         """
-        with self._lock:
-            self.states.entry(name)
-            self.audit("vm.quarantine", name, {"reason": reason})
-            self.states.note(name, wanted=False, quarantined=reason)
-            domain = self.states.find(name)
-            if domain is None:
-                return
-            try:
-                for interface in domain.interfaces:
-                    ports_down(interface.device)
-            finally:
-                self._hypervisor.suspend(name)
+        self.quarantines.impose(name, reason, ports_down=ports_down, grade=grade, keep=keep)
 
     def replace(self, name: VmName, reason: str) -> DomainReport:
         """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
 
-        It is destroyed also when no clean one may be started. Raises as `start` does.
+        It is destroyed also when no clean one may be started. Raises as `start` does. A replacement that is cut short
+        is finished by `finish`, or by whatever starts the VM next.
         """
+        laps = Laps()
         with self._lock:
             self.states.entry(name)
+            self.quarantines.require_not_writing(name)
             self.audit("vm.replace", name, {"reason": reason})
+            self.states.note_replacing(name, reason)
             self._hypervisor.destroy(name)
-        self.disks.read_pinned(name)
-        with self._lock:
-            entry = self.states.entry(name)
-            self._permit(entry)
-            return self._start_new(entry, fresh=True)
+            laps.lap("destroyed")
+        try:
+            self.disks.read_pinned(name)
+            with self._lock:
+                entry = self.states.entry(name)
+                self._permit(entry)
+                laps.lap("permitted")
+                report = self._start_new(entry, fresh=True, laps=laps)
+        except ShamonError:
+            self.states.note_not_replacing(name)
+            raise
+        self.audit("vm.replaced", name, {"image": self.states.overlay_of(name), "ms": laps.parts_ms})
+        for part, took_ms in {**laps.parts_ms, "connected": laps.total_ms}.items():
+            self.measured(f"replacement: {part}", took_ms)
+        return report
+
+    def finish(self) -> None:
+        """At a start of the daemon: finish replacements that an earlier run of it began, and write the memory that it
+        was to keep. What fails does not hold up the rest, and the audit log says why."""
+        for status in self.states.statuses():
+            try:
+                if status.replacing:
+                    self.replace(status.name, status.replacing)
+                self.quarantines.keep_memory(status.name)
+            except ShamonError as error:
+                self.audit("vm.not-restored", status.name, {"reason": str(error)})
 
     def restore(self, *, replace: bool, reason: str, missing_only: bool = False) -> tuple[VmName, ...]:
         """After a boot: start every VM that should run, from the clean image if `replace`. With `missing_only` those
@@ -126,10 +172,10 @@ class VmManager:
                 if not status.wanted or (missing_only and status.runs):
                     continue
                 try:
-                    if replace:
-                        self.replace(status.name, reason)
+                    if replace or status.replacing:
+                        self.replace(status.name, reason if replace else status.replacing)
                     else:
-                        self.start(status.name)
+                        self.start(status.name, release=False)
                 except ShamonError as error:
                     self.audit("vm.not-restored", status.name, {"reason": str(error)})
                     continue
@@ -138,8 +184,8 @@ class VmManager:
 
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
-        own (it may have been started by hand); suspend again what runs in spite of its quarantine. Returns what was
-        destroyed."""
+        own (it may have been started by hand); bring what is in quarantine back to what that demands. Returns what was
+        destroyed for its label or its disks."""
         destroyed = []
         with self._lock:
             for report in self.states.active():
@@ -155,14 +201,13 @@ class VmManager:
                     )
                     self._hypervisor.destroy(report.name)
                     destroyed.append(report.name)
-                elif report.state is DomainState.PAUSED and self.states.quarantined(entry.name):
+                elif report.state is DomainState.PAUSED and self._stands_still(entry.name):
                     continue  # it does nothing, and is kept as it is until it is started, replaced or stopped
                 elif not self._has_its_disks(report):
                     self.audit("vm.other-disks", report.name, self._disks_detail(report))
                     self._hypervisor.destroy(report.name)
                     destroyed.append(report.name)
-                elif report.state is DomainState.RUNNING and self.states.quarantined(report.name):
-                    self.suspend(report.name, "it ran in spite of its quarantine")
+            self.quarantines.enforce()
         return tuple(destroyed)
 
     def rename_types(self, renames: Renames) -> None:
@@ -219,14 +264,15 @@ class VmManager:
         with self._lock:
             yield
 
-    def _start_new(self, entry: VmEntry, *, fresh: bool) -> DomainReport:
-        name = entry.name
-        pin = self.states.policy().images[entry.image]
+    def _start_new(
+        self, entry: VmEntry, *, fresh: bool, quarantine: Quarantine | None = None, laps: Laps | None = None
+    ) -> DomainReport:
+        """`quarantine`: the one that it is in from now on, a note alone."""
+        name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
-        if fresh or overlay is None:
-            self.images.verify(entry.image, pin.sha256)
-            overlay = self.images.fresh_overlay(name, entry.image)
         self._hypervisor.destroy(name)  # a definition that somebody left behind
+        if fresh or overlay is None:
+            overlay = self._fresh_overlay(entry, laps)
         disks = self.disks.prepare(name)
         spec = vm_spec(
             self.states.policy(),
@@ -239,15 +285,37 @@ class VmManager:
         )
         self.states.note_start(name)
         report = self._hypervisor.start_paused(spec)
+        laps.lap("started, paused")
         try:
             self._verify(report)
             self._require_disks(report)
-            self.states.note(name, wanted=True)
+            laps.lap("label read back")
+            self.states.note(name, wanted=True, quarantine=quarantine)
             self._hypervisor.resume(name)
         except ShamonError:
             self._hypervisor.destroy(name)
             raise
+        laps.lap("resumed")
+        self.states.note_not_replacing(name)
         return self._report(name)
+
+    def _fresh_overlay(self, entry: VmEntry, laps: Laps) -> str:
+        """A new overlay above the pinned image; one that is kept for forensics is moved aside."""
+        name, pin = entry.name, self.states.policy().images[entry.image]
+        self.images.verify(entry.image, pin.sha256)
+        laps.lap("image verified")
+        quarantine = self.states.quarantine(name)
+        if quarantine is not None and quarantine.disk:
+            self.quarantines.set_aside(name, quarantine)
+        self.states.note_overlay(name, None)
+        overlay = self.images.fresh_overlay(name, entry.image)
+        self.states.note_overlay(name, pin.sha256)
+        laps.lap("overlay made")
+        return overlay
+
+    def _stands_still(self, name: VmName) -> bool:
+        quarantine = self.states.quarantine(name)
+        return quarantine is not None and quarantine.suspends
 
     def _permit(self, entry: VmEntry) -> None:
         self.require_enforced()

@@ -46,6 +46,8 @@ class MemoryHypervisor:
     disk_exists: Callable[[str], bool] = lambda _path: True
     files: MemoryDisks = field(default_factory=MemoryDisks)
     """The disks that domains have beside their own."""
+    dumps: dict[str, VmName] = field(default_factory=dict)
+    """Path → the domain whose memory was written there."""
     flask: MemoryFlask | None = None
     """Of a Xen hypervisor; None: QEMU."""
     _domains: dict[VmName, _Domain] = field(default_factory=dict)
@@ -83,6 +85,13 @@ class MemoryHypervisor:
         if domain is not None:
             self._unplug(domain)
             self._notify()
+
+    def dump_memory(self, name: VmName, path: str) -> None:
+        if path in self.dumps:
+            return
+        if self._find(name).state is not DomainState.PAUSED:
+            raise BackendFailed("the memory of a domain that runs changes while it is written", where=name)
+        self.dumps[path] = name
 
     def domains(self) -> Sequence[DomainReport]:
         return tuple(self._report(domain) for domain in self._domains.values())

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 
-from shamon_host.domain.errors import BadInput, NotTrusted
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
 
 
@@ -26,6 +26,8 @@ class MemoryImages:
 
     clean: dict[str, bytes]
     overlays: dict[str, MemoryOverlay] = field(default_factory=dict)
+    kept: dict[str, MemoryOverlay] = field(default_factory=dict)
+    """Path → what was moved aside."""
 
     def verify(self, image: str, sha256: str) -> None:
         found = hashlib.sha256(self._clean(image)).hexdigest()
@@ -48,6 +50,19 @@ class MemoryImages:
 
     def discard(self, vm: VmName) -> None:
         self.overlays.pop(f"/overlays/{vm}.qcow2", None)
+
+    def set_aside(self, vm: VmName, file: str) -> str | None:
+        source, target = self.overlay(vm), self.kept_path(file)
+        if source is not None:
+            if target in self.kept:
+                raise BackendFailed("what is kept is never overwritten", where=target)
+            self.kept[target] = self.overlays.pop(source)
+        return target if target in self.kept else None
+
+    def kept_path(self, file: str) -> str:
+        if not file or "/" in file:
+            raise BadInput("bad name of a kept file", found=repr(file[:80]))
+        return f"/kept/{file}"
 
     def _clean(self, image: str) -> bytes:
         if image not in self.clean:

@@ -12,7 +12,7 @@ from shamon_host.domain.adaptation import adapt
 from shamon_host.domain.authority import required_signatures
 from shamon_host.domain.compatibility import compatibility
 from shamon_host.domain.flows import flow_system
-from shamon_host.domain.labels import TypeName
+from shamon_host.domain.labels import UNLABELLED, TypeName
 from shamon_host.domain.overlay import Overlay
 from shamon_host.domain.policy import (
     Demands,
@@ -54,7 +54,7 @@ OTHER_KEYS = {
     "coalition": {"name", "version", "parent", "expires", "primary"},
     "keys": {"public"},
     "walls": set(),
-    "labels": {"types", "reads", "writes", "walls"},
+    "labels": {"types", "reads", "writes", "walls", "quarantine"},
     "resources": {"types", "kind", "inaccessible", "sha256"},
     "conflicts": {"types"},
 }
@@ -131,6 +131,7 @@ def test_every_key_of_a_section_is_documented(section: str) -> None:
         ("coalition", "primary", f'"{Primary.CHINESE_WALL}"'),
         ("types", "on_failure", f'"{DEFINITION.on_failure}"'),
         ("types", "tpm", f'"{DEFINITION.tpm}"'),
+        ("labels", "quarantine", f'"{UNLABELLED.quarantine}"'),
         ("types", "confidentiality", DEFINITION.confidentiality),
         ("types", "integrity", DEFINITION.integrity),
         ("hosts", "port", DEFAULT_PORT),

@@ -45,6 +45,14 @@ class Bench(Protocol):
         """Give a running domain another disk, behind the caller's back."""
         ...
 
+    def dump(self, file: str) -> str:
+        """A path for the memory of a domain; nothing is there."""
+        ...
+
+    def is_sealed(self, path: str) -> bool:
+        """Whether something is at this path, for root alone to read, and no domain may by its label."""
+        ...
+
     def kill_guest(self, name: VmName) -> None:
         """End the machine from outside, behind the hypervisor's back."""
         ...
@@ -201,6 +209,23 @@ class HypervisorContract:
         bench.attach(FIRST, disk)
         assert bench.until(lambda: bool(told))
         assert _domain(bench, FIRST).disks == (disk,)
+
+    def test_memory_of_a_suspended_domain(self, bench: Bench) -> None:
+        path = bench.dump("first.memory")
+        report = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        bench.hypervisor.resume(FIRST)
+        bench.hypervisor.suspend(FIRST)
+        assert not bench.is_sealed(path)
+        for _ in range(2):
+            bench.hypervisor.dump_memory(FIRST, path)
+            assert bench.is_sealed(path)
+            assert _domain(bench, FIRST) == report
+        bench.hypervisor.resume(FIRST)
+        bench.hypervisor.destroy(FIRST)
+        assert bench.is_sealed(path)
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.dump_memory(FIRST, bench.dump("none.memory"))
+        assert not bench.is_sealed(bench.dump("none.memory"))
 
     def test_unknown_domains(self, bench: Bench) -> None:
         for call in (bench.hypervisor.resume, bench.hypervisor.suspend):

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import pytest
 
-from shamon_host.domain.errors import BadInput, NotTrusted
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.ports import Images
 
@@ -36,7 +36,7 @@ class Shelf(Protocol):
         ...
 
     def is_written(self, overlay: str) -> bool:
-        """Whether a VM wrote to this overlay."""
+        """Whether a VM wrote to this overlay, also where it was moved aside."""
         ...
 
 
@@ -98,3 +98,26 @@ class ImagesContract:
         assert shelf.images.overlay(WEB) is None
         assert shelf.images.overlay(DB) == kept
         assert not shelf.is_written(shelf.images.fresh_overlay(WEB, IMAGE))
+
+    def test_what_is_set_aside_stays_as_it_was(self, shelf: Shelf) -> None:
+        assert shelf.images.set_aside(WEB, "web-1.disk") is None
+        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE))
+        kept = shelf.images.set_aside(WEB, "web-1.disk")
+        assert kept == shelf.images.kept_path("web-1.disk")
+        assert shelf.images.overlay(WEB) is None
+        assert shelf.images.set_aside(WEB, "web-1.disk") == kept, "it was moved before"
+        fresh = shelf.images.fresh_overlay(WEB, IMAGE)
+        assert not shelf.is_written(fresh)
+        with pytest.raises(BackendFailed):
+            shelf.images.set_aside(WEB, "web-1.disk")
+        assert shelf.images.overlay(WEB) == fresh
+        assert shelf.images.set_aside(WEB, "web-2.disk") != kept
+        shelf.images.discard(WEB)
+        assert shelf.is_written(kept)
+
+    @pytest.mark.parametrize("file", ["../web", "a/b", ""])
+    def test_what_is_kept_lies_in_its_directory(self, shelf: Shelf, file: str) -> None:
+        with pytest.raises(BadInput):
+            shelf.images.set_aside(WEB, file)
+        with pytest.raises(BadInput):
+            shelf.images.kept_path(file)

@@ -13,6 +13,7 @@ from shamon_host.hypervisor.ports import VmDisk
 
 APP = Path("/var/lib/libvirt/images/app")
 DISKS = Path("/var/lib/libvirt/images/suite")
+KEPT = DISKS / "kept"
 BRIDGES = ("suite0", "suite1")
 
 
@@ -44,6 +45,19 @@ def labelled_disk(number: int, *, read_only: bool, categories: frozenset[int]) -
 def label_of(disk: VmDisk) -> SelinuxContext | None:
     """The label of a disk's file."""
     return SelinuxContext.parse(os.getxattr(disk.path, "security.selinux").decode().rstrip("\0"))
+
+
+def is_sealed(path: str, *, at_least: int) -> bool:
+    """Whether a dump of so many bytes is at the path, for root alone to read, and under no label of a VM."""
+    if not Path(path).exists():
+        return False
+    status = os.stat(path)
+    assert (status.st_uid, oct(status.st_mode & 0o777)) == (0, "0o600")
+    assert status.st_size >= at_least
+    with Path(path).open("rb") as file:
+        assert file.read(4) == b"\x7fELF"
+    assert os.getxattr(path, "security.selinux").decode().rstrip("\0") == "system_u:object_r:virt_image_t:s0"
+    return oct(KEPT.stat().st_mode & 0o777) == "0o700"
 
 
 def answers(address: str, *, patience_s: float) -> bool:

@@ -20,8 +20,10 @@ from tests.integration.hypervisor.bridges_and_disks import (
     APP,
     BRIDGES,
     DISKS,
+    KEPT,
     answers,
     bridges_and_disks,
+    is_sealed,
     label_of,
     labelled_disk,
     run,
@@ -72,6 +74,12 @@ class LibvirtBench:
     def attach(self, name: VmName, disk: VmDisk) -> None:
         mode = ["--mode", "readonly"] if disk.read_only else []
         run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
+
+    def dump(self, file: str) -> str:
+        return str(KEPT / file)
+
+    def is_sealed(self, path: str) -> bool:
+        return is_sealed(path, at_least=self.spec(FIRST, number=1).memory_mib << 20)
 
     def kill_guest(self, name: VmName) -> None:
         os.kill(_pid(name), signal.SIGKILL)

@@ -60,7 +60,7 @@ class OverlayShelf:
 def overlays(tmp_path: Path) -> OverlayShelf:
     clean = tmp_path / "clean.raw"
     clean.write_bytes(bytes(_SIZE))
-    images = OverlayImages(images={IMAGE: (clean, "raw")}, directory=tmp_path / "overlays")
+    images = OverlayImages(images={IMAGE: (clean, "raw")}, directory=tmp_path / "overlays", kept=tmp_path / "kept")
     return OverlayShelf(images=images, clean=clean)
 
 

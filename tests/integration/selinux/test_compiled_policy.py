@@ -72,12 +72,32 @@ def test_every_answer_is_as_it_should_be(store: SemoduleStore, root: Path) -> No
             for categories in ("", ":c516,c517")
         ),
         ("system_u:object_r:virt_content_t:s0:c516,c517", "file open read"),
+        ("system_u:object_r:svirt_image_t:s0:c10,c512,c513", "file getattr unlink rename relabelfrom"),
+        ("system_u:object_r:virt_image_t:s0", "file open read rename setattr relabelto"),
+        ("system_u:object_r:virt_image_t:s0", "dir create setattr add_name remove_name write search"),
     ],
 )
 def test_the_daemon_may_do_what_it_does(store: SemoduleStore, root: Path, target: str, vector: str) -> None:
     """What `SelinuxFs`, `own_context`, `KernelEvents` and `DiskFiles` do."""
     object_class, *permissions = vector.split()
     assert set(permissions) <= PolicyDb(root / POLICY).access(DAEMON, target, object_class).allowed
+
+
+@pytest.mark.parametrize(
+    ("target", "vector"),
+    [
+        ("system_u:object_r:virt_image_t:s0", "dir search write add_name"),
+        ("system_u:object_r:virt_image_t:s0", "file create open write getattr setattr relabelfrom"),
+        ("system_u:object_r:svirt_image_t:s0:c10,c512,c513", "file open write relabelto"),
+    ],
+)
+def test_libvirt_may_write_the_memory_of_a_vm_where_it_is_kept(
+    store: SemoduleStore, root: Path, target: str, vector: str
+) -> None:
+    """It makes the file, and gives it to the VM to write; the daemon takes the VM's label away."""
+    object_class, *permissions = vector.split()
+    virtd = "system_u:system_r:virtd_t:s0-s0:c0.c1023"
+    assert set(permissions) <= PolicyDb(root / POLICY).access(virtd, target, object_class).allowed
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ def test_the_life_of_a_vm() -> None:
         ):
             answer = await ask(world, "POST", f"/v1/vms/web/{action}")
             assert (answer.status, answer.body["state"]) == (200, state), action
-        assert records(world.alpha, "vm.quarantine", "web") == [{"reason": "asked for by the operator"}]
+        asked = {"reason": "asked for by the operator", "grade": "suspend", "keep": []}
+        assert records(world.alpha, "vm.quarantine", "web") == [asked]
 
     play(test)
 

@@ -198,7 +198,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             code, _, err = run("vm", "start", name)
             assert code == 2, name
             assert "\x1b" not in err
-        assert run("vm", "quarantine", "web", "--reason", "looks odd")[1].startswith("web: paused")
+        assert run("vm", "quarantine", "web", "--reason", "looks odd")[1] == "web: paused, in quarantine: suspend\n"
+        assert "suspend: looks odd" in run("vms")[1]
         assert run("vm", "quarantine", "web", "--reason", "odd\x1b[2J")[0] == 2
         assert "looks odd" in run("audit", "--limit", "1000")[1]
         assert run("audit", "--after", "-1")[0] == 2

@@ -83,6 +83,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.tls_ca == Path("/etc/shamon/ca.pem")
     assert config.images == {"app": (Path("/images/app.qcow2"), "qcow2")}
     assert config.resources == {"cache": Path("/images/cache.raw"), "book": Path("/images/book.raw")}
+    assert config.kept == Path("/var/lib/libvirt/images/shamon-kept")
     assert config.results == Retention(days=7, runs=50, evidence_bytes=0)
     assert config.vms == {
         VmName("web"): VmSettings(

@@ -37,6 +37,7 @@ from shamon_host.domain.policy import (
     VmEntry,
 )
 from shamon_host.domain.policy_form import with_digest
+from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.time_windows import TimeWindow
 from tests.unit.domain import oracle
 
@@ -192,6 +193,7 @@ def _labelled(choose: Choices, policy: Policy) -> Policy:
             read_only=frozenset(each for each, way in ways.items() if way == "read"),
             write_only=frozenset(each for each, way in ways.items() if way == "write"),
             walls=frozenset(choose.some(sorted(policy.wall_names), most=choose.one([0, 0, 1]))),
+            quarantine=choose.one([Grade.SUSPEND, Grade.SUSPEND, *Grade]),
         )
         for source, target in ((one, other) for one in label.reads for other in label.writes):
             if _against_levels(definitions[source], definitions[target]) or choose.number(0, 3) == 3:
@@ -301,6 +303,9 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
                 name: frozenset(choose.few([f"10.0.{number}.1", f"10.0.{number}.2", f"fd00::{number + 1}"]))
                 for name in addressed
             },
+            quarantine=choose.one(
+                [None, None, *(grade for grade in Grade if not grade.is_weaker_than(label.quarantine))]
+            ),
         )
     return replace(policy, hosts=hosts, vms=vms)
 

@@ -31,7 +31,7 @@ def toml_text(policy: Policy, *, terse: bool = False) -> str:
         tables[f"organisations.{quote(name)}"] = [("key", text(organisation.key) if organisation.key else "")]
     for name, department in policy.departments.items():
         tables[f"departments.{quote(name)}"] = [("of", text(department.of))]
-    tables |= _types(policy, terse) | _labels(policy) | _deployment(policy, terse)
+    tables |= _types(policy, terse) | _labels(policy, terse) | _deployment(policy, terse)
     tables["renames.types"] = [(quote(old), text(new)) for old, new in policy.renames.types.items()]
     tables["renames.labels"] = [(quote(old), text(new)) for old, new in policy.renames.labels.items()]
     tables["intervals"] = [
@@ -69,7 +69,7 @@ def _types(policy: Policy, terse: bool) -> dict[str, list[Line]]:
     return tables
 
 
-def _labels(policy: Policy) -> dict[str, list[Line]]:
+def _labels(policy: Policy, terse: bool) -> dict[str, list[Line]]:
     tables: dict[str, list[Line]] = {}
     for name, label in policy.vm_labels.items():
         both = label.types - label.read_only - label.write_only
@@ -78,6 +78,7 @@ def _labels(policy: Policy) -> dict[str, list[Line]]:
             ("reads", texts(label.read_only) if label.read_only else ""),
             ("writes", texts(label.write_only) if label.write_only else ""),
             ("walls", texts(label.walls) if label.walls else ""),
+            ("quarantine", "" if terse and label.quarantine == "suspend" else text(label.quarantine)),
         ]
     for name, resource in policy.resource_labels.items():
         tables[f"resources.{quote(name)}"] = [
@@ -111,6 +112,7 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
             ("resources", "" if terse and not vm.resources else texts(vm.resources)),
             ("interfaces", "" if vm.interfaces is None else f"[{', '.join(map(text, vm.interfaces))}]"),
             ("addresses", "" if terse and not vm.addresses else _inline(vm.addresses)),
+            ("quarantine", text(vm.quarantine) if vm.quarantine else ""),
         ]
     for overlay_name, overlay in policy.overlays.items():
         tables[f"overlays.{quote(overlay_name)}"] = [

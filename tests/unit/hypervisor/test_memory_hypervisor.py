@@ -60,6 +60,12 @@ class MemoryBench:
     def attach(self, name: VmName, disk: VmDisk) -> None:
         self.hypervisor.attach(name, disk)
 
+    def dump(self, file: str) -> str:
+        return f"/kept/{file}"
+
+    def is_sealed(self, path: str) -> bool:
+        return path in self.hypervisor.dumps
+
     def kill_guest(self, name: VmName) -> None:
         self.hypervisor.crash(name)
 

@@ -27,7 +27,7 @@ class MemoryShelf:
         self.images.overlays[overlay].written = "written"
 
     def is_written(self, overlay: str) -> bool:
-        return bool(self.images.overlays[overlay].written)
+        return bool((self.images.overlays | self.images.kept)[overlay].written)
 
 
 class TestMemoryImages(ImagesContract):

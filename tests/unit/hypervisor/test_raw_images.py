@@ -45,7 +45,10 @@ def shelf(tmp_path: Path) -> RawShelf:
     content[: 1 << 16] = os.urandom(1 << 16)
     content[-1] = 7
     clean.write_bytes(content)
-    return RawShelf(images=LoopbackImages(images={IMAGE: (clean, "raw")}, directory=tmp_path / "overlays"), clean=clean)
+    return RawShelf(
+        images=LoopbackImages(images={IMAGE: (clean, "raw")}, directory=tmp_path / "overlays", kept=tmp_path / "kept"),
+        clean=clean,
+    )
 
 
 class TestLoopbackImages(ImagesContract):

@@ -255,7 +255,7 @@ class TestQuarantine:
         assert seen == [(interface.device, DomainState.RUNNING) for interface in report.interfaces]
         assert world.state(GATE) is DomainState.PAUSED
         status = world.status(GATE)
-        assert (status.wanted, status.quarantined) == (False, "a test")
+        assert (status.wanted, status.cut_off) == (False, "a test")
         assert world.vms.states.taps() == {}
         assert world.vms.states.running_types() == frozenset()
 
@@ -274,7 +274,7 @@ class TestQuarantine:
         world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
         assert world.vms.start(WEB).state is DomainState.RUNNING
         assert world.kinds(WEB)[-4:] == ["vm.start", "vm.attach", "vm.release", "label.vm"]
-        assert world.status(WEB).quarantined == ""
+        assert world.status(WEB).quarantine is None
         assert world.vms.states.running_types() == {RED}
         assert world.marker(WEB) == "mine"
 
@@ -283,7 +283,7 @@ class TestQuarantine:
         world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
         world.vms.replace(WEB, "clean again")
         status = world.status(WEB)
-        assert (status.wanted, status.quarantined) == (True, "")
+        assert (status.wanted, status.quarantine) == (True, None)
 
     def test_vm_that_is_resumed_by_hand_is_suspended_again(self, world: VmWorld) -> None:
         world.vms.start(WEB)
@@ -295,7 +295,7 @@ class TestQuarantine:
 
     def test_vm_that_does_not_run(self, world: VmWorld) -> None:
         world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach)
-        assert world.status(WEB).quarantined == "a test"
+        assert world.status(WEB).cut_off == "a test"
         assert world.vms.restore(replace=True, reason="a test") == ()
 
 
@@ -307,7 +307,7 @@ class TestReplace:
         assert (report.state, report.context) == (DomainState.RUNNING, context_of(WEB))
         assert world.marker(WEB) == ""
         assert world.images.overlays[report.disk].base_sha256 == world.policy.images["app"].sha256
-        assert world.kinds(WEB)[3:] == ["vm.replace", "vm.start", "vm.attach", "label.vm"]
+        assert world.kinds(WEB)[3:] == ["vm.replace", "vm.start", "vm.attach", "label.vm", "vm.replaced"]
 
     def test_wrong_image_leaves_nothing_running(self, world: VmWorld) -> None:
         world.vms.start(WEB)

@@ -95,12 +95,18 @@ class TestInterfaces:
         world.vms.suspend(GATE, "a test")
         assert world.documents.get("vm", GATE) == {
             "wanted": False,
-            "quarantined": "a test",
+            "quarantine": world.vms.states.quarantine(GATE).to_document(),  # type: ignore[union-attr]
             "interfaces": [RED, BLUE],
             "disks": [],
+            "base": world.policy.images["app"].sha256,
         }
         world.vms.start(GATE)
-        assert world.documents.get("vm", GATE) == {"wanted": True, "interfaces": [RED, BLUE], "disks": []}
+        assert world.documents.get("vm", GATE) == {
+            "wanted": True,
+            "interfaces": [RED, BLUE],
+            "disks": [],
+            "base": world.policy.images["app"].sha256,
+        }
 
     def test_of_one_started_before_they_were_noted_the_policy_says_them(self, world: VmWorld) -> None:
         world.vms.start(GATE)

@@ -27,6 +27,7 @@ from shamon_host.domain.policy import (
 )
 from shamon_host.domain.policy_form import policy_document
 from shamon_host.domain.policy_sections import DEFAULT_PORT, SECTIONS, read_sections
+from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.toml_reader import Reader
 from shamon_host.interchange.policy_toml import policy_toml
 from shamon_host.interchange.schema import policy_schema, schema_text
@@ -147,6 +148,8 @@ def test_choices_and_defaults_are_those_of_the_language() -> None:
         ("types", "on_failure", FailureAction),
         ("types", "tpm", TpmDemand),
         ("resources", "kind", ResourceKind),
+        ("labels", "quarantine", Grade),
+        ("vms", "quarantine", Grade),
         ("hosts", "hypervisor", HypervisorKind),
     ):
         assert table_schema(section)["properties"][key]["enum"] == [each.value for each in choices]
@@ -179,7 +182,7 @@ def test_defaults_may_be_written_out() -> None:
         schema = table_schema(section)
         (table,) = written[section].values() if section != "coalition" else (written[section],)
         for key, each in schema["properties"].items():
-            if "default" in each and key not in ("inaccessible", "hypervisor"):
+            if "default" in each and key not in ("inaccessible", "quarantine", "hypervisor"):
                 assert table[key] == each["default"], (section, key)
 
 

@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from shamon_host.daemon.api import Api
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.ports import StopReason
 from shamon_host.domain.admission import AdmissionState
@@ -22,6 +23,7 @@ from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.flask_expected import expected_flask
 from shamon_host.domain.flask_labels import flask_context, flask_type
 from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainState
 from shamon_host.interchange.flask import flask_base_source
 from shamon_host.links.desired import BLOCK_ENTRIES
@@ -43,6 +45,11 @@ LOOK_S = 0.15
 """Within a longer step, the invariants are looked at this often for the first few seconds."""
 
 
+def _noted(label: str) -> tuple[str, str]:
+    """In the story's policy: a quarantine of such a VM is a note, unless somebody asks for more."""
+    return f"[labels.{label}]\n", f'[labels.{label}]\nquarantine = "note"\n'
+
+
 class Coalition(RuleBasedStateMachine):
     """The story's three hosts; one event loop for the whole life."""
 
@@ -52,7 +59,7 @@ class Coalition(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
-        self.world = DaemonWorld(*self.changes)
+        self.world = DaemonWorld(*self.changes, *(_noted(label) for label in ("red", "blue", "black")))
         self.slow = {name: SlowBlocking() for name in self.world.hosts}
         for name, host in self.world.hosts.items():
             host.blocking = self.slow[name]
@@ -158,6 +165,13 @@ class Coalition(RuleBasedStateMachine):
     def start_daemon(self, name: str) -> None:
         if self.world.hosts[name].daemon is None:
             self._do(self.world.hosts[name].start_daemon())
+
+    @rule(vm=VMS, grade=st.sampled_from(Grade), keeps=st.booleans())
+    def quarantine(self, vm: str, grade: Grade, keeps: bool) -> None:
+        daemon = self.world.hosts[self._host_of(vm)].daemon
+        fields = {"grade": grade.value, "keep_memory": keeps, "keep_disk": keeps}
+        if daemon is not None:
+            self._do(Api(daemon=daemon).handle("POST", f"/v1/vms/{vm}/quarantine", fields))
 
     @rule(vm=VMS, action=st.sampled_from(["start", "start", "stop", "quarantine", "replace"]))
     def vm(self, vm: str, action: str) -> None:
@@ -302,6 +316,13 @@ class Coalition(RuleBasedStateMachine):
                 assert (objects.devices, objects.spd_entries) == (links, 2 * links), (name, peer, objects)
             assert host.daemon.audit.verify() > 0
         running = {vm for vm in VM_ADDRESSES if self._runs(vm)}
+        cut_off = {vm for vm in running if self._cut_off_vm(vm)}
+        for one in cut_off:
+            for other in running - {one}:
+                for source, target in ((one, other), (other, one)):
+                    guest = world.hosts[self._host_of(source)].hypervisor.guest(source)
+                    assert not guest.ping(VM_ADDRESSES[target][0]), (source, target)
+        running -= cut_off
         for one in running:
             for other in running - {one}:
                 together = {self._host_of(one), self._host_of(other)}
@@ -318,6 +339,13 @@ class Coalition(RuleBasedStateMachine):
     def _runs(self, vm: str) -> bool:
         host: MemoryHost = self.world.hosts[self._host_of(vm)]
         return any(report.name == vm and report.state is DomainState.RUNNING for report in host.hypervisor.domains())
+
+    def _cut_off_vm(self, vm: str) -> bool:
+        """Of a host whose daemon runs."""
+        daemon = self.world.hosts[self._host_of(vm)].daemon
+        assert daemon is not None
+        quarantine = daemon.own.vms.states.quarantine(VmName(vm))
+        return quarantine is not None and quarantine.cuts_off
 
     def _host_of(self, vm: str) -> str:
         return self.world.policy.vms[VmName(vm)].host

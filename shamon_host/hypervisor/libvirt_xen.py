@@ -17,7 +17,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import FlaskContext, VmName
 from shamon_host.hypervisor.libvirt_domain import xen_domain_xml
 from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
-from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
+from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, VmSpec
 from shamon_host.hypervisor.xen_control import XenControl, XenDomain
 
 _DOM0 = 0
@@ -54,6 +54,8 @@ class LibvirtXen(LibvirtDomains):
         domain.coreDump(path, 0)
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
+        for report in self.domains():
+            _refuse_sharing(spec, report)
         self._starting.add(spec.uuid)
         try:
             return super().start_paused(spec)
@@ -114,6 +116,23 @@ class LibvirtXen(LibvirtDomains):
                 if now != self._seen:
                     self._seen = now
                     self._tell()
+
+
+def _refuse_sharing(spec: VmSpec, other: DomainReport) -> None:
+    """libxl gives two domains one file to write, and takes an interface's name away from another one's, without a word.
+
+    Raises BackendFailed."""
+    if other.state not in RUNNING_STATES:
+        return
+    written = {other.disk, *(disk.path for disk in other.disks if not disk.read_only)}
+    used = written.union(disk.path for disk in other.disks)
+    wanted = {spec.disk, *(disk.path for disk in spec.disks if not disk.read_only)}
+    taken = (wanted & used) | (written & {disk.path for disk in spec.disks})
+    taken |= {interface.device for interface in spec.interfaces} & {each.device for each in other.interfaces}
+    if taken:
+        raise BackendFailed(
+            "a running domain has what this one would get", where=spec.name, found=f"{min(taken)}: {other.name}"
+        )
 
 
 def _xl_destroy(number: str) -> None:

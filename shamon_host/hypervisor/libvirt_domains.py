@@ -105,13 +105,13 @@ class LibvirtDomains(ABC):
             if domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
                 domain.suspend()
 
-    def destroy(self, name: VmName) -> None:
+    def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
         flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         with self._connected() as connection, _allowing(libvirt.VIR_ERR_NO_DOMAIN):
             domain = connection.lookupByName(name)
             with _allowing(libvirt.VIR_ERR_OPERATION_INVALID):  # it does not run
                 domain.destroy()
-            if domain.isPersistent():  # somebody else's definition
+            if domain.isPersistent() and not keep_definition:  # somebody else's
                 domain.undefineFlags(flags)
 
     def dump_memory(self, name: VmName, path: str) -> None:

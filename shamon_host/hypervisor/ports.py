@@ -108,8 +108,8 @@ class Hypervisor(Protocol):
         """Pause a running domain; a paused one is left alone."""
         ...
 
-    def destroy(self, name: VmName) -> None:
-        """Stop the domain at once; no definition of it remains. No error if there is none."""
+    def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
+        """Stop the domain at once; no definition of it remains, unless it is kept. No error if there is none."""
         ...
 
     def dump_memory(self, name: VmName, path: str) -> None:

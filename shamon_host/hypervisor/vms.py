@@ -184,13 +184,15 @@ class VmManager:
 
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
-        own (it may have been started by hand); bring what is in quarantine back to what that demands. Returns what was
-        destroyed for its label or its disks."""
+        own (it may have been started by hand), and every domain that the policy does not know; bring what is in
+        quarantine back to what that demands. Returns what was destroyed."""
         destroyed = []
         with self._lock:
             for report in self.states.active():
                 entry = self.states.policy().vms.get(report.name)
                 if entry is None:
+                    self._stop_stranger(report.name)
+                    destroyed.append(report.name)
                     continue
                 expected = self.states.context(entry.name) if entry.host == self.states.host else None
                 if expected is None or report.context != expected:
@@ -209,6 +211,13 @@ class VmManager:
                     destroyed.append(report.name)
             self.quarantines.enforce()
         return tuple(destroyed)
+
+    def _stop_stranger(self, name: VmName) -> None:
+        """Somebody started it past this program: it is judged like any start, and nothing starts that the policy does
+        not know. What is written down of it elsewhere is somebody's own, and stays."""
+        decision = self._decide(self.states.policy(), name)
+        self.audit("vm.stranger", name, decision.as_detail())
+        self._hypervisor.destroy(name, keep_definition=True)
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted of VMs."""

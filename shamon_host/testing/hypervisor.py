@@ -80,7 +80,8 @@ class MemoryHypervisor:
     def suspend(self, name: VmName) -> None:
         self._set(name, DomainState.PAUSED)
 
-    def destroy(self, name: VmName) -> None:
+    def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
+        """All of its domains are transient, so there is no definition."""
         domain = self._domains.pop(name, None)
         if domain is not None:
             self._unplug(domain)

@@ -170,8 +170,8 @@ class TestLabel:
         assert not world.hypervisor.domains()
         assert "beta" in world.entries[-1][2]["expected"]
 
-    def test_stranger_is_left_alone(self, world: VmWorld) -> None:
-        """A domain that the policy does not know is for the peers to see in the hypervisor report."""
+    def test_a_stranger_is_judged_like_a_start_and_stopped(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
         world.images.fresh_overlay(VmName("stranger"), "app")
         world.hypervisor.start_paused(
             VmSpec(
@@ -182,9 +182,11 @@ class TestLabel:
                 interfaces=(),
             )
         )
-        assert world.vms.enforce_labels() == ()
-        assert len(world.hypervisor.domains()) == 1
-        assert world.vms.states.taps() == {}
+        assert world.vms.enforce_labels() == (VmName("stranger"),)
+        assert [report.name for report in world.hypervisor.domains()] == [WEB]
+        kind, subject, detail = world.entries[-1]
+        assert (kind, subject, detail["permitted"]) == ("vm.stranger", "stranger", False)
+        assert "the policy knows no VM stranger" in detail["reason"]
 
 
 class TestConflict:

@@ -105,7 +105,7 @@ def attacked(told: tuple[Lab, StoryReport]) -> Attacked:
 def test_a_domain_that_somebody_starts_is_stopped(attacked: Attacked) -> None:
     """Under a label of the coalition, past Shamon and libvirt: judged like any start, gone, and nothing else is."""
     since = attacked.pair.audit_end(attacked.host)
-    lines = ['name="web2"', 'type="pv"', f'kernel="{_APP}/vmlinux"', f'ramdisk="{_APP}/initrd"', "memory=64"]
+    lines = ['name="web2"', 'type="pv"', f'kernel="{_APP}/vmlinux"', f'ramdisk="{_APP}/initrd"', "memory=128"]
     attacked.host.put("/root/web2.cfg", "\n".join([*lines, f'seclabel="{flask_context("red")}"', ""]))
     attacked.by_toolstack("xl create -q /root/web2.cfg")
     entry = attacked.until_audited("vm.stranger", since)
@@ -120,7 +120,7 @@ def test_a_vm_under_a_label_that_xen_does_not_know(attacked: Attacked) -> None:
     since = attacked.pair.audit_end(attacked.host)
     attacked.host.put(
         "/root/probe.xml",
-        f"<domain type='xen'><name>probe</name><memory unit='MiB'>64</memory><os><type>linux</type>"
+        f"<domain type='xen'><name>probe</name><memory unit='MiB'>128</memory><os><type>linux</type>"
         f"<kernel>{_APP}/vmlinux</kernel><initrd>{_APP}/initrd</initrd></os>"
         "<seclabel type='static' model='flask' relabel='no'><label>system_u:system_r:no_such_t</label></seclabel>"
         "</domain>",

@@ -76,7 +76,7 @@ class Guests:
             kernel=f"{_APP}/vmlinux",
             initrd=f"{_APP}/probe",
             cmdline=f"console=hvc0 quiet app.name={name}",
-            memory_mib=64,
+            memory_mib=128,
         )
         self._host.put(f"/root/{name}.xml", xen_domain_xml(spec))
         self._host.run(f"cp {_APP}/disk.raw {_APP}/{name}.raw")

@@ -182,7 +182,7 @@ class TestLibvirtXen(HypervisorContract):
 
 def _create_by_xl(directory: Path, name: str, *, label: object) -> None:
     config = directory / f"{name}.cfg"
-    lines = [f'name="{name}"', 'type="pv"', f'kernel="{APP}/vmlinux"', f'ramdisk="{APP}/initrd"', "memory=64"]
+    lines = [f'name="{name}"', 'type="pv"', f'kernel="{APP}/vmlinux"', f'ramdisk="{APP}/initrd"', "memory=128"]
     config.write_text("\n".join([*lines, *([f'seclabel="{label}"'] if label else []), ""]))
     _xl("create", "-q", "-p", str(config))
 

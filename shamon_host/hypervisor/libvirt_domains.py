@@ -72,9 +72,9 @@ class LibvirtDomains(ABC):
         return list(connection.listAllDomains())
 
     @abstractmethod
-    def enforced_label(self, domain: Any, name: VmName) -> tuple[VmContext | None, bool]:
-        """The label of a domain that runs, as what enforces it has it, and whether it binds. Raises BackendFailed, and
-        libvirt's own error."""
+    def observed(self, domain: Any, name: VmName, state: DomainState) -> tuple[DomainState, VmContext | None, bool]:
+        """The state of a domain that libvirt says is active, its label as what enforces it has it, and whether that
+        binds. Raises BackendFailed, and libvirt's own error."""
 
     @abstractmethod
     def write_memory(self, domain: Any, path: str) -> None:
@@ -201,7 +201,9 @@ class LibvirtDomains(ABC):
         state = _STATES.get(domain.state()[0], DomainState.SHUT_OFF)
         root = ET.fromstring(domain.XMLDesc())
         name = VmName(domain.name())
-        context, enforced = self.enforced_label(domain, name) if state in RUNNING_STATES else (None, True)
+        context, enforced = None, True
+        if state in RUNNING_STATES:
+            state, context, enforced = self.observed(domain, name, state)
         return DomainReport(
             name=name,
             uuid=domain.UUIDString(),

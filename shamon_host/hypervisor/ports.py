@@ -195,8 +195,11 @@ class Images(Protocol):
         """Read the clean image whole and compare its digest. Raises NotTrusted when it differs."""
         ...
 
-    def fresh_overlay(self, vm: VmName, image: str) -> str:
-        """Discard the VM's overlay, make a new one above the clean image, return its path."""
+    def fresh_overlay(self, vm: VmName, image: str, sha256: str) -> str:
+        """Discard the VM's overlay, make a new one above the clean image, return its path.
+
+        What it stands on is compared with the digest first. Raises NotTrusted when that differs; then the old overlay
+        is as it was."""
         ...
 
     def overlay(self, vm: VmName) -> str | None:

@@ -7,6 +7,7 @@ import pytest
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
+from shamon_host.hypervisor.vm_states import ImageState
 from tests.unit.hypervisor.vm_world import (
     ADDRESSES,
     ALPHA,
@@ -155,7 +156,7 @@ class TestLabel:
         assert world.vms.enforce_labels() == ()
 
     def test_vm_of_another_host_started_by_hand_is_destroyed(self, world: VmWorld) -> None:
-        world.images.fresh_overlay(DB, "app")
+        world.images.fresh_overlay(DB, "app", world.policy.images["app"].sha256)
         world.hub.bridges["br-red"] = []
         world.hypervisor.start_paused(
             VmSpec(
@@ -172,7 +173,7 @@ class TestLabel:
 
     def test_a_stranger_is_judged_like_a_start_and_stopped(self, world: VmWorld) -> None:
         world.vms.start(WEB)
-        world.images.fresh_overlay(VmName("stranger"), "app")
+        world.images.fresh_overlay(VmName("stranger"), "app", world.policy.images["app"].sha256)
         world.hypervisor.start_paused(
             VmSpec(
                 name=VmName("stranger"),
@@ -340,6 +341,7 @@ class TestReplace:
             world.vms.replace(WEB, "a test")
         assert asked == []
         assert world.domain(WEB) is None
+        assert world.status(WEB).image_state is ImageState.NONE
 
 
 class TestRestore:

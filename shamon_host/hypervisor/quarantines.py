@@ -15,6 +15,7 @@ from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainState, Images
+from shamon_host.hypervisor.told_once import ToldOnce
 from shamon_host.hypervisor.vm_quarantine import Memory, Quarantine, moment
 from shamon_host.hypervisor.vm_states import VmStates
 
@@ -44,9 +45,13 @@ class Quarantines:
     wall_s: Callable[[], float]
     lock: threading.RLock
     measured: Measured = unmeasured
+    new_mark: Callable[[], str] = lambda: secrets.token_hex(4)
     _writing: set[VmName] = field(default_factory=set, repr=False)
     """VMs whose memory is written now."""
-    _told: dict[VmName, str] = field(default_factory=dict, repr=False)
+    _told: ToldOnce = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._told = ToldOnce(audit=self.audit)
 
     def impose(
         self, name: VmName, reason: str, *, ports_down: Callable[[str], None], grade: Grade | None, keep: Keep
@@ -73,11 +78,11 @@ class Quarantines:
             if status.quarantine is not None and status.quarantine.cuts_off:
                 try:
                     self._settle(status.name, status.quarantine, "its quarantine demands it")
-                    self._told.pop(status.name, None)
                 except ShamonError as error:
-                    if self._told.get(status.name) != str(error):
-                        self._told[status.name] = str(error)
-                        self.audit("vm.quarantine-failed", status.name, {"reason": str(error)})
+                    self._told.failed("vm.quarantine-failed", status.name, error)
+                    failed.append(status.name)
+        self._told.over_but_for(failed)
+        return tuple(failed)
 
     def keep_memory(self, name: VmName) -> None:
         """Write the memory of a VM to a file, if that was asked for and not done; it may take minutes.

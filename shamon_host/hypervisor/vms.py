@@ -7,9 +7,10 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
@@ -22,6 +23,7 @@ from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainReport, DomainState, Hypervisor, Images, disks_listed
 from shamon_host.hypervisor.quarantines import NOTHING, Keep, Quarantines
+from shamon_host.hypervisor.told_once import ToldOnce
 from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_quarantine import Quarantine
 from shamon_host.hypervisor.vm_spec import VmSettings, vm_spec
@@ -51,9 +53,15 @@ class VmManager:
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
     quarantines: Quarantines = field(init=False)
+    resisting: frozenset[VmName] = field(default=frozenset(), init=False)
+    """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
+    _forbidden_still: set[VmName] = field(default_factory=set, init=False, repr=False)
+    """What the policy does not permit and could not be destroyed."""
+    _told: ToldOnce = field(init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
+        self._told = ToldOnce(audit=self.audit)
         self.quarantines = Quarantines(
             states=self.states,
             images=self.images,
@@ -185,39 +193,53 @@ class VmManager:
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
         own (it may have been started by hand), and every domain that the policy does not know; bring what is in
-        quarantine back to what that demands. Returns what was destroyed."""
-        destroyed = []
+        quarantine back to what that demands. One with which that fails does not hold up the others: it is in the audit
+        log, once, and in `resisting`. Returns what was destroyed."""
         with self._lock:
-            for report in self.states.active():
-                entry = self.states.policy().vms.get(report.name)
-                if entry is None:
-                    self._stop_stranger(report.name)
-                    destroyed.append(report.name)
-                    continue
-                expected = self.states.context(entry.name) if entry.host == self.states.host else None
-                if expected is None or report.context != expected:
-                    self.audit(
-                        "vm.mislabelled",
-                        report.name,
-                        {"expected": str(expected or f"to run on {entry.host}"), "found": str(report.context)},
-                    )
-                    self._hypervisor.destroy(report.name)
-                    destroyed.append(report.name)
-                elif report.state is DomainState.PAUSED and self._stands_still(entry.name):
-                    continue  # it does nothing, and is kept as it is until it is started, replaced or stopped
-                elif not self._has_its_disks(report):
-                    self.audit("vm.other-disks", report.name, self._disks_detail(report))
-                    self._hypervisor.destroy(report.name)
-                    destroyed.append(report.name)
-            self.quarantines.enforce()
-        return tuple(destroyed)
+            active = self.states.active()
+            destroyed, failed = self._destroy_each(active, self._why_not_here)
+            self._forbidden_still &= {report.name for report in active} - set(destroyed)
+            self.resisting = frozenset({*failed, *self.quarantines.enforce()})
+        return destroyed
 
-    def _stop_stranger(self, name: VmName) -> None:
-        """Somebody started it past this program: it is judged like any start, and nothing starts that the policy does
-        not know. What is written down of it elsewhere is somebody's own, and stays."""
-        decision = self._decide(self.states.policy(), name)
-        self.audit("vm.stranger", name, decision.as_detail())
-        self._hypervisor.destroy(name, keep_definition=True)
+    def _why_not_here(self, report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
+        """Why a domain must go, as the kind and the detail of a record of the audit log."""
+        name, policy = report.name, self.states.policy()
+        entry = policy.vms.get(name)
+        if entry is None:  # judged like any start: somebody started it past this program
+            return "vm.stranger", self._decide(policy, name).as_detail()
+        expected = self.states.context(name) if entry.host == self.states.host else None
+        if expected is None or report.context != expected:
+            words = str(expected or f"to run on {entry.host}")
+            return "vm.mislabelled", {"expected": words, "found": str(report.context)}
+        if name in self._forbidden_still:
+            decision = self._forbidden(policy, report, labels=True)
+            if decision is not None:
+                return "vm.forbidden", decision.as_detail()
+            self._forbidden_still.discard(name)
+        if report.state is DomainState.PAUSED and self._stands_still(name):
+            return None  # it does nothing, and is kept as it is until it is started, replaced or stopped
+        return None if self._has_its_disks(report) else ("vm.other-disks", self._disks_detail(report))
+
+    def _destroy_each(
+        self, reports: Iterable[DomainReport], why: Callable[[DomainReport], tuple[str, Mapping[str, Any]] | None]
+    ) -> tuple[tuple[VmName, ...], tuple[VmName, ...]]:
+        """Destroy every domain for which `why` has a reason, each by itself; which are gone, and with which that
+        failed."""
+        destroyed, failed = [], []
+        for report in reports:
+            try:
+                reason = why(report)
+                if reason is not None:
+                    kind, detail = reason
+                    self._told(kind, report.name, detail)
+                    self._hypervisor.destroy(report.name)
+                    destroyed.append(report.name)
+            except ShamonError as error:
+                self._told.failed("vm.not-destroyed", report.name, error)
+                failed.append(report.name)
+        self._told.over_but_for(failed)
+        return tuple(destroyed), tuple(failed)
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted of VMs."""
@@ -226,26 +248,25 @@ class VmManager:
 
     def stop_forbidden(self, before: Policy | None = None) -> tuple[VmName, ...]:
         """Destroy every VM of this host that the policy in force now does not permit, or not with the interfaces that
-        it runs with. Returns their names.
+        it runs with. Returns their names. What cannot be destroyed does not hold up the rest: the audit log says so,
+        and `enforce_labels` tries again.
 
         `before`: the policy that was in force until now; then also what runs under another label than it would get.
         None at a start, where `enforce_labels` follows: VMs that this host ever started, and those of its label map.
         """
-        stopped = []
         with self._lock:
             policy = self.states.policy()
             ours = {*self.states.label_map().vms, *self.states.noted()}
             if before is not None:
                 ours.update(before.vms)
-            for report in self.states.active():
-                if report.name not in ours:
-                    continue
+
+            def why(report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
                 decision = self._forbidden(policy, report, labels=before is not None)
-                if decision is not None:
-                    self.audit("vm.forbidden", report.name, decision.as_detail())
-                    self._hypervisor.destroy(report.name)
-                    stopped.append(report.name)
-        return tuple(stopped)
+                return None if decision is None else ("vm.forbidden", decision.as_detail())
+
+            stopped, failed = self._destroy_each([each for each in self.states.active() if each.name in ours], why)
+            self._forbidden_still = set(failed)
+        return stopped
 
     def adopt_disk(self, name: str) -> None:
         """Let the file that lies at its path be a disk of VMs of this host, though another one was. Raises BadInput,

@@ -191,6 +191,10 @@ def test_one_that_fails_does_not_hold_up_the_others(world: VmWorld, monkeypatch:
         world.vms.enforce_labels()
     assert world.state(WEB) is DomainState.PAUSED
     assert world.kinds(SHOP).count("vm.quarantine-failed") == 1
+    assert world.vms.resisting == {SHOP}
+    monkeypatch.undo()
+    world.vms.enforce_labels()
+    assert (world.state(SHOP), world.vms.resisting) == (DomainState.PAUSED, frozenset())
 
 
 class TestKeep:

@@ -190,6 +190,89 @@ class TestLabel:
         assert "the policy knows no VM stranger" in detail["reason"]
 
 
+class TestWhatCannotBeDestroyed:
+    """One domain that stays does not hold up the rest, and nobody is left to think that it is gone."""
+
+    def _stays(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch, *stay: str) -> None:
+        destroy = world.hypervisor.destroy
+
+        def broken(name: VmName) -> None:
+            if name in stay:
+                raise BackendFailed("permission denied")
+            destroy(name)
+
+        monkeypatch.setattr(world.hypervisor, "destroy", broken)
+
+    def test_it_is_told_of_once_and_the_rest_goes_on(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        for vm in (WEB, SHOP, GATE):
+            world.vms.start(vm)
+        world.vms.quarantine(GATE, "a test", ports_down=world.hub.detach)
+        world.hypervisor.resume(GATE)
+        for vm in (WEB, SHOP):
+            world.hypervisor.relabel(vm, WRONG)
+        self._stays(world, monkeypatch, WEB)
+        assert world.vms.enforce_labels() == (SHOP,)
+        assert (world.state(WEB), world.state(GATE)) == (DomainState.RUNNING, DomainState.PAUSED)
+        for _ in range(3):
+            assert world.vms.enforce_labels() == ()
+        assert world.kinds(WEB)[-2:] == ["vm.mislabelled", "vm.not-destroyed"]
+        assert world.kinds(WEB).count("vm.mislabelled") == 1
+        assert ("vm.not-destroyed", WEB, {"reason": "permission denied"}) in world.entries
+        assert world.vms.resisting == {WEB}
+        assert world.vms.states.taps() == {}, "it exchanges nothing with anybody"
+
+    def test_it_is_tried_again_and_told_of_again_when_it_comes_back(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.vms.start(WEB)
+        world.hypervisor.relabel(WEB, WRONG)
+        with monkeypatch.context() as patch:
+            self._stays(world, patch, WEB)
+            world.vms.enforce_labels()
+        assert world.vms.enforce_labels() == (WEB,)
+        assert (world.domain(WEB), world.vms.resisting) == (None, frozenset())
+        world.vms.start(WEB)
+        world.hypervisor.relabel(WEB, WRONG)
+        assert world.vms.enforce_labels() == (WEB,)
+        assert world.kinds(WEB).count("vm.mislabelled") == 2
+
+    def test_another_reason_is_told_of(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.vms.start(WEB)
+        self._stays(world, monkeypatch, WEB)
+        for context in (WRONG, None):
+            world.hypervisor.relabel(WEB, context)
+            world.vms.enforce_labels()
+        assert world.kinds(WEB)[-3:] == ["vm.mislabelled", "vm.not-destroyed", "vm.mislabelled"]
+
+    def test_what_the_policy_forbids(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        for vm in (GATE, SHOP, WEB):
+            world.vms.start(vm)
+        before = world.policy
+        red = replace(before.hosts[ALPHA], types=frozenset({RED}))
+        world.policy = replace(before, hosts={**before.hosts, ALPHA: red})
+        with monkeypatch.context() as patch:
+            self._stays(world, patch, GATE)
+            assert world.vms.stop_forbidden(before) == (SHOP,)
+            for _ in range(2):
+                assert world.vms.enforce_labels() == ()
+            assert world.vms.resisting == {GATE}
+        assert world.kinds(GATE)[-2:] == ["vm.forbidden", "vm.not-destroyed"]
+        assert world.vms.enforce_labels() == (GATE,)
+        assert [report.name for report in world.hypervisor.domains()] == [WEB]
+
+    def test_what_a_later_policy_permits_again_stays(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.vms.start(SHOP)
+        before = world.policy
+        red = replace(before.hosts[ALPHA], types=frozenset({RED}))
+        world.policy = replace(before, hosts={**before.hosts, ALPHA: red})
+        with monkeypatch.context() as patch:
+            self._stays(world, patch, SHOP)
+            assert world.vms.stop_forbidden() == ()
+        world.policy = before
+        assert world.vms.enforce_labels() == ()
+        assert (world.state(SHOP), world.vms.resisting) == (DomainState.RUNNING, frozenset())
+
+
 class TestConflict:
     def test_refused_with_the_conflict_set_named(self, world: VmWorld) -> None:
         world.vms.start(WEB)

@@ -300,7 +300,7 @@ class VmManager:
         """`quarantine`: the one that it is in from now on, a note alone."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
-        self._hypervisor.destroy(name)  # a definition that somebody left behind
+        self._hypervisor.destroy(name)  # what is left of one that ended
         if fresh or overlay is None:
             overlay = self._fresh_overlay(entry, laps)
         disks = self.disks.prepare(name)

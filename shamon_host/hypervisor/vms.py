@@ -17,7 +17,7 @@ from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import FlaskContext, TypeName, VmName
-from shamon_host.domain.policy import Policy, Renames, VmEntry
+from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
@@ -404,7 +404,8 @@ class VmManager:
         """
         entry = self.states.entry(report.name)
         wanted = self.states.context(entry.name)
-        mac = "FLASK" if isinstance(wanted, FlaskContext) else "SELinux"
+        on_xen = isinstance(wanted, FlaskContext)
+        mac = "FLASK" if on_xen else "SELinux"
         decision = monitor.label_vm(self.states.policy(), entry.name, wanted=wanted, found=report.context)
         self.audit(decision.check, entry.name, decision.as_detail())
         if not decision.permitted:
@@ -414,7 +415,9 @@ class VmManager:
                 where=entry.name,
                 expected=str(wanted),
                 found=str(report.context or "no label"),
-                remedy=f"{mac} must be enforcing, with the policy modules of this program and of libvirt loaded.",
+                remedy="FLASK must be enforcing, with the policy of this host loaded into Xen: see `shamon status`."
+                if on_xen
+                else "SELinux must be enforcing, with the policy modules of this program and of libvirt loaded.",
             )
         if not report.enforced:
             raise NotTrusted(
@@ -453,9 +456,9 @@ class VmManager:
     def _report(self, name: VmName) -> DomainReport:
         report = self.states.find(name)
         if report is None:
-            raise BackendFailed(
-                "the VM ended right after it was started", where=name, remedy="See its log in /var/log/libvirt/qemu."
-            )
+            on_xen = self.states.policy().hypervisor_of(self.states.host) is HypervisorKind.XEN
+            logs = "/var/log/libvirt/libxl and /var/log/xen" if on_xen else "/var/log/libvirt/qemu"
+            raise BackendFailed("the VM ended right after it was started", where=name, remedy=f"See its log in {logs}.")
         return report
 
     @property

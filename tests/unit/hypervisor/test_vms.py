@@ -488,5 +488,6 @@ def test_crashed_vm_starts_again(world: VmWorld) -> None:
 
 def test_vm_that_ends_at_once(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.hypervisor, "resume", world.hypervisor.crash)
-    with pytest.raises(BackendFailed, match="ended right after"):
+    with pytest.raises(BackendFailed, match="ended right after") as raised:
         world.vms.start(WEB)
+    assert "/var/log/libvirt/qemu" in raised.value.remedy

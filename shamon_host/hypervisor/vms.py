@@ -74,21 +74,31 @@ class VmManager:
     def start(self, name: VmName, *, release: bool = True) -> DomainReport:
         """Start a VM, resume it when it is suspended, release it when it is in quarantine.
 
-        Without `release`, a quarantine that is a note alone stays, and any other one is no start. Raises Refused (the
-        monitor, or that), NotTrusted (image or label), BackendFailed.
+        Without `release`, a quarantine that is a note alone stays, and any other one is no start. With it, one is
+        released that was there when this was asked for, and no other. Raises Refused (the monitor, or that, or memory
+        that is still to be kept), NotTrusted (image or label), BackendFailed.
         """
+        seen = self.states.quarantine(name)
         self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
-            running = self.states.find(name)
-            self.quarantines.require_not_writing(name)
+            self.quarantines.require_kept(name)
             quarantine = self.states.quarantine(name)
             if quarantine is not None and quarantine.cuts_off and not release:
                 raise Refused("the VM is in quarantine", where=name, found=quarantine.reason)
+            if quarantine is not None and release and not quarantine.is_same_as(seen):
+                raise Refused(
+                    "the VM was put in quarantine while it was to be started",
+                    where=name,
+                    found=quarantine.reason,
+                    remedy="Look at it; `shamon vm start` again releases it.",
+                )
             self._permit(entry)
             stays = None if release else quarantine
             if quarantine is not None and release:
                 self.audit("vm.release", name, {"quarantined": quarantine.reason, "grade": quarantine.grade})
+                self.quarantines.settle_destroyed(name)
+            running = self.states.find(name)
             if running is None:
                 return self._start_new(entry, fresh=self.states.needs_fresh(name), quarantine=stays)
             self._verify(running)
@@ -99,9 +109,11 @@ class VmManager:
             return self._report(name)
 
     def stop(self, name: VmName) -> None:
-        """Destroy the domain; its overlay stays, and so does its quarantine."""
+        """Destroy the domain; its overlay stays, and so does its quarantine. Raises Refused while its memory is to be
+        kept, and BackendFailed."""
         with self._lock:
             self.states.entry(name)
+            self.quarantines.require_kept(name)
             self.audit("vm.stop", name, {})
             self.states.note(name, wanted=False, quarantine=self.states.quarantine(name))
             self._hypervisor.destroy(name)
@@ -133,31 +145,48 @@ class VmManager:
     def replace(self, name: VmName, reason: str) -> DomainReport:
         """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
 
-        It is destroyed also when no clean one may be started. Raises as `start` does. A replacement that is cut short
-        is finished by `finish`, or by whatever starts the VM next.
+        It is destroyed also when no clean one may be started. Raises as `start` does, and Refused where somebody asks
+        for something else before the clean one starts. A replacement that is cut short is finished by `finish`, or by
+        whatever starts the VM next.
         """
         laps = Laps()
         with self._lock:
             self.states.entry(name)
-            self.quarantines.require_not_writing(name)
+            self.quarantines.require_kept(name)
             self.audit("vm.replace", name, {"reason": reason})
+            ends = self.states.quarantine(name)
             self.states.note_replacing(name, reason)
             self._hypervisor.destroy(name)
             laps.lap("destroyed")
-        try:
-            self.disks.read_pinned(name)
-            with self._lock:
+        self.disks.read_pinned(name)
+        with self._lock:
+            self._require_replacing(name, reason)
+            try:
                 entry = self.states.entry(name)
                 self._permit(entry)
                 laps.lap("permitted")
-                report = self._start_new(entry, fresh=True, laps=laps)
-        except ShamonError:
-            self.states.note_not_replacing(name)
-            raise
+                now = self.states.quarantine(name)
+                stays = None if now is None or now.is_same_as(ends) else now  # a note that was made meanwhile
+                report = self._start_new(entry, fresh=True, quarantine=stays, laps=laps)
+            except ShamonError:
+                self.states.note_not_replacing(name)
+                raise
         self.audit("vm.replaced", name, {"image": self.states.overlay_of(name), "ms": laps.parts_ms})
         for part, took_ms in {**laps.parts_ms, "connected": laps.total_ms}.items():
             self.measured(f"replacement: {part}", took_ms)
         return report
+
+    def _require_replacing(self, name: VmName, reason: str) -> None:
+        """Raises Refused where somebody has asked for something else since this replacement began."""
+        self.quarantines.require_kept(name)
+        if self.states.replacing(name) != reason:
+            quarantine = self.states.quarantine(name)
+            raise Refused(
+                "something else was asked for while the VM was being replaced, and that counts",
+                where=name,
+                found=f"in quarantine: {quarantine.reason}" if quarantine else "",
+                remedy="See `shamon vms` and the audit log; whatever starts it next starts a clean one.",
+            )
 
     def finish(self) -> None:
         """At a start of the daemon: finish replacements that an earlier run of it began, and write the memory that it

@@ -416,6 +416,7 @@ class TestReplace:
             world.vms.start(WEB)
         assert world.images.overlay(WEB) is None
         assert world.domain(WEB) is None
+        assert world.status(WEB).image_state is ImageState.NONE
 
     def test_mislabelled_replacement_is_destroyed(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         world.vms.start(WEB)
@@ -424,7 +425,6 @@ class TestReplace:
             world.vms.replace(WEB, "a test")
         assert asked == []
         assert world.domain(WEB) is None
-        assert world.status(WEB).image_state is ImageState.NONE
 
 
 class TestRestore:

@@ -6,6 +6,7 @@ import pytest
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
 from shamon_host.hypervisor.vm_states import ImageState
 from tests.unit.hypervisor.vm_world import (
@@ -268,9 +269,11 @@ class TestWhatCannotBeDestroyed:
         with monkeypatch.context() as patch:
             self._stays(world, patch, SHOP)
             assert world.vms.stop_forbidden() == ()
-        world.policy = before
+        forbidding, world.policy = world.policy, before
         assert world.vms.enforce_labels() == ()
         assert (world.state(SHOP), world.vms.resisting) == (DomainState.RUNNING, frozenset())
+        world.policy = forbidding
+        assert world.vms.enforce_labels() == (), "it is not looked at again until the policy changes"
 
 
 class TestConflict:
@@ -416,7 +419,14 @@ class TestReplace:
             world.vms.start(WEB)
         assert world.images.overlay(WEB) is None
         assert world.domain(WEB) is None
-        assert world.status(WEB).image_state is ImageState.NONE
+
+    def test_a_wrong_image_after_the_overlay_went_leaves_none(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach, grade=Grade.DESTROY)
+        world.images.clean["app"] = b"another image"
+        with pytest.raises(NotTrusted, match="pinned"):
+            world.vms.start(WEB)
+        assert (world.images.overlay(WEB), world.status(WEB).image_state) == (None, ImageState.NONE)
 
     def test_mislabelled_replacement_is_destroyed(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         world.vms.start(WEB)

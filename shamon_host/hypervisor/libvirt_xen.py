@@ -64,9 +64,9 @@ class LibvirtXen(LibvirtDomains):
         finally:
             self._starting.pop(spec.uuid, None)
 
-    def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
+    def destroy(self, name: VmName) -> None:
         if not name.startswith(_STRANGER):
-            return super().destroy(name, keep_definition=keep_definition)
+            return super().destroy(name)
         number = name.removeprefix(_STRANGER)
         if any(str(domain.number) == number for domain in self._strangers()):
             _xl_destroy(number)

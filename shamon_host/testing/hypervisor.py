@@ -80,7 +80,7 @@ class MemoryHypervisor:
     def suspend(self, name: VmName) -> None:
         self._set(name, DomainState.PAUSED)
 
-    def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
+    def destroy(self, name: VmName) -> None:
         """All of its domains are transient, so there is no definition."""
         domain = self._domains.pop(name, None)
         if domain is not None:

@@ -219,15 +219,19 @@ class TestLibvirtXen(HypervisorContract):
         bench.hypervisor.destroy(FIRST)
         assert [each.name for each in bench.hypervisor.domains()] == [SECOND]
 
-    def test_a_definition_of_somebody_else(self, bench: Bench) -> None:
+    def test_a_definition_of_somebody_else_stays_and_nothing_starts_beside_it(self, bench: Bench) -> None:
         spec = bench.spec(FIRST, number=1)
         bench.hypervisor.start_paused(spec)
         text = run("virsh", "-c", "xen:///system", "dumpxml", FIRST)
         bench.hypervisor.destroy(FIRST)
-        subprocess.run(
-            ["virsh", "-q", "-c", "xen:///system", "define", "/dev/stdin"], input=text, check=True, text=True
-        )
-        bench.hypervisor.destroy(FIRST)
+        define = ["virsh", "-q", "-c", "xen:///system", "define", "/dev/stdin"]
+        subprocess.run(define, input=text, check=True, text=True)
+        try:
+            bench.hypervisor.destroy(FIRST)
+            with pytest.raises(BackendFailed, match="undefine"):
+                bench.hypervisor.start_paused(spec)
+        finally:
+            run("virsh", "-q", "-c", "xen:///system", "undefine", FIRST)
         assert not bench.hypervisor.domains()
 
     def test_a_domain_without_a_label(self, bench: Bench, tmp_path: Path) -> None:

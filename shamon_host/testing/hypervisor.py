@@ -2,13 +2,14 @@
 
 Labels behave as sVirt does on SELinux: an enforcing kernel refuses a context that its policy does not know; a
 permissive one runs the domain as the hypervisor's own domain instead, silently. With a `flask` they behave as on Xen: a
-domain whose label the loaded policy does not know runs as one without a label. What libvirt and QEMU, or libxl, refuse
+domain whose label the loaded policy does not know runs as one without a label, and dom0 can see, stop or end only what
+the policy lets it, whose list of domains ends where it may not look. What libvirt and QEMU, or libxl, refuse
 is refused here too: no bridge, no disk, a tap or disk that another domain holds. Domains outlive the daemon and die
 with their host.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import FlaskContext, SelinuxContext, VmContext, VmName
@@ -72,30 +73,39 @@ class MemoryHypervisor:
         self._plug(domain)
         self._domains[spec.name] = domain
         self._notify()
-        return self._report(domain)
+        return next(report for report in self.domains() if report.name == spec.name)
 
     def resume(self, name: VmName) -> None:
+        self._require("unpause", name)
         self._set(name, DomainState.RUNNING)
 
     def suspend(self, name: VmName) -> None:
+        self._require("pause", name)
         self._set(name, DomainState.PAUSED)
 
     def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
         """All of its domains are transient, so there is no definition."""
-        domain = self._domains.pop(name, None)
-        if domain is not None:
-            self._unplug(domain)
-            self._notify()
+        if name in self._domains:
+            for permission in ("getdomaininfo", "pause", "destroy"):  # in libxl's order
+                self._require(permission, name)
+            self._end(name)
 
     def dump_memory(self, name: VmName, path: str) -> None:
         if path in self.dumps:
             return
         if self._find(name).state is not DomainState.PAUSED:
             raise BackendFailed("the memory of a domain that runs changes while it is written", where=name)
+        self._require("getvcpucontext", name)
         self.dumps[path] = name
 
     def domains(self) -> Sequence[DomainReport]:
-        return tuple(self._report(domain) for domain in self._domains.values())
+        """libvirt knows them all, Xen says their labels, up to the first that it says nothing of."""
+        reports, hidden = [], False
+        for domain in self._domains.values():
+            report = self._report(domain)
+            hidden = hidden or not self._may("getdomaininfo", domain)
+            reports.append(replace(report, context=None) if hidden else report)
+        return tuple(reports)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._subscribers.append(changed)
@@ -108,7 +118,7 @@ class MemoryHypervisor:
 
     def crash(self, name: VmName) -> None:
         """The machine's process dies, and its domain is gone with it."""
-        self.destroy(self._find(name).spec.name)
+        self._end(self._find(name).spec.name)
 
     def relabel(self, name: VmName, context: VmContext | None) -> None:
         """Somebody with the power to do it gives the running process, or domain, another label."""
@@ -131,6 +141,18 @@ class MemoryHypervisor:
     def forget_subscribers(self) -> None:
         """The daemon died."""
         self._subscribers.clear()
+
+    def _end(self, name: VmName) -> None:
+        self._unplug(self._domains.pop(name))
+        self._notify()
+
+    def _require(self, permission: str, name: VmName) -> None:
+        """Xen's FLASK lets dom0 do it. Raises BackendFailed."""
+        if not self._may(permission, self._find(name)):
+            raise BackendFailed("Xen refuses a call", where=name, found=f"FLASK denies dom0 {permission}")
+
+    def _may(self, permission: str, domain: _Domain) -> bool:
+        return self.flask is None or self.flask.toolstack_may(permission, self._context(domain))
 
     def _svirt(self, spec: VmSpec) -> SelinuxContext:
         context = spec.context
@@ -214,9 +236,7 @@ class MemoryHypervisor:
         return self._domains[name]
 
     def _report(self, domain: _Domain) -> DomainReport:
-        spec, context, flask = domain.spec, domain.context, self.flask
-        if flask is not None and isinstance(context, FlaskContext):
-            context = flask.present(context, domain.loads)
+        spec, flask = domain.spec, self.flask
         return DomainReport(
             name=spec.name,
             uuid=spec.uuid,
@@ -224,9 +244,15 @@ class MemoryHypervisor:
             interfaces=spec.interfaces,
             disk=spec.disk,
             disks=domain.disks,
-            context=context,
+            context=self._context(domain),
             enforced=self.enforcing() if flask is None else flask.enforcing,
         )
+
+    def _context(self, domain: _Domain) -> VmContext | None:
+        """Its label now."""
+        if self.flask is None or not isinstance(domain.context, FlaskContext):
+            return domain.context
+        return self.flask.present(domain.context, domain.loads)
 
     def _notify(self) -> None:
         for changed in tuple(self._subscribers):

@@ -83,7 +83,7 @@ class MemoryHypervisor:
         self._require("pause", name)
         self._set(name, DomainState.PAUSED)
 
-    def destroy(self, name: VmName, *, keep_definition: bool = False) -> None:
+    def destroy(self, name: VmName) -> None:
         """All of its domains are transient, so there is no definition."""
         if name in self._domains:
             for permission in ("getdomaininfo", "pause", "destroy"):  # in libxl's order

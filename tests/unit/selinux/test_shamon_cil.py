@@ -36,7 +36,7 @@ def _policy(name: str = LINK_MODULE) -> Policy:
 def test_the_modules_can_be_read() -> None:
     assert _policy().declared == OWN
     assert _policy(KVM_MODULE).declared == set()
-    assert _policy(XEN_MODULE).declared == {"xen_privcmd_t"}
+    assert _policy(XEN_MODULE).declared == {"xen_privcmd_t", "xen_gntdev_t"}
 
 
 def test_the_daemons_domain_has_no_attribute_that_unconfines() -> None:

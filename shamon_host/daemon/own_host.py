@@ -1,6 +1,6 @@
 """This host by itself, as it is without any peer: its boot, the policy in force here, its VMs and its links."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from shamon_host.attestation.tpm_public import TpmPublic
@@ -125,9 +125,9 @@ class OwnHost:
         if self.xen is not None:
             # Before labels are read: under another policy they are not what they were given as.
             await blocking(self.xen.bring_about)
-        await blocking(self._enforce_labels)
+        await blocking(lambda: self._or_later("host.domains-unreadable", self._enforce_labels))
         await blocking(self.vms.withdraw_disks)
-        await blocking(self.reconciler.reconcile)
+        await blocking(lambda: self._or_later("links.not-reconciled", self.reconciler.reconcile))
 
     def _stop_forbidden(self) -> None:
         try:
@@ -138,16 +138,19 @@ class OwnHost:
             # Another policy may forbid to end domains: `_enforce_labels` tries it again under this host's own.
 
     def _enforce_labels(self) -> None:
-        """Where Xen does not enforce the policy, it may not let anybody end a domain either: no VM starts, the daemon
-        does, and says why."""
+        if self.xen is not None:
+            self.vms.stop_forbidden()
+        self.vms.enforce_labels()
+
+    def _or_later(self, kind: str, call: Callable[[], object]) -> None:
+        """Where Xen does not enforce the policy, it may not say what runs either, or let nobody end it: then no VM
+        starts, but the daemon does, says why, and tries again (`watchers`)."""
         try:
-            if self.xen is not None:
-                self.vms.stop_forbidden()
-            self.vms.enforce_labels()
+            call()
         except BackendFailed as error:
             if self.xen is None or not self.xen.wrong:
                 raise
-            self.audit.append("host.domains-unreadable", self.name, {"reason": str(error)})
+            self.audit.append(kind, self.name, {"reason": str(error)})
 
     def _require_own_tpm(self) -> None:
         """Without TPM and log this host has nothing to prove itself with. Raises BackendFailed, NotTrusted."""

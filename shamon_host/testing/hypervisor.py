@@ -3,13 +3,13 @@
 Labels behave as sVirt does on SELinux: an enforcing kernel refuses a context that its policy does not know; a
 permissive one runs the domain as the hypervisor's own domain instead, silently. With a `flask` they behave as on Xen: a
 domain whose label the loaded policy does not know runs as one without a label, and dom0 can see, stop or end only what
-the policy lets it, whose list of domains ends where it may not look. What libvirt and QEMU, or libxl, refuse
+the policy lets it, and has no list of domains where it may not look at one. What libvirt and QEMU, or libxl, refuse
 is refused here too: no bridge, no disk, a tap or disk that another domain holds. Domains outlive the daemon and die
 with their host.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import FlaskContext, SelinuxContext, VmContext, VmName
@@ -55,6 +55,7 @@ class MemoryHypervisor:
     _subscribers: list[Callable[[], None]] = field(default_factory=list)
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
+        self.domains()
         self._refuse_impossible(spec)
         context = self._svirt(spec) if self.flask is None else self.flask.resolved(spec.context)
         domain = _Domain(
@@ -73,7 +74,7 @@ class MemoryHypervisor:
         self._plug(domain)
         self._domains[spec.name] = domain
         self._notify()
-        return next(report for report in self.domains() if report.name == spec.name)
+        return self._report(domain)
 
     def resume(self, name: VmName) -> None:
         self._require("unpause", name)
@@ -99,13 +100,10 @@ class MemoryHypervisor:
         self.dumps[path] = name
 
     def domains(self) -> Sequence[DomainReport]:
-        """libvirt knows them all, Xen says their labels, up to the first that it says nothing of."""
-        reports, hidden = [], False
-        for domain in self._domains.values():
-            report = self._report(domain)
-            hidden = hidden or not self._may("getdomaininfo", domain)
-            reports.append(replace(report, context=None) if hidden else report)
-        return tuple(reports)
+        """Xen's list ends before the first that it says nothing of, which is an error: others may be behind it."""
+        for name in self._domains:
+            self._require("getdomaininfo", name)
+        return tuple(self._report(domain) for domain in self._domains.values())
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._subscribers.append(changed)

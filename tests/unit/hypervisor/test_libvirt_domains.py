@@ -89,7 +89,7 @@ class Libvirt:
             def domain_xml(self, spec: VmSpec) -> str:
                 return f"<domain><name>{spec.name}</name></domain>"
 
-            def enforced_label(self, domain: Any, name: VmName) -> Any:
+            def observed(self, domain: Any, name: VmName, state: Any) -> Any:
                 raise NotImplementedError
 
             def write_memory(self, _domain: Any, path: str) -> None:

@@ -1,6 +1,6 @@
 """This host by itself, as it is without any peer: its boot, the policy in force here, its VMs and its links."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from shamon_host.attestation.tpm_public import TpmPublic
@@ -13,7 +13,7 @@ from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import was_cut_off
-from shamon_host.domain.errors import NotTrusted
+from shamon_host.domain.errors import BackendFailed, NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.hypervisor.durations import Measured
@@ -77,6 +77,7 @@ class OwnHost:
                 host=name,
                 flask=backends.flask,
                 policy=lambda: enforced.policy,
+                kept=enforced.versions.policy,
                 documents=self.store,
                 audit=self.audit.append,
                 clock=backends.clock,
@@ -120,12 +121,36 @@ class OwnHost:
         self.session.take_up()
         # An earlier run may have ended between a change of the policy and what follows from it.
         await blocking(lambda: self.vms.rename_types(self.enforced.policy.renames))
-        await blocking(self.vms.stop_forbidden)
-        await blocking(self.vms.enforce_labels)
+        await blocking(self._stop_forbidden)
         if self.xen is not None:
+            # Before labels are read: under another policy they are not what they were given as.
             await blocking(self.xen.bring_about)
+        await blocking(lambda: self._or_later("host.domains-unreadable", self._enforce_labels))
         await blocking(self.vms.withdraw_disks)
-        await blocking(self.reconciler.reconcile)
+        await blocking(lambda: self._or_later("links.not-reconciled", self.reconciler.reconcile))
+
+    def _stop_forbidden(self) -> None:
+        try:
+            self.vms.stop_forbidden()
+        except BackendFailed:
+            if self.xen is None:
+                raise
+            # Another policy may forbid to end domains: `_enforce_labels` tries it again under this host's own.
+
+    def _enforce_labels(self) -> None:
+        if self.xen is not None:
+            self.vms.stop_forbidden()
+        self.vms.enforce_labels()
+
+    def _or_later(self, kind: str, call: Callable[[], object]) -> None:
+        """Where Xen does not enforce the policy, it may not say what runs either, or let nobody end it: then no VM
+        starts, but the daemon does, says why, and tries again (`watchers`)."""
+        try:
+            call()
+        except BackendFailed as error:
+            if self.xen is None or not self.xen.wrong:
+                raise
+            self.audit.append(kind, self.name, {"reason": str(error)})
 
     def _require_own_tpm(self) -> None:
         """Without TPM and log this host has nothing to prove itself with. Raises BackendFailed, NotTrusted."""
@@ -148,6 +173,21 @@ class OwnHost:
         self._require_own_hypervisor()
         if self.xen is not None:
             self.xen.require()
+        self._require_no_stranger()
+
+    def _require_no_stranger(self) -> None:
+        """What runs beside a domain that the policy does not know, nobody has decided about: its types may be in
+        conflict with those of a VM, and so may what it holds of this host. Raises NotTrusted."""
+        known = self.enforced.policy.vms
+        strangers = sorted(report.name for report in self.vms.states.active() if report.name not in known)
+        if strangers:
+            raise NotTrusted(
+                "a domain runs that the policy does not know: no VM starts beside it",
+                where=strangers[0],
+                expected="it is destroyed when it is seen",
+                found=f"{len(strangers)} of them: {', '.join(strangers[:4])}",
+                remedy="Destroy it by hand; the audit log says what kept this host from doing it.",
+            )
 
     def _rekey_after(self) -> RekeyAfter:
         intervals = self.enforced.policy.intervals

@@ -45,6 +45,9 @@ class PolicySwitch:
         """
         before, after, admissions = self.enforced.policy, record.policy, self.admissions
         async with admissions.exclusively():
+            if self.xen is not None:
+                # Somebody else's policy is told of as such, and does not keep what is forbidden from being stopped.
+                await self.blocking(self.xen.bring_about)
             kept = await self.blocking(lambda: _unchanged(before, after, self.name))
             for peer in tuple(admissions.peers):
                 stays = kept(peer) if peer in after.hosts else frozenset()
@@ -59,6 +62,7 @@ class PolicySwitch:
             await self.blocking(lambda: self.vms.stop_forbidden(before))
             if self.xen is not None:
                 await self.blocking(self.xen.bring_about)
+                await self.blocking(self.vms.enforce_labels)
             await self.blocking(self.vms.withdraw_disks)
             await self.blocking(self.reconciler.reconcile)
 

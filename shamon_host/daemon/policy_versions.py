@@ -104,6 +104,14 @@ class PolicyVersions:
         document = self._store.get(_HISTORY, digest)
         return PolicyRecord.from_document(document) if document else None
 
+    def policy(self, digest: str) -> Policy | None:
+        """The policy of such a version; None also where this version of the program cannot read it."""
+        try:
+            record = self.enforced(digest)
+        except BadInput:
+            return None
+        return record.policy if record else None
+
     def sent(self, digest: str) -> tuple[bytes, bytes] | None:
         """Envelope and commit record of such a version, for hosts that ask: nothing is parsed for them."""
         document = self._store.get(_HISTORY, digest)

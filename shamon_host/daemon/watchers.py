@@ -72,6 +72,8 @@ class Watchers:
 
         self.vms.states.hypervisor.subscribe(domains_changed)
         self.links.kernel.subscribe(self._kernel_event)
+        if self.xen is not None:
+            self.xen.on_loaded = domains_changed
         # Whatever happened before this daemon listened.
         self._domains_changed.set()
         self._kernel_changed.set()
@@ -178,11 +180,11 @@ class Watchers:
             await self.admissions.close_unfinished()
 
     async def _hypervisor_policy(self, xen: HypervisorPolicy) -> None:
-        """Whatever happens to it, peers are to see; a domain may have lost its label meanwhile."""
+        """Whatever happens to it, peers are to see. Labels are enforced after each load (`on_loaded`)."""
         known = xen.replaced, xen.wrong
         while True:
             await self.clock.sleep(POLICY_POLL_S)
-            await self.blocking(xen.bring_about)
+            await self._tried("flask.not-loaded", xen.bring_about)
             before, known = known, (xen.replaced, xen.wrong)
             if known != before:
                 self._domains_changed.set()

@@ -10,10 +10,11 @@ Asked for:
   the other;
 - each of these types with what it is to itself and with its own end of channels;
 - each of them with dom0, with Xen itself and its pages, security server and devices, and with what has lost its label;
-- each other label of the coalition by itself, with its own end of channels: it is there, and under which name.
+- each other label of the coalition by itself, with its own end of channels: it is there, and under which name;
+- dom0 with what has lost its label: it can be seen and ended, and no more.
 
-With n labels at home that is 9 (n + 2)² + 37 (n + 2) questions and 2 for each further label: 1270 for eight labels, at
-most 97 410 and those (`MAX_LABELS_AT_HOME`).
+With n labels at home that is 9 (n + 2)² + 37 (n + 2) + 2 questions and 2 for each further label: 1272 for eight labels,
+at most 97 412 and those (`MAX_LABELS_AT_HOME`).
 
 Not asked for: pairs with a label of which the host has no VM (no such domain runs here without the report showing it);
 what dom0 may do to guests, as it is trusted; types of the base policy beside those above, for the same reason as labels
@@ -22,12 +23,13 @@ that are permissive: those are of the base policy in the measured image, unless 
 has changed them. The threat model says what follows from that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.flask_labels import MAC_DOMAIN, UNLABELLED_TYPE, flask_type
-from shamon_host.domain.flask_rules import Access, FlaskModule, Question, access, channel_type, own_type
+from shamon_host.domain.flask_rules import LOST, Access, FlaskModule, Question, access, channel_type, own_type
 from shamon_host.domain.labels import UNLABELLED, HostName
 from shamon_host.domain.policy import Policy
 
@@ -36,7 +38,7 @@ MAX_LABELS_AT_HOME = 100
 BOOLEANS_ON: frozenset[str] = frozenset()
 """Conditional parts of the base policy that are on: none."""
 _TOLD = 4
-"""Differences that people are told of one by one."""
+"""Differences that people are told of; more are not even put into words."""
 _BETWEEN = ("grant", "mmu", "argo", "domain", "domain2", "hvm", "shadow")
 _ITSELF = (*_BETWEEN, "security")
 _OUTSIDE = (
@@ -45,7 +47,7 @@ _OUTSIDE = (
     ("security_t", "security"),
     *((each, "mmu") for each in ("domio_t", "domxen_t")),
     *((each, "resource") for each in ("device_t", "irq_t", "ioport_t", "iomem_t")),
-    *(("unlabeled_t", each) for each in ("grant", "mmu", "domain")),
+    *((LOST, each) for each in ("grant", "mmu", "domain")),
 )
 """Target → class, from each guest: what a guest could do to everything that is no guest."""
 
@@ -109,8 +111,13 @@ def flask_differences(
 def access_differences(expected: ExpectedFlask, answers: Access) -> Iterator[str]:
     """Those that loading the policy would do away with."""
     nothing: frozenset[str] = frozenset()
-    for question in sorted(expected.access.keys() | answers.keys()):
-        wanted, found = expected.access.get(question, nothing), answers.get(question, nothing)
+
+    def both(question: Question) -> tuple[frozenset[str], frozenset[str]]:
+        return expected.access.get(question, nothing), answers.get(question, nothing)
+
+    differing = {each for each in expected.access.keys() | answers.keys() if len(set(both(each))) > 1}
+    for question in sorted(differing):
+        wanted, found = both(question)
         source, target, object_class = question
         if found - wanted:
             yield f"{source} may {_words(found - wanted)} {target} ({object_class}), more than the policy says"
@@ -118,10 +125,10 @@ def access_differences(expected: ExpectedFlask, answers: Access) -> Iterator[str
             yield f"{source} may not {_words(wanted - found)} {target} ({object_class}), as the policy says"
 
 
-def some(differences: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = len(differences) - _TOLD
-    return "; ".join(differences[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
+def some(differences: Iterable[str]) -> str:
+    """The first of them, and whether there are more."""
+    first = list(islice(differences, _TOLD + 1))
+    return "; ".join(first[:_TOLD]) + ("; and more" if len(first) > _TOLD else "")
 
 
 def _words(permissions: frozenset[str]) -> str:
@@ -145,7 +152,8 @@ def _questions(domains: tuple[str, ...]) -> Iterator[Question]:
         yield channel_type(one), "dom0_t", "event"
         yield one, channel_type("dom0_t"), "event"
         yield "dom0_t", one, "argo"
-        yield from (("unlabeled_t", one, each) for each in ("grant", "mmu", "domain"))
+        yield from ((LOST, one, each) for each in ("grant", "mmu", "domain"))
+    yield from (("dom0_t", LOST, each) for each in ("domain", "grant"))
 
 
 def _there(types: Iterator[str]) -> Iterator[Question]:

@@ -15,6 +15,8 @@ from shamon_host.domain.labels import VmLabel
 SHARE = ("map_read", "map_write", "copy", "unmap")
 """Of class grant: use pages that another domain has offered."""
 _OWN_CHANNEL = ("create", "send", "status")
+LOST = "unlabeled_t"
+"""Type of the base policy: what Xen makes of the label of a domain whose type the policy that is loaded next lacks."""
 
 Question = tuple[str, str, str]
 """Source type, target type, class."""
@@ -100,6 +102,7 @@ class FlaskModule:
         return (
             Section(title="What every domain may do with itself", rules=tuple(self._own())),
             Section(title="The toolstack", rules=tuple(_toolstack(self.base.toolstack))),
+            Section(title="The toolstack and what lost its label", rules=tuple(_lost(self.base.toolstack))),
             Section(title="The MAC domain and the frames of labelled VMs", rules=tuple(_mac_domain())),
             Section(title="Labels that may communicate, both ways", rules=tuple(self._communication())),
         )
@@ -200,6 +203,17 @@ def _toolstack(tools: str) -> Iterator[Rule]:
     yield _rule(tools, channel, "event", *_OWN_CHANNEL)
     yield _rule(channel, "shamon_domain", "event", "bind")
     yield _rule("shamon_channel", tools, "event", "bind")
+
+
+def _lost(tools: str) -> Iterator[Rule]:
+    """What has lost its label can be seen, stopped and ended, and that is all.
+
+    Where `getdomaininfo` is denied, the list of domains ends (`XEN_DOMCTL_getdomaininfo`): every later domain is hidden
+    too. libxl's destroy (`libxl__destroy_domid`) asks for the other two, and backends for `unmap`: a page that they
+    could not give back would keep the dead domain there.
+    """
+    yield _rule(tools, LOST, "domain", "getdomaininfo", "pause", "destroy")
+    yield _rule(tools, LOST, "grant", "unmap")
 
 
 def _mac_domain() -> Iterator[Rule]:

@@ -165,11 +165,14 @@ class FlaskState:
 
     `access`: question (source type, target type, class) → names of the permissions that are allowed; a question about a
     type that the hypervisor's policy does not know has no entry.
+
+    `foreign`: in a report, what was found a short while ago in place of the policy that the host had loaded.
     """
 
     enforcing: bool
     booleans: Mapping[str, bool]
     access: Access
+    foreign: str = ""
 
 
 class FlaskPolicy(Protocol):

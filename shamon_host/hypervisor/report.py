@@ -141,12 +141,19 @@ def _check_flask(flask: FlaskState | None, *, host: HostName, policy: Policy) ->
         expected = expected_flask(policy, host)
     except BadInput as error:
         return _claim(ClaimStatus.FAIL, str(error))
-    differences = list(flask_state_differences(expected, flask))
-    if not differences:
-        return None
-    return _claim(
-        ClaimStatus.FAIL, "Xen enforces another FLASK policy than the coalition's", where=host, found=some(differences)
-    )
+    beyond = next((" ".join(each) for each in flask.access if each not in expected.access), "")
+    if beyond:
+        return _claim(ClaimStatus.FAIL, "a host with Xen answers what nobody asks it", where=host, found=beyond)
+    found = some(flask_state_differences(expected, flask))
+    if found:
+        return _claim(
+            ClaimStatus.FAIL, "Xen enforces another FLASK policy than the coalition's", where=host, found=found
+        )
+    if flask.foreign:
+        return _claim(
+            ClaimStatus.FAIL, "Xen enforced another FLASK policy a short while ago", where=host, found=flask.foreign
+        )
+    return None
 
 
 def flask_state_differences(expected: ExpectedFlask, state: FlaskState) -> Iterator[str]:

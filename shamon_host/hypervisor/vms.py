@@ -49,7 +49,8 @@ class VmManager:
     """Whether some peer has admitted this host in this boot."""
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     require_enforced: Callable[[], None] = lambda: None
-    """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force."""
+    """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force, or
+    while a domain runs that the policy does not know."""
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
     quarantines: Quarantines = field(init=False)

@@ -53,10 +53,21 @@ class XenFlask:
             one, other = sid(source), sid(target)
             if one is None or other is None:
                 continue
-            number, permissions = self._classes[of_class]
+            number, permissions = self._class(of_class)
             bits = self.control.access(one, other, number)
             access[source, target, of_class] = _named(bits, permissions)
         return FlaskState(enforcing=self.control.enforcing(), booleans=self.control.booleans(), access=access)
+
+    def _class(self, name: str) -> tuple[int, tuple[str, ...]]:
+        found = self._classes.get(name)
+        if found is None:
+            raise BackendFailed(
+                "the base of FLASK policies lacks a class of Xen's",
+                where=str(self.base / "before.conf"),
+                expected=name,
+                remedy="It comes with the hypervisor's image; put it back.",
+            )
+        return found
 
     @cached_property
     def _classes(self) -> Mapping[str, tuple[int, tuple[str, ...]]]:
@@ -76,11 +87,19 @@ class XenFlask:
 
     def _compiled(self, module: str) -> bytes:
         whole = self._text("before.conf") + module + self._text("after.conf")
-        with tempfile.TemporaryDirectory(dir=self.work, prefix="flask-") as directory:
-            source, binary = Path(directory, "policy.conf"), Path(directory, "policy")
-            source.write_text(whole, "ascii")
-            _checkpolicy("-t", "Xen", "-c", _POLICY_VERSION, "-o", str(binary), str(source))
-            return binary.read_bytes()
+        try:
+            with tempfile.TemporaryDirectory(dir=self.work, prefix="flask-") as directory:
+                source, binary = Path(directory, "policy.conf"), Path(directory, "policy")
+                source.write_text(whole, "ascii")
+                _checkpolicy("-t", "Xen", "-c", _POLICY_VERSION, "-o", str(binary), str(source))
+                return binary.read_bytes()
+        except (OSError, UnicodeEncodeError) as error:
+            raise BackendFailed(
+                "the FLASK policy cannot be compiled",
+                where=str(self.work),
+                found=str(error)[:200],
+                remedy="It needs room for some MiB there, and checkpolicy for this program to run.",
+            ) from error
 
 
 def classes_of(policy: str) -> dict[str, tuple[int, tuple[str, ...]]]:

@@ -10,13 +10,15 @@ from functools import lru_cache
 
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.flask_labels import UNLABELLED_TYPE
+from shamon_host.domain.flask_rules import LOST as LOST_TYPE
 from shamon_host.domain.flask_rules import Question
 from shamon_host.domain.labels import FlaskContext, VmContext
 from shamon_host.hypervisor.ports import FlaskState
 from shamon_host.interchange.flask import flask_base_source
 from shamon_host.testing.te_source import PERMISSIONS, Rules, evaluated
 
-LOST = FlaskContext(user="system_u", role="system_r", type="unlabeled_t")
+TOOLSTACK = "dom0_t"
+LOST = FlaskContext(user="system_u", role="system_r", type=LOST_TYPE)
 """The initial SID of what had a label that the policy no longer knows (`xen/xsm/flask/ss/sidtab.c`)."""
 WITHOUT_LABEL = FlaskContext(user="system_u", role="system_r", type=UNLABELLED_TYPE)
 """The initial SID of domains for which the toolstack finds no label, in the base policy of a Xen host."""
@@ -79,6 +81,13 @@ class MemoryFlask:
         """What a domain that was given this label after so many loads has now. A label that one policy did not know is
         lost for good: Xen drops its SID, and gives it another one when a later policy knows it."""
         return context if all(context.type in types for types in self._known[loads:]) else LOST
+
+    def toolstack_may(self, permission: str, context: VmContext | None) -> bool:
+        """Whether dom0 gets this permission of class domain on a domain with such a label. Nothing is denied while
+        FLASK is permissive; what is not FLASK's, FLASK does not decide."""
+        if not self.enforcing or not isinstance(context, FlaskContext):
+            return True
+        return permission in self._loaded.allowed.get((TOOLSTACK, context.type, "domain"), frozenset())
 
     def allow(self, source: str, target: str, object_class: str, *permissions: str) -> None:
         """Somebody with dom0's powers loads a policy that allows more."""

@@ -2,7 +2,8 @@
 
 Labels behave as sVirt does on SELinux: an enforcing kernel refuses a context that its policy does not know; a
 permissive one runs the domain as the hypervisor's own domain instead, silently. With a `flask` they behave as on Xen: a
-domain whose label the loaded policy does not know runs as one without a label. What libvirt and QEMU, or libxl, refuse
+domain whose label the loaded policy does not know runs as one without a label, and dom0 can see, stop or end only what
+the policy lets it, and has no list of domains where it may not look at one. What libvirt and QEMU, or libxl, refuse
 is refused here too: no bridge, no disk, a tap or disk that another domain holds. Domains outlive the daemon and die
 with their host.
 """
@@ -54,6 +55,7 @@ class MemoryHypervisor:
     _subscribers: list[Callable[[], None]] = field(default_factory=list)
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
+        self.domains()
         self._refuse_impossible(spec)
         context = self._svirt(spec) if self.flask is None else self.flask.resolved(spec.context)
         domain = _Domain(
@@ -75,26 +77,32 @@ class MemoryHypervisor:
         return self._report(domain)
 
     def resume(self, name: VmName) -> None:
+        self._require("unpause", name)
         self._set(name, DomainState.RUNNING)
 
     def suspend(self, name: VmName) -> None:
+        self._require("pause", name)
         self._set(name, DomainState.PAUSED)
 
     def destroy(self, name: VmName) -> None:
         """All of its domains are transient, so there is no definition."""
-        domain = self._domains.pop(name, None)
-        if domain is not None:
-            self._unplug(domain)
-            self._notify()
+        if name in self._domains:
+            for permission in ("getdomaininfo", "pause", "destroy"):  # in libxl's order
+                self._require(permission, name)
+            self._end(name)
 
     def dump_memory(self, name: VmName, path: str) -> None:
         if path in self.dumps:
             return
         if self._find(name).state is not DomainState.PAUSED:
             raise BackendFailed("the memory of a domain that runs changes while it is written", where=name)
+        self._require("getvcpucontext", name)
         self.dumps[path] = name
 
     def domains(self) -> Sequence[DomainReport]:
+        """Xen's list ends before the first that it says nothing of, which is an error: others may be behind it."""
+        for name in self._domains:
+            self._require("getdomaininfo", name)
         return tuple(self._report(domain) for domain in self._domains.values())
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -108,7 +116,7 @@ class MemoryHypervisor:
 
     def crash(self, name: VmName) -> None:
         """The machine's process dies, and its domain is gone with it."""
-        self.destroy(self._find(name).spec.name)
+        self._end(self._find(name).spec.name)
 
     def relabel(self, name: VmName, context: VmContext | None) -> None:
         """Somebody with the power to do it gives the running process, or domain, another label."""
@@ -131,6 +139,18 @@ class MemoryHypervisor:
     def forget_subscribers(self) -> None:
         """The daemon died."""
         self._subscribers.clear()
+
+    def _end(self, name: VmName) -> None:
+        self._unplug(self._domains.pop(name))
+        self._notify()
+
+    def _require(self, permission: str, name: VmName) -> None:
+        """Xen's FLASK lets dom0 do it. Raises BackendFailed."""
+        if not self._may(permission, self._find(name)):
+            raise BackendFailed("Xen refuses a call", where=name, found=f"FLASK denies dom0 {permission}")
+
+    def _may(self, permission: str, domain: _Domain) -> bool:
+        return self.flask is None or self.flask.toolstack_may(permission, self._context(domain))
 
     def _svirt(self, spec: VmSpec) -> SelinuxContext:
         context = spec.context
@@ -214,9 +234,7 @@ class MemoryHypervisor:
         return self._domains[name]
 
     def _report(self, domain: _Domain) -> DomainReport:
-        spec, context, flask = domain.spec, domain.context, self.flask
-        if flask is not None and isinstance(context, FlaskContext):
-            context = flask.present(context, domain.loads)
+        spec, flask = domain.spec, self.flask
         return DomainReport(
             name=spec.name,
             uuid=spec.uuid,
@@ -224,9 +242,15 @@ class MemoryHypervisor:
             interfaces=spec.interfaces,
             disk=spec.disk,
             disks=domain.disks,
-            context=context,
+            context=self._context(domain),
             enforced=self.enforcing() if flask is None else flask.enforcing,
         )
+
+    def _context(self, domain: _Domain) -> VmContext | None:
+        """Its label now."""
+        if self.flask is None or not isinstance(domain.context, FlaskContext):
+            return domain.context
+        return self.flask.present(domain.context, domain.loads)
 
     def _notify(self) -> None:
         for changed in tuple(self._subscribers):

@@ -79,6 +79,16 @@ class FlaskPolicyContract:
         assert differences(flask, expected_without_policy()) == []
         assert flask.state([_GRANT]).access == {}
 
+    @pytest.mark.parametrize("module", [flask_source(POLICY), flask_base_source()], ids=["policy", "none"])
+    def test_dom0_sees_and_ends_what_lost_its_label(self, flask: FlaskPolicy, module: str) -> None:
+        flask.load(module)
+        asked: list[Question] = [("dom0_t", "unlabeled_t", each) for each in ("domain", "grant", "mmu")]
+        assert flask.state(asked).access == {
+            asked[0]: {"getdomaininfo", "pause", "destroy"},
+            asked[1]: {"unmap"},
+            asked[2]: frozenset(),
+        }
+
     def test_another_policy_takes_the_place_of_the_old_one(self, flask: FlaskPolicy) -> None:
         flask.load(flask_source(POLICY))
         flask.load(flask_source(SMALLER))

@@ -92,6 +92,14 @@ def test_what_was_prepared_may_come_to_nothing(versions: PolicyVersions) -> None
     assert versions.prepared() is None
 
 
+def test_a_version_that_cannot_be_read_is_as_one_that_is_not_kept(store: DyingStore, versions: PolicyVersions) -> None:
+    versions.finish(PolicyRecord(policy=POLICY), LABELS)
+    assert versions.policy(POLICY.digest) == POLICY
+    assert versions.policy("another") is None
+    store.put("policy-history", POLICY.digest, {"version": 1, "policy": "{}"})
+    assert versions.policy(POLICY.digest) is None
+
+
 def test_the_eight_newest_are_kept(versions: PolicyVersions) -> None:
     policies = line(MAX_HISTORY + 4)
     for counter, policy in enumerate(policies):

@@ -1,6 +1,7 @@
 """What Xen is asked about FLASK and must answer: exactly what the policy says of every pair that may meet on a host."""
 
 import time
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -15,6 +16,7 @@ from shamon_host.domain.flask_expected import (
     expected_flask,
     expected_without_policy,
     flask_differences,
+    some,
 )
 from shamon_host.domain.flask_labels import MAC_DOMAIN, UNLABELLED_TYPE, flask_type
 from shamon_host.domain.flask_rules import SHARE, FlaskModule, access
@@ -79,13 +81,33 @@ def test_without_a_policy_two_domains_are_known_and_are_apart() -> None:
     assert not expected[MAC_DOMAIN, UNLABELLED_TYPE, "grant"]
 
 
+@pytest.mark.parametrize("expected", [EXPECTED, expected_without_policy()], ids=["policy", "none"])
+def test_dom0_sees_and_ends_what_lost_its_label_and_no_more(expected: ExpectedFlask) -> None:
+    """Where it may not look at a domain, every later one is hidden too."""
+    asked = {question: each for question, each in expected.access.items() if question[:2] == ("dom0_t", "unlabeled_t")}
+    assert asked == {
+        ("dom0_t", "unlabeled_t", "domain"): {"getdomaininfo", "pause", "destroy"},
+        ("dom0_t", "unlabeled_t", "grant"): {"unmap"},
+    }
+
+
+def test_only_what_is_told_is_put_into_words() -> None:
+    def endless() -> Iterator[str]:
+        yield from "abcde"
+        raise AssertionError("nobody is told of this")
+
+    assert some(endless()) == "a; b; c; d; and more"
+    assert some(iter("abcd")) == "a; b; c; d"
+    assert some([]) == ""
+
+
 def test_the_number_of_questions_is_bounded() -> None:
-    assert len(expected_flask(with_many_labels(8), ALPHA).access) == 9 * 10**2 + 37 * 10 == 1270
+    assert len(expected_flask(with_many_labels(8), ALPHA).access) == 9 * 10**2 + 37 * 10 + 2 == 1272
     most = with_many_labels(MAX_LABELS_AT_HOME)
     started = time.perf_counter()
     expected = expected_flask(most, ALPHA)
     assert time.perf_counter() - started < 5
-    assert len(expected.access) == 97_410
+    assert len(expected.access) == 97_412
     with pytest.raises(BadInput, match=r"hosts\.alpha"):
         expected_flask(with_many_labels(MAX_LABELS_AT_HOME + 1), ALPHA)
 

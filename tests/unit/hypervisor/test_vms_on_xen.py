@@ -9,8 +9,8 @@ from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.ports import DomainState
 from shamon_host.interchange.flask import flask_base_source, flask_source
-from shamon_host.testing.flask import MemoryFlask
-from tests.unit.hypervisor.vm_world import ALPHA, POLICY, RED, SHOP, WEB, VmWorld
+from shamon_host.testing.flask import LOST, MemoryFlask
+from tests.unit.hypervisor.vm_world import ALPHA, GATE, POLICY, RED, SHOP, WEB, VmWorld
 
 ON_XEN = replace(POLICY, hosts={**POLICY.hosts, ALPHA: replace(POLICY.hosts[ALPHA], hypervisor=HypervisorKind.XEN)})
 
@@ -86,6 +86,46 @@ def test_a_vm_that_lost_its_label_is_destroyed(world: VmWorld, flask: MemoryFlas
     world.vms.start(WEB)
     flask.load(flask_base_source())
     assert world.vms.states.running_types() == set()
+    assert world.vms.enforce_labels() == (WEB,)
+
+
+def without_power_over_the_lost(module: str) -> str:
+    """As a policy that gives dom0 nothing on `unlabeled_t`, Xen's own for one."""
+    return "\n".join(line for line in module.splitlines() if not line.startswith("allow dom0_t unlabeled_t:"))
+
+
+def test_what_lost_its_label_can_be_seen_paused_and_ended_and_not_be_run(world: VmWorld, flask: MemoryFlask) -> None:
+    for vm in (WEB, SHOP, GATE):
+        world.vms.start(vm)
+    flask.load(flask_base_source())
+    assert [report.context for report in world.hypervisor.domains()] == [LOST] * 3
+    world.hypervisor.suspend(WEB)
+    with pytest.raises(BackendFailed, match="unpause"):
+        world.hypervisor.resume(WEB)
+    with pytest.raises(BackendFailed, match="getvcpucontext"):
+        world.hypervisor.dump_memory(WEB, "/kept/web")
+    flask.load(flask_source(ON_XEN))
+    assert set(world.vms.enforce_labels()) == {WEB, SHOP, GATE}
+    assert world.vms.start(WEB).context == flask_context("red")
+
+
+def test_where_dom0_may_not_look_at_a_domain_nobody_knows_what_runs(world: VmWorld, flask: MemoryFlask) -> None:
+    world.vms.start(WEB)
+    flask.load(without_power_over_the_lost(flask_base_source()))
+    flask.load(without_power_over_the_lost(flask_source(ON_XEN)))
+    for call in (
+        world.hypervisor.domains,
+        world.vms.enforce_labels,
+        lambda: world.vms.start(SHOP),
+        lambda: world.hypervisor.suspend(WEB),
+        lambda: world.hypervisor.destroy(WEB),
+    ):
+        with pytest.raises(BackendFailed, match="FLASK denies dom0"):
+            call()
+    flask.enforcing = False
+    assert [report.context for report in world.hypervisor.domains()] == [LOST], "a permissive FLASK denies nothing"
+    flask.enforcing = True
+    flask.load(flask_source(ON_XEN))
     assert world.vms.enforce_labels() == (WEB,)
 
 

@@ -1,7 +1,13 @@
 """FLASK policies compiled from a host's base, and what the hypervisor's answers are read as."""
 
+import errno
+import os
 import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +83,47 @@ def test_a_policy_that_checkpolicy_refuses_is_not_loaded(tmp_path: Path) -> None
     with pytest.raises(BackendFailed, match="checkpolicy refused"):
         flask(tmp_path).load("allow red_t blue_t:grant map_read;\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after.conf", "before.conf"]
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ((tempfile, "TemporaryDirectory"), OSError(errno.EROFS, os.strerror(errno.EROFS))),
+        ((Path, "write_text"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+        ((subprocess, "run"), PermissionError(errno.EACCES, os.strerror(errno.EACCES))),
+        ((subprocess, "run"), FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))),
+        ((Path, "read_bytes"), FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))),
+    ],
+    ids=["read-only", "full", "not to be run", "not there", "nothing written"],
+)
+def test_a_policy_that_cannot_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], error: OSError
+) -> None:
+    made = flask(tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(*where, failing(error))
+    with pytest.raises(BackendFailed):
+        made.load("")
+
+
+def test_no_room_for_it_at_all(tmp_path: Path) -> None:
+    made = flask(tmp_path)
+    with pytest.raises(BackendFailed, match="cannot be compiled"):
+        XenFlask(control=made.control, work=tmp_path / "gone", base=tmp_path).load("")
+    with pytest.raises(BackendFailed, match="cannot be compiled"):
+        made.load("# \u00e9")
+
+
+def test_a_base_of_another_hypervisor(tmp_path: Path) -> None:
+    with pytest.raises(BackendFailed, match="expected argo"):
+        flask(tmp_path).state([("red_t", "red_t_channel", "argo")])
 
 
 def test_no_hypervisor() -> None:

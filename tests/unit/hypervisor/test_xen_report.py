@@ -1,6 +1,7 @@
 """The hypervisor report of a host with Xen: FLASK contexts, and exactly the policy that the Verifier has."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,15 @@ from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
-from shamon_host.hypervisor.flask_report import MAX_BOOLEANS, MAX_TYPES, flask_document, read_flask_document
+from shamon_host.hypervisor.flask_report import (
+    MAX_ANSWERS,
+    MAX_BOOLEANS,
+    MAX_FOREIGN,
+    MAX_SETS,
+    MAX_TYPES,
+    flask_document,
+    read_flask_document,
+)
 from shamon_host.hypervisor.ports import DomainReport, DomainState, FlaskState
 from shamon_host.hypervisor.report import (
     MAX_REPORT_BYTES,
@@ -103,10 +112,53 @@ def test_every_difference_is_found_and_named() -> None:
     more = {**EXPECTED.access, (RED, SENDER, "grant"): frozenset({"map_read"})}
     assert f"{RED} may map_read {SENDER} (grant), more than the policy says" in words(with_state(access=more))
     beyond = {**EXPECTED.access, (BLUE, RED, "mmu"): frozenset({"map_read"})}
-    assert f"{BLUE} may map_read {RED} (mmu), more" in words(with_state(access=beyond))
+    assert f"answers what nobody asks it  {BLUE} {RED} mmu" in words(with_state(access=beyond))
     fewer = {question: each for question, each in EXPECTED.access.items() if "grant" not in question}
     assert "shamon_mac_t may not copy" in words(with_state(access=fewer))
-    assert "; and " in words(with_state(access={}))
+    assert words(with_state(access={})).endswith("; and more")
+
+
+def test_what_was_foreign_a_short_while_ago_fails_however_right_it_is_now() -> None:
+    data = with_state(foreign="red may map_read blue")
+    assert words(data) == "alpha: Xen enforced another FLASK policy a short while ago  red may map_read blue"
+    state = parse_hypervisor_report(data).flask
+    assert state is not None
+    assert hypervisor_report(DOMAINS, LABEL_MAP, state) == data
+    long = parse_hypervisor_report(with_state(foreign="x" * (MAX_FOREIGN + 1))).flask
+    assert long is not None
+    assert len(long.foreign) == MAX_FOREIGN
+
+
+def hostile(permissions: str, sources: range, *, types: int = 1000) -> bytes:
+    """Answers to as many questions as fit, all about types that nobody has."""
+    rows = [[source, *range(types)] for source in sources]
+    access = {"grant": {permissions: rows}}
+    return with_document(types=[f"t{number}" for number in range(types)], access=access)
+
+
+@pytest.mark.parametrize("case", ["answers", "questions", "names"])
+def test_reading_takes_not_much_more_memory_than_the_report_has(case: str) -> None:
+    claim(RIGHT)  # computes what is expected
+    permissions = " ".join(f"{chr(97 + number % 26)}{number:x<29}" for number in range(32))
+    if case == "answers":
+        data = hostile(permissions, range(200))
+    elif case == "questions":
+        data = hostile(permissions, range(MAX_ANSWERS // 1000))
+    else:
+        types = sorted({name for question in EXPECTED.access for name in question[:2]})
+        rows = [[source, *range(len(types))] for source in range(len(types))]
+        sets = {permissions: rows}
+        data = with_document(types=types, access=dict.fromkeys(("grant", "mmu", "event", "domain", "hvm"), sets))
+    assert len(data) < MAX_REPORT_BYTES
+    tracemalloc.start()
+    try:
+        found = claim(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.status is ClaimStatus.FAIL
+    assert peak < 32 << 20
+    assert len(found.found) < 1000
 
 
 @given(data=st.data())
@@ -131,6 +183,15 @@ def test_the_largest_one_fits() -> None:
         assert len(hypervisor_report([], label_map, state)) < MAX_REPORT_BYTES // 2
     right = hypervisor_report([], label_map, FlaskState(enforcing=True, booleans={}, access=access))
     assert claim(right, large).status is ClaimStatus.PASS
+    assert sum(map(bool, access.values())) < MAX_ANSWERS // 2
+
+
+def test_a_coalition_may_have_many_labels_that_are_not_at_home() -> None:
+    red = POLICY.vm_labels["red"]
+    labels = {f"l{number}": replace(red, name=f"l{number}") for number in range(350)}
+    many = replace(POLICY, vm_labels={**POLICY.vm_labels, **labels})
+    right = hypervisor_report(DOMAINS, LABEL_MAP, replace(STATE, access=expected_flask(many, ALPHA).access))
+    assert claim(right, many).status is ClaimStatus.PASS
 
 
 def test_too_many_labels_are_never_believed() -> None:
@@ -157,6 +218,12 @@ def test_too_many_labels_are_never_believed() -> None:
         FLASK | {"types": ["\x1b[2J"]},
         FLASK | {"types": [7]},
         FLASK | {"more": 1},
+        FLASK | {"foreign": ""},
+        FLASK | {"foreign": "\x1b[2J"},
+        FLASK | {"foreign": ["one"]},
+        FLASK | {"foreign": "x" * (MAX_FOREIGN + 1)},
+        FLASK | {"access": {"grant": {f"p{number}": [[0, 1]] for number in range(MAX_SETS + 1)}}},
+        FLASK | {"access": {"grant": {"p" * 33: [[0, 1]]}}},
         FLASK | {"access": []},
         FLASK | {"access": {"grant": []}},
         FLASK | {"access": {"grant": {"": [[0, 1]]}}},

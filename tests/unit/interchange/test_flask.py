@@ -214,6 +214,14 @@ def test_without_a_coalition_there_are_two_domains_and_they_are_apart() -> None:
     assert flask_base_source().isascii()
 
 
+def test_the_toolstack_alone_reaches_what_lost_its_label() -> None:
+    for source in (flask_source(FINANCE), flask_base_source()):
+        assert {access for access in evaluated(source).allowed if access[1] == "unlabeled_t"} == {
+            *(("dom0_t", "unlabeled_t", "domain", each) for each in ("getdomaininfo", "pause", "destroy")),
+            ("dom0_t", "unlabeled_t", "grant", "unmap"),
+        }
+
+
 @needs_checkpolicy
 @pytest.mark.parametrize("mls", [False, True])
 def test_the_module_of_no_coalition_compiles(mls: bool, tmp_path: Path) -> None:
@@ -269,6 +277,8 @@ def test_any_compiles(tmp_path_factory: pytest.TempPathFactory, policy: Policy) 
         "allow shamon_vm_review_t xen_t:xen debug;",
         "allow domain_type domain_type:argo { send register_single_source };",
         "allow domain_type xen_t:argo enable;",
+        "allow dom0_t unlabeled_t:domain create;",
+        "allow shamon_vm_review_t unlabeled_t:domain destroy;",
     ],
 )
 def test_checkpolicy_refuses_a_base_policy_that_allows_more(rule: str, tmp_path: Path) -> None:

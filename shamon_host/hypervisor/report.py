@@ -158,12 +158,15 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
     entry = policy.vms.get(domain.name)
     if entry is None:
         return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=ascii(domain.name)[:80])
-    if entry.host != host:
+    owner = policy.host_of(domain.name)
+    if owner != host:
         return _claim(
             ClaimStatus.FAIL,
-            "a VM runs on another host than the policy says",
+            "a VM runs on another host than the policy says"
+            if owner == entry.host
+            else "a VM runs on another host than the one that it was moved to",
             where=domain.name,
-            expected=entry.host,
+            expected=owner,
             found=host,
         )
     if domain.name not in label_map.vms:

@@ -126,14 +126,15 @@ class VmStates:
         }
 
     def devices(self) -> dict[VmName, tuple[str, ...]]:
-        """Every VM of this host, running or not → the taps that its interfaces have, in order."""
+        """Every VM that is this host's or may be moved to it, running or not → the taps that its interfaces have, in
+        order: what they may do is settled before one comes."""
         policy, label_map = self.policy(), self.label_map()
-        return {name: tap_devices(policy, label_map, name) for name in policy.vms_of(self.host)}
+        return {name: tap_devices(policy, label_map, name) for name in policy.possible_on(self.host)}
 
     def entry(self, name: VmName) -> VmEntry:
         """What the policy says of a VM of this host. Raises BadInput."""
         entry = self.policy().vms.get(name)
-        if entry is None or entry.host != self.host:
+        if entry is None or self.policy().host_of(name) != self.host:
             ours = ", ".join(self.policy().vms_of(self.host))
             raise BadInput(f"no VM {name!r} on this host", expected=f"one of: {ours or 'none'}")
         return entry

@@ -192,12 +192,13 @@ class VmManager:
                 entry = self.states.policy().vms.get(report.name)
                 if entry is None:
                     continue
-                expected = self.states.context(entry.name) if entry.host == self.states.host else None
+                owner = self.states.policy().host_of(entry.name)
+                expected = self.states.context(entry.name) if owner == self.states.host else None
                 if expected is None or report.context != expected:
                     self.audit(
                         "vm.mislabelled",
                         report.name,
-                        {"expected": str(expected or f"to run on {entry.host}"), "found": str(report.context)},
+                        {"expected": str(expected or f"to run on {owner}"), "found": str(report.context)},
                     )
                     self._hypervisor.destroy(report.name)
                     destroyed.append(report.name)

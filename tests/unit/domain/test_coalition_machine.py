@@ -135,7 +135,8 @@ class Coalition(RuleBasedStateMachine):
         ]
         against = oracle.reasons_against(self.policy, vm, destination, self._labels(destination), tpm=there.tpm)
         alike = self.policy.hosts[source].hypervisor is self.policy.hosts[destination].hypervisor
-        belongs = source != destination and alike and self.policy.vms[vm].host == source
+        entry = self.policy.vms[vm]
+        belongs = source != destination and alike and entry.host == source and destination in entry.may_move_to
         expected = belongs and not [each for each in against if each is not Rule.ASSIGNMENT]
         assert [decision.permitted for decision in decisions] == [expected, expected], decisions
         if expected:

@@ -89,6 +89,10 @@ class _ImageFiles:
             raise BadInput("bad name of a kept file", found=repr(file[:80]))
         return str(self.kept / file)
 
+    def size(self, vm: VmName) -> int:
+        path = self._path(vm)
+        return path.stat().st_size if path.exists() else 0
+
     def outgoing(self, vm: VmName) -> int:
         path = self._path(vm)
         return moving_disks.release(path) if path.exists() else 0

@@ -194,6 +194,10 @@ class MovingDisks(Protocol):
     Of a VM that moves away, its overlay, whose domain is gone; of one that comes, a file that is not its overlay yet.
     """
 
+    def size(self, vm: VmName) -> int:
+        """Of the VM's overlay in bytes, whether it runs or not; 0 if there is none."""
+        ...
+
     def outgoing(self, vm: VmName) -> int:
         """Make the VM's overlay fit to be read; its size in bytes, 0 if there is none."""
         ...

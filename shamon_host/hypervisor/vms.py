@@ -48,6 +48,8 @@ class VmManager:
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     require_enforced: Callable[[], None] = lambda: None
     """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force."""
+    moving: Callable[[VmName], str] = lambda _: ""
+    """Why a VM must not be started now, as it is on its way from one host to another; empty where it is not."""
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
     quarantines: Quarantines = field(init=False)
@@ -73,6 +75,7 @@ class VmManager:
         with self._lock:
             entry = self.states.entry(name)
             running = self.states.find(name)
+            self._require_not_moving(name)
             self.quarantines.require_not_writing(name)
             quarantine = self.states.quarantine(name)
             if quarantine is not None and quarantine.cuts_off and not release:
@@ -89,6 +92,16 @@ class VmManager:
             self._hypervisor.resume(name)
             self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
+
+    def start_again(self, name: VmName) -> DomainReport | None:
+        """Start a VM that is to run and does not, or resume one whose start was cut short; None where it is not to run.
+        Raises as `start` does."""
+        with self._lock:
+            if name not in self.states.wanted():
+                return None
+            domain = self.states.find(name)
+            runs = domain is not None and domain.state is DomainState.RUNNING
+            return domain if runs else self.start(name, release=False)
 
     def stop(self, name: VmName) -> None:
         """Destroy the domain; its overlay stays, and so does its quarantine."""
@@ -131,6 +144,7 @@ class VmManager:
         laps = Laps()
         with self._lock:
             self.states.entry(name)
+            self._require_not_moving(name)
             self.quarantines.require_not_writing(name)
             self.audit("vm.replace", name, {"reason": reason})
             self.states.note_replacing(name, reason)
@@ -299,6 +313,11 @@ class VmManager:
         laps.lap("resumed")
         self.states.note_not_replacing(name)
         return self._report(name)
+
+    def _require_not_moving(self, name: VmName) -> None:
+        why = self.moving(name)
+        if why:
+            raise Refused("the VM is on its way from one host to another", where=name, found=why)
 
     def _fresh_overlay(self, entry: VmEntry, laps: Laps) -> str:
         """A new overlay above the pinned image; one that is kept for forensics is moved aside."""

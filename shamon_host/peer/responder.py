@@ -35,7 +35,15 @@ from shamon_host.peer.party import (
     require_same_coalition,
     unused_spis,
 )
-from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler, RegistryHandler, Terms
+from shamon_host.peer.ports import (
+    EnrolledPeer,
+    MoveHandler,
+    Outcome,
+    PeerIdentity,
+    PolicyHandler,
+    RegistryHandler,
+    Terms,
+)
 from shamon_host.peer.sessions import Appraised, Session, Stage
 from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, REGISTRY, VM_DISK, VM_PATHS, body_limit
 

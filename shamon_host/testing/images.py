@@ -71,6 +71,9 @@ class MemoryImages:
             raise BadInput("bad name of a kept file", found=repr(file[:80]))
         return f"/kept/{file}"
 
+    def size(self, vm: VmName) -> int:
+        return self.outgoing(vm)
+
     def outgoing(self, vm: VmName) -> int:
         path = self.overlay(vm)
         return len(self.overlays[path].content()) if path else 0

@@ -119,9 +119,10 @@ class ImagesContract:
     def test_a_disk_moves_from_host_to_host(self, shelf: Shelf) -> None:
         """Here from one VM to another: what came in is the other one's disk once it is placed, and not before."""
         images = shelf.images
-        assert images.outgoing(WEB) == 0
+        assert images.outgoing(WEB) == images.size(WEB) == 0
         shelf.write(images.fresh_overlay(WEB, IMAGE))
         size = images.outgoing(WEB)
+        assert size == images.size(WEB)
         content = images.read(WEB, 0, size + 1)
         assert len(content) == size > 8
         assert images.read(WEB, 4, 4) == content[4:8]

@@ -1,5 +1,5 @@
-"""Either daemon dies before any one of its acts in a migration, or the network between them does: the VM is never in two
-places, and after a restart it runs in one, with its disk, under its label."""
+"""Either daemon dies before any one of its acts in a migration: the VM is never in two places, and after a restart it
+runs in one, with its disk, under its label."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from shamon_host.domain.errors import BackendFailed, Unreachable
+from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmName
 from shamon_host.testing.memory_host import MemoryHost
-from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import ON_FAILURE, DaemonWorld, daemon, play
 from tests.unit.daemon.test_migration import MOVES, owner, runs, where
 

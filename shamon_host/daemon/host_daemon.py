@@ -238,6 +238,7 @@ class HostDaemon:
             transport=backends.transport,
             key=backends.record_key,
             own_tpm=self._own_tpm,
+            wake=self.schedule.wake,
             pending=self._is_pending,
             measured=self.figures.add,
             changed=self._on_moved,

@@ -21,11 +21,11 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.peer_policies import PeerPolicies
-from shamon_host.daemon.ports import Blocking, Clock
+from shamon_host.daemon.ports import Blocking, Clock, Waker
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
-from shamon_host.domain.errors import NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.vm_tokens import VmToken
@@ -42,6 +42,7 @@ from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, V
 
 DEPARTURES = "vm-departure"
 _AGAIN_S = 10.0
+_LOOK_S = 0.2
 _LONG_S = 900.0
 """For what reads a whole disk or image on the other host."""
 
@@ -60,7 +61,7 @@ class Progress:
 
     vm: VmName
     to: HostName
-    step: str = "asks whether it may come"
+    step: str = "the two hosts attest each other"
     sent_bytes: int = 0
     disk_bytes: int = 0
     done: bool = False
@@ -101,6 +102,7 @@ class Departures:
     transport: PeerTransport
     key: PrivateKey = field(repr=False)
     own_tpm: Callable[[], TpmKind]
+    wake: Waker
     pending: Callable[[VmName], bool]
     """Whether something is still to be done to the VM because a peer failed."""
     measured: Measured
@@ -172,7 +174,13 @@ class Departures:
             else:
                 await self._hand(progress, move, laps)
         except ShamonError as error:
-            progress.error, progress.step = error, f"it is {to}'s, which has not said so yet"
+            progress.step = f"it is {to}'s, which has not answered yet"
+            progress.error = Unreachable(
+                f"the VM is {to}'s now, which has not answered yet",
+                where=vm,
+                found=str(error),
+                remedy="It starts there as soon as that host hears of it, and never here before it is moved back.",
+            )
             self._tell_until_heard(vm, move)
         finally:
             progress.done, self._busy = True, False
@@ -182,6 +190,9 @@ class Departures:
     async def _move(self, progress: Progress, move: bytes, laps: Laps) -> None:
         """Until the VM is the other host's. Raises ShamonError; it may be the other host's then all the same."""
         vm, to = progress.vm, progress.to
+        await self._attested(to)
+        laps.lap("attested")
+        progress.step = "asks whether it may come"
         size = await self.blocking(lambda: self.vms.images.size(vm))
         await self._prepare(vm, to, move, size)
         laps.lap("prepared")
@@ -214,6 +225,16 @@ class Departures:
         laps.lap("accepted")
         await self.blocking(lambda: self._give(token, move, countersigned(acceptance, self.key)))
         laps.lap("given")
+
+    async def _attested(self, to: HostName) -> None:
+        """The other host proves itself now, not only within its lease. Raises Refused where it does not in time."""
+        now_s = self.clock.boottime_s()
+        until_s = now_s + self.enforced.policy.intervals.timeout_s
+        self.wake(to)
+        while self.admissions.proved_s(to) < now_s:
+            if self.clock.boottime_s() >= until_s:
+                raise Refused("the host has not proved itself in time", where=to)
+            await self.clock.sleep(_LOOK_S)
 
     async def _prepare(self, vm: VmName, to: HostName, move: bytes, size: int) -> None:
         message = Prepare(move=move, vm=vm, policy=self.enforced.policy.digest, size=size)
@@ -278,7 +299,8 @@ class Departures:
             progress.step = arrived.state
             if arrived.resumed:
                 parts = laps.parts_ms
-                progress.downtime_ms = round(sum(parts.values()) - parts.get("prepared", 0.0), 3)
+                before = sum(parts.get(name, 0.0) for name in ("attested", "prepared"))
+                progress.downtime_ms = round(sum(parts.values()) - before, 3)
                 for part, took_ms in {**parts, "downtime": progress.downtime_ms}.items():
                     self.measured(f"migration: {part}", took_ms)
 

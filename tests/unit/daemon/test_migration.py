@@ -83,7 +83,7 @@ def test_a_vm_moves_with_its_disk_and_its_links_follow() -> None:
         assert answer["done"]
         assert answer["step"] == "it is running", answer
         assert answer["downtime_ms"] > 0
-        assert list(answer["parts_ms"]) == ["prepared", "stopped", "copied", "accepted", "given", "taken"]
+        assert list(answer["parts_ms"]) == ["attested", "prepared", "stopped", "copied", "accepted", "given", "taken"]
         assert where(world) == ["gamma"]
         assert world.gamma.images.overlays["/overlays/web.qcow2"].written == "written on alpha"
         assert world.alpha.images.overlay(WEB) is None

@@ -6,7 +6,7 @@ permitted it, which is in the audit log before. What becomes of the peer afterwa
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -69,7 +69,7 @@ class CoalitionHost:
     admissions: Admissions
     owners: VmOwners
     figures: Figures
-    on_moves: Callable[[Sequence[tuple[VmToken, bytes]]], Awaitable[None]]
+    on_moves: Callable[[Sequence[tuple[VmToken, bytes]]], None]
     """A peer that passes has shown tokens of VMs that were not known here."""
     on_hint: Callable[[HostName], None]
     on_handshake: Callable[[HostName], None]
@@ -189,7 +189,7 @@ class CoalitionHost:
         await self.blocking(lambda: self._verified.keep(enrolled, appraised.following))
         await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
         if result.trusted and appraised.moves:
-            await self.on_moves(appraised.moves)
+            self.on_moves(appraised.moves)
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})
         elif behind:

@@ -361,9 +361,9 @@ class HostDaemon:
     def _is_pending(self, vm: VmName) -> bool:
         return any(item.vm == vm for item in self.reactions.pending)
 
-    async def _on_moves(self, moves: Sequence[tuple[VmToken, bytes]]) -> None:
-        """To its end, also when the handshake that brought them does not wait for it."""
-        await asyncio.shield(self.background.spawn(self.arrivals.learn(moves), "where VMs are", finish=True))
+    def _on_moves(self, moves: Sequence[tuple[VmToken, bytes]]) -> None:
+        """The handshake that brought them does not wait: a VM may start by them."""
+        self.background.spawn(self.arrivals.learn(moves), "where VMs are", finish=True)
 
     def _on_moved(self) -> None:
         self.watchers.domains_changed()

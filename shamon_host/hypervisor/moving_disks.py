@@ -28,7 +28,9 @@ def release(path: Path) -> int:
     """Take from a disk the label of the VM whose domain is gone; its size in bytes. Raises BackendFailed."""
     with _failures(path):
         if _XATTR in os.listxattr(path):
-            os.setxattr(path, _XATTR, f"{_NOBODYS}\0".encode())
+            label = os.getxattr(path, _XATTR).decode("ascii", "replace").rstrip("\0")
+            if label.split(":")[2:] != _NOBODYS.split(":")[2:]:
+                os.setxattr(path, _XATTR, f"{_NOBODYS}\0".encode())
         return path.stat().st_size
 
 

@@ -12,6 +12,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
 from shamon_host.domain.policy_form import policy_bytes
+from shamon_host.domain.replay import Running, violations
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.vm_tokens import VmToken, owners, require_new
 
@@ -115,6 +116,16 @@ def test_only_its_owner_may_start_it() -> None:
         decision = monitor.vm_start(POLICY.placed({WEB: BETA}), WEB, host=host, running={}, host_tpm=TpmKind.HARDWARE)
         assert decision.permitted is (host == BETA)
         assert decision.permitted or (decision.rule is Rule.ASSIGNMENT and "was moved to beta" in decision.reason)
+
+
+def test_a_version_that_takes_its_host_back_waits_until_it_is_elsewhere() -> None:
+    without = parse(TEXT.replace('["beta", "gamma"]', '["gamma"]'))
+    moved, tpm = {WEB: BETA}, TpmKind.HARDWARE
+    there = Running(host=BETA, tpm=tpm, vms={WEB: POLICY.interfaces_of(WEB)})
+    [violation] = violations(without.placed(moved), POLICY.placed(moved), there)
+    assert "the policy gives web to alpha, not to beta" in violation
+    assert violations(POLICY.placed(moved), POLICY.placed(moved), there) == ()
+    assert violations(without.placed(moved), POLICY.placed(moved), replace(there, vms={})) == ()
 
 
 def test_a_host_has_categories_for_what_may_be_moved_to_it() -> None:

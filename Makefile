@@ -66,9 +66,10 @@ format: ## Sort imports and format the code
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
+HOSTS ?= kvm,kvm
 .PHONY: lab
-lab: lab-images ## Play the story on real hosts in virtual machines (root; ARGS="--full --json FILE")
-	@$(BIN)/python -m tests.integration.lab.story $(ARGS)
+lab: lab-images ## Play the story on real hosts in VMs (root; HOSTS=xen,kvm ARGS="--full --json FILE")
+	@$(BIN)/python -m tests.integration.lab.story --hosts $(HOSTS) $(ARGS)
 
 .PHONY: test-lab
 test-lab: lab-images ## Run the integration tests that belong in CI (root)
@@ -82,6 +83,7 @@ test-lab-full: lab-images ## Run all integration tests (root, long)
 lab-images: ## Build what is missing of the lab's images (root)
 	@tools/set-up lab
 	$(BIN)/python -m vm_images.build host
+	$(BIN)/python -m vm_images.build xen
 	$(BIN)/python -m vm_images.build app
 
 # Pins are kept as they are; make lock ARGS=--upgrade takes the newest of everything.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shamon_host.selinux import KVM_MODULE, LINK_MODULE
 from vm_images import base, debian, wheels
 from vm_images.added_root import added_root
 from vm_images.app import build_app
@@ -40,6 +41,8 @@ class Kind:
 
     name: str
     recipes: Sequence[Path]
+    modules: Sequence[str] = (LINK_MODULE, KVM_MODULE)
+    """Of this project's SELinux modules."""
     boot: Callable[[Path, str, Path, Path], None]
     parts: Sequence[str | Path] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -107,7 +110,7 @@ def _build(kind: Kind, out: Path, tools: Path, app: Path, key_pair: Path) -> Non
     for name in ("vmlinux", "initrd", "disk.raw"):
         shutil.copy(app / name, root / _APP_HOME / name)
     shutil.copytree(app, out / "app")
-    contexts = _install_selinux(root, kind.recipes)
+    contexts = _install_selinux(root, kind)
     run(["setfiles", "-F", "-r", root, contexts, root])
     for file in kind.beside:
         shutil.copy(file, out / file.name)
@@ -172,10 +175,10 @@ def _install_product(root: Path, tools: Path, out: Path) -> None:
         shutil.copy(unit, root / "etc/systemd/system" / unit.name)
 
 
-def _install_selinux(root: Path, recipes: Sequence[Path]) -> Path:
+def _install_selinux(root: Path, kind: Kind) -> Path:
     """Load the SELinux modules into the image's policy; returns the file contexts."""
-    directories = [REPOSITORY / "shamon_host/selinux", *recipes]
-    modules = sorted(module for directory in directories for module in directory.glob("*.cil"))
+    modules = [REPOSITORY / f"shamon_host/selinux/{name}.cil" for name in kind.modules]
+    modules += sorted(module for recipe in kind.recipes for module in recipe.glob("*.cil"))
     staged = root / "root/selinux"
     staged.mkdir()
     for module in modules:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shamon_host.interchange.flask import flask_base_source
+from shamon_host.selinux.installing import modules_named
 from vm_images import base, host
 from vm_images.added_root import added_root
 from vm_images.cache import cached, digest_of
@@ -41,6 +42,7 @@ def build_xen_host(say: Callable[[str], None]) -> Path:
     kind = host.Kind(
         name="xen-host",
         recipes=[host.RECIPE, RECIPE],
+        modules=modules_named(xen=True),
         boot=boot,
         parts=[hypervisor.name, *_CODE],
         files={_POLICY_HOME: hypervisor / "flask"},

@@ -123,6 +123,8 @@ def _status(arguments: argparse.Namespace) -> int:
             print(f"Xen had another policy, which this host replaced: {printable(flask['changed_by_others'])}")
     if status["no_links_because"]:
         print(f"no links: {printable(status['no_links_because'])}")
+    if status["resisting"]:
+        print(f"cannot be stopped: {printable(', '.join(status['resisting']))}; see the audit log")
     for name, figure in status["figures"].items():
         print(f"{name}: median {figure['median']}, last {figure['last']}, {figure['count']} times")
     return 0

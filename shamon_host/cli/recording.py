@@ -15,10 +15,12 @@ from shamon_host.attestation.ports import QUOTED_PCRS, MeasurementLogs, Tpm
 from shamon_host.attestation.quote import verify_quote
 from shamon_host.attestation.reference_model import IMA_PCR, ReferencePart, ReferenceValues, merged_digests
 from shamon_host.attestation.reference_record import record, record_part
+from shamon_host.attestation.xen_image import is_xen_image, require_command_line
 from shamon_host.cli.output import printable
 from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
 
+_OWN_COMMAND_LINE = Path("/proc/cmdline")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -30,6 +32,8 @@ def record_boot(
     tpm: Tpm, logs: MeasurementLogs, *, manifest: Digests | None = None, uki: bytes | None = None
 ) -> ReferenceValues:
     """Reference Values of the boot that this host is in. Raises BackendFailed, BadInput, NotTrusted; see `record`."""
+    if uki is not None and is_xen_image(uki):
+        require_command_line(uki, _OWN_COMMAND_LINE.read_text())
     return record(
         pcrs=_quoted(tpm),
         event_log=logs.event_log(),

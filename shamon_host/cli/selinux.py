@@ -33,6 +33,7 @@ def add_parsers(commands: Any) -> None:
     removing.set_defaults(run=_remove)
     for parser in (installing, removing):
         parser.add_argument("--kvm", action="store_true", help="also kvm_host, what libvirt needs for QEMU and KVM")
+        parser.add_argument("--xen", action="store_true", help="also kvm_host and xen_host, what dom0 of Xen needs")
         parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
     for parser in (installing, checking, removing):
         parser.add_argument("--json", action="store_true", help="print JSON")
@@ -41,7 +42,7 @@ def add_parsers(commands: Any) -> None:
 def _install(arguments: argparse.Namespace) -> int:
     _demand_root()
     steps = _Steps(quiet=arguments.json)
-    modules = [shipped_module(name) for name in modules_named(kvm=arguments.kvm)]
+    modules = [shipped_module(name) for name in modules_named(kvm=arguments.kvm, xen=arguments.xen)]
     findings = install(
         SelinuxFs(), SemoduleStore(), LinuxLabelledHost(), modules, say=steps.say, dry_run=arguments.dry_run
     )
@@ -61,7 +62,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 
     steps = _Steps(quiet=arguments.json)
     remove(
-        SelinuxFs(), SemoduleStore(), LinuxLabelledHost(), modules_named(kvm=arguments.kvm),
+        SelinuxFs(), SemoduleStore(), LinuxLabelledHost(), modules_named(kvm=arguments.kvm, xen=arguments.xen),
         objects=labelled_objects(), say=steps.say, dry_run=arguments.dry_run,
     )  # fmt: skip
     return steps.end()

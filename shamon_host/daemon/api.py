@@ -100,6 +100,7 @@ class Api:
             "peers": {state.value: states.count(state) for state in AdmissionState},
             "refused_by": {peer: list(words) for peer, words in sorted(daemon.host.refusals.items())},
             "no_links_because": daemon.own.links.no_links_because,
+            "resisting": sorted(daemon.own.vms.resisting),
             "audit_head": daemon.audit.head().hex(),
             "figures": daemon.figures.summary(),
         }

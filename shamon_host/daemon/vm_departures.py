@@ -310,7 +310,7 @@ class Departures:
         """Nothing is under way with the VM that the other host would not know of. Raises Refused, BadInput."""
         states = self.vms.states
         states.entry(vm)
-        self.vms.quarantines.require_not_writing(vm)
+        self.vms.quarantines.require_kept(vm)
         quarantine, domain = states.quarantine(vm), states.find(vm)
         status = next(status for status in states.statuses() if status.name == vm)
         why = ""

@@ -118,7 +118,7 @@ class Watchers:
             if taps is not None and taps != self._taps:
                 self._taps = taps
                 self.wake_all()
-            if not closed:
+            if not closed or self.vms.resisting:
                 await self._again(self._domains_changed)
 
     async def _close_unused(self) -> bool:

@@ -69,7 +69,11 @@ def domain_xml(spec: VmSpec, platform: Platform) -> str:
 
 
 def xen_domain_xml(spec: VmSpec) -> str:
-    """A paravirtualised domain of Xen. No device model runs for it; its disks and interfaces are with dom0's kernel."""
+    """A paravirtualised domain of Xen. No device model runs for it; its disks and interfaces are with dom0's kernel.
+
+    A guest that reboots is destroyed: libxl would start another domain in its place, running, under whatever label the
+    hypervisor then knows.
+    """
     root = ET.Element("domain", type="xen")
     _text(root, "name", spec.name)
     _text(root, "uuid", spec.uuid)
@@ -80,7 +84,7 @@ def xen_domain_xml(spec: VmSpec) -> str:
     for tag, text in (("kernel", spec.kernel), ("initrd", spec.initrd), ("cmdline", spec.cmdline)):
         if text:
             _text(boot, tag, text)
-    _text(root, "on_reboot", "restart")
+    _text(root, "on_reboot", "destroy")
     _text(root, "on_crash", "destroy")
     devices = ET.SubElement(root, "devices")
     for letter, disk in zip(ascii_lowercase, (VmDisk(path=spec.disk, read_only=False), *spec.disks), strict=False):

@@ -3,7 +3,8 @@
 What libvirt is told is not believed: the label of what runs is read from where it is enforced, and the caller's
 comparison is what counts (`hypervisor.vms`).
 
-Domains are transient: libvirt keeps no definition that somebody could start again under an old label.
+Domains are transient: libvirt keeps no definition that somebody could start again under an old label. One that somebody
+else made, with all that belongs to it, is theirs to remove, and nothing starts beside it.
 """
 
 import contextlib
@@ -72,9 +73,9 @@ class LibvirtDomains(ABC):
         return list(connection.listAllDomains())
 
     @abstractmethod
-    def enforced_label(self, domain: Any, name: VmName) -> tuple[VmContext | None, bool]:
-        """The label of a domain that runs, as what enforces it has it, and whether it binds. Raises BackendFailed, and
-        libvirt's own error."""
+    def observed(self, domain: Any, name: VmName, state: DomainState) -> tuple[DomainState, VmContext | None, bool]:
+        """The state of a domain that libvirt says is active, its label as what enforces it has it, and whether that
+        binds. Raises BackendFailed, and libvirt's own error."""
 
     @abstractmethod
     def write_memory(self, domain: Any, path: str) -> None:
@@ -90,6 +91,8 @@ class LibvirtDomains(ABC):
                     found=interface.device[:40],
                 )
         with self._connected() as connection:
+            with _allowing(libvirt.VIR_ERR_NO_DOMAIN):
+                _refuse_definition(connection.lookupByName(spec.name), spec.name)
             domain = connection.createXML(self.domain_xml(spec), libvirt.VIR_DOMAIN_START_PAUSED)
             return self._report(domain)
 
@@ -106,13 +109,10 @@ class LibvirtDomains(ABC):
                 domain.suspend()
 
     def destroy(self, name: VmName) -> None:
-        flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         with self._connected() as connection, _allowing(libvirt.VIR_ERR_NO_DOMAIN):
             domain = connection.lookupByName(name)
             with _allowing(libvirt.VIR_ERR_OPERATION_INVALID):  # it does not run
                 domain.destroy()
-            if domain.isPersistent():  # somebody else's definition
-                domain.undefineFlags(flags)
 
     def dump_memory(self, name: VmName, path: str) -> None:
         if Path(path).exists():
@@ -123,6 +123,12 @@ class LibvirtDomains(ABC):
                 with _allowing(libvirt.VIR_ERR_OPERATION_TIMEOUT):  # libvirt still writes for a daemon that died
                     self.write_memory(domain, str(part))
                     break
+            else:
+                raise BackendFailed(
+                    "libvirt does not come to write the memory: it is busy with the domain all the time",
+                    where=name,
+                    remedy=f"See `virsh domjobinfo {name}`; when nothing is under way, ask for the quarantine again.",
+                )
 
     def domains(self) -> Sequence[DomainReport]:
         for _ in range(_LISTINGS - 1):
@@ -201,7 +207,9 @@ class LibvirtDomains(ABC):
         state = _STATES.get(domain.state()[0], DomainState.SHUT_OFF)
         root = ET.fromstring(domain.XMLDesc())
         name = VmName(domain.name())
-        context, enforced = self.enforced_label(domain, name) if state in RUNNING_STATES else (None, True)
+        context, enforced = None, True
+        if state in RUNNING_STATES:
+            state, context, enforced = self.observed(domain, name, state)
         return DomainReport(
             name=name,
             uuid=domain.UUIDString(),
@@ -211,6 +219,18 @@ class LibvirtDomains(ABC):
             disk=disk_in(root),
             disks=tuple(disks_in(root)),
             enforced=enforced,
+        )
+
+
+def _refuse_definition(domain: Any, name: VmName) -> None:
+    """Raises BackendFailed where libvirt would keep what is started."""
+    if domain.isPersistent():
+        raise BackendFailed(
+            "somebody has defined a domain with the VM's name in libvirt",
+            where=name,
+            found=f"UUID {domain.UUIDString()}",
+            remedy=f"Keep it if it is needed (`virsh dumpxml {name}`), and take it away with `virsh undefine {name}`; "
+            "then start the VM again.",
         )
 
 

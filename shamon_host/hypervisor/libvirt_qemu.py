@@ -13,7 +13,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, domain_xml
 from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
-from shamon_host.hypervisor.ports import VmSpec
+from shamon_host.hypervisor.ports import DomainState, VmSpec
 
 AUTO = "auto"
 
@@ -37,9 +37,11 @@ class LibvirtQemu(LibvirtDomains):
         """As an ELF core, by QEMU; libvirt gives the file the label of the VM."""
         domain.coreDumpWithFormat(path, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY)
 
-    def enforced_label(self, domain: Any, name: VmName) -> tuple[SelinuxContext | None, bool]:
+    def observed(
+        self, domain: Any, name: VmName, state: DomainState
+    ) -> tuple[DomainState, SelinuxContext | None, bool]:
         told, enforced = domain.securityLabel()
-        return self._context(name, told), bool(enforced)
+        return state, self._context(name, told), bool(enforced)
 
     def _context(self, name: str, told: str) -> SelinuxContext | None:
         """The label of the QEMU process: None unless libvirt and the kernel agree on one."""

@@ -33,8 +33,9 @@ class LibvirtXen(LibvirtDomains):
         """Raises BackendFailed when libvirtd does not answer, or the hypervisor does not."""
         self._control = control
         self._stop = threading.Event()
-        self._starting: set[str] = set()
-        """UUIDs of domains that the hypervisor may know already and libvirt not yet."""
+        self._starting: dict[str, frozenset[int]] = {}
+        """UUID of a domain that the hypervisor may know already and libvirt not yet → the numbers that were taken
+        before."""
         self._seen = self._labels()
         super().__init__(uri)
         threading.Thread(target=self._watch, name="xen domains", daemon=True).start()
@@ -42,12 +43,13 @@ class LibvirtXen(LibvirtDomains):
     def domain_xml(self, spec: VmSpec) -> str:
         return xen_domain_xml(spec)
 
-    def enforced_label(self, domain: Any, name: VmName) -> tuple[FlaskContext | None, bool]:
+    def observed(self, domain: Any, name: VmName, state: DomainState) -> tuple[DomainState, FlaskContext | None, bool]:
+        """A domain that Xen takes apart, or knows no more, runs no more, whatever libvirt still says."""
         number, uuid = domain.ID(), domain.UUIDString()
         for found in self._control.domains():
             if (found.number, found.uuid) == (number, uuid) and not found.dying:
-                return self._context(found), self._control.enforcing()
-        return None, True  # it went while it was looked at
+                return state, self._context(found), self._control.enforcing()
+        return DomainState.SHUT_OFF, None, True
 
     def write_memory(self, domain: Any, path: str) -> None:
         """In Xen's own format of core dumps, by libxl."""
@@ -56,11 +58,11 @@ class LibvirtXen(LibvirtDomains):
     def start_paused(self, spec: VmSpec) -> DomainReport:
         for report in self.domains():
             _refuse_sharing(spec, report)
-        self._starting.add(spec.uuid)
+        self._starting[spec.uuid] = frozenset(domain.number for domain in self._control.domains())
         try:
             return super().start_paused(spec)
         finally:
-            self._starting.discard(spec.uuid)
+            self._starting.pop(spec.uuid, None)
 
     def destroy(self, name: VmName) -> None:
         if not name.startswith(_STRANGER):
@@ -82,11 +84,16 @@ class LibvirtXen(LibvirtDomains):
 
     def _strangers(self) -> Iterator[XenDomain]:
         """Domains that libvirt does not know."""
-        starting = frozenset(self._starting)
-        there = [domain for domain in self._control.domains() if not domain.dying and domain.uuid not in starting]
+        there = [domain for domain in self._control.domains() if not domain.dying and not self._is_starting(domain)]
         with self._connected() as connection:  # read later: one that libvirt has just started is in it
             known = {_DOM0, *(domain.ID() for domain in connection.listAllDomains())}
         return iter([domain for domain in there if domain.number not in known])
+
+    def _is_starting(self, domain: XenDomain) -> bool:
+        """Whether it is what libxl makes for `start_paused` now: anybody may give a domain of his own a VM's UUID, but
+        not take back that it was there before, or runs."""
+        before = self._starting.get(domain.uuid)
+        return before is not None and domain.number not in before and domain.paused
 
     def _report_of_stranger(self, domain: XenDomain) -> DomainReport:
         """Named by its number, which is no name that a policy can have: what it calls itself is its affair."""
@@ -106,8 +113,9 @@ class LibvirtXen(LibvirtDomains):
         except BadInput:
             return None
 
-    def _labels(self) -> frozenset[XenDomain]:
-        return frozenset(self._control.domains())
+    def _labels(self) -> frozenset[tuple[XenDomain, str]]:
+        """By context: a domain whose label goes with a policy keeps its SID."""
+        return frozenset((domain, self._control.context_of(domain.sid)) for domain in self._control.domains())
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_S):

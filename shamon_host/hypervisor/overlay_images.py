@@ -2,7 +2,7 @@
 raw copies for Xen, whose dom0 gives a guest a file through a loop device.
 
 A clean image is never written to. It is read whole and compared with the policy's pin each time an overlay is made from
-it; what is copied is compared with it once more.
+it; where it is copied, the copy is.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,26 +48,20 @@ class _ImageFiles:
                 found=error.strerror or "",
                 remedy="Put the image there, or correct images in the host's configuration.",
             ) from error
-        if found != sha256:
-            raise NotTrusted(
-                "the clean image is not the pinned one",
-                where=str(path),
-                expected=f"sha256 {sha256}",
-                found=f"sha256 {found}",
-                remedy="Put the pinned image back; nothing was started from this one.",
-            )
+        _require_pinned(path, sha256, found)
 
-    def fresh_overlay(self, vm: VmName, image: str) -> str:
+    def fresh_overlay(self, vm: VmName, image: str, sha256: str) -> str:
         self._image(image)
         target = self._path(vm)
         fresh = target.with_suffix(".new")
         self._make_directory()
         fresh.unlink(missing_ok=True)
-        self._make(image, fresh)
+        self._make(image, fresh, sha256)
         os.replace(fresh, target)
         return str(target)
 
-    def _make(self, image: str, fresh: Path) -> None:
+    def _make(self, image: str, fresh: Path, sha256: str) -> None:
+        """Make a new overlay at this path, where nothing is, above what has this digest."""
         raise NotImplementedError
 
     def overlay(self, vm: VmName) -> str | None:
@@ -159,7 +153,8 @@ class OverlayImages(_ImageFiles):
 
     suffix = ".qcow2"
 
-    def _make(self, image: str, fresh: Path) -> None:
+    def _make(self, image: str, fresh: Path, sha256: str) -> None:
+        self.verify(image, sha256)
         base, base_format = self._image(image)
         _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(fresh))
 
@@ -171,39 +166,38 @@ class OverlayImages(_ImageFiles):
         moving_disks.settle(incoming)
 
 
-@dataclass(frozen=True, kw_only=True)
 class LoopbackImages(_ImageFiles):
     """`ports.Images` for Xen: an overlay is a copy of the raw clean image, sparse where that is zero.
 
-    The copy is what VMs run on, so its content is compared with what `verify` last found right; the clean image may
-    have changed in between.
+    The copy is what VMs run on, so it is what is compared with the pin: the clean image may change meanwhile.
     """
 
     suffix = ".raw"
-    _verified: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
-    def verify(self, image: str, sha256: str) -> None:
-        self._verified.pop(image, None)
-        super().verify(image, sha256)
-        self._verified[image] = sha256
-
-    def _make(self, image: str, fresh: Path) -> None:
+    def _make(self, image: str, fresh: Path, sha256: str) -> None:
         base, _ = self._image(image)
         try:
             found = _copied(base, fresh)
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise BackendFailed("cannot copy the clean image", where=str(base), found=error.strerror or "") from error
-        expected = self._verified.get(image, found)
-        if found != expected:
+        try:
+            _require_pinned(base, sha256, found)
+        except NotTrusted:
             fresh.unlink(missing_ok=True)
-            raise NotTrusted(
-                "the clean image changed while it was copied",
-                where=str(base),
-                expected=f"sha256 {expected}",
-                found=f"sha256 {found}",
-                remedy="Put the pinned image back; nothing was started from this one.",
-            )
+            raise
+
+
+def _require_pinned(path: Path, sha256: str, found: str) -> None:
+    """Raises NotTrusted."""
+    if found != sha256:
+        raise NotTrusted(
+            "the clean image is not the pinned one",
+            where=str(path),
+            expected=f"sha256 {sha256}",
+            found=f"sha256 {found}",
+            remedy="Put the pinned image back; nothing was started from this one.",
+        )
 
 
 def _copied(source: Path, target: Path) -> str:

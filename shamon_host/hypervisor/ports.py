@@ -94,7 +94,8 @@ class Hypervisor(Protocol):
     """The domains of this host."""
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
-        """Start a domain, paused, under the static label of `spec`; report what runs. Nothing is left of a failed one.
+        """Start a domain, paused, under the static label of `spec`; report what runs. Nothing is left of a failed one,
+        and none starts under a name of which somebody made a definition.
 
         The caller compares the label that is reported with the one that it asked for, and resumes or destroys.
         """
@@ -109,7 +110,7 @@ class Hypervisor(Protocol):
         ...
 
     def destroy(self, name: VmName) -> None:
-        """Stop the domain at once; no definition of it remains. No error if there is none."""
+        """Stop the domain at once. No error if there is none. A definition that somebody else made of it stays."""
         ...
 
     def dump_memory(self, name: VmName, path: str) -> None:
@@ -233,8 +234,11 @@ class Images(MovingDisks, Protocol):
         """Read the clean image whole and compare its digest. Raises NotTrusted when it differs."""
         ...
 
-    def fresh_overlay(self, vm: VmName, image: str) -> str:
-        """Discard the VM's overlay, make a new one above the clean image, return its path."""
+    def fresh_overlay(self, vm: VmName, image: str, sha256: str) -> str:
+        """Discard the VM's overlay, make a new one above the clean image, return its path.
+
+        What it stands on is compared with the digest first. Raises NotTrusted when that differs; then the old overlay
+        is as it was."""
         ...
 
     def overlay(self, vm: VmName) -> str | None:

@@ -6,6 +6,7 @@ matter where a daemon died. It only narrows, hence no check of the monitor is as
 Memory is written while others may go on: the VM stands still meanwhile, and off its bridges.
 """
 
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainState, Images
+from shamon_host.hypervisor.told_once import ToldOnce
 from shamon_host.hypervisor.vm_quarantine import Memory, Quarantine, moment
 from shamon_host.hypervisor.vm_states import VmStates
 
@@ -44,9 +46,13 @@ class Quarantines:
     wall_s: Callable[[], float]
     lock: threading.RLock
     measured: Measured = unmeasured
+    new_mark: Callable[[], str] = lambda: secrets.token_hex(4)
     _writing: set[VmName] = field(default_factory=set, repr=False)
     """VMs whose memory is written now."""
-    _told: dict[VmName, str] = field(default_factory=dict, repr=False)
+    _told: ToldOnce = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._told = ToldOnce(audit=self.audit)
 
     def impose(
         self, name: VmName, reason: str, *, ports_down: Callable[[str], None], grade: Grade | None, keep: Keep
@@ -66,18 +72,19 @@ class Quarantines:
             if imposed:  # also where a port could not be detached
                 self.keep_memory(name)
 
-    def enforce(self) -> None:
+    def enforce(self) -> tuple[VmName, ...]:
         """Bring every VM in quarantine to what it is to be, but for ports: whoever reconciles them takes them down. One
-        with which that fails does not hold up the others, and the audit log says why."""
+        with which that fails does not hold up the others, and the audit log says why. Returns those."""
+        failed = []
         for status in self.states.statuses():
             if status.quarantine is not None and status.quarantine.cuts_off:
                 try:
                     self._settle(status.name, status.quarantine, "its quarantine demands it")
-                    self._told.pop(status.name, None)
                 except ShamonError as error:
-                    if self._told.get(status.name) != str(error):
-                        self._told[status.name] = str(error)
-                        self.audit("vm.quarantine-failed", status.name, {"reason": str(error)})
+                    self._told.failed("vm.quarantine-failed", status.name, error)
+                    failed.append(status.name)
+        self._told.over_but_for(failed)
+        return tuple(failed)
 
     def keep_memory(self, name: VmName) -> None:
         """Write the memory of a VM to a file, if that was asked for and not done; it may take minutes.
@@ -106,14 +113,29 @@ class Quarantines:
                 ) from failed
             return
 
-    def require_not_writing(self, name: VmName) -> None:
-        """Raises Refused while the memory of a VM is written."""
+    def require_kept(self, name: VmName) -> None:
+        """Raises Refused while the memory of a VM is to be kept and is not: nobody may change it, or take it away."""
         if name in self._writing:
             raise Refused(
                 "the memory of the VM is being written",
                 where=name,
                 remedy="Try again when it is kept; `shamon vms --json` says so.",
             )
+        quarantine = self.states.quarantine(name)
+        if quarantine is not None and quarantine.waits and self.states.find(name) is not None:
+            raise Refused(
+                "the memory of the VM is to be kept, and is not yet",
+                where=name,
+                found=quarantine.not_kept,
+                remedy=f"To do without it, or to try again: `shamon vm quarantine {name} --reason TEXT`, without "
+                "--keep-memory or with it.",
+            )
+
+    def settle_destroyed(self, name: VmName) -> None:
+        """Of a VM whose quarantine is to destroy it nothing is left, however far that came before."""
+        wanted = self.states.quarantine(name)
+        if wanted is not None and wanted.grade is Grade.DESTROY:
+            self._settle(name, wanted, "its quarantine demands it")
 
     def set_aside(self, name: VmName, wanted: Quarantine) -> Quarantine:
         """Move the overlay of a VM whose domain is gone to where things are kept, and note that."""
@@ -153,6 +175,7 @@ class Quarantines:
             grade=chosen,
             reason=reason,
             since=moment(self.wall_s()),
+            mark=self.new_mark(),
             memory=Memory.ASKED if keep.memory else Memory.NOT_ASKED,
             disk=keep.disk or (before is not None and before.disk),
             resumes=(runs and keep.memory) or (before is not None and before.resumes),

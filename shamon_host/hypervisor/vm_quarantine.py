@@ -31,6 +31,9 @@ class Quarantine:
     reason: str
     since: str
     """When it was asked for, in UTC: `20261130T114730Z`. In the names of what is kept, too."""
+    mark: str = ""
+    """Tells it from every other one, whatever the clock said; in the names of what is kept, too. Empty in records from
+    before there were marks."""
     memory: Memory = Memory.NOT_ASKED
     not_kept: str = ""
     """Why the memory could not be kept."""
@@ -63,7 +66,11 @@ class Quarantine:
 
     def file(self, vm: VmName, what: str) -> str:
         """The name of the file for what is kept, `memory` or `disk`."""
-        return f"{vm}-{self.since}.{what}"
+        return "-".join([vm, *filter(None, (self.since, self.mark))]) + f".{what}"
+
+    def is_same_as(self, other: Self | None) -> bool:
+        """Whether it is the other one, however far that has come."""
+        return other is not None and (self.since, self.mark, self.grade) == (other.since, other.mark, other.grade)
 
     def to_document(self) -> dict[str, Any]:
         return asdict(self) | {"kept": list(self.kept)}

@@ -173,6 +173,11 @@ class VmStates:
         base = self._document(name).get("base")
         return None if base is None else str(base)
 
+    def replacing(self, name: VmName) -> str | None:
+        """Why the VM is being replaced; None when it is not."""
+        reason = self._document(name).get("replacing")
+        return None if reason is None else str(reason)
+
     def needs_fresh(self, name: VmName) -> bool:
         """Whether a replacement of the VM was begun and did not get to its fresh overlay."""
         return bool(self._document(name).get("fresh"))

@@ -7,21 +7,23 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import FlaskContext, TypeName, VmName
-from shamon_host.domain.policy import Policy, Renames, VmEntry
+from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainReport, DomainState, Hypervisor, Images, disks_listed
 from shamon_host.hypervisor.quarantines import NOTHING, Keep, Quarantines
+from shamon_host.hypervisor.told_once import ToldOnce
 from shamon_host.hypervisor.vm_disks import VmDisks
 from shamon_host.hypervisor.vm_quarantine import Quarantine
 from shamon_host.hypervisor.vm_spec import VmSettings, vm_spec
@@ -53,9 +55,15 @@ class VmManager:
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
     quarantines: Quarantines = field(init=False)
+    resisting: frozenset[VmName] = field(default=frozenset(), init=False)
+    """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
+    _forbidden_still: set[VmName] = field(default_factory=set, init=False, repr=False)
+    """What the policy does not permit and could not be destroyed."""
+    _told: ToldOnce = field(init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
+        self._told = ToldOnce(audit=self.audit)
         self.quarantines = Quarantines(
             states=self.states,
             images=self.images,
@@ -68,22 +76,32 @@ class VmManager:
     def start(self, name: VmName, *, release: bool = True) -> DomainReport:
         """Start a VM, resume it when it is suspended, release it when it is in quarantine.
 
-        Without `release`, a quarantine that is a note alone stays, and any other one is no start. Raises Refused (the
-        monitor, or that), NotTrusted (image or label), BackendFailed.
+        Without `release`, a quarantine that is a note alone stays, and any other one is no start. With it, one is
+        released that was there when this was asked for, and no other. Raises Refused (the monitor, or that, or memory
+        that is still to be kept), NotTrusted (image or label), BackendFailed.
         """
+        seen = self.states.quarantine(name)
         self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
-            running = self.states.find(name)
             self._require_not_moving(name)
-            self.quarantines.require_not_writing(name)
+            self.quarantines.require_kept(name)
             quarantine = self.states.quarantine(name)
             if quarantine is not None and quarantine.cuts_off and not release:
                 raise Refused("the VM is in quarantine", where=name, found=quarantine.reason)
+            if quarantine is not None and release and not quarantine.is_same_as(seen):
+                raise Refused(
+                    "the VM was put in quarantine while it was to be started",
+                    where=name,
+                    found=quarantine.reason,
+                    remedy="Look at it; `shamon vm start` again releases it.",
+                )
             self._permit(entry)
             stays = None if release else quarantine
             if quarantine is not None and release:
                 self.audit("vm.release", name, {"quarantined": quarantine.reason, "grade": quarantine.grade})
+                self.quarantines.settle_destroyed(name)
+            running = self.states.find(name)
             if running is None:
                 return self._start_new(entry, fresh=self.states.needs_fresh(name), quarantine=stays)
             self._verify(running)
@@ -104,9 +122,11 @@ class VmManager:
             return domain if runs else self.start(name, release=False)
 
     def stop(self, name: VmName) -> None:
-        """Destroy the domain; its overlay stays, and so does its quarantine."""
+        """Destroy the domain; its overlay stays, and so does its quarantine. Raises Refused while its memory is to be
+        kept, and BackendFailed."""
         with self._lock:
             self.states.entry(name)
+            self.quarantines.require_kept(name)
             self.audit("vm.stop", name, {})
             self.states.note(name, wanted=False, quarantine=self.states.quarantine(name))
             self._hypervisor.destroy(name)
@@ -138,32 +158,49 @@ class VmManager:
     def replace(self, name: VmName, reason: str) -> DomainReport:
         """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
 
-        It is destroyed also when no clean one may be started. Raises as `start` does. A replacement that is cut short
-        is finished by `finish`, or by whatever starts the VM next.
+        It is destroyed also when no clean one may be started. Raises as `start` does, and Refused where somebody asks
+        for something else before the clean one starts. A replacement that is cut short is finished by `finish`, or by
+        whatever starts the VM next.
         """
         laps = Laps()
         with self._lock:
             self.states.entry(name)
             self._require_not_moving(name)
-            self.quarantines.require_not_writing(name)
+            self.quarantines.require_kept(name)
             self.audit("vm.replace", name, {"reason": reason})
+            ends = self.states.quarantine(name)
             self.states.note_replacing(name, reason)
             self._hypervisor.destroy(name)
             laps.lap("destroyed")
-        try:
-            self.disks.read_pinned(name)
-            with self._lock:
+        self.disks.read_pinned(name)
+        with self._lock:
+            self._require_replacing(name, reason)
+            try:
                 entry = self.states.entry(name)
                 self._permit(entry)
                 laps.lap("permitted")
-                report = self._start_new(entry, fresh=True, laps=laps)
-        except ShamonError:
-            self.states.note_not_replacing(name)
-            raise
+                now = self.states.quarantine(name)
+                stays = None if now is None or now.is_same_as(ends) else now  # a note that was made meanwhile
+                report = self._start_new(entry, fresh=True, quarantine=stays, laps=laps)
+            except ShamonError:
+                self.states.note_not_replacing(name)
+                raise
         self.audit("vm.replaced", name, {"image": self.states.overlay_of(name), "ms": laps.parts_ms})
         for part, took_ms in {**laps.parts_ms, "connected": laps.total_ms}.items():
             self.measured(f"replacement: {part}", took_ms)
         return report
+
+    def _require_replacing(self, name: VmName, reason: str) -> None:
+        """Raises Refused where somebody has asked for something else since this replacement began."""
+        self.quarantines.require_kept(name)
+        if self.states.replacing(name) != reason:
+            quarantine = self.states.quarantine(name)
+            raise Refused(
+                "something else was asked for while the VM was being replaced, and that counts",
+                where=name,
+                found=f"in quarantine: {quarantine.reason}" if quarantine else "",
+                remedy="See `shamon vms` and the audit log; whatever starts it next starts a clean one.",
+            )
 
     def finish(self) -> None:
         """At a start of the daemon: finish replacements that an earlier run of it began, and write the memory that it
@@ -198,32 +235,55 @@ class VmManager:
 
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
-        own (it may have been started by hand); bring what is in quarantine back to what that demands. Returns what was
-        destroyed for its label or its disks."""
-        destroyed = []
+        own (it may have been started by hand), and every domain that the policy does not know; bring what is in
+        quarantine back to what that demands. One with which that fails does not hold up the others: it is in the audit
+        log, once, and in `resisting`. Returns what was destroyed."""
         with self._lock:
-            for report in self.states.active():
-                entry = self.states.policy().vms.get(report.name)
-                if entry is None:
-                    continue
-                owner = self.states.policy().host_of(entry.name)
-                expected = self.states.context(entry.name) if owner == self.states.host else None
-                if expected is None or report.context != expected:
-                    self.audit(
-                        "vm.mislabelled",
-                        report.name,
-                        {"expected": str(expected or f"to run on {owner}"), "found": str(report.context)},
-                    )
+            active = self.states.active()
+            destroyed, failed = self._destroy_each(active, self._why_not_here)
+            self._forbidden_still &= {report.name for report in active} - set(destroyed)
+            self.resisting = frozenset({*failed, *self.quarantines.enforce()})
+        return destroyed
+
+    def _why_not_here(self, report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
+        """Why a domain must go, as the kind and the detail of a record of the audit log."""
+        name, policy = report.name, self.states.policy()
+        entry = policy.vms.get(name)
+        if entry is None:  # judged like any start: somebody started it past this program
+            return "vm.stranger", self._decide(policy, name).as_detail()
+        owner = policy.host_of(name)
+        expected = self.states.context(name) if owner == self.states.host else None
+        if expected is None or report.context != expected:
+            words = str(expected or f"to run on {owner}")
+            return "vm.mislabelled", {"expected": words, "found": str(report.context)}
+        if name in self._forbidden_still:
+            decision = self._forbidden(policy, report, labels=True)
+            if decision is not None:
+                return "vm.forbidden", decision.as_detail()
+            self._forbidden_still.discard(name)
+        if report.state is DomainState.PAUSED and self._stands_still(name):
+            return None  # it does nothing, and is kept as it is until it is started, replaced or stopped
+        return None if self._has_its_disks(report) else ("vm.other-disks", self._disks_detail(report))
+
+    def _destroy_each(
+        self, reports: Iterable[DomainReport], why: Callable[[DomainReport], tuple[str, Mapping[str, Any]] | None]
+    ) -> tuple[tuple[VmName, ...], tuple[VmName, ...]]:
+        """Destroy every domain for which `why` has a reason, each by itself; which are gone, and with which that
+        failed."""
+        destroyed, failed = [], []
+        for report in reports:
+            try:
+                reason = why(report)
+                if reason is not None:
+                    kind, detail = reason
+                    self._told(kind, report.name, detail)
                     self._hypervisor.destroy(report.name)
                     destroyed.append(report.name)
-                elif report.state is DomainState.PAUSED and self._stands_still(entry.name):
-                    continue  # it does nothing, and is kept as it is until it is started, replaced or stopped
-                elif not self._has_its_disks(report):
-                    self.audit("vm.other-disks", report.name, self._disks_detail(report))
-                    self._hypervisor.destroy(report.name)
-                    destroyed.append(report.name)
-            self.quarantines.enforce()
-        return tuple(destroyed)
+            except ShamonError as error:
+                self._told.failed("vm.not-destroyed", report.name, error)
+                failed.append(report.name)
+        self._told.over_but_for(failed)
+        return tuple(destroyed), tuple(failed)
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted of VMs."""
@@ -232,26 +292,25 @@ class VmManager:
 
     def stop_forbidden(self, before: Policy | None = None) -> tuple[VmName, ...]:
         """Destroy every VM of this host that the policy in force now does not permit, or not with the interfaces that
-        it runs with. Returns their names.
+        it runs with. Returns their names. What cannot be destroyed does not hold up the rest: the audit log says so,
+        and `enforce_labels` tries again.
 
         `before`: the policy that was in force until now; then also what runs under another label than it would get.
         None at a start, where `enforce_labels` follows: VMs that this host ever started, and those of its label map.
         """
-        stopped = []
         with self._lock:
             policy = self.states.policy()
             ours = {*self.states.label_map().vms, *self.states.noted()}
             if before is not None:
                 ours.update(before.vms)
-            for report in self.states.active():
-                if report.name not in ours:
-                    continue
+
+            def why(report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
                 decision = self._forbidden(policy, report, labels=before is not None)
-                if decision is not None:
-                    self.audit("vm.forbidden", report.name, decision.as_detail())
-                    self._hypervisor.destroy(report.name)
-                    stopped.append(report.name)
-        return tuple(stopped)
+                return None if decision is None else ("vm.forbidden", decision.as_detail())
+
+            stopped, failed = self._destroy_each([each for each in self.states.active() if each.name in ours], why)
+            self._forbidden_still = set(failed)
+        return stopped
 
     def adopt_disk(self, name: str) -> None:
         """Let the file that lies at its path be a disk of VMs of this host, though another one was. Raises BadInput,
@@ -285,7 +344,7 @@ class VmManager:
         """`quarantine`: the one that it is in from now on, a note alone."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
-        self._hypervisor.destroy(name)  # a definition that somebody left behind
+        self._hypervisor.destroy(name)  # what is left of one that ended
         if fresh or overlay is None:
             overlay = self._fresh_overlay(entry, laps)
         disks = self.disks.prepare(name)
@@ -322,13 +381,16 @@ class VmManager:
     def _fresh_overlay(self, entry: VmEntry, laps: Laps) -> str:
         """A new overlay above the pinned image; one that is kept for forensics is moved aside."""
         name, pin = entry.name, self.states.policy().images[entry.image]
-        self.images.verify(entry.image, pin.sha256)
-        laps.lap("image verified")
         quarantine = self.states.quarantine(name)
         if quarantine is not None and quarantine.disk:
             self.quarantines.set_aside(name, quarantine)
         self.states.note_overlay(name, None)
-        overlay = self.images.fresh_overlay(name, entry.image)
+        try:
+            overlay = self.images.fresh_overlay(name, entry.image, pin.sha256)
+        except ShamonError:
+            if self.images.overlay(name) is None:
+                self.states.note_overlay(name, "")
+            raise
         self.states.note_overlay(name, pin.sha256)
         laps.lap("overlay made")
         return overlay
@@ -391,7 +453,8 @@ class VmManager:
         """
         entry = self.states.entry(report.name)
         wanted = self.states.context(entry.name)
-        mac = "FLASK" if isinstance(wanted, FlaskContext) else "SELinux"
+        on_xen = isinstance(wanted, FlaskContext)
+        mac = "FLASK" if on_xen else "SELinux"
         decision = monitor.label_vm(self.states.policy(), entry.name, wanted=wanted, found=report.context)
         self.audit(decision.check, entry.name, decision.as_detail())
         if not decision.permitted:
@@ -401,7 +464,9 @@ class VmManager:
                 where=entry.name,
                 expected=str(wanted),
                 found=str(report.context or "no label"),
-                remedy=f"{mac} must be enforcing, with the policy modules of this program and of libvirt loaded.",
+                remedy="FLASK must be enforcing, with the policy of this host loaded into Xen: see `shamon status`."
+                if on_xen
+                else "SELinux must be enforcing, with the policy modules of this program and of libvirt loaded.",
             )
         if not report.enforced:
             raise NotTrusted(
@@ -440,9 +505,9 @@ class VmManager:
     def _report(self, name: VmName) -> DomainReport:
         report = self.states.find(name)
         if report is None:
-            raise BackendFailed(
-                "the VM ended right after it was started", where=name, remedy="See its log in /var/log/libvirt/qemu."
-            )
+            on_xen = self.states.policy().hypervisor_of(self.states.host) is HypervisorKind.XEN
+            logs = "/var/log/libvirt/libxl and /var/log/xen" if on_xen else "/var/log/libvirt/qemu"
+            raise BackendFailed("the VM ended right after it was started", where=name, remedy=f"See its log in {logs}.")
         return report
 
     @property

@@ -80,13 +80,16 @@ class XenControl:
         self._handle: int | None = None
 
     def domains(self) -> Iterator[XenDomain]:
-        """Every domain of the hypervisor, dom0 too, dying ones too."""
+        """Every domain of the hypervisor, dom0 too, dying ones too. One that FLASK does not show ends the list with an
+        error, as there may be others behind it."""
         first = 0
         while True:
             info = _DomainInfo()
             count = self._call("xc_domain_getinfo", ctypes.c_uint32(first), ctypes.c_uint(1), ctypes.byref(info))
-            if count < 1:
+            if count < 1 and ctypes.get_errno() == errno.ESRCH:
                 return
+            if count < 1:
+                raise self._failed("xc_domain_getinfo")
             yield XenDomain(
                 number=info.domid,
                 uuid=str(uuid.UUID(bytes=bytes(info.handle))),
@@ -135,9 +138,11 @@ class XenControl:
                 ctypes.byref(value),
                 ctypes.byref(pending),
             ):
-                return found
+                if ctypes.get_errno() == errno.ENOENT:
+                    return found
+                raise self._failed("xc_flask_getbool_byid")
             found[name.value.decode("ascii", "backslashreplace")] = bool(value.value)
-        return found
+        raise BackendFailed("the hypervisor's policy has too many booleans", expected=f"fewer than {_MOST_BOOLEANS}")
 
     def load(self, policy: bytes) -> None:
         """Replace the hypervisor's policy by this binary one; it keeps the old one where it refuses it."""

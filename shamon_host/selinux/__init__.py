@@ -11,6 +11,7 @@ from importlib.resources import files
 
 LINK_MODULE = "shamon"
 KVM_MODULE = "kvm_host"
+XEN_MODULE = "xen_host"
 PRIORITY = 400
 """At which the modules are installed: above the distribution's own (100), the default of semodule(8)."""
 

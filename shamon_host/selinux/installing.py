@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 
 from shamon_host.domain.errors import BackendFailed, Refused
-from shamon_host.selinux import DAEMON_TYPE, KVM_MODULE, LINK_MODULE, PRIORITY, PolicyModule
+from shamon_host.selinux import DAEMON_TYPE, KVM_MODULE, LINK_MODULE, PRIORITY, XEN_MODULE, PolicyModule
 from shamon_host.selinux.checking import check_host
 from shamon_host.selinux.file_labels import expected_type
 from shamon_host.selinux.least_privilege import least_privilege_findings
@@ -181,6 +181,6 @@ def _state(module: PolicyModule, present: Mapping[str, str], *, loaded: bool) ->
     return "will take the place of another version"
 
 
-def modules_named(*, kvm: bool) -> tuple[str, ...]:
-    """Which modules a command is about."""
-    return (LINK_MODULE, KVM_MODULE) if kvm else (LINK_MODULE,)
+def modules_named(*, kvm: bool = False, xen: bool = False) -> tuple[str, ...]:
+    """Which modules a command is about. On Xen, libvirt needs what it needs for KVM too."""
+    return (LINK_MODULE, *([KVM_MODULE] if kvm or xen else []), *([XEN_MODULE] if xen else []))

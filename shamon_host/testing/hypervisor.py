@@ -81,6 +81,7 @@ class MemoryHypervisor:
         self._set(name, DomainState.PAUSED)
 
     def destroy(self, name: VmName) -> None:
+        """All of its domains are transient, so there is no definition."""
         domain = self._domains.pop(name, None)
         if domain is not None:
             self._unplug(domain)

@@ -46,9 +46,10 @@ class MemoryImages:
                 found=f"sha256 {found}",
             )
 
-    def fresh_overlay(self, vm: VmName, image: str) -> str:
+    def fresh_overlay(self, vm: VmName, image: str, sha256: str) -> str:
+        self.verify(image, sha256)
         path = f"/overlays/{vm}.qcow2"
-        self.overlays[path] = MemoryOverlay(base_sha256=hashlib.sha256(self._clean(image)).hexdigest())
+        self.overlays[path] = MemoryOverlay(base_sha256=sha256)
         return path
 
     def overlay(self, vm: VmName) -> str | None:

@@ -49,7 +49,7 @@ def uki_file(*, stub: bytes, kernel: bytes, initrd: bytes, cmdline: str) -> byte
 
 def xen_file(*, xen: bytes, flask: bytes, kernel: bytes, initrd: bytes, cmdline: str) -> bytes:
     """A unified image of Xen: the hypervisor with its configuration, its FLASK policy, dom0's kernel and initramfs."""
-    config = f"[host]\noptions=flask=enforcing\nkernel=kernel {cmdline}\nramdisk=initrd\n"
+    config = f"[global]\ndefault=host\n[host]\noptions=flask=enforcing\nkernel=kernel {cmdline}\nramdisk=initrd\n"
     return pe_file(
         {".text": xen, ".config": config.encode(), ".xsm": flask, ".kernel": kernel, ".ramdisk": initrd},
     )

@@ -64,7 +64,7 @@ class ImagesContract:
         with pytest.raises(BadInput, match=MISSING_IMAGE):
             shelf.images.verify(MISSING_IMAGE, shelf.pin())
         with pytest.raises(BadInput, match=MISSING_IMAGE):
-            shelf.images.fresh_overlay(WEB, MISSING_IMAGE)
+            shelf.images.fresh_overlay(WEB, MISSING_IMAGE, shelf.pin())
         assert shelf.images.overlay(WEB) is None
 
     def test_no_overlay_at_first(self, shelf: Shelf) -> None:
@@ -72,13 +72,13 @@ class ImagesContract:
         shelf.images.discard(WEB)
 
     def test_each_vm_has_its_own_overlay(self, shelf: Shelf) -> None:
-        web, db = (shelf.images.fresh_overlay(vm, IMAGE) for vm in (WEB, DB))
+        web, db = (shelf.images.fresh_overlay(vm, IMAGE, shelf.pin()) for vm in (WEB, DB))
         assert web != db
         assert (shelf.images.overlay(WEB), shelf.images.overlay(DB)) == (web, db)
         assert shelf.base_sha256(web) == shelf.base_sha256(db) == shelf.pin()
 
     def test_what_a_vm_writes_stays_in_its_overlay(self, shelf: Shelf) -> None:
-        web, db = (shelf.images.fresh_overlay(vm, IMAGE) for vm in (WEB, DB))
+        web, db = (shelf.images.fresh_overlay(vm, IMAGE, shelf.pin()) for vm in (WEB, DB))
         assert not shelf.is_written(web)
         shelf.write(web)
         assert shelf.is_written(web)
@@ -86,28 +86,43 @@ class ImagesContract:
         shelf.images.verify(IMAGE, shelf.pin())
 
     def test_fresh_overlay_has_nothing_of_the_old_one(self, shelf: Shelf) -> None:
-        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE))
-        fresh = shelf.images.fresh_overlay(WEB, IMAGE)
+        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE, shelf.pin()))
+        fresh = shelf.images.fresh_overlay(WEB, IMAGE, shelf.pin())
         assert shelf.images.overlay(WEB) == fresh
         assert not shelf.is_written(fresh)
 
+    def test_what_changed_since_it_was_verified_is_not_run(self, shelf: Shelf) -> None:
+        """Whoever else verifies it meanwhile, and whatever that says."""
+        pin = shelf.pin()
+        kept = shelf.images.fresh_overlay(WEB, IMAGE, pin)
+        shelf.write(kept)
+        shelf.images.verify(IMAGE, pin)
+        shelf.damage_clean_image()
+        for vm in (WEB, DB):
+            with pytest.raises(NotTrusted, match="not the pinned one"):
+                shelf.images.fresh_overlay(vm, IMAGE, pin)
+            with pytest.raises(NotTrusted):
+                shelf.images.verify(IMAGE, pin)
+        assert (shelf.images.overlay(WEB), shelf.images.overlay(DB)) == (kept, None)
+        assert shelf.is_written(kept), "the old one is as it was"
+
     def test_discards(self, shelf: Shelf) -> None:
-        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE))
-        kept = shelf.images.fresh_overlay(DB, IMAGE)
+        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE, shelf.pin()))
+        kept = shelf.images.fresh_overlay(DB, IMAGE, shelf.pin())
         for _ in range(2):
             shelf.images.discard(WEB)
         assert shelf.images.overlay(WEB) is None
         assert shelf.images.overlay(DB) == kept
-        assert not shelf.is_written(shelf.images.fresh_overlay(WEB, IMAGE))
+        assert not shelf.is_written(shelf.images.fresh_overlay(WEB, IMAGE, shelf.pin()))
 
     def test_what_is_set_aside_stays_as_it_was(self, shelf: Shelf) -> None:
         assert shelf.images.set_aside(WEB, "web-1.disk") is None
-        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE))
+        shelf.write(shelf.images.fresh_overlay(WEB, IMAGE, shelf.pin()))
         kept = shelf.images.set_aside(WEB, "web-1.disk")
         assert kept == shelf.images.kept_path("web-1.disk")
         assert shelf.images.overlay(WEB) is None
         assert shelf.images.set_aside(WEB, "web-1.disk") == kept, "it was moved before"
-        fresh = shelf.images.fresh_overlay(WEB, IMAGE)
+        fresh = shelf.images.fresh_overlay(WEB, IMAGE, shelf.pin())
         assert not shelf.is_written(fresh)
         with pytest.raises(BackendFailed):
             shelf.images.set_aside(WEB, "web-1.disk")
@@ -120,7 +135,7 @@ class ImagesContract:
         """Here from one VM to another: what came in is the other one's disk once it is placed, and not before."""
         images = shelf.images
         assert images.outgoing(WEB) == images.size(WEB) == 0
-        shelf.write(images.fresh_overlay(WEB, IMAGE))
+        shelf.write(images.fresh_overlay(WEB, IMAGE, shelf.pin()))
         size = images.outgoing(WEB)
         assert size == images.size(WEB)
         content = images.read(WEB, 0, size + 1)
@@ -143,8 +158,8 @@ class ImagesContract:
 
     def test_what_comes_in_takes_the_place_of_what_was_there(self, shelf: Shelf) -> None:
         images = shelf.images
-        shelf.write(images.fresh_overlay(WEB, IMAGE))
-        placed = images.fresh_overlay(DB, IMAGE)
+        shelf.write(images.fresh_overlay(WEB, IMAGE, shelf.pin()))
+        placed = images.fresh_overlay(DB, IMAGE, shelf.pin())
         content = images.read(WEB, 0, images.outgoing(WEB))
         images.begin_incoming(DB, len(content))
         images.write_incoming(DB, 0, content)

@@ -73,7 +73,7 @@ class TestOverlayImages(ImagesContract):
     def test_qemu_can_walk_to_an_overlay_whatever_the_umask(self, overlays: OverlayShelf) -> None:
         before = os.umask(0o077)
         try:
-            overlays.images.fresh_overlay(WEB, IMAGE)
+            overlays.images.fresh_overlay(WEB, IMAGE, overlays.pin())
         finally:
             os.umask(before)
         assert stat.S_IMODE(overlays.images.directory.stat().st_mode) == 0o711
@@ -81,15 +81,16 @@ class TestOverlayImages(ImagesContract):
     def test_left_overs_of_a_crash_do_not_matter(self, overlays: OverlayShelf) -> None:
         overlays.images.directory.mkdir()
         (overlays.images.directory / "web.new").write_bytes(b"half an overlay")
-        assert not overlays.is_written(overlays.images.fresh_overlay(WEB, IMAGE))
+        assert not overlays.is_written(overlays.images.fresh_overlay(WEB, IMAGE, overlays.pin()))
         assert [path.name for path in overlays.images.directory.iterdir()] == ["web.qcow2"]
 
     def test_failed_overlay_leaves_the_old_one(self, overlays: OverlayShelf) -> None:
-        kept = overlays.images.fresh_overlay(WEB, IMAGE)
+        pin = overlays.pin()
+        kept = overlays.images.fresh_overlay(WEB, IMAGE, pin)
         overlays.write(kept)
         overlays.clean.unlink()
-        with pytest.raises(BackendFailed, match="qemu-img failed"):
-            overlays.images.fresh_overlay(WEB, IMAGE)
+        with pytest.raises(BackendFailed, match="cannot read the clean image"):
+            overlays.images.fresh_overlay(WEB, IMAGE, pin)
         overlays.clean.write_bytes(bytes(_SIZE))
         assert overlays.images.overlay(WEB) == kept
         assert overlays.is_written(kept)
@@ -110,7 +111,7 @@ def test_bad_names(overlays: OverlayShelf, name: str) -> None:
 def test_no_qemu_img(overlays: OverlayShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shamon_host.hypervisor.overlay_images.os.defpath", "/nowhere")
     with pytest.raises(BackendFailed, match="not installed"):
-        overlays.images.fresh_overlay(WEB, IMAGE)
+        overlays.images.fresh_overlay(WEB, IMAGE, overlays.pin())
 
 
 @needs_qemu
@@ -124,7 +125,7 @@ def test_what_comes_from_another_host_stands_on_this_host_s_clean_image(tmp_path
         clean.write_bytes(b"clean".ljust(_SIZE, b"\1"))
         hosts.append(OverlayImages(images={IMAGE: (clean, format_)}, directory=directory / "o", kept=directory / "k"))
     alpha, beta = hosts
-    overlay = alpha.fresh_overlay(WEB, IMAGE)
+    overlay = alpha.fresh_overlay(WEB, IMAGE, file_sha256(tmp_path / "alpha/clean-of-alpha.raw"))
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {_MARK} 65536 4096", overlay], check=True)
     content = alpha.read(WEB, 0, alpha.outgoing(WEB))
     shutil.rmtree(tmp_path / "alpha")

@@ -5,16 +5,19 @@
 import contextlib
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.flask_labels import flask_context
-from shamon_host.domain.labels import UNLABELLED, SelinuxContext, VmName
+from shamon_host.domain.labels import UNLABELLED, FlaskContext, SelinuxContext, VmName
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.ports import DomainState, FlaskPolicy, VmDisk, VmInterface, VmSpec
 from shamon_host.hypervisor.xen_control import XenControl
@@ -169,10 +172,67 @@ class TestLibvirtXen(HypervisorContract):
         assert bench.until(lambda: list(bench.hypervisor.domains()) == [report])
         bench.hypervisor.destroy(stranger.name)
 
-    def test_one_that_takes_a_vms_name(self, bench: Bench, tmp_path: Path) -> None:
-        _create_by_xl(tmp_path, SECOND, label=flask_context("red"))
+    def test_one_that_takes_a_vms_name_and_uuid(self, bench: Bench, tmp_path: Path) -> None:
+        """It is told apart before that VM starts, while it does, and afterwards."""
+        spec = bench.spec(FIRST, number=1)
+        _create_by_xl(tmp_path, "first", label=flask_context("red"), uuid=spec.uuid)
         (stranger,) = bench.hypervisor.domains()
-        assert stranger.name.startswith("xen domain ")
+        assert (stranger.name.startswith("xen domain "), stranger.uuid) == (True, spec.uuid)
+        seen: list[int] = []
+        watching = threading.Event()
+
+        def watch() -> None:
+            while not watching.wait(0.5):
+                seen.append(sum(report.name == stranger.name for report in bench.hypervisor.domains()))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        with contextlib.suppress(BackendFailed):  # libxl may refuse the name that is taken
+            bench.hypervisor.start_paused(spec)
+        watching.set()
+        thread.join()
+        assert seen
+        assert set(seen) == {1}
+        assert stranger.name in {report.name for report in bench.hypervisor.domains()}
+
+    def test_a_guest_that_reboots_is_gone(self, bench: Bench) -> None:
+        """What libxl would start in its place nobody has judged."""
+        report = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        bench.hypervisor.resume(FIRST)
+        bench.let_run()
+        _xl("reboot", "-F", FIRST)
+        assert bench.until(lambda: report.uuid not in {each.uuid for each in bench.hypervisor.domains()})
+        bench.let_run()
+        assert not bench.hypervisor.domains()
+
+    def test_a_domain_whose_label_is_gone(self, bench: Bench, policy: XenFlask) -> None:
+        """Another policy that lacks its type: it is seen, with what is behind it, under no label of a VM, and ended."""
+        report = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        other = bench.hypervisor.start_paused(
+            replace(bench.spec(SECOND, number=2), context=flask_context("unlabelled"))
+        )
+        policy.load(flask_base_source())
+        found = {each.name: each for each in bench.hypervisor.domains()}
+        assert found[SECOND] == other
+        assert found[FIRST].context == FlaskContext(user="system_u", role="system_r", type="unlabeled_t")
+        assert report.context == flask_context("red")
+        bench.hypervisor.destroy(FIRST)
+        assert [each.name for each in bench.hypervisor.domains()] == [SECOND]
+
+    def test_a_definition_of_somebody_else_stays_and_nothing_starts_beside_it(self, bench: Bench) -> None:
+        spec = bench.spec(FIRST, number=1)
+        bench.hypervisor.start_paused(spec)
+        text = run("virsh", "-c", "xen:///system", "dumpxml", FIRST)
+        bench.hypervisor.destroy(FIRST)
+        define = ["virsh", "-q", "-c", "xen:///system", "define", "/dev/stdin"]
+        subprocess.run(define, input=text, check=True, text=True)
+        try:
+            bench.hypervisor.destroy(FIRST)
+            with pytest.raises(BackendFailed, match="undefine"):
+                bench.hypervisor.start_paused(spec)
+        finally:
+            run("virsh", "-q", "-c", "xen:///system", "undefine", FIRST)
+        assert not bench.hypervisor.domains()
 
     def test_a_domain_without_a_label(self, bench: Bench, tmp_path: Path) -> None:
         _create_by_xl(tmp_path, "bare", label=None)
@@ -180,10 +240,12 @@ class TestLibvirtXen(HypervisorContract):
         assert stranger.context == flask_context(UNLABELLED.name)
 
 
-def _create_by_xl(directory: Path, name: str, *, label: object) -> None:
+def _create_by_xl(directory: Path, name: str, *, label: object, uuid: str = "") -> None:
     config = directory / f"{name}.cfg"
-    lines = [f'name="{name}"', 'type="pv"', f'kernel="{APP}/vmlinux"', f'ramdisk="{APP}/initrd"', "memory=64"]
-    config.write_text("\n".join([*lines, *([f'seclabel="{label}"'] if label else []), ""]))
+    lines = [f'name="{name}"', 'type="pv"', f'kernel="{APP}/vmlinux"', f'ramdisk="{APP}/initrd"', "memory=128"]
+    lines += [f'seclabel="{label}"'] if label else []
+    lines += [f'uuid="{uuid}"'] if uuid else []
+    config.write_text("\n".join([*lines, ""]))
     _xl("create", "-q", "-p", str(config))
 
 

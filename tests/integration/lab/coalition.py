@@ -75,7 +75,11 @@ class Coalition:
         self._images: dict[str, BootImage] = {}
         self._policies, self._programs = dict(policies or {}), dict(programs or {})
         self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
-        self.policy = story_policy(image_sha256=self.image_sha256, timing=timing)
+        self.policy = story_policy(
+            image_sha256=self.image_sha256,
+            timing=timing,
+            hypervisors={name: lab.host(name).platform for name in hosts},
+        )
         for old, new in changes:
             if old not in self.policy:
                 raise LabError(f"the story's policy does not say {old!r}")

@@ -8,10 +8,13 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from shamon_host.cli.demo_screen import PlainObserver
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.story import Story
+from shamon_host.testing.story_policy import HOST_ADDRESSES
 from shamon_host.testing.story_report import Observer, StoryReport
 from shamon_host.testing.world import Fault
 from tests.integration.lab.images import host_images
@@ -19,6 +22,14 @@ from tests.integration.lab.lab import Lab
 from tests.integration.lab.story_world import LabWorld
 
 CORE_FAULTS = (Fault.PROGRAM,)
+_NAMES = tuple(HOST_ADDRESSES)
+
+
+def lab_of(kinds: Sequence[HypervisorKind], *, keep: Path | None = None) -> Lab:
+    """A lab whose hosts, in the story's order, run these hypervisors; the last kind goes for those that are left."""
+    chosen = [*kinds, *[kinds[-1]] * len(_NAMES)]
+    xen = [name for name, kind in zip(_NAMES, chosen, strict=False) if kind is HypervisorKind.XEN]
+    return Lab(host_images(), keep=keep, xen_images=host_images(HypervisorKind.XEN) if xen else None, xen=xen)
 
 
 def play(lab: Lab, *, faults: tuple[Fault, ...], observer: Observer) -> StoryReport:
@@ -34,14 +45,26 @@ def main() -> int:
     parser.add_argument(
         "--logs", type=Path, metavar="DIR", help="keep the hosts' consoles and the wire's capture there"
     )
+    parser.add_argument(
+        "--hosts",
+        type=_kinds,
+        default=(HypervisorKind.QEMU,),
+        metavar="KIND,...",
+        help="what alpha, beta and gamma run: qemu (or kvm) or xen; the last goes for those that are left",
+    )
     arguments = parser.parse_args()
-    with Lab(host_images(), keep=arguments.logs) as lab:
+    with lab_of(arguments.hosts, keep=arguments.logs) as lab:
         print(f"three hosts under {lab.accelerator}; the first steps take minutes", flush=True)
         report = play(lab, faults=tuple(Fault) if arguments.full else CORE_FAULTS, observer=PlainObserver())
     print(f"{sum(step.ok for step in report.steps)} of {len(report.steps)} steps held. {dict(report.figures)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     return 0 if report.ok else 1
+
+
+def _kinds(text: str) -> tuple[HypervisorKind, ...]:
+    """Raises ValueError, which argparse tells."""
+    return tuple(HypervisorKind("qemu" if word == "kvm" else word) for word in text.split(","))
 
 
 if __name__ == "__main__":

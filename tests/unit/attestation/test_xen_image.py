@@ -8,7 +8,15 @@ import pytest
 from shamon_host.attestation.authenticode import PeError, PeImage
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.uki import UkiError
-from shamon_host.attestation.xen_image import SECTIONS, expected_pcr4_events, is_xen_image, pcr_values
+from shamon_host.attestation.xen_image import (
+    SECTIONS,
+    command_lines,
+    expected_pcr4_events,
+    is_xen_image,
+    pcr_values,
+    require_command_line,
+)
+from shamon_host.domain.errors import NotTrusted
 from shamon_host.testing.machine import BootImage
 from shamon_host.testing.uki_file import pe_file
 
@@ -47,3 +55,41 @@ def test_images_are_told_apart() -> None:
     assert not is_xen_image(BootImage().file())
     with pytest.raises(PeError):
         is_xen_image(b"MZ")
+
+
+CONFIG = (
+    b"[global]\ndefault=x\n[x]\noptions=flask=enforcing com1=1,8n1\nkernel=vmlinuz root=/dev/vda a=b\nramdisk=initrd\n"
+)
+
+
+def with_config(config: bytes) -> bytes:
+    parsed = PeImage.parse(IMAGE)
+    return pe_file(
+        {name: config if name == ".config" else parsed.content(name) or b"" for name in (".text", *SECTIONS)}
+    )
+
+
+def test_command_lines_are_those_of_the_configuration() -> None:
+    image = with_config(CONFIG)
+    assert command_lines(image) == ("flask=enforcing com1=1,8n1", "root=/dev/vda a=b")
+    require_command_line(image, "root=/dev/vda a=b\n")
+    with pytest.raises(NotTrusted, match="other words than the image has"):
+        require_command_line(image, "root=/dev/vda a=b init=/bin/sh\n")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"",
+        b"[x]\nkernel=vmlinuz\n",
+        CONFIG + b"ucode=other\n",
+        CONFIG + b"xsm=other\n",
+        CONFIG + b"[y]\noptions=flask=permissive\n",
+        CONFIG.replace(b"default=x", b"default=x\nchain=other.cfg"),
+        CONFIG.replace(b"ramdisk=initrd\n", b""),
+        b"\xff\n" + CONFIG,
+    ],
+)
+def test_a_configuration_that_reads_more_than_the_image(config: bytes) -> None:
+    with pytest.raises(UkiError, match=r"configuration of Xen|not whole"):
+        pcr_values(with_config(config))

@@ -1,4 +1,5 @@
-"""`shamon status` says whether Xen enforces the policy, and what else it found there."""
+"""`shamon status` says whether Xen enforces the policy, what else it found there, and what does not let itself be
+stopped."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,16 @@ STATUS: dict[str, Any] = {
     "peers": {},
     "refused_by": {},
     "no_links_because": "",
+    "resisting": [],
     "figures": {},
 }
+
+
+def test_what_should_be_gone_and_is_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = SimpleNamespace(get=lambda _: STATUS | {"flask": None, "resisting": ["web", "xen domain 7"]})
+    monkeypatch.setattr(operate, "daemon_client", lambda _: answers)
+    assert main(["status"]) == 0
+    assert "cannot be stopped: web, xen domain 7; see the audit log\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_how_long_a_replacement_took() -> None:
         assert (await ask(world, "/v1/vms/web/replace", reason="to see")).status == 200
         (done,) = records(world.alpha, "vm.replaced", "web")
         assert done["image"] == sha256_of(CLEAN_IMAGE)
-        parts = {"destroyed", "permitted", "image verified", "overlay made", "started, paused", "label read back"}
+        parts = {"destroyed", "permitted", "overlay made", "started, paused", "label read back"}
         assert set(done["ms"]) == {*parts, "resumed"}
         assert "replacement: connected" in daemon(world.alpha).figures.summary()
 

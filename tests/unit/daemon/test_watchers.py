@@ -83,6 +83,42 @@ def test_a_vm_relabelled_before_the_daemon_listened_is_destroyed_at_its_start() 
     play(test)
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_vm_that_cannot_be_destroyed_is_no_secret_and_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch, *, restarts: bool
+) -> None:
+    """The daemon comes up, repairs the kernel, and tries again by itself."""
+
+    async def test(world: DaemonWorld) -> None:
+        alpha = world.alpha
+        await world.pair_with_link()
+        if restarts:
+            await alpha.kill_daemon()
+
+        def refused(name: VmName) -> None:
+            raise BackendFailed("permission denied", where=name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(alpha.hypervisor, "destroy", refused)
+            alpha.hypervisor.relabel(WEB, FOREIGN)
+            if restarts:
+                await alpha.start_daemon()
+            await world.wait(20)
+            assert [report.name for report in alpha.hypervisor.domains()] == [WEB]
+            assert (await alpha.ask("status")).value["resisting"] == ["web"]
+            assert len(records(alpha, "vm.mislabelled", "web")) == 1
+            assert len(records(alpha, "vm.not-destroyed", "web")) == 1
+            assert not any(
+                port.startswith("shvm") for bridge in alpha.kernel.read().bridges.values() for port in bridge.ports
+            )
+            assert not await world.web_reaches_db()
+        await world.wait(6)
+        assert not alpha.hypervisor.domains()
+        assert (await alpha.ask("status")).value["resisting"] == []
+
+    play(test)
+
+
 def test_what_happens_between_start_and_listening_is_repaired() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()

@@ -10,7 +10,7 @@ from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainState
 from shamon_host.hypervisor.quarantines import Keep
-from shamon_host.hypervisor.vm_quarantine import Memory, moment, quarantine_in
+from shamon_host.hypervisor.vm_quarantine import Memory, Quarantine, moment, quarantine_in
 from shamon_host.hypervisor.vm_states import ImageState
 from tests.unit.hypervisor.vm_world import RED, SHOP, WEB, VmWorld
 
@@ -174,6 +174,31 @@ def test_one_that_was_destroyed_and_is_started_by_hand_is_destroyed_again(world:
     assert world.images.overlay(WEB) is None
 
 
+@pytest.mark.parametrize("keep", [Keep(), Keep(disk=True)], ids=lambda keep: str(keep.words))
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_daemon_that_died_before_the_disk_was_let_go_of(
+    world: VmWorld, monkeypatch: pytest.MonkeyPatch, keep: Keep, *, ended: bool
+) -> None:
+    """A start that comes before anything else brings the quarantine about, and is of a clean one."""
+    _started(world)
+
+    def dies(_name: VmName) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.hypervisor, "destroy", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _quarantine(world, Grade.DESTROY, keep)
+    if ended:
+        world.hypervisor.crash(WEB)
+    first = world.domain(WEB)
+    assert world.marker(WEB) == "traces"
+    assert world.vms.start(WEB).state is DomainState.RUNNING
+    assert (first is None, world.marker(WEB)) == (ended, "")
+    assert [overlay.written for overlay in world.images.kept.values()] == (["traces"] if keep.disk else [])
+    assert ("vm.discard-disk" in world.kinds(WEB)) is not keep.disk
+
+
 def test_one_that_fails_does_not_hold_up_the_others(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     _started(world)
     for vm in (SHOP, WEB):
@@ -191,6 +216,10 @@ def test_one_that_fails_does_not_hold_up_the_others(world: VmWorld, monkeypatch:
         world.vms.enforce_labels()
     assert world.state(WEB) is DomainState.PAUSED
     assert world.kinds(SHOP).count("vm.quarantine-failed") == 1
+    assert world.vms.resisting == {SHOP}
+    monkeypatch.undo()
+    world.vms.enforce_labels()
+    assert (world.state(SHOP), world.vms.resisting) == (DomainState.PAUSED, frozenset())
 
 
 class TestKeep:
@@ -217,9 +246,31 @@ class TestKeep:
     def test_names_tell_the_vm_and_when(self, world: VmWorld) -> None:
         assert moment(1_796_039_250.9) == "20261130T114730Z"
         world.vms.quarantines.wall_s = lambda: 1_796_039_250.9
+        world.vms.quarantines.new_mark = lambda: "0badcafe"
         _started(world)
         _quarantine(world, keep=BOTH)
-        assert list(world.hypervisor.dumps) == ["/kept/web-20261130T114730Z.memory"]
+        assert list(world.hypervisor.dumps) == ["/kept/web-20261130T114730Z-0badcafe.memory"]
+
+    def test_each_has_a_file_of_its_own_whatever_the_clock_says(self, world: VmWorld) -> None:
+        """Kept twice within a second, or after the clock was set back."""
+        world.vms.quarantines.wall_s = lambda: 1_796_039_250.9
+        _started(world)
+        for times in (1, 2):
+            _quarantine(world, keep=Keep(memory=True))
+            assert len(world.hypervisor.dumps) == times
+            held = world.status(WEB).quarantine
+            assert held is not None
+            assert len(set(held.kept)) == times
+        for times in (1, 2):
+            world.write_marker(WEB, f"traces {times}")
+            _quarantine(world, Grade.DESTROY, Keep(disk=True))
+            world.vms.start(WEB)
+        assert [overlay.written for overlay in world.images.kept.values()] == ["traces 1", "traces 2"]
+
+    def test_names_in_records_from_before_there_were_marks(self) -> None:
+        noted = {"grade": "suspend", "reason": "odd", "since": "20261130T114730Z", "memory": "asked", "kept": []}
+        held = Quarantine.from_document(noted)
+        assert held.file(WEB, "memory") == "web-20261130T114730Z.memory", "what was begun is found again"
 
     def test_nothing_of_a_vm_that_is_only_noted(self, world: VmWorld) -> None:
         _policy(world, Grade.NOTE)
@@ -254,7 +305,7 @@ class TestKeep:
         def dump_memory(name: VmName, path: str) -> None:
             seen.append((world.state(WEB), list(world.hub.bridges["br-red"])))
             with ThreadPoolExecutor(1) as another:  # whose calls would wait for a lock that is held here
-                for refused in (world.vms.start, lambda vm: world.vms.replace(vm, "now")):
+                for refused in (world.vms.start, world.vms.stop, lambda vm: world.vms.replace(vm, "now")):
                     with pytest.raises(Refused, match="is being written"):
                         another.submit(refused, WEB).result(timeout=10)
                 another.submit(world.vms.start, SHOP).result(timeout=10)
@@ -311,6 +362,54 @@ class TestKeep:
         _quarantine(world)
         assert world.domain(WEB) is None
         assert len(world.images.kept) == 1, "that the disk is kept was asked for before"
+
+    @pytest.mark.parametrize("grade", CUTTING)
+    @pytest.mark.parametrize("failed", [False, True])
+    def test_nothing_takes_away_what_is_still_to_be_kept(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch, grade: Grade, *, failed: bool
+    ) -> None:
+        """Between the note and the writing, and when that has failed."""
+        _policy(world, Grade.NOTE)
+        _started(world)
+
+        def full(_name: VmName, _path: str) -> None:
+            raise BackendFailed("no space left")
+
+        def later(_name: VmName) -> None:
+            """Another thread comes first."""
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.hypervisor, "dump_memory", full)
+            if failed:
+                with pytest.raises(BackendFailed):
+                    _quarantine(world, grade, Keep(memory=True))
+            else:
+                patch.setattr(world.vms.quarantines, "keep_memory", later)
+                _quarantine(world, grade, Keep(memory=True))
+        before = world.documents.get("vm", WEB)
+        calls = (world.vms.stop, world.vms.start, lambda vm: world.vms.replace(vm, "its peer failed"))
+        for call in calls:
+            with pytest.raises(Refused, match="to be kept, and is not yet") as raised:
+                call(WEB)
+            assert raised.value.found == ("no space left" if failed else "")
+            assert "shamon vm quarantine web" in raised.value.remedy
+        assert world.documents.get("vm", WEB) == before
+        assert (world.state(WEB), world.marker(WEB)) == (DomainState.PAUSED, "traces")
+        _quarantine(world, grade)
+        for call in calls:
+            call(WEB)
+        assert world.marker(WEB) == "", "it was replaced in the end"
+        assert world.state(WEB) is DomainState.RUNNING
+
+    def test_what_is_gone_by_itself_leaves_nothing_to_wait_for(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _started(world)
+        monkeypatch.setattr(world.vms.quarantines, "keep_memory", lambda _name: None)
+        _quarantine(world, keep=Keep(memory=True))
+        world.hypervisor.crash(WEB)
+        world.vms.stop(WEB)
+        assert world.vms.start(WEB).state is DomainState.RUNNING
 
     def test_one_that_does_not_run_has_no_memory(self, world: VmWorld) -> None:
         _started(world)

@@ -308,7 +308,7 @@ class TestWhatRuns:
                 name=SHOP,
                 uuid=report.uuid,
                 context=vm_context(POLICY, world.label_map, SHOP),
-                disk=str(world.images.fresh_overlay(WEB, "app")),
+                disk=str(world.images.fresh_overlay(WEB, "app", world.policy.images["app"].sha256)),
                 interfaces=report.interfaces,
                 disks=report.disks,
             )

@@ -6,7 +6,9 @@ import pytest
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
+from shamon_host.hypervisor.vm_states import ImageState
 from tests.unit.hypervisor.vm_world import (
     ADDRESSES,
     ALPHA,
@@ -155,7 +157,7 @@ class TestLabel:
         assert world.vms.enforce_labels() == ()
 
     def test_vm_of_another_host_started_by_hand_is_destroyed(self, world: VmWorld) -> None:
-        world.images.fresh_overlay(DB, "app")
+        world.images.fresh_overlay(DB, "app", world.policy.images["app"].sha256)
         world.hub.bridges["br-red"] = []
         world.hypervisor.start_paused(
             VmSpec(
@@ -170,9 +172,9 @@ class TestLabel:
         assert not world.hypervisor.domains()
         assert "beta" in world.entries[-1][2]["expected"]
 
-    def test_stranger_is_left_alone(self, world: VmWorld) -> None:
-        """A domain that the policy does not know is for the peers to see in the hypervisor report."""
-        world.images.fresh_overlay(VmName("stranger"), "app")
+    def test_a_stranger_is_judged_like_a_start_and_stopped(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.images.fresh_overlay(VmName("stranger"), "app", world.policy.images["app"].sha256)
         world.hypervisor.start_paused(
             VmSpec(
                 name=VmName("stranger"),
@@ -182,9 +184,96 @@ class TestLabel:
                 interfaces=(),
             )
         )
+        assert world.vms.enforce_labels() == (VmName("stranger"),)
+        assert [report.name for report in world.hypervisor.domains()] == [WEB]
+        kind, subject, detail = world.entries[-1]
+        assert (kind, subject, detail["permitted"]) == ("vm.stranger", "stranger", False)
+        assert "the policy knows no VM stranger" in detail["reason"]
+
+
+class TestWhatCannotBeDestroyed:
+    """One domain that stays does not hold up the rest, and nobody is left to think that it is gone."""
+
+    def _stays(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch, *stay: str) -> None:
+        destroy = world.hypervisor.destroy
+
+        def broken(name: VmName) -> None:
+            if name in stay:
+                raise BackendFailed("permission denied")
+            destroy(name)
+
+        monkeypatch.setattr(world.hypervisor, "destroy", broken)
+
+    def test_it_is_told_of_once_and_the_rest_goes_on(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        for vm in (WEB, SHOP, GATE):
+            world.vms.start(vm)
+        world.vms.quarantine(GATE, "a test", ports_down=world.hub.detach)
+        world.hypervisor.resume(GATE)
+        for vm in (WEB, SHOP):
+            world.hypervisor.relabel(vm, WRONG)
+        self._stays(world, monkeypatch, WEB)
+        assert world.vms.enforce_labels() == (SHOP,)
+        assert (world.state(WEB), world.state(GATE)) == (DomainState.RUNNING, DomainState.PAUSED)
+        for _ in range(3):
+            assert world.vms.enforce_labels() == ()
+        assert world.kinds(WEB)[-2:] == ["vm.mislabelled", "vm.not-destroyed"]
+        assert world.kinds(WEB).count("vm.mislabelled") == 1
+        assert ("vm.not-destroyed", WEB, {"reason": "permission denied"}) in world.entries
+        assert world.vms.resisting == {WEB}
+        assert world.vms.states.taps() == {}, "it exchanges nothing with anybody"
+
+    def test_it_is_tried_again_and_told_of_again_when_it_comes_back(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.vms.start(WEB)
+        world.hypervisor.relabel(WEB, WRONG)
+        with monkeypatch.context() as patch:
+            self._stays(world, patch, WEB)
+            world.vms.enforce_labels()
+        assert world.vms.enforce_labels() == (WEB,)
+        assert (world.domain(WEB), world.vms.resisting) == (None, frozenset())
+        world.vms.start(WEB)
+        world.hypervisor.relabel(WEB, WRONG)
+        assert world.vms.enforce_labels() == (WEB,)
+        assert world.kinds(WEB).count("vm.mislabelled") == 2
+
+    def test_another_reason_is_told_of(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.vms.start(WEB)
+        self._stays(world, monkeypatch, WEB)
+        for context in (WRONG, None):
+            world.hypervisor.relabel(WEB, context)
+            world.vms.enforce_labels()
+        assert world.kinds(WEB)[-3:] == ["vm.mislabelled", "vm.not-destroyed", "vm.mislabelled"]
+
+    def test_what_the_policy_forbids(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        for vm in (GATE, SHOP, WEB):
+            world.vms.start(vm)
+        before = world.policy
+        red = replace(before.hosts[ALPHA], types=frozenset({RED}))
+        world.policy = replace(before, hosts={**before.hosts, ALPHA: red})
+        with monkeypatch.context() as patch:
+            self._stays(world, patch, GATE)
+            assert world.vms.stop_forbidden(before) == (SHOP,)
+            for _ in range(2):
+                assert world.vms.enforce_labels() == ()
+            assert world.vms.resisting == {GATE}
+        assert world.kinds(GATE)[-2:] == ["vm.forbidden", "vm.not-destroyed"]
+        assert world.vms.enforce_labels() == (GATE,)
+        assert [report.name for report in world.hypervisor.domains()] == [WEB]
+
+    def test_what_a_later_policy_permits_again_stays(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.vms.start(SHOP)
+        before = world.policy
+        red = replace(before.hosts[ALPHA], types=frozenset({RED}))
+        world.policy = replace(before, hosts={**before.hosts, ALPHA: red})
+        with monkeypatch.context() as patch:
+            self._stays(world, patch, SHOP)
+            assert world.vms.stop_forbidden() == ()
+        forbidding, world.policy = world.policy, before
         assert world.vms.enforce_labels() == ()
-        assert len(world.hypervisor.domains()) == 1
-        assert world.vms.states.taps() == {}
+        assert (world.state(SHOP), world.vms.resisting) == (DomainState.RUNNING, frozenset())
+        world.policy = forbidding
+        assert world.vms.enforce_labels() == (), "it is not looked at again until the policy changes"
 
 
 class TestConflict:
@@ -331,6 +420,14 @@ class TestReplace:
         assert world.images.overlay(WEB) is None
         assert world.domain(WEB) is None
 
+    def test_a_wrong_image_after_the_overlay_went_leaves_none(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.quarantine(WEB, "a test", ports_down=world.hub.detach, grade=Grade.DESTROY)
+        world.images.clean["app"] = b"another image"
+        with pytest.raises(NotTrusted, match="pinned"):
+            world.vms.start(WEB)
+        assert (world.images.overlay(WEB), world.status(WEB).image_state) == (None, ImageState.NONE)
+
     def test_mislabelled_replacement_is_destroyed(self, world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         world.vms.start(WEB)
         asked = _mislabel(world, monkeypatch, WRONG)
@@ -401,5 +498,6 @@ def test_crashed_vm_starts_again(world: VmWorld) -> None:
 
 def test_vm_that_ends_at_once(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.hypervisor, "resume", world.hypervisor.crash)
-    with pytest.raises(BackendFailed, match="ended right after"):
+    with pytest.raises(BackendFailed, match="ended right after") as raised:
         world.vms.start(WEB)
+    assert "/var/log/libvirt/qemu" in raised.value.remedy

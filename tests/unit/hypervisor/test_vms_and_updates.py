@@ -59,7 +59,7 @@ WITHOUT_SHOP = replace(POLICY, vms={name: entry for name, entry in POLICY.vms.it
 
 
 def start_by_hand(world: VmWorld, name: VmName, context: SelinuxContext) -> None:
-    world.images.fresh_overlay(name, "app")
+    world.images.fresh_overlay(name, "app", world.policy.images["app"].sha256)
     world.hypervisor.start_paused(
         VmSpec(
             name=name,

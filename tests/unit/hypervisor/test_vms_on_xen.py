@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from shamon_host.domain.errors import NotTrusted
+from shamon_host.domain.errors import BackendFailed, NotTrusted
 from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.ports import DomainState
@@ -42,6 +42,7 @@ def test_a_label_that_xen_does_not_know_starts_nothing(world: VmWorld, flask: Me
     with pytest.raises(NotTrusted, match="FLASK must be enforcing") as raised:
         world.vms.start(WEB)
     assert raised.value.found == "system_u:system_r:shamon_unlabelled_t"
+    assert "SELinux" not in raised.value.remedy
     assert world.domain(WEB) is None
 
 
@@ -53,6 +54,14 @@ def test_a_permissive_flask_starts_nothing(world: VmWorld, flask: MemoryFlask) -
     world.selinux_enforcing = False
     flask.enforcing = True
     assert world.vms.start(WEB).state is DomainState.RUNNING, "dom0's SELinux labels no VM"
+
+
+def test_a_vm_that_ends_at_once(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.hypervisor, "resume", world.hypervisor.crash)
+    with pytest.raises(BackendFailed, match="ended right after") as raised:
+        world.vms.start(WEB)
+    assert "/var/log/libvirt/libxl" in raised.value.remedy
+    assert "qemu" not in raised.value.remedy
 
 
 def test_nothing_is_asked_of_the_monitor_while_labels_bind_nobody(world: VmWorld) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from shamon_host.domain.errors import BackendFailed, Refused
-from shamon_host.selinux import KVM_MODULE, LINK_MODULE, PRIORITY, PolicyModule, shipped_module
+from shamon_host.selinux import KVM_MODULE, LINK_MODULE, PRIORITY, XEN_MODULE, PolicyModule, shipped_module
 from shamon_host.selinux.installing import install, modules_named, remove
 from shamon_host.testing.selinux import MemorySelinuxHost
 
@@ -210,6 +210,7 @@ def test_types_that_are_known_still_are_an_error(operator: Operator) -> None:
         operator.remove()
 
 
-def test_kvm_is_asked_for() -> None:
-    assert modules_named(kvm=False) == (LINK_MODULE,)
+def test_hypervisors_are_asked_for() -> None:
+    assert modules_named() == (LINK_MODULE,)
     assert modules_named(kvm=True) == (LINK_MODULE, KVM_MODULE)
+    assert modules_named(xen=True) == (LINK_MODULE, KVM_MODULE, XEN_MODULE)

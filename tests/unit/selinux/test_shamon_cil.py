@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shamon_host.selinux import DAEMON_TYPE, KVM_MODULE, LINK_MODULE, shipped_module
+from shamon_host.selinux import DAEMON_TYPE, KVM_MODULE, LINK_MODULE, XEN_MODULE, shipped_module
 from shamon_host.selinux.file_labels import expected_type
 from shamon_host.testing.cil import Policy, names_in
 
@@ -33,9 +33,10 @@ def _policy(name: str = LINK_MODULE) -> Policy:
     return policy
 
 
-def test_both_modules_can_be_read() -> None:
+def test_the_modules_can_be_read() -> None:
     assert _policy().declared == OWN
     assert _policy(KVM_MODULE).declared == set()
+    assert _policy(XEN_MODULE).declared == {"xen_privcmd_t", "xen_gntdev_t"}
 
 
 def test_the_daemons_domain_has_no_attribute_that_unconfines() -> None:

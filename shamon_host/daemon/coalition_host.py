@@ -188,7 +188,8 @@ class CoalitionHost:
             )
         await self.blocking(lambda: self._verified.keep(enrolled, appraised.following))
         await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
-        if result.trusted and appraised.moves:
+        # By another policy a VM of the same name may be another VM.
+        if result.trusted and appraised.moves and self.policies.same(peer):
             self.on_moves(appraised.moves)
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})

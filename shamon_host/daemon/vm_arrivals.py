@@ -126,13 +126,15 @@ class Arrivals:
     def _note(self, token: VmToken, envelope: bytes) -> bool:
         """False where it is of a VM that this host waits for."""
         with self.vms.held():
-            newest = self.owners.newest(token.vm)
-            if newest is None or newest.generation < token.generation:
-                document = self.store.get(ARRIVALS, token.vm)
-                if token.owner == self.name and document is not None and document["phase"] == Phase.ACCEPTED:
-                    return token_in(document["accepted"].encode("ascii")) != token
-                self.audit.append("vm.owner", token.vm, _detail(token))
-                self.owners.take(token, envelope)
+            try:
+                require_new(token, self.enforced.policy, self.owners.newest(token.vm))
+            except NotTrusted:  # by what is known meanwhile, or by a version that is in force since
+                return True
+            document = self.store.get(ARRIVALS, token.vm)
+            if token.owner == self.name and document is not None and document["phase"] == Phase.ACCEPTED:
+                return token_in(document["accepted"].encode("ascii")) != token
+            self.audit.append("vm.owner", token.vm, _detail(token))
+            self.owners.take(token, envelope)
             return True
 
     # The steps, in order

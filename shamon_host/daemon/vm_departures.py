@@ -312,11 +312,10 @@ class Departures:
         states.entry(vm)
         self.vms.quarantines.require_kept(vm)
         quarantine, domain = states.quarantine(vm), states.find(vm)
-        status = next(status for status in states.statuses() if status.name == vm)
         why = ""
         if quarantine is not None:
             why = f"it is in quarantine: {quarantine.reason}"
-        elif status.replacing or states.needs_fresh(vm):
+        elif states.replacing(vm) or states.needs_fresh(vm):
             why = "it is being replaced"
         elif domain is not None and domain.state is not DomainState.RUNNING:
             why = "it is suspended"
@@ -424,6 +423,7 @@ class Departures:
         if admitted and not self.admissions.state(to).counts_at(self.clock.boottime_s()):
             raise Refused("the host is not admitted now", where=to)
         policy = self.enforced.policy
-        return await self.transport.call(
-            policy.hosts[to], path, body, timeout_s=timeout_s or policy.intervals.timeout_s
-        )
+        entry = policy.hosts.get(to)
+        if entry is None:
+            raise Refused("the policy knows no such host", where=to)
+        return await self.transport.call(entry, path, body, timeout_s=timeout_s or policy.intervals.timeout_s)

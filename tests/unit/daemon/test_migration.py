@@ -8,6 +8,7 @@ import pytest
 
 from shamon_host.domain.errors import Refused, Unreachable
 from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.quarantine import Grade
 from shamon_host.peer.vm_token import countersigned, proposed, token_in
 from shamon_host.peer.wire import VM_PATHS
@@ -20,6 +21,7 @@ from tests.unit.daemon.daemon_world import (
     BETA,
     GAMMA,
     ON_FAILURE,
+    XEN,
     DaemonWorld,
     daemon,
     play,
@@ -151,6 +153,21 @@ def test_after_a_boot_it_starts_where_it_was_moved_to() -> None:
     play(test, MOVES)
 
 
+def test_between_two_hosts_with_xen() -> None:
+    """The label of a VM that may come is in the other host's FLASK policy before it comes."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        assert (await migrate(world, world.alpha, "beta"))["step"] == "it is running"
+        [web] = [each for each in world.beta.hypervisor.domains() if each.name == WEB]
+        assert str(web.context) == "system_u:system_r:shamon_vm_red_t"
+        await db_reaches_web(world)
+        await world.admitted("alpha", "beta")
+
+    here, there = (MOVES[0], MOVES[1].replace(', "gamma"', "")), ('192.0.2.2"', '192.0.2.2"\nhypervisor = "xen"')
+    play(test, here, XEN, there)
+
+
 # Refused
 
 
@@ -276,6 +293,35 @@ def test_a_disk_that_arrives_otherwise_is_not_taken() -> None:
         await refused(world, "beta", "did not arrive as it was sent")
         await asyncio.sleep(30)
         assert not world.beta.images.incoming
+
+    play(test, MOVES)
+
+
+def test_a_move_to_a_host_that_is_no_more_is_forgotten() -> None:
+    """The daemon died in the midst of it, and starts under a version without that host."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta", "gamma")
+        await world.start("alpha", "web")
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == "/v1/vm/disk":
+                world.alpha.sever()
+            return await deliver(request)
+
+        world.network.tap = tap
+        await world.alpha.ask("vm", "migrate", "web", "gamma")
+        await asyncio.sleep(1.0)
+        await world.alpha.kill_daemon()
+        world.network.tap = None
+        following = replace(world.policy, version=2, parent=world.policy.digest)
+        hosts = {name: each for name, each in following.hosts.items() if name != GAMMA}
+        vms = {name: replace(each, may_move_to=frozenset()) for name, each in following.vms.items()}
+        world.enrolment.policies[ALPHA] = with_digest(replace(following, hosts=hosts, vms=vms))
+        await world.alpha.start_daemon()
+        await asyncio.sleep(30)
+        assert runs(world.alpha)
+        assert daemon(world.alpha).store.items("vm-departure") == ()
 
     play(test, MOVES)
 

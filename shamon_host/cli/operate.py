@@ -1,6 +1,8 @@
 """The commands of an operator, answered by the daemon: status, peers, vms, links, disks, audit, attest, vm, disk."""
 
 import argparse
+import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,9 @@ from shamon_host.cli.output import print_explanations, print_json, print_table, 
 from shamon_host.domain.quarantine import Grade
 
 DEFAULT_SOCKET = Path("/run/shamon/shamon.sock")
+_LOOK_S = 0.3
+"""How often it is asked how a move goes."""
+_MIB = 1 << 20
 _COLUMNS = {
     "peers": ("host", "address", "state", "lease_s", "tpm", "carried", "reason"),
     "vms": ("name", "label", "types", "state", "context", "image", "quarantined"),
@@ -43,7 +48,7 @@ def add_parsers(commands: Any) -> None:
     audit.add_argument("--after", type=int, default=0, metavar="N", help="only records after number N")
     audit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N records (default 100)")
     daemon_command(commands, "attest", "attest with every peer now", _attest)
-    vm = commands.add_parser("vm", help="start, stop, quarantine or replace a VM of this host")
+    vm = commands.add_parser("vm", help="start, stop, quarantine, replace or migrate a VM of this host")
     actions = vm.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, help_text in (
         ("start", "start or resume it, under its label; releases a quarantine"),
@@ -65,6 +70,11 @@ def add_parsers(commands: Any) -> None:
             leaf.add_argument("--keep-memory", action="store_true", help="write its memory to a file; it stands still")
             leaf.add_argument("--keep-disk", action="store_true", help="move its overlay aside when it would go")
             leaf.set_defaults(run=_quarantine)
+
+    migrate = daemon_command(actions, "migrate", "move it to another host, where it starts again", _migrate)
+    migrate.add_argument("name", metavar="VM", help="its name in the policy")
+    migrate.add_argument("to", metavar="HOST", help="one of those that the policy lets it move to")
+    migrate.add_argument("--reason", default="asked for by the operator", help="for the audit log")
 
     disk = commands.add_parser("disk", help="give the name of a disk to another file")
     adopt = daemon_command(
@@ -124,6 +134,7 @@ def _listing(arguments: argparse.Namespace) -> int:
     rows = daemon_client(arguments).get(f"/v1/{arguments.command}")
     if arguments.command == "vms" and not arguments.json:
         rows = [{**row, "image": _image(row), "quarantined": _quarantined(row)} for row in rows]
+        rows += map(_elsewhere, daemon_client(arguments).get("/v1/vms/away"))
     if arguments.json:
         print_json(rows)
     else:
@@ -188,6 +199,16 @@ def _adopt(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _elsewhere(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A VM that this host might own, and another one does, as a row among those of this host."""
+    return {
+        **dict.fromkeys(_COLUMNS["vms"], ""),
+        "name": row["name"],
+        "label": row["label"],
+        "state": f"on {row['host']}",
+    }
+
+
 def _image(row: Mapping[str, Any]) -> str:
     state = row["image_state"]
     return f"{row['image']}" + ("" if state in ("current", "none") else f" ({state})")
@@ -207,6 +228,34 @@ def _quarantine(arguments: argparse.Namespace) -> int:
     for path in vm["quarantine"]["kept"]:
         print(f"kept: {printable(path)}")
     return 0
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    client, vm = daemon_client(arguments), f"/v1/vms/{quote(arguments.name, safe='')}"
+    move = client.post(f"{vm}/migrate", {"to": arguments.to, "reason": arguments.reason})
+    told = ""
+    while not move["done"]:
+        line = _how_it_goes(move)
+        if line != told and not arguments.json:
+            print(line, file=sys.stderr, flush=True)
+        told = line
+        time.sleep(_LOOK_S)
+        move = client.get(f"{vm}/move")
+    if arguments.json:
+        print_json(move)
+        return 0
+    print(f"{printable(move['vm'])}: on {printable(move['to'])}, {printable(move['step'])}")
+    print("  ".join(f"{part} {took_ms:.0f} ms" for part, took_ms in move["parts_ms"].items()))
+    if move["downtime_ms"]:
+        print(f"downtime {move['downtime_ms'] / 1000:.1f} s")
+    return 0
+
+
+def _how_it_goes(move: Mapping[str, Any]) -> str:
+    line = f"{move['vm']} {move['step']}"
+    if move["disk_bytes"]:
+        line += f": {move['sent_bytes'] // _MIB} of {move['disk_bytes'] // _MIB} MiB"
+    return printable(line)
 
 
 def _vm(arguments: argparse.Namespace) -> int:

@@ -137,7 +137,7 @@ class Api:
         policy, peers = self.daemon.policy, self.daemon.admissions.peers
         if not {one, other} <= policy.vms.keys():
             return
-        for peer in sorted({policy.vms[one].host, policy.vms[other].host} & peers.keys()):
+        for peer in sorted({policy.host_of(one), policy.host_of(other)} & peers.keys()):
             shared = self.daemon.policies.shared(peer)
             for name in sorted(policy.label_of(one).types & policy.label_of(other).types):
                 reason = shared.why_not(name) or f"the policies of both hosts permit what follows from sharing {name}"

@@ -1,6 +1,7 @@
 """One appraisal of a peer by this host: what goes in, what comes out, and what of it can be kept as a file."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from shamon_host.attestation.appraisal import VerifierState, appraise
 from shamon_host.attestation.evidence import Evidence, Role, bound_root
@@ -9,12 +10,15 @@ from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.attestation.result_document import ResultRecord, evidence_digest
 from shamon_host.daemon.suspension import describe, is_transient
 from shamon_host.daemon.tap_filters import check_reported_filters
+from shamon_host.daemon.vm_owners import claimed
 from shamon_host.domain.errors import Refused, ShamonError
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy
-from shamon_host.domain.results import AttestationResult
+from shamon_host.domain.results import AttestationResult, Claim, ClaimStatus
+from shamon_host.domain.vm_tokens import VmToken
 from shamon_host.hypervisor.report import check_hypervisor_report
 from shamon_host.peer.ports import EnrolledPeer
+from shamon_host.peer.vm_token import KeyOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,8 @@ class Appraised:
     log_is_behind: bool
     """All that fails is that the IMA log does not lead to its quote, in a boot in which it did before: the Attester may
     have read it too early, or this Verifier has asked for another part of it than it now needs."""
+    moves: tuple[tuple[VmToken, bytes], ...] = ()
+    """Tokens of VMs that the Evidence brought and that were not known, verified, with their envelopes."""
 
     @property
     def result(self) -> AttestationResult:
@@ -43,10 +49,22 @@ class Appraisal:
     reference: ReferenceValues
     state: VerifierState | None
     wall_s: float
+    tokens: Mapping[VmName, VmToken] = field(default_factory=dict)
+    """VM → the newest token that was known when the handshake began: a host may have given a VM away since, and reports
+    in its place who has it."""
+    key_of: KeyOf = lambda host: ""
 
     def of(self, evidence: Evidence, role: Role, transcript: bytes) -> Appraised:
         """Appraise Evidence of one handshake. Synchronous, and long for a long log."""
-        enrolled, theirs = self.enrolled, self.peer_policy
+        enrolled = self.enrolled
+        owned = claimed(evidence.hypervisor_report, known=self.tokens, policy=self.peer_policy, key_of=self.key_of)
+        theirs = self.peer_policy.placed(owned.moved)
+
+        def labels(data: bytes) -> Claim:
+            claim = check_hypervisor_report(data, host=enrolled.host, policy=theirs)
+            problem = owned.problems.get(VmName(claim.where), "") if claim.status is ClaimStatus.FAIL else ""
+            return replace(claim, reason=f"{claim.reason}; {problem}"[:1000]) if problem else claim
+
         result, following = appraise(
             evidence,
             role=role,
@@ -57,7 +75,7 @@ class Appraisal:
             demands=self.policy.demands,
             reference=self.reference,
             state=self.state,
-            check_hypervisor_report=lambda data: check_hypervisor_report(data, host=enrolled.host, policy=theirs),
+            check_hypervisor_report=labels,
             check_network_state=lambda data: check_reported_filters(
                 data, evidence.hypervisor_report, host=enrolled.host, policy=theirs
             ),
@@ -81,7 +99,9 @@ class Appraisal:
             state=self.state,
             evidence=evidence,
         )
-        return Appraised(file=file, following=following, log_is_behind=self._log_is_behind(evidence, result))
+        return Appraised(
+            file=file, following=following, log_is_behind=self._log_is_behind(evidence, result), moves=owned.news
+        )
 
     def _log_is_behind(self, evidence: Evidence, result: AttestationResult) -> bool:
         state = self.state

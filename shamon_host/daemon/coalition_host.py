@@ -6,7 +6,7 @@ permitted it, which is in the audit log before. What becomes of the peer afterwa
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -28,11 +28,13 @@ from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import describe, is_transient
 from shamon_host.daemon.verifier_memory import VerifierMemory
+from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import admission, leases, monitor
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import AttestationResult
+from shamon_host.domain.vm_tokens import VmToken
 from shamon_host.hypervisor.ports import Hypervisor
 from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.links.manager import LinkManager
@@ -65,7 +67,10 @@ class CoalitionHost:
     xen: HypervisorPolicy | None
     types: LinkTypes
     admissions: Admissions
+    owners: VmOwners
     figures: Figures
+    on_moves: Callable[[Sequence[tuple[VmToken, bytes]]], None]
+    """A peer that passes has shown tokens of VMs that were not known here."""
     on_hint: Callable[[HostName], None]
     on_handshake: Callable[[HostName], None]
     """A handshake with a peer that may be admitted begins, whoever started it."""
@@ -75,6 +80,8 @@ class CoalitionHost:
     """Peer → why it does not trust this host, in its words; empty once it does."""
     _verified: VerifierMemory = field(init=False)
     _hinted_s: dict[HostName, float] = field(init=False, default_factory=dict)
+    _tokens: dict[HostName, Mapping[VmName, VmToken]] = field(init=False, default_factory=dict)
+    """Peer → the newest tokens of VMs that were known when the handshake with it began."""
 
     def __post_init__(self) -> None:
         self._verified = VerifierMemory(self.store, self._unreadable)
@@ -90,6 +97,7 @@ class CoalitionHost:
         if state.state is AdmissionState.EXPELLED:
             raise Refused("the host is expelled from the coalition", where=peer)
         self.on_handshake(peer)
+        self._tokens[peer] = self.owners.known()
         enrolled, own = self.registry.enrolled(peer), self.registry.enrolled(self.name)
         digest = None
         with suppress(ShamonError):  # without Reference Values the appraisal says so
@@ -122,7 +130,8 @@ class CoalitionHost:
     ) -> Evidence:
         def observe() -> tuple[bytes, bytes]:
             flask = self.xen.reported() if self.xen else None
-            report = hypervisor_report(self.hypervisor.domains(), self.enforced.label_map, flask)
+            domains, tokens = self.hypervisor.domains(), self.owners.reported(self.name)
+            report = hypervisor_report(domains, self.enforced.label_map, flask, tokens)
             return report, self.links.network_state()
 
         report, network = await self.blocking(observe)
@@ -164,6 +173,8 @@ class CoalitionHost:
             reference=reference,
             state=state,
             wall_s=self.clock.wall_s(),
+            tokens=self._tokens.get(peer, {}),
+            key_of=self.owners.key_of,
         )
         with self.figures.timed("appraise_ms"):
             appraised = await self.blocking(lambda: appraisal.of(evidence, role, transcript))
@@ -177,6 +188,9 @@ class CoalitionHost:
             )
         await self.blocking(lambda: self._verified.keep(enrolled, appraised.following))
         await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
+        # By another policy a VM of the same name may be another VM.
+        if result.trusted and appraised.moves and self.policies.same(peer):
+            self.on_moves(appraised.moves)
         if result.trusted:
             self.store.put(_AUDIT_HEAD, peer, {"head": evidence.audit_head.hex(), "wall_s": self.clock.wall_s()})
         elif behind:
@@ -278,6 +292,7 @@ class CoalitionHost:
         """The policy has this host no more."""
         self.refusals.pop(peer, None)
         self._hinted_s.pop(peer, None)
+        self._tokens.pop(peer, None)
 
     def _unreadable(self, ak_name: bytes, error: BadInput) -> None:
         """Another version of this program wrote what was known of an AK."""

@@ -5,6 +5,7 @@ the next version. Which policy a start begins with is decided before anything is
 into force stays in force, whatever lies in the file that the host was set up with.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.errors import BadInput, NotTrusted
 from shamon_host.domain.label_map import EMPTY, LabelMap
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, Renames
 from shamon_host.domain.replay import renamed_map
 from shamon_host.peer.policy_authority import lacking_signatures, lacking_signers
@@ -26,6 +27,9 @@ _ROLLED_BACK = (
     "Its disk was put back to an earlier state, or its TPM was cleared or changed. If you did that yourself, remove "
     "the daemon's database and enrol the host again; else take it out of the coalition and look into it."
 )
+
+
+_NOWHERE: Mapping[VmName, HostName] = {}
 
 
 @dataclass(kw_only=True)
@@ -40,10 +44,14 @@ class EnforcedPolicy:
     audit: AuditLog
     clock: Clock
     tpm: Tpm
+    moved: Callable[[], Mapping[VmName, HostName]] = lambda: _NOWHERE
+    """VM → the host that it was moved to (`vm_owners`): the same value until that changes."""
     successor: Policy | None = None
     """A version that this host has agreed to: until it is in force or given up, what starts must suit both."""
     _record: PolicyRecord = field(init=False)
     _label_map: LabelMap = field(init=False)
+    _placed: tuple[Policy, Mapping[VmName, HostName], Policy] | None = field(init=False, default=None)
+    """A policy, what it was placed by, and the result."""
 
     def __post_init__(self) -> None:
         file = PolicyRecord(policy=self.file, envelope=self.file_envelope)
@@ -55,7 +63,15 @@ class EnforcedPolicy:
 
     @property
     def policy(self) -> Policy:
-        return self._record.policy
+        """It knows where VMs are now (`Policy.host_of`)."""
+        signed, moved, placed = self._record.policy, self.moved(), self._placed
+        if placed is None or placed[0] is not signed or placed[1] is not moved:
+            placed = self._placed = signed, moved, signed.placed(moved)
+        return placed[2]
+
+    def placed(self, policy: Policy) -> Policy:
+        """Another version, by what is known here of where VMs are."""
+        return policy.placed(self.moved())
 
     @property
     def record(self) -> PolicyRecord:
@@ -76,7 +92,7 @@ class EnforcedPolicy:
             "expires": record.policy.expires_s,
             "tpm_counter": record.counter,
             "agreed_to": successor.version if successor else None,
-            "decisions": record.policy.decisions.figures().as_detail(),
+            "decisions": self.policy.decisions.figures().as_detail(),
         }
 
     def install(self) -> None:

@@ -6,8 +6,9 @@ service manager says that it is half of a restart. A daemon that is killed leave
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from shamon_host.attestation.attester import Attester
 from shamon_host.daemon.admissions import Admissions
@@ -29,11 +30,15 @@ from shamon_host.daemon.references import ReferenceSource
 from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
+from shamon_host.daemon.vm_arrivals import Arrivals
+from shamon_host.daemon.vm_departures import Departures
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import Policy, PolicyVersion
+from shamon_host.domain.results import TpmKind
+from shamon_host.domain.vm_tokens import VmToken
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Handshaker, PeerService
@@ -74,6 +79,8 @@ class HostDaemon:
     schedule: PeerSchedule = field(init=False)
     reactions: Reactions = field(init=False)
     demands: Demands = field(init=False)
+    departures: Departures = field(init=False)
+    arrivals: Arrivals = field(init=False)
     watchers: Watchers = field(init=False)
     _started: bool = field(init=False, default=False)
     _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
@@ -93,6 +100,7 @@ class HostDaemon:
             backends=backends,
             vm_settings=self.vm_settings,
             measured=self.figures.add,
+            moving=self._moving,
         )
         enforced, links, vms = own.enforced, own.links, own.vms
         self.policies = policies = PeerPolicies(
@@ -134,7 +142,9 @@ class HostDaemon:
             xen=own.xen,
             types=types,
             admissions=admissions,
+            owners=own.owners,
             figures=self.figures,
+            on_moves=self._on_moves,
             on_hint=self._on_hint,
             on_handshake=self._on_handshake,
             heard=self._heard,
@@ -199,8 +209,46 @@ class HostDaemon:
             key=backends.record_key,
             wake=self.schedule.wake,
         )
+        self.arrivals = Arrivals(
+            name=name,
+            enforced=enforced,
+            admissions=admissions,
+            owners=own.owners,
+            vms=vms,
+            store=store,
+            audit=audit,
+            clock=clock,
+            blocking=blocking,
+            key=backends.record_key,
+            own_tpm=self._own_tpm,
+            changed=self._on_moved,
+        )
+        self.departures = Departures(
+            name=name,
+            enforced=enforced,
+            policies=policies,
+            admissions=admissions,
+            owners=own.owners,
+            vms=vms,
+            store=store,
+            audit=audit,
+            clock=clock,
+            blocking=blocking,
+            background=self.background,
+            transport=backends.transport,
+            key=backends.record_key,
+            own_tpm=self._own_tpm,
+            wake=self.schedule.wake,
+            pending=self._is_pending,
+            measured=self.figures.add,
+            changed=self._on_moved,
+        )
         self.service = PeerService(
-            handshaker=handshaker, hinted=self.host.hinted, policies=self.changes, registry=self.members
+            handshaker=handshaker,
+            hinted=self.host.hinted,
+            policies=self.changes,
+            registry=self.members,
+            moves=self.arrivals,
         )
         self.reactions = Reactions(
             name=name,
@@ -259,11 +307,14 @@ class HostDaemon:
         for peer, state in self.admissions.peers.items():
             if state.state is AdmissionState.EXPELLED:
                 await self.admissions.close_expelled(peer)
+        unfinished = (*await self.backends.blocking(self.arrivals.restore), *self.departures.restore())
         session = self.own.session
         if session.is_new:
             session.begin()
             await self._restore_vms()
             session.forget_refusal()
+        if unfinished:
+            self.background.spawn(self._start_moved(unfinished), "VMs that were being moved")
         session.keep()
         await self.reactions.restore()
         await self.changes.restore()
@@ -301,6 +352,23 @@ class HostDaemon:
             # Only a daemon that watched until the host went down vouches for the VMs' disks at the next boot.
             self.own.session.end(watched=reason is StopReason.SHUTDOWN)
 
+    def _moving(self, vm: VmName) -> str:
+        return self.departures.why_not_to_be_started(vm) or self.arrivals.why_not_to_be_started(vm)
+
+    def _own_tpm(self) -> TpmKind:
+        return self.registry.enrolled(self.name).tpm
+
+    def _is_pending(self, vm: VmName) -> bool:
+        return any(item.vm == vm for item in self.reactions.pending)
+
+    def _on_moves(self, moves: Sequence[tuple[VmToken, bytes]]) -> None:
+        """The handshake that brought them does not wait: a VM may start by them."""
+        self.background.spawn(self.arrivals.learn(moves), "where VMs are", finish=True)
+
+    def _on_moved(self) -> None:
+        self.watchers.domains_changed()
+        self.schedule.wake_all()
+
     def _on_unknown_policy(self, peer: HostName, which: PolicyVersion) -> None:
         """Called from any thread."""
         self._loop.call_soon_threadsafe(self.changes.learning.learn, peer, which)
@@ -330,6 +398,17 @@ class HostDaemon:
         )
         if replace:
             self.reactions.forget(started)
+
+    async def _start_moved(self, names: Sequence[VmName]) -> None:
+        """VMs that an earlier run of this daemon had stopped, or taken, to move them: on the disks that they have."""
+        for name in names:
+            try:
+                await self.backends.blocking(partial(self.own.vms.start_again, name))
+            except ShamonError as error:
+                self.audit.append("vm.not-restored", name, {"reason": str(error)})
+            for moves in (self.departures, self.arrivals):
+                await self.backends.blocking(partial(moves.started, name))
+        self.watchers.domains_changed()
 
     async def _finish_vms(self) -> None:
         """Replacements that were cut short, and memory that was to be kept: it may take minutes."""

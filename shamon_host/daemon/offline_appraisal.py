@@ -17,6 +17,7 @@ from shamon_host.attestation.result_document import ResultRecord, evidence_diges
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.daemon.appraising import root_of
 from shamon_host.daemon.tap_filters import check_reported_filters
+from shamon_host.daemon.vm_owners import owners_by_word
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Demands, Policy
 from shamon_host.domain.results import AttestationResult, Claim, ClaimName, ClaimStatus, TpmKind
@@ -70,7 +71,7 @@ def repeat(
         reference=reference,
         state=_state(file, reference),
         check_hypervisor_report=_check(
-            ClaimName.RUNNING_LABELS, theirs, lambda data, given: check_hypervisor_report(data, host=host, policy=given)
+            ClaimName.RUNNING_LABELS, theirs, lambda data, given: _running_labels(data, host, given)
         ),
         check_network_state=_check(
             ClaimName.NETWORK_STATE,
@@ -98,6 +99,22 @@ def repeat(
     if file.qualifying_data != root_of(evidence, file.role, file.transcript):
         notes.insert(0, "the qualifying data that the file names is not that of its Evidence")
     return Repeated(record=record, notes=tuple(notes))
+
+
+def _running_labels(data: bytes, host: HostName, policy: Policy) -> Claim:
+    """Where VMs were moved to, only tokens say, and which of them was the newest a file does not show: what holds by
+    the policy holds, and what holds by the report's own tokens alone is absent."""
+    claim = check_hypervisor_report(data, host=host, policy=policy)
+    if claim.status is not ClaimStatus.FAIL:
+        return claim
+    owned = check_hypervisor_report(data, host=host, policy=policy.placed(owners_by_word(data)))
+    if owned.status is not ClaimStatus.PASS:
+        return claim
+    return absent(
+        claim.name,
+        "a VM runs here that was moved here, as the report says; whether that was its newest token, a file cannot show",
+        where=claim.where,
+    )
 
 
 def _state(file: EvidenceFile, reference: ReferenceValues) -> VerifierState | None:

@@ -13,6 +13,7 @@ from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import was_cut_off
+from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain.errors import BackendFailed, NotTrusted
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
@@ -39,7 +40,10 @@ class OwnHost:
     backends: Backends
     vm_settings: Mapping[VmName, VmSettings]
     measured: Measured
+    moving: Callable[[VmName], str]
+    """Why a VM must not be started now, as it is on its way from one host to another; empty where it is not."""
     session: BootSession = field(init=False)
+    owners: VmOwners = field(init=False)
     enforced: EnforcedPolicy = field(init=False)
     links: LinkManager = field(init=False)
     xen: HypervisorPolicy | None = field(init=False)
@@ -50,6 +54,7 @@ class OwnHost:
     def __post_init__(self) -> None:
         name, backends = self.name, self.backends
         self.session = session = BootSession(store=self.store, boot_id=backends.boot_id)
+        self.owners = VmOwners(store=self.store, registry=self.registry)
         self.enforced = enforced = EnforcedPolicy(
             host=name,
             file=self.policy_file,
@@ -58,6 +63,7 @@ class OwnHost:
             audit=self.audit,
             clock=backends.clock,
             tpm=backends.tpm,
+            moved=self.owners.moved,
         )
         self.links = LinkManager(
             host=name,
@@ -101,12 +107,13 @@ class OwnHost:
                 label_map=lambda: enforced.label_map,
             ),
             audit=self.audit.append,
-            successor=lambda: enforced.successor,
+            successor=lambda: enforced.placed(enforced.successor) if enforced.successor else None,
             ensure_bridge=self.links.ensure_bridge,
             host_tpm=self.registry.enrolled(name).tpm,
             admitted=lambda: session.admitted,
             settings=self.vm_settings,
             require_enforced=self._require_enforced,
+            moving=self.moving,
             wall_s=backends.clock.wall_s,
             measured=self.measured,
         )

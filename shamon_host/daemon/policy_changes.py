@@ -259,7 +259,7 @@ class PolicyChanges:
 
         def vote() -> Vote:
             with self.vms.held():
-                found = violations(policy, current, self._running())
+                found = violations(self.enforced.placed(policy), current, self._running())
                 decision = self.enforced.decide(record, found)
                 self.audit.append(decision.check, self.name, decision.as_detail())
                 if not decision.permitted:

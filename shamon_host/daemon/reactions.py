@@ -190,8 +190,8 @@ class Reactions:
         return next((status for status in await self.blocking(self.vms.states.statuses) if status.name == vm), None)
 
     def _is_ours(self, vm: VmName) -> bool:
-        entry = self.enforced.policy.vms.get(vm)
-        return entry is not None and entry.host == self.name
+        policy = self.enforced.policy
+        return vm in policy.vms and policy.host_of(vm) == self.name
 
 
 def _runs(status: VmStatus | None) -> bool:

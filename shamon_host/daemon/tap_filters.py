@@ -61,7 +61,7 @@ def check_reported_filters(network_state: bytes, hypervisor_report: bytes, *, ho
         return claim
     try:
         label_map = parse_hypervisor_report(hypervisor_report).label_map
-        taps = {vm: tap_devices(policy, label_map, vm) for vm in policy.vms_of(host) if vm in label_map.vms}
+        taps = {vm: tap_devices(policy, label_map, vm) for vm in policy.possible_on(host) if vm in label_map.vms}
         state = json.loads(network_state)
         found = filters_from_document(state["filters"])
         homes = {

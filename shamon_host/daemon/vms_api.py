@@ -7,7 +7,7 @@ from typing import Any
 from shamon_host.daemon.api_fields import flag, text
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.labels import VmName, plain_name
+from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.quarantines import Keep
 from shamon_host.hypervisor.vm_states import ImageState, VmStatus
@@ -26,6 +26,12 @@ class VmsApi:
         match method, parts:
             case "GET", ["vms"]:
                 return await self._blocking(self._vms)
+            case "GET", ["vms", "away"]:
+                return self._away()
+            case "GET", ["vms", name, "move"]:
+                return self._move(VmName(plain_name(name, "VM name")))
+            case "POST", ["vms", name, "migrate"]:
+                return await self._migrate(VmName(plain_name(name, "VM name")), fields)
             case "GET", ["images"]:
                 return await self._blocking(self._images)
             case "POST", ["vms", name, action] if action in VM_ACTIONS:
@@ -54,6 +60,37 @@ class VmsApi:
 
     def _vms(self) -> list[dict[str, Any]]:
         return [_vm(status) for status in self.daemon.own.vms.states.statuses()]
+
+    def _away(self) -> list[dict[str, Any]]:
+        """VMs that this host might own and another one does, as they were moved."""
+        policy, owners = self.daemon.policy, self.daemon.own.owners
+        return [
+            {
+                "name": name,
+                "label": policy.vms[name].label,
+                "host": policy.host_of(name),
+                "generation": token.generation,
+            }
+            for name in policy.possible_on(self.daemon.name)
+            if (token := owners.newest(name)) is not None and policy.host_of(name) != self.daemon.name
+        ]
+
+    async def _migrate(self, name: VmName, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to move a VM; `GET .../move` says what becomes of it."""
+        reason = text(fields, "reason", "asked for by the operator")
+        to = HostName(plain_name(text(fields, "to", "?"), "host name"))
+        if to == self.daemon.name:
+            raise BadInput("the VM is on this host", where=name, expected="another host", found=to)
+        return (await self.daemon.departures.begin(name, to, reason)).to_document()
+
+    def _move(self, name: VmName) -> dict[str, Any]:
+        """What became of the last move of a VM that this run of the daemon began. Raises what it failed with."""
+        progress = self.daemon.departures.progress.get(name)
+        if progress is None:
+            raise BadInput("this daemon has not moved the VM", where=name, remedy="`shamon vms` says where it is.")
+        if progress.error is not None:
+            raise progress.error
+        return progress.to_document()
 
     def _images(self) -> list[dict[str, Any]]:
         """Images that VMs of this host are made from, and how those VMs stand to them."""

@@ -14,7 +14,7 @@ from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.findings import Finding, quoted, unknown
 from shamon_host.domain.flask_expected import MAX_LABELS_AT_HOME
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
-from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmName
+from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
 from shamon_host.domain.overlay import MAX_PEERS, MAX_PORTS, Overlay
 from shamon_host.domain.ownership import owner_mistakes, signing_mistakes
@@ -29,7 +29,7 @@ from shamon_host.domain.policy import (
     TypeDefinition,
     VmEntry,
 )
-from shamon_host.domain.ste import lacking_types, listed, may_use
+from shamon_host.domain.ste import lacking_types, listed, may_use, may_write
 
 
 def inconsistencies(policy: Policy) -> Iterator[Finding]:
@@ -234,13 +234,14 @@ def _renames(policy: Policy) -> Iterator[Finding]:
 
 def _hosts(policy: Policy) -> Iterator[Finding]:
     by_address: dict[str, HostName] = {}
-    vms = Counter(entry.host for entry in policy.vms.values())
+    vms = Counter(host for vm in policy.vms for host in policy.hosts_for(vm))
     disks: defaultdict[HostName, set[str]] = defaultdict(set)
     labels: defaultdict[HostName, set[str]] = defaultdict(set)
-    for entry in policy.vms.values():
-        labels[entry.host].add(entry.label)
-        known = (policy.resource_labels.get(name) for name in entry.resources)
-        disks[entry.host].update(each.name for each in known if each and each.kind is ResourceKind.DISK)
+    for vm, entry in policy.vms.items():
+        known = [policy.resource_labels.get(name) for name in entry.resources]
+        for host_name in policy.hosts_for(vm):
+            labels[host_name].add(entry.label)
+            disks[host_name].update(each.name for each in known if each and each.kind is ResourceKind.DISK)
     for name, host in sorted(policy.hosts.items()):
         if not host.types:
             yield Finding(key=f"hosts.{quoted(name)}.types", what="a host without types", expected="at least one type")
@@ -324,6 +325,7 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
                 expected=f"a host with all types of the label {entry.label}",
                 found=f"{entry.host} lacks {listed(lacking)}",
             )
+    yield from _moves(policy, vm, entry, label)
     if label and entry.quarantine and entry.quarantine.is_weaker_than(label.quarantine):
         yield Finding(
             key=f"vms.{quoted(vm)}.quarantine",
@@ -359,6 +361,43 @@ def _vm(policy: Policy, vm: VmName, entry: VmEntry) -> Iterator[Finding]:
             expected=f"types of the label {entry.label}, one for each interface",
             found=name,
         )
+
+
+def _moves(policy: Policy, vm: VmName, entry: VmEntry, label: VmLabel | None) -> Iterator[Finding]:
+    """Where it may be moved to must be able to run it, with all that it has."""
+    key = f"vms.{quoted(vm)}.may_move_to"
+    for name in sorted(entry.may_move_to):
+        host = policy.hosts.get(name)
+        if host is None:
+            yield unknown(key, "host", name, sorted(policy.hosts))
+            continue
+        if name == entry.host:
+            yield Finding(key=key, what="it is its host already", expected="other hosts", found=name)
+        lacking = lacking_types(label.types, host.types) & policy.types if label else frozenset()
+        if lacking:
+            yield Finding(
+                key=key,
+                what=f"{name} cannot run it",
+                expected=f"hosts with all types of the label {entry.label}",
+                found=f"{name} lacks {listed(lacking)}",
+            )
+        kinds = [policy.hypervisor_of(each) for each in (entry.host, name)]
+        if entry.host in policy.hosts and kinds[0] is not kinds[1]:
+            yield Finding(
+                key=key,
+                what="no VM moves between hosts with different hypervisors",
+                expected=f"hosts with {kinds[0]}",
+                found=f"{name} with {kinds[1]}",
+            )
+    for disk in entry.resources if entry.may_move_to else ():
+        resource = policy.resource_labels.get(disk)
+        if label and resource and resource.kind is ResourceKind.DISK and may_write(label, resource):
+            yield Finding(
+                key=key,
+                what="it writes a disk that does not move with it",
+                expected="a VM that only reads what it has beside its own disk",
+                found=disk,
+            )
 
 
 def _intervals(intervals: Intervals) -> Iterator[Finding]:

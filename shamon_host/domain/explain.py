@@ -172,9 +172,9 @@ def _dry_run(
     for name in policy.interfaces_of(vm):
         yield _of(monitor.vm_attach(policy, vm, name), keys)
         users = {
-            entry.host: other
-            for other, entry in sorted(policy.vms.items())
-            if entry.host != host and name in policy.interfaces_of(other)
+            policy.host_of(other): other
+            for other in sorted(policy.vms)
+            if policy.host_of(other) != host and name in policy.interfaces_of(other)
         }
         for peer, other in sorted(users.items()):
             decision = monitor.link_open(

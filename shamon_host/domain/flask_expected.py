@@ -69,8 +69,8 @@ def expected_flask(policy: Policy, host: HostName) -> ExpectedFlask:
 
 
 def labels_at_home(policy: Policy, host: HostName) -> frozenset[str]:
-    """The labels, without `unlabelled`, that VMs of a host have."""
-    return frozenset(policy.vms[vm].label for vm in policy.vms_of(host)) - {UNLABELLED.name}
+    """The labels, without `unlabelled`, that VMs have which are a host's or may be moved to it."""
+    return frozenset(policy.vms[vm].label for vm in policy.possible_on(host)) - {UNLABELLED.name}
 
 
 def _of_host(policy: Policy, host: HostName) -> ExpectedFlask:

@@ -26,6 +26,7 @@ from shamon_host.domain.rules import (
     malformed,
     mislabelled,
     not_admitted,
+    not_owned,
     not_runnable,
     unassigned,
     weak_tpm,
@@ -255,7 +256,7 @@ def labelmap_install(policy: Policy, host: HostName, label_map: LabelMap) -> Dec
             yield Deny(Rule.KNOWN, f"the policy knows no host {host}")
         for kind, wanted, given in (
             ("type", set(policy.hosts[host].types), set(label_map.types)),
-            ("VM", set(policy.vms_of(host)), set(label_map.vms)),
+            ("VM", set(policy.possible_on(host)), set(label_map.vms)),
             ("disk", set(policy.disks_on(host)), set(label_map.disks)),
         ):
             if wanted - given:
@@ -372,12 +373,18 @@ def vm_migrate(
     """
 
     def denials() -> Denials:
-        yield from unassigned(policy, vm, source)
+        yield from not_owned(policy, vm, source)
         if destination == source:
             yield Deny(Rule.ASSIGNMENT, f"it is on {source} already")
         here, beyond = policy.hypervisor_of(source), policy.hypervisor_of(destination)
         if here is not beyond:
             yield Deny(Rule.ASSIGNMENT, f"{source} has {here} and {destination} {beyond}: no VM moves between them")
+        if destination not in policy.hosts_for(vm):
+            yield Deny(
+                Rule.ASSIGNMENT,
+                f"the policy does not let {vm} move to {destination}",
+                f"vms.{quoted(vm)}.may_move_to",
+            )
         if peer_state.host not in (source, destination):
             yield Deny(Rule.IDENTITY, f"the state is about {peer_state.host}")
         yield from not_admitted(policy, peer_state.host, peer_state, now_s)

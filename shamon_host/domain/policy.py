@@ -3,9 +3,10 @@ decides with it, and `policy_form` has its canonical form.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import Self
 
 from shamon_host.domain.decision_cache import DecisionCache
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
@@ -133,6 +134,9 @@ class VmEntry:
     label: str
     image: str
     host: HostName
+    """Its home: where it is unless it was moved."""
+    may_move_to: frozenset[HostName] = frozenset()
+    """Other hosts to which it may be moved."""
     resources: tuple[str, ...] = ()
     """Names of resource labels that it uses beside its own disk."""
     interfaces: tuple[TypeName, ...] | None = None
@@ -220,6 +224,9 @@ class Policy:
     demands: Demands
     digest: str
     """SHA-256 over the canonical form, hexadecimal."""
+    moved: Mapping[VmName, HostName] = field(default_factory=dict)
+    """VM → the host that owns it by the newest token that is known (`vm_tokens`). Not part of what was signed: what a
+    host knows beside it, so that whoever asks the policy where a VM is gets the answer of now."""
 
     @property
     def which(self) -> PolicyVersion:
@@ -254,12 +261,33 @@ class Policy:
         return tuple(name for name in sorted(self.vms[vm].resources) if labels[name].kind is ResourceKind.DISK)
 
     def disks_on(self, host: HostName) -> tuple[str, ...]:
-        """The disks that VMs of a host have beside their own, by name."""
-        return tuple(sorted({name for vm in self.vms_of(host) for name in self.disks_of(vm)}))
+        """The disks that VMs have beside their own which are a host's or may be moved there, by name."""
+        return tuple(sorted({name for vm in self.possible_on(host) for name in self.disks_of(vm)}))
 
     def vms_of(self, host: HostName) -> tuple[VmName, ...]:
-        """The VMs that belong to a host, by name."""
-        return tuple(name for name, entry in sorted(self.vms.items()) if entry.host == host)
+        """The VMs that a host owns now, by name."""
+        return tuple(name for name in sorted(self.vms) if self.host_of(name) == host)
+
+    def host_of(self, vm: VmName) -> HostName:
+        """The one host that owns a VM now, and alone may start it: the one that it was moved to, for as long as the
+        policy lets it be there, else its home. Raises KeyError for a VM that is not there."""
+        moved = self.moved.get(vm)
+        return moved if moved is not None and moved in self.vms[vm].may_move_to else self.vms[vm].host
+
+    def hosts_for(self, vm: VmName) -> frozenset[HostName]:
+        """The hosts that may own a VM: its home, and those that it may be moved to. Raises KeyError."""
+        return self.vms[vm].may_move_to | {self.vms[vm].host}
+
+    def possible_on(self, host: HostName) -> tuple[VmName, ...]:
+        """The VMs that a host may own, now or once they were moved, by name: what it has categories for."""
+        return tuple(
+            name for name, entry in sorted(self.vms.items()) if entry.host == host or host in entry.may_move_to
+        )
+
+    def placed(self, moved: Mapping[VmName, HostName]) -> Self:
+        """The same policy, by a host that knows of these VMs where they were moved to."""
+        known = {vm: host for vm, host in sorted(moved.items()) if vm in self.vms and host != self.vms[vm].host}
+        return self if known == dict(self.moved) else replace(self, moved=known)
 
     @cached_property
     def decisions(self) -> DecisionCache:

@@ -17,7 +17,8 @@ is told once: what could not be read is not complained about again by the second
     [conflicts.NAME]                          # Chinese Wall types that never run at the same time on one host
     [hosts.NAME]                              # address, types; port (7443), starting, hypervisor
     [images.NAME]                             # sha256 of the clean image
-    [vms.NAME]                                # label, image, host; resources, interfaces, addresses, quarantine
+    [vms.NAME]                                # label, image, host; may_move_to, resources, interfaces, addresses,
+                                              # quarantine
     [overlays.NAME]                           # label; peers, ports, times, rate_bytes_s
     [renames]                                 # types, labels: old name → new name, from the version before
     [intervals]                               # period_s, lease_s, margin_s, timeout_s, action_delay_s; rekey_bytes,

@@ -80,6 +80,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
                 label=vm.label,
                 image=vm.image,
                 host=vm.host,
+                may_move_to=sorted(vm.may_move_to) or None,
                 resources=sorted(vm.resources),
                 interfaces=None if vm.interfaces is None else list(vm.interfaces),
                 addresses={name: sorted(addresses) for name, addresses in vm.addresses.items()} or None,

@@ -63,6 +63,7 @@ _DEFINITION = (
     "downgraders",
     "equivalent",
 )
+_VM = ("label", "image", "host", "may_move_to", "resources", "interfaces", "addresses", "quarantine")
 _INTERVALS = (
     "period_s",
     "lease_s",
@@ -264,12 +265,13 @@ def _vms(reader: Reader) -> dict[VmName, VmEntry]:
     vms = {}
     for name, table in reader.tables("vms"):
         key = reader.join("vms", name)
-        reader.only(key, table, ("label", "image", "host", "resources", "interfaces", "addresses", "quarantine"))
+        reader.only(key, table, _VM)
         vms[VmName(name)] = VmEntry(
             name=VmName(name),
             label=reader.string(key, table, "label", what="the name of a label"),
             image=reader.string(key, table, "image", what="the name of an image"),
             host=HostName(reader.string(key, table, "host", what="the name of a host")),
+            may_move_to=frozenset(map(HostName, reader.strings(key, table, "may_move_to", what="names of hosts"))),
             resources=tuple(sorted(reader.strings(key, table, "resources", what="names of resources"))),
             interfaces=tuple(reader.type_list(key, table, "interfaces")) if "interfaces" in table else None,
             addresses=_addresses(reader, key, table),

@@ -73,7 +73,7 @@ def flask_label_changes(current: Policy, new: Policy, vm: VmName) -> str:
     """On Xen a VM's context follows from the name of its label, which cannot change while the VM runs. Empty where it
     does not."""
     before, after = current.label_of(vm).name, new.label_of(vm).name
-    kinds = {policy.hypervisor_of(policy.vms[vm].host) for policy in (current, new)}
+    kinds = {policy.hypervisor_of(policy.host_of(vm)) for policy in (current, new)}
     if kinds != {HypervisorKind.XEN} or before == after:
         return ""
     return f"runs as {seclabel(before)} and would have {seclabel(after)}"

@@ -60,8 +60,20 @@ def unassigned(policy: Policy, vm: VmName, host: HostName) -> Denials:
     entry = policy.vms.get(vm)
     if entry is None:
         yield Deny(Rule.KNOWN, f"the policy knows no VM {vm}")
-    elif entry.host != host:
+    elif host not in policy.hosts_for(vm):
         yield Deny(Rule.ASSIGNMENT, f"the policy gives {vm} to {entry.host}, not to {host}", f"vms.{quoted(vm)}.host")
+    else:
+        yield from not_owned(policy, vm, host)
+
+
+def not_owned(policy: Policy, vm: VmName, host: HostName) -> Denials:
+    """Another host owns the VM now (`Policy.host_of`), or the policy does not know it."""
+    if vm not in policy.vms:
+        yield Deny(Rule.KNOWN, f"the policy knows no VM {vm}")
+    elif policy.host_of(vm) != host:
+        owner, moved = policy.host_of(vm), policy.host_of(vm) != policy.vms[vm].host
+        why = f"{vm} was moved to {owner}" if moved else f"the policy gives {vm} to {owner}, not to {host}"
+        yield Deny(Rule.ASSIGNMENT, why, f"vms.{quoted(vm)}.host")
 
 
 def not_runnable(

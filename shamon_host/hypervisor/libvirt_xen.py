@@ -30,13 +30,15 @@ class LibvirtXen(LibvirtDomains):
     """libvirt's libxl driver, and the hypervisor below it."""
 
     def __init__(self, uri: str, control: XenControl) -> None:
-        """Raises BackendFailed when libvirtd does not answer, or the hypervisor does not."""
+        """Raises BackendFailed when libvirtd does not answer."""
         self._control = control
         self._stop = threading.Event()
         self._starting: dict[str, frozenset[int]] = {}
         """UUID of a domain that the hypervisor may know already and libvirt not yet → the numbers that were taken
         before."""
-        self._seen = self._labels()
+        self._seen: frozenset[tuple[XenDomain, str]] = frozenset()
+        with contextlib.suppress(BackendFailed):  # FLASK may hide a domain until this host's policy is put back
+            self._seen = self._labels()
         super().__init__(uri)
         threading.Thread(target=self._watch, name="xen domains", daemon=True).start()
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName, plain_name
+from shamon_host.hypervisor import moving_disks
 from shamon_host.hypervisor.kept_files import make_directory, move
 
 _CHUNK = 1 << 20
@@ -82,6 +83,48 @@ class _ImageFiles:
             raise BadInput("bad name of a kept file", found=repr(file[:80]))
         return str(self.kept / file)
 
+    def size(self, vm: VmName) -> int:
+        path = self._path(vm)
+        return path.stat().st_size if path.exists() else 0
+
+    def outgoing(self, vm: VmName) -> int:
+        path = self._path(vm)
+        return moving_disks.release(path) if path.exists() else 0
+
+    def read(self, vm: VmName, offset: int, length: int) -> bytes:
+        return moving_disks.read(self._path(vm), offset, length)
+
+    def begin_incoming(self, vm: VmName, size: int) -> None:
+        self._make_directory()
+        moving_disks.begin(self._incoming(vm), size)
+
+    def write_incoming(self, vm: VmName, offset: int, data: bytes) -> None:
+        moving_disks.write(self._incoming(vm), offset, data)
+
+    def incoming_sha256(self, vm: VmName) -> str:
+        path = self._incoming(vm)
+        moving_disks.settle(path)
+        try:
+            return file_sha256(path)
+        except OSError as error:
+            raise BackendFailed("cannot read a disk", where=str(path), found=error.strerror or "") from error
+
+    def place_incoming(self, vm: VmName, image: str) -> None:
+        incoming = self._incoming(vm)
+        if incoming.exists():
+            self._fit(incoming, image)
+            moving_disks.place(incoming, self._path(vm))
+
+    def discard_incoming(self, vm: VmName) -> None:
+        self._incoming(vm).unlink(missing_ok=True)
+
+    def _incoming(self, vm: VmName) -> Path:
+        path = self._path(vm)
+        return path.with_name(path.name + moving_disks.INCOMING)
+
+    def _fit(self, incoming: Path, image: str) -> None:
+        """Make what came in an overlay of this host. Again changes nothing. Raises NotTrusted, BackendFailed."""
+
     def _image(self, image: str) -> tuple[Path, str]:
         if image not in self.images:
             raise BadInput(
@@ -114,6 +157,13 @@ class OverlayImages(_ImageFiles):
         self.verify(image, sha256)
         base, base_format = self._image(image)
         _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(fresh))
+
+    def _fit(self, incoming: Path, image: str) -> None:
+        """The header of the file names the clean image, which may lie elsewhere here."""
+        moving_disks.require_plain_qcow2(incoming)
+        base, base_format = self._image(image)
+        _qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-b", str(base), "-F", base_format, str(incoming))
+        moving_disks.settle(incoming)
 
 
 class LoopbackImages(_ImageFiles):

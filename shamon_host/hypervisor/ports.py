@@ -192,7 +192,45 @@ class FlaskPolicy(Protocol):
     def state(self, questions: Iterable[Question]) -> FlaskState: ...
 
 
-class Images(Protocol):
+class MovingDisks(Protocol):
+    """The own disks of VMs on their way from host to host.
+
+    Of a VM that moves away, its overlay, whose domain is gone; of one that comes, a file that is not its overlay yet.
+    """
+
+    def size(self, vm: VmName) -> int:
+        """Of the VM's overlay in bytes, whether it runs or not; 0 if there is none."""
+        ...
+
+    def outgoing(self, vm: VmName) -> int:
+        """Make the VM's overlay fit to be read; its size in bytes, 0 if there is none."""
+        ...
+
+    def read(self, vm: VmName, offset: int, length: int) -> bytes:
+        """So many bytes of what `outgoing` was called for, fewer where it ends."""
+        ...
+
+    def begin_incoming(self, vm: VmName, size: int) -> None:
+        """Make room for a disk of so many bytes, all zero, in place of one that did not come to its end."""
+        ...
+
+    def write_incoming(self, vm: VmName, offset: int, data: bytes) -> None:
+        """Raises BackendFailed beyond its size, and where none was begun."""
+        ...
+
+    def incoming_sha256(self, vm: VmName) -> str:
+        """Digest of all that came in, which is on the disk durably from then on."""
+        ...
+
+    def place_incoming(self, vm: VmName, image: str) -> None:
+        """What came in becomes the VM's overlay, above this host's own clean image, in place of any that is there.
+        Does nothing where it was placed before. Raises NotTrusted for what cannot be an overlay."""
+        ...
+
+    def discard_incoming(self, vm: VmName) -> None: ...
+
+
+class Images(MovingDisks, Protocol):
     """Pinned clean images and the overlays above them."""
 
     def verify(self, image: str, sha256: str) -> None:

@@ -25,6 +25,9 @@ from shamon_host.hypervisor.flask_report import flask_document, read_flask_docum
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, FlaskState
 
 MAX_REPORT_BYTES = 1 << 20
+MAX_TOKENS = 256
+"""Tokens of VMs that were moved, in one report."""
+MAX_REPORTED_TOKEN_BYTES = 4096
 _REPORTED_STATES = tuple(state.value for state in RUNNING_STATES)
 
 
@@ -44,13 +47,21 @@ class ReportedHypervisor:
     label_map: LabelMap
     flask: FlaskState | None
     """None where it says nothing of FLASK: the hypervisor is QEMU."""
+    tokens: tuple[bytes, ...] = ()
+    """Of VMs that were moved to this host or away from it: envelopes of which nothing is verified."""
 
 
-def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap, flask: FlaskState | None = None) -> bytes:
-    """Canonical JSON of every domain that runs or is paused, of the label map that their contexts come from, and of
-    what Xen says of FLASK.
+def hypervisor_report(
+    domains: Sequence[DomainReport],
+    label_map: LabelMap,
+    flask: FlaskState | None = None,
+    tokens: Sequence[bytes] = (),
+) -> bytes:
+    """Canonical JSON of every domain that runs or is paused, of the label map that their contexts come from, of what
+    Xen says of FLASK, and of the tokens by which VMs were moved to this host or away from it.
 
-    `disks` is left out where there are none, as in reports from before there were any; `flask` where there is no Xen.
+    `disks` is left out where there are none, as in reports from before there were any; `flask` where there is no Xen,
+    and `tokens` where nothing was moved.
     """
     disks = {name: list(pair) for name, pair in sorted(label_map.disks.items())}
     return json.dumps(
@@ -70,6 +81,7 @@ def hypervisor_report(domains: Sequence[DomainReport], label_map: LabelMap, flas
                 **({"disks": disks} if disks else {}),
             },
             **({"flask": flask_document(flask)} if flask else {}),
+            **({"tokens": [token.decode("ascii") for token in tokens]} if tokens else {}),
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -82,7 +94,7 @@ def parse_hypervisor_report(data: bytes) -> ReportedHypervisor:
         raise BadInput("hypervisor report is too large", expected=f"at most {MAX_REPORT_BYTES} bytes")
     try:
         fields = json.loads(data)
-        present, mapped = set(fields) - {"flask"}, set(fields["label_map"]) - {"disks"}
+        present, mapped = set(fields) - {"flask", "tokens"}, set(fields["label_map"]) - {"disks"}
         if present != {"domains", "label_map"} or mapped != {"types", "vms"}:
             raise BadInput("malformed hypervisor report", expected="domains and label_map")
         if not isinstance(fields["domains"], list):
@@ -92,12 +104,20 @@ def parse_hypervisor_report(data: bytes) -> ReportedHypervisor:
         vms = {VmName(plain_name(name, "VM name")): _pair(pair) for name, pair in _items(fields, "vms")}
         disks = {plain_name(name, "name of a disk"): _pair(pair) for name, pair in _items(fields, "disks")}
         flask = read_flask_document(fields["flask"]) if "flask" in fields else None
+        tokens = _tokens(fields["tokens"]) if "tokens" in fields else ()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput("malformed hypervisor report", found=type(error).__name__) from error
     flat = [category for pair in (*vms.values(), *disks.values()) for category in pair]
     if len(set(types.values())) != len(types) or len(set(flat)) != len(flat):
         raise BadInput("malformed label map", expected="categories of its own for every type, VM and disk")
-    return ReportedHypervisor(domains=domains, label_map=LabelMap(types=types, vms=vms, disks=disks), flask=flask)
+    return ReportedHypervisor(
+        domains=domains, label_map=LabelMap(types=types, vms=vms, disks=disks), flask=flask, tokens=tokens
+    )
+
+
+def tokens_in_report(data: bytes) -> tuple[bytes, ...]:
+    """The tokens in a report from a peer, of which nothing is verified. Raises BadInput."""
+    return parse_hypervisor_report(data).tokens
 
 
 def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> Claim:
@@ -165,12 +185,15 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
     entry = policy.vms.get(domain.name)
     if entry is None:
         return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=ascii(domain.name)[:80])
-    if entry.host != host:
+    owner = policy.host_of(domain.name)
+    if owner != host:
         return _claim(
             ClaimStatus.FAIL,
-            "a VM runs on another host than the policy says",
+            "a VM runs on another host than the policy says"
+            if owner == entry.host
+            else "a VM runs on another host than the one that it was moved to",
             where=domain.name,
-            expected=entry.host,
+            expected=owner,
             found=host,
         )
     if domain.name not in label_map.vms:
@@ -194,6 +217,14 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
             found=str(found),
         )
     return None
+
+
+def _tokens(value: object) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_TOKENS:
+        raise BadInput("malformed hypervisor report", expected=f"1 to {MAX_TOKENS} tokens")
+    if not all(isinstance(each, str) and each.isascii() and len(each) <= MAX_REPORTED_TOKEN_BYTES for each in value):
+        raise BadInput("malformed hypervisor report", expected=f"tokens of at most {MAX_REPORTED_TOKEN_BYTES} bytes")
+    return tuple(each.encode("ascii") for each in value)
 
 
 def _domain(item: Mapping[str, Any]) -> ReportedDomain:

@@ -98,7 +98,7 @@ class VmDisks:
 
     def _ours(self, vm: VmName, policy: Policy) -> tuple[str, ...]:
         """The disks of a VM; none of one that is not this host's."""
-        return policy.disks_of(vm) if vm in policy.vms and policy.vms[vm].host == self.host else ()
+        return policy.disks_of(vm) if vm in policy.vms and policy.host_of(vm) == self.host else ()
 
     def _status(self, name: str, policy: Policy) -> DiskStatus:
         resource = policy.resource_labels[name]

@@ -17,7 +17,8 @@ from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport
 from shamon_host.hypervisor.vm_quarantine import Quarantine, quarantine_in
 from shamon_host.hypervisor.vm_spec import tap_devices
 
-_KIND = "vm"
+VM_DOCUMENTS = "vm"
+"""Kind of the documents in which what is to become of each VM is noted."""
 
 
 class ImageState(StrEnum):
@@ -126,14 +127,15 @@ class VmStates:
         }
 
     def devices(self) -> dict[VmName, tuple[str, ...]]:
-        """Every VM of this host, running or not → the taps that its interfaces have, in order."""
+        """Every VM that is this host's or may be moved to it, running or not → the taps that its interfaces have, in
+        order: what they may do is settled before one comes."""
         policy, label_map = self.policy(), self.label_map()
-        return {name: tap_devices(policy, label_map, name) for name in policy.vms_of(self.host)}
+        return {name: tap_devices(policy, label_map, name) for name in policy.possible_on(self.host)}
 
     def entry(self, name: VmName) -> VmEntry:
         """What the policy says of a VM of this host. Raises BadInput."""
         entry = self.policy().vms.get(name)
-        if entry is None or entry.host != self.host:
+        if entry is None or self.policy().host_of(name) != self.host:
             ours = ", ".join(self.policy().vms_of(self.host))
             raise BadInput(f"no VM {name!r} on this host", expected=f"one of: {ours or 'none'}")
         return entry
@@ -191,7 +193,7 @@ class VmStates:
 
     def noted(self) -> tuple[VmName, ...]:
         """Every VM that this host ever started."""
-        return tuple(VmName(name) for name, _ in self.documents.items(_KIND))
+        return tuple(VmName(name) for name, _ in self.documents.items(VM_DOCUMENTS))
 
     def note(self, name: VmName, *, wanted: bool | None = None, quarantine: Quarantine | None = None) -> None:
         """Write down what is to become of a VM, in place of what was; `wanted`: None leaves that as it is, and False
@@ -201,6 +203,12 @@ class VmStates:
             changes["replacing"] = None
         document = None if quarantine is None else quarantine.to_document()
         self._change(name, **changes, quarantine=document, quarantined=None)
+
+    @staticmethod
+    def arrived(*, wanted: bool, base: str | None) -> dict[str, Any]:
+        """The document of a VM that comes from another host, in place of whatever was noted of it here; `base` as for
+        `note_overlay`."""
+        return {"wanted": wanted, **({} if base is None else {"base": base})}
 
     def note_replacing(self, name: VmName, reason: str) -> None:
         """A replacement begins: whatever ends it early, the next start makes a fresh overlay."""
@@ -236,10 +244,10 @@ class VmStates:
     def _change(self, name: VmName, **changes: Any) -> None:
         """Of what was noted, in one write; None takes away."""
         document = {**self._document(name), **changes}
-        self.documents.put(_KIND, name, {key: value for key, value in document.items() if value is not None})
+        self.documents.put(VM_DOCUMENTS, name, {key: value for key, value in document.items() if value is not None})
 
     def _document(self, name: VmName) -> dict[str, Any]:
-        return self.documents.get(_KIND, name) or {}
+        return self.documents.get(VM_DOCUMENTS, name) or {}
 
 
 def _wanted_in(document: Mapping[str, Any]) -> bool:

@@ -51,6 +51,8 @@ class VmManager:
     require_enforced: Callable[[], None] = lambda: None
     """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force, or
     while a domain runs that the policy does not know."""
+    moving: Callable[[VmName], str] = lambda _: ""
+    """Why a VM must not be started now, as it is on its way from one host to another; empty where it is not."""
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
     quarantines: Quarantines = field(init=False)
@@ -83,6 +85,7 @@ class VmManager:
         self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
+            self._require_not_moving(name)
             self.quarantines.require_kept(name)
             quarantine = self.states.quarantine(name)
             if quarantine is not None and quarantine.cuts_off and not release:
@@ -108,6 +111,16 @@ class VmManager:
             self._hypervisor.resume(name)
             self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
+
+    def start_again(self, name: VmName) -> DomainReport | None:
+        """Start a VM that is to run and does not, or resume one whose start was cut short; None where it is not to run.
+        Raises as `start` does."""
+        with self._lock:
+            if name not in self.states.wanted():
+                return None
+            domain = self.states.find(name)
+            runs = domain is not None and domain.state is DomainState.RUNNING
+            return domain if runs else self.start(name, release=False)
 
     def stop(self, name: VmName) -> None:
         """Destroy the domain; its overlay stays, and so does its quarantine. Raises Refused while its memory is to be
@@ -153,6 +166,7 @@ class VmManager:
         laps = Laps()
         with self._lock:
             self.states.entry(name)
+            self._require_not_moving(name)
             self.quarantines.require_kept(name)
             self.audit("vm.replace", name, {"reason": reason})
             ends = self.states.quarantine(name)
@@ -238,9 +252,10 @@ class VmManager:
         entry = policy.vms.get(name)
         if entry is None:  # judged like any start: somebody started it past this program
             return "vm.stranger", self._decide(policy, name).as_detail()
-        expected = self.states.context(name) if entry.host == self.states.host else None
+        owner = policy.host_of(name)
+        expected = self.states.context(name) if owner == self.states.host else None
         if expected is None or report.context != expected:
-            words = str(expected or f"to run on {entry.host}")
+            words = str(expected or f"to run on {owner}")
             return "vm.mislabelled", {"expected": words, "found": str(report.context)}
         if name in self._forbidden_still:
             decision = self._forbidden(policy, report, labels=True)
@@ -358,6 +373,11 @@ class VmManager:
         laps.lap("resumed")
         self.states.note_not_replacing(name)
         return self._report(name)
+
+    def _require_not_moving(self, name: VmName) -> None:
+        why = self.moving(name)
+        if why:
+            raise Refused("the VM is on its way from one host to another", where=name, found=why)
 
     def _fresh_overlay(self, entry: VmEntry, laps: Laps) -> str:
         """A new overlay above the pinned image; one that is kept for forensics is moved aside."""

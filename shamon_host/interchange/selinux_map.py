@@ -59,7 +59,7 @@ def selinux_document(policy: Policy, host: HostName, label_map: LabelMap) -> dic
     Raises BadInput for a host that is not in the policy, or a label map that lacks something of it.
     """
     _require_host(policy, host)
-    types, vms = sorted(policy.hosts[host].types), policy.vms_of(host)
+    types, vms = sorted(policy.hosts[host].types), policy.possible_on(host)
     disks = policy.disks_on(host)
     lacking: list[str] = [name for name in types if name not in label_map.types]
     lacking += [vm for vm in vms if vm not in label_map.vms] + [name for name in disks if name not in label_map.disks]

@@ -174,6 +174,14 @@ class RegistryHandler(Protocol):
         ...
 
 
+class MoveHandler(Protocol):
+    """What peers say of VMs that they move to this host (`move_messages`). The daemon implements it."""
+
+    async def handle_move(self, peer: HostName, path: str, body: bytes) -> bytes:
+        """Answer one request of an enrolled peer. Raises ShamonError."""
+        ...
+
+
 class HandshakeHost(Protocol):
     """The host that a handshake speaks for. The daemon implements it."""
 

@@ -35,9 +35,17 @@ from shamon_host.peer.party import (
     require_same_coalition,
     unused_spis,
 )
-from shamon_host.peer.ports import EnrolledPeer, Outcome, PeerIdentity, PolicyHandler, RegistryHandler, Terms
+from shamon_host.peer.ports import (
+    EnrolledPeer,
+    MoveHandler,
+    Outcome,
+    PeerIdentity,
+    PolicyHandler,
+    RegistryHandler,
+    Terms,
+)
 from shamon_host.peer.sessions import Appraised, Session, Stage
-from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, REGISTRY, body_limit
+from shamon_host.peer.wire import EVIDENCE, HELLO, HINT, POLICY_PATHS, REGISTRY, VM_DISK, VM_PATHS, body_limit
 
 _HINT_INTERVAL_S = 1.0
 _HELLOS = 16
@@ -55,7 +63,9 @@ class PeerService:
         hinted: Callable[[HostName, HostName], None],
         policies: PolicyHandler | None = None,
         registry: RegistryHandler | None = None,
+        moves: MoveHandler | None = None,
     ) -> None:
+        self._moves = moves
         self._policies = policies
         self._registry = registry
         self._party = handshaker.party
@@ -84,6 +94,12 @@ class PeerService:
                 raise Refused("this host changes no policies", where=self._party.name)
             self._count_hello(enrolled.host)
             return await self._policies.handle_policy(enrolled.host, path, body)
+        if path in VM_PATHS:
+            if self._moves is None:
+                raise Refused("no VM is moved to this host", where=self._party.name)
+            if path != VM_DISK:  # of which there are as many as a disk that was announced has parts
+                self._count_hello(enrolled.host)
+            return await self._moves.handle_move(enrolled.host, path, body)
         try:
             with self._sessions.answering(enrolled.host, start=path == HELLO):
                 async with asyncio.timeout(self._party.timeout_s):

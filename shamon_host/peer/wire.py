@@ -25,6 +25,12 @@ POLICY_COMMIT = "/v1/policy/commit"
 POLICY_ABORT = "/v1/policy/abort"
 POLICY_FETCH = "/v1/policy/fetch"
 REGISTRY = "/v1/registry"
+VM_PREPARE = "/v1/vm/prepare"
+VM_DISK = "/v1/vm/disk"
+VM_ACCEPT = "/v1/vm/accept"
+VM_HAND = "/v1/vm/hand"
+VM_ABORT = "/v1/vm/abort"
+VM_PATHS = frozenset({VM_PREPARE, VM_DISK, VM_ACCEPT, VM_HAND, VM_ABORT})
 POLICY_PATHS = frozenset({POLICY_PREPARE, POLICY_COMMIT, POLICY_ABORT, POLICY_FETCH})
 
 MAX_HEADER_BYTES = 128 * 1024
@@ -37,6 +43,9 @@ MAX_REGISTRY_MESSAGE = 4 << 20
 MAX_WORDS = 1000
 """Longest sentence taken from or told to a peer, in characters."""
 
+MAX_DISK_PART = 1 << 20
+"""Bytes of a disk in one message."""
+
 _LIMITS = {
     HELLO: MAX_HEADER_BYTES,
     EVIDENCE: MAX_HEADER_BYTES + 1 + MAX_EVIDENCE_BYTES,
@@ -47,6 +56,11 @@ _LIMITS = {
     POLICY_ABORT: 1024,
     POLICY_FETCH: MAX_POLICY_MESSAGE,
     REGISTRY: MAX_REGISTRY_MESSAGE,
+    VM_PREPARE: 1024,
+    VM_DISK: MAX_DISK_PART + 1024,
+    VM_ACCEPT: 16 * 1024,
+    VM_HAND: 16 * 1024,
+    VM_ABORT: 1024,
 }
 _MAX_INTEGER_DIGITS = 20
 _SEPARATOR = b"\n"

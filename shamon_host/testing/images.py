@@ -1,13 +1,14 @@
 """Pinned images and overlays in memory. An overlay is what the VM wrote, over a clean image that nobody writes to."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
 
 
-def sha256_of(image: bytes) -> str:
+def sha256_of(image: bytes | bytearray) -> str:
     """The digest that a policy pins, hexadecimal."""
     return hashlib.sha256(image).hexdigest()
 
@@ -19,6 +20,10 @@ class MemoryOverlay:
     base_sha256: str
     written: str = ""
 
+    def content(self) -> bytes:
+        """What the file would be."""
+        return json.dumps({"base": self.base_sha256, "written": self.written}).encode()
+
 
 @dataclass(kw_only=True)
 class MemoryImages:
@@ -28,6 +33,8 @@ class MemoryImages:
     overlays: dict[str, MemoryOverlay] = field(default_factory=dict)
     kept: dict[str, MemoryOverlay] = field(default_factory=dict)
     """Path → what was moved aside."""
+    incoming: dict[VmName, bytearray] = field(default_factory=dict)
+    """What comes in of VMs that are moved here."""
 
     def verify(self, image: str, sha256: str) -> None:
         found = hashlib.sha256(self._clean(image)).hexdigest()
@@ -64,6 +71,51 @@ class MemoryImages:
         if not file or "/" in file:
             raise BadInput("bad name of a kept file", found=repr(file[:80]))
         return f"/kept/{file}"
+
+    def size(self, vm: VmName) -> int:
+        return self.outgoing(vm)
+
+    def outgoing(self, vm: VmName) -> int:
+        path = self.overlay(vm)
+        return len(self.overlays[path].content()) if path else 0
+
+    def read(self, vm: VmName, offset: int, length: int) -> bytes:
+        path = self.overlay(vm)
+        if path is None:
+            raise BackendFailed("cannot move a disk", where=vm)
+        return self.overlays[path].content()[offset : offset + length]
+
+    def begin_incoming(self, vm: VmName, size: int) -> None:
+        self.incoming[vm] = bytearray(size)
+
+    def write_incoming(self, vm: VmName, offset: int, data: bytes) -> None:
+        file = self._incoming(vm)
+        if offset + len(data) > len(file):
+            raise BackendFailed("more than was announced of a disk", where=vm)
+        file[offset : offset + len(data)] = data
+
+    def incoming_sha256(self, vm: VmName) -> str:
+        return sha256_of(self._incoming(vm))
+
+    def place_incoming(self, vm: VmName, image: str) -> None:
+        self._clean(image)
+        if vm not in self.incoming:
+            return
+        try:
+            fields = json.loads(self.incoming[vm])
+            overlay = MemoryOverlay(base_sha256=str(fields["base"]), written=str(fields["written"]))
+        except (ValueError, KeyError, TypeError):
+            raise NotTrusted("the disk that came in is no plain overlay", where=vm) from None
+        self.overlays[f"/overlays/{vm}.qcow2"] = overlay
+        del self.incoming[vm]
+
+    def discard_incoming(self, vm: VmName) -> None:
+        self.incoming.pop(vm, None)
+
+    def _incoming(self, vm: VmName) -> bytearray:
+        if vm not in self.incoming:
+            raise BackendFailed("cannot move a disk", where=vm)
+        return self.incoming[vm]
 
     def _clean(self, image: str) -> bytes:
         if image not in self.clean:

@@ -431,6 +431,12 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
             )
         case ["attest"]:
             return "POST", "/v1/attest", {}
+        case ["vms", "--away"]:
+            return "GET", "/v1/vms/away", {}
+        case ["vm", "move", name]:
+            return "GET", f"/v1/vms/{name}/move", {}
+        case ["vm", "migrate", name, to]:
+            return "POST", f"/v1/vms/{name}/migrate", {"to": to}
         case ["vm", action, name]:
             return "POST", f"/v1/vms/{name}/{action}", {}
         case _:

@@ -71,7 +71,7 @@ from shamon_host.hypervisor.ports import FlaskState
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
 from shamon_host.links.denials import denials_of
 from shamon_host.links.path_report import LinkEnds, Part, PathReport, Stage, Verdict, parse_report
-from shamon_host.peer import join_messages, messages, policy_messages, registry_messages
+from shamon_host.peer import join_messages, messages, move_messages, policy_messages, registry_messages, vm_token
 from shamon_host.peer.host_record import read_host_record
 from shamon_host.peer.policy_envelope import read_envelope
 from shamon_host.peer.wire import decode_refusal
@@ -263,6 +263,12 @@ def _messages(data: bytes) -> None:
         policy_messages.Abort.decode,
         policy_messages.Fetch.decode,
         policy_messages.Fetched.decode,
+        move_messages.Prepare.decode,
+        move_messages.DiskPart.decode,
+        move_messages.Handover.decode,
+        move_messages.Abort.decode,
+        move_messages.Arrived.decode,
+        vm_token.token_in,
     ):
         try:
             decode(data)

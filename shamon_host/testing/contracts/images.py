@@ -1,5 +1,6 @@
 """What every `hypervisor.ports.Images` must do: subclass `ImagesContract`, give it a `shelf`."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -129,6 +130,54 @@ class ImagesContract:
         assert shelf.images.set_aside(WEB, "web-2.disk") != kept
         shelf.images.discard(WEB)
         assert shelf.is_written(kept)
+
+    def test_a_disk_moves_from_host_to_host(self, shelf: Shelf) -> None:
+        """Here from one VM to another: what came in is the other one's disk once it is placed, and not before."""
+        images = shelf.images
+        assert images.outgoing(WEB) == images.size(WEB) == 0
+        shelf.write(images.fresh_overlay(WEB, IMAGE, shelf.pin()))
+        size = images.outgoing(WEB)
+        assert size == images.size(WEB)
+        content = images.read(WEB, 0, size + 1)
+        assert len(content) == size > 8
+        assert images.read(WEB, 4, 4) == content[4:8]
+        images.begin_incoming(DB, 3)
+        images.begin_incoming(DB, size)
+        assert images.incoming_sha256(DB) == hashlib.sha256(bytes(size)).hexdigest()
+        for offset in range(0, size, size // 3):
+            images.write_incoming(DB, offset, images.read(WEB, offset, size // 3))
+        assert images.incoming_sha256(DB) == hashlib.sha256(content).hexdigest()
+        assert images.overlay(DB) is None
+        for _ in range(2):
+            images.place_incoming(DB, IMAGE)
+            placed = images.overlay(DB)
+            assert placed is not None
+            assert shelf.is_written(placed)
+        with pytest.raises(BackendFailed):
+            images.write_incoming(DB, 0, b"late")
+
+    def test_what_comes_in_takes_the_place_of_what_was_there(self, shelf: Shelf) -> None:
+        images = shelf.images
+        shelf.write(images.fresh_overlay(WEB, IMAGE, shelf.pin()))
+        placed = images.fresh_overlay(DB, IMAGE, shelf.pin())
+        content = images.read(WEB, 0, images.outgoing(WEB))
+        images.begin_incoming(DB, len(content))
+        images.write_incoming(DB, 0, content)
+        assert not shelf.is_written(placed)
+        images.place_incoming(DB, IMAGE)
+        assert shelf.is_written(placed)
+
+    def test_what_does_not_come_to_its_end(self, shelf: Shelf) -> None:
+        images = shelf.images
+        with pytest.raises(BackendFailed):
+            images.write_incoming(WEB, 0, b"nothing was begun")
+        images.begin_incoming(WEB, 8)
+        with pytest.raises(BackendFailed):
+            images.write_incoming(WEB, 4, b"too long")
+        for _ in range(2):
+            images.discard_incoming(WEB)
+        images.place_incoming(WEB, IMAGE)
+        assert images.overlay(WEB) is None
 
     @pytest.mark.parametrize("file", ["../web", "a/b", ""])
     def test_what_is_kept_lies_in_its_directory(self, shelf: Shelf, file: str) -> None:

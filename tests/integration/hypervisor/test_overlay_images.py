@@ -112,3 +112,33 @@ def test_no_qemu_img(overlays: OverlayShelf, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("shamon_host.hypervisor.overlay_images.os.defpath", "/nowhere")
     with pytest.raises(BackendFailed, match="not installed"):
         overlays.images.fresh_overlay(WEB, IMAGE, overlays.pin())
+
+
+@needs_qemu
+def test_what_comes_from_another_host_stands_on_this_host_s_clean_image(tmp_path: Path) -> None:
+    """Its header names a path of the other host's; the guest sees the same content all the same."""
+    hosts = []
+    for name, format_ in (("alpha", "raw"), ("beta", "raw")):
+        directory = tmp_path / name
+        directory.mkdir()
+        clean = directory / f"clean-of-{name}.raw"
+        clean.write_bytes(b"clean".ljust(_SIZE, b"\1"))
+        hosts.append(OverlayImages(images={IMAGE: (clean, format_)}, directory=directory / "o", kept=directory / "k"))
+    alpha, beta = hosts
+    overlay = alpha.fresh_overlay(WEB, IMAGE, file_sha256(tmp_path / "alpha/clean-of-alpha.raw"))
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {_MARK} 65536 4096", overlay], check=True)
+    content = alpha.read(WEB, 0, alpha.outgoing(WEB))
+    shutil.rmtree(tmp_path / "alpha")
+    beta.begin_incoming(WEB, len(content))
+    beta.write_incoming(WEB, 0, content)
+    beta.place_incoming(WEB, IMAGE)
+    placed = str(beta.overlay(WEB))
+    told = subprocess.run(["qemu-img", "info", "--output=json", placed], check=True, capture_output=True).stdout
+    assert json.loads(told)["full-backing-filename"] == str(tmp_path / "beta/clean-of-beta.raw")
+    for pattern, where in ((_MARK, "65536 4096"), ("1", "131072 4096")):
+        seen = subprocess.run(
+            ["qemu-io", "-r", "-f", "qcow2", "-c", f"read -P {pattern} {where}", placed],
+            check=True,
+            capture_output=True,
+        )
+        assert b"Pattern verification failed" not in seen.stdout

@@ -15,6 +15,7 @@ from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.world import Fault
 from tests.unit.daemon.daemon_world import BETA, DaemonWorld, changed_policy, daemon, play
+from tests.unit.daemon.test_migration import MOVES, migrate
 
 LOG_CLAIMS = {ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, ClaimName.SHAMON_CODE}
 
@@ -194,3 +195,25 @@ def test_a_file_of_another_host_is_judged_as_that_host(kept: Kept) -> None:
     result = replace(file.record.result, host=HostName("gamma"))
     repeated = kept.repeat(replace(file, record=replace(file.record, result=result)))
     assert status(repeated.record.result, ClaimName.RUNNING_LABELS) is not ClaimStatus.PASS
+
+
+def test_a_vm_that_was_moved_there() -> None:
+    """The report's own tokens are not enough: the file does not show that they were the newest."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await migrate(world, world.alpha, "beta")
+        await world.wait(25)
+        file = decode_file(daemon(world.alpha).history.evidence(BETA, trusted=True))
+        assert world.enrolment.reference is not None
+        repeated = repeat(file, now_s=1.8e9, reference=world.enrolment.reference, policy=world.policy)
+        claims = {claim.name: claim for claim in repeated.record.result.claims}
+        assert claims[ClaimName.RUNNING_LABELS].status is ClaimStatus.ABSENT
+        assert (claims[ClaimName.RUNNING_LABELS].where, "moved here" in claims[ClaimName.RUNNING_LABELS].reason) == (
+            "web",
+            True,
+        )
+        assert claims[ClaimName.NETWORK_STATE].status is ClaimStatus.PASS
+
+    play(test, MOVES)

@@ -307,7 +307,26 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
                 [None, None, *(grade for grade in Grade if not grade.is_weaker_than(label.quarantine))]
             ),
         )
-    return replace(policy, hosts=hosts, vms=vms)
+    policy = replace(policy, hosts=hosts, vms=vms)
+    moving = {vm: replace(entry, may_move_to=_moves(choose, policy, entry)) for vm, entry in vms.items()}
+    return replace(policy, vms=moving)
+
+
+def _moves(choose: Choices, policy: Policy, entry: VmEntry) -> frozenset[HostName]:
+    """Some of the other hosts that may run a VM with all that it has."""
+    label, home = oracle.label(policy, entry.name), policy.hosts[entry.host]
+    written = [
+        name
+        for name in oracle.disks(policy, entry.name)
+        if not policy.resource_labels[name].sha256
+        and any(oracle.sends(label, each) for each in policy.resource_labels[name].types & label.types)
+    ]
+    fit = [
+        name
+        for name, host in policy.hosts.items()
+        if name != entry.host and label.types <= host.types and host.hypervisor is home.hypervisor and not written
+    ]
+    return frozenset(choose.some(sorted(fit)))
 
 
 def _limited(choose: Choices, policy: Policy) -> Policy:

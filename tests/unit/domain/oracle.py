@@ -46,6 +46,22 @@ def disks(policy: Policy, vm: VmName) -> list[str]:
     return [name for name, each in policy.resource_labels.items() if name in used and each.kind is ResourceKind.DISK]
 
 
+def grants(policy: Policy, vm: VmName) -> set[tuple[str, bool, str]]:
+    """Each of these with whether the VM writes it, and with its pinned content."""
+    own = label(policy, vm)
+    return {
+        (name, not each.sha256 and any(sends(own, of) and receives(own, of) for of in each.types), each.sha256)
+        for name in disks(policy, vm)
+        for each in [policy.resource_labels[name]]
+    }
+
+
+def owner(policy: Policy, vm: VmName) -> HostName:
+    """Where it was moved to, if that is one of the hosts that are written at it; else where it is at home."""
+    moved = policy.moved.get(vm)
+    return moved if moved in policy.vms[vm].may_move_to else policy.vms[vm].host
+
+
 def owners(policy: Policy, name: TypeName) -> list[str]:
     """Who owns the type, whom that department belongs to, and so on."""
     found = []
@@ -96,7 +112,7 @@ def reasons_against(
     if policy.primary == "ste":
         two_rules.reverse()
     against = [
-        (Rule.ASSIGNMENT, entry.host != host),
+        (Rule.ASSIGNMENT, owner(policy, vm) != host),
         (Rule.MANAGEMENT_LABEL, any(name not in place.types for name in own.types)),
         (
             Rule.MANAGEMENT_LABEL,

@@ -109,6 +109,7 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
             ("label", text(vm.label)),
             ("image", text(vm.image)),
             ("host", text(vm.host)),
+            ("may_move_to", "" if terse and not vm.may_move_to else texts(sorted(vm.may_move_to))),
             ("resources", "" if terse and not vm.resources else texts(vm.resources)),
             ("interfaces", "" if vm.interfaces is None else f"[{', '.join(map(text, vm.interfaces))}]"),
             ("addresses", "" if terse and not vm.addresses else _inline(vm.addresses)),

@@ -209,7 +209,11 @@ def _without_a_host(choose: Choices, policy: Policy) -> Policy:
     if not hosts:
         return policy
     other = min(hosts)
-    vms = {vm: replace(each, host=other) if each.host == gone else each for vm, each in policy.vms.items()}
+    vms = {
+        vm: replace(each, host=home, may_move_to=each.may_move_to - {gone, home})
+        for vm, each in policy.vms.items()
+        for home in [other if each.host == gone else each.host]
+    }
     return replace(policy, hosts=hosts, vms=vms)
 
 

@@ -131,7 +131,7 @@ def test_a_vm_moves_where_it_could_run(
         )
         against = oracle.reasons_against(policy, vm, destination, running, tpm=there)
         alike = policy.hosts[source].hypervisor is policy.hosts[destination].hypervisor
-        moves = source != destination and alike
+        moves = source != destination and alike and destination in policy.vms[vm].may_move_to
         assert_decided(
             decision, [rule for rule in against if rule is not Rule.ASSIGNMENT] if moves else [Rule.ASSIGNMENT]
         )

@@ -123,9 +123,18 @@ def test_vm_attach() -> None:
 # vm.migrate
 
 
+MOVING = replace(
+    POLICY,
+    vms={
+        name: replace(entry, may_move_to=frozenset({*POLICY.hosts, NOBODY}) - {entry.host})
+        for name, entry in POLICY.vms.items()
+    },
+)
+
+
 def migrate(
     *,
-    policy: Policy = POLICY,
+    policy: Policy = MOVING,
     vm: VmName = WEB,
     source: HostName = ALPHA,
     destination: HostName = BETA,
@@ -157,6 +166,8 @@ def test_vm_migrate() -> None:
         (lambda: migrate(vm=UNKNOWN_VM), Rule.KNOWN),
         (lambda: migrate(vm=DB), Rule.ASSIGNMENT),
         (lambda: migrate(destination=ALPHA), Rule.ASSIGNMENT),
+        (lambda: migrate(policy=POLICY), Rule.ASSIGNMENT),
+        (lambda: migrate(policy=MOVING.placed({WEB: GAMMA})), Rule.ASSIGNMENT),
         (lambda: migrate(destination=NOBODY), Rule.IDENTITY),
         (lambda: migrate(there=(SPY,)), Rule.CHINESE_WALL),
         (lambda: migrate(peer_state=PeerState(host=BETA)), Rule.ADMISSION),

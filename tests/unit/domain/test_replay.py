@@ -137,6 +137,7 @@ def test_every_violation_is_found_and_nothing_else(policy: Policy, data: st.Data
             or bool(oracle.reasons_against(new, vm, host, {}, tpm=there.tpm))
             or known[vm].types != {new.renames.types.get(name, name) for name in oracle.label(policy, vm).types}
             or oracle.interfaces(new, vm) != [new.renames.types.get(name, name) for name in interfaces]
+            or oracle.grants(new, vm) != oracle.grants(policy, vm)
             or (on_xen(new, vm) and on_xen(policy, vm) and new.vms[vm].label != policy.vms[vm].label)
         )
         assert vm_told(vm, told) == against, vm

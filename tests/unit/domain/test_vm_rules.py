@@ -172,7 +172,8 @@ def test_a_type_that_demands_a_hardware_tpm_does_not_run_on_another_host() -> No
 
 def test_a_type_that_demands_a_hardware_tpm_does_not_move_to_another_host() -> None:
     alike = {name: replace(host, hypervisor=HypervisorKind.XEN) for name, host in POLICY.hosts.items()}
-    either = replace(POLICY, hosts=alike)
+    reader = replace(POLICY.vms[READER], may_move_to=frozenset({ALPHA}))
+    either = replace(POLICY, hosts=alike, vms={**POLICY.vms, READER: reader})
     definitions = {**POLICY.definitions, REPORT: replace(POLICY.definitions[REPORT], tpm=TpmDemand.HARDWARE)}
     policy = replace(either, definitions=definitions)
 

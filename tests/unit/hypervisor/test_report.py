@@ -13,7 +13,14 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import ClaimName, ClaimStatus
 from shamon_host.hypervisor.ports import DomainReport, DomainState
-from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
+from shamon_host.hypervisor.report import (
+    MAX_REPORTED_TOKEN_BYTES,
+    MAX_TOKENS,
+    check_hypervisor_report,
+    hypervisor_report,
+    parse_hypervisor_report,
+    tokens_in_report,
+)
 from tests.unit.hypervisor.vm_world import (
     ALPHA,
     BETA,
@@ -223,3 +230,35 @@ def test_changed_byte(position: int, value: int) -> None:
 def test_parse_raises_its_own_error_alone() -> None:
     with pytest.raises(BadInput):
         parse_hypervisor_report(b'{"domains": [{}], "label_map": {"types": {}, "vms": {}}}')
+
+
+def test_tokens_of_vms_that_were_moved() -> None:
+    report = hypervisor_report([_running(WEB)], LABEL_MAP, None, [b"one", b"another"])
+    assert tokens_in_report(report) == (b"one", b"another")
+    assert b"tokens" not in hypervisor_report([_running(WEB)], LABEL_MAP)
+    assert _check(report)[0] is ClaimStatus.PASS, "what they say is asked elsewhere"
+
+
+@pytest.mark.parametrize(
+    "tokens", [[], "one", [1], ["é"], ["x" * (MAX_REPORTED_TOKEN_BYTES + 1)], ["x"] * (MAX_TOKENS + 1), None]
+)
+def test_bad_tokens(tokens: object) -> None:
+    data = _changed(tokens=tokens)
+    with pytest.raises(BadInput):
+        tokens_in_report(data)
+    assert _check(data)[0] is ClaimStatus.FAIL
+
+
+def test_a_vm_is_where_it_was_moved_to() -> None:
+    moving = {**POLICY.vms, WEB: replace(POLICY.vms[WEB], may_move_to=frozenset({BETA}))}
+    policy = replace(POLICY, vms=moving)
+    report = hypervisor_report([_running(WEB)], LABEL_MAP)
+    for placed, host, passes, words in (
+        (policy, ALPHA, True, ""),
+        (policy, BETA, False, "another host than the policy says"),
+        (policy.placed({WEB: BETA}), BETA, True, ""),
+        (policy.placed({WEB: BETA}), ALPHA, False, "another host than the one that it was moved to"),
+    ):
+        claim = check_hypervisor_report(report, host=host, policy=placed)
+        assert (claim.status is ClaimStatus.PASS) is passes
+        assert words in claim.reason

@@ -38,7 +38,7 @@ def test_every_context_is_that_of_the_label_map(policy: Policy) -> None:
             name = TypeName(row["type"])
             assert SelinuxContext.parse(row["link_context"]) == label_map.link_context(name)
             assert SelinuxContext.parse(row["spd_context"]) == label_map.spd_context(name)
-        assert [row["vm"] for row in document["vms"]] == list(policy.vms_of(host))
+        assert [row["vm"] for row in document["vms"]] == list(policy.possible_on(host))
         for row in document["vms"]:
             vm = VmName(row["vm"])
             assert row["context"] == str(vm_context(policy, label_map, vm))

@@ -1,0 +1,429 @@
+"""VMs that this host gives away: cold migration, as the host that owns the VM sees it (`peer.move_messages`).
+
+The VM is checked here, then asked for there; it is stopped, its disk is sent, and the other host says that all of it is
+there and that it would take it. All this time the VM is this host's, and starts here again if anything fails or this
+daemon dies. One transaction of the database then writes down that it is the other host's (`vm_owners`); from then on it
+never starts here, and the other host is told until it answers. So it is in one place at every moment, whoever dies.
+
+What is under way lies in the store: `copying` (ours, not to be started meanwhile), `given` (no longer ours, to be
+told), `kept` (ours, the other host is to be told to forget what came in).
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from shamon_host.daemon.admissions import Admissions
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.background import Background
+from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.peer_policies import PeerPolicies
+from shamon_host.daemon.ports import Blocking, Clock, Waker
+from shamon_host.daemon.store import Store
+from shamon_host.daemon.vm_owners import VmOwners
+from shamon_host.domain import monitor
+from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.results import TpmKind
+from shamon_host.domain.vm_tokens import VmToken
+from shamon_host.hypervisor.durations import Laps, Measured
+from shamon_host.hypervisor.ports import DomainState
+from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
+from shamon_host.hypervisor.vms import VmManager
+from shamon_host.peer.errors import Busy
+from shamon_host.peer.move_messages import MOVE_BYTES, Abort, Arrived, DiskPart, Handover, Prepare
+from shamon_host.peer.ports import PeerTransport
+from shamon_host.peer.signed_record import PrivateKey
+from shamon_host.peer.vm_token import countersigned, proposed, read_acceptance, token_in
+from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE
+
+DEPARTURES = "vm-departure"
+_AGAIN_S = 10.0
+_LOOK_S = 0.2
+_LONG_S = 900.0
+"""For what reads a whole disk or image on the other host."""
+
+
+class Phase(StrEnum):
+    """As written down; see the module."""
+
+    COPYING = "copying"
+    GIVEN = "given"
+    KEPT = "kept"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The last move of a VM that this run of the daemon began, for people."""
+
+    vm: VmName
+    to: HostName
+    step: str = "the two hosts attest each other"
+    sent_bytes: int = 0
+    disk_bytes: int = 0
+    done: bool = False
+    error: ShamonError | None = None
+    parts_ms: dict[str, float] = field(default_factory=dict)
+    downtime_ms: float = 0.0
+    """From before it was stopped until the other host said that it runs."""
+
+    def to_document(self) -> dict[str, Any]:
+        """In JSON's types, without the error."""
+        return {
+            "vm": self.vm,
+            "to": self.to,
+            "step": self.step,
+            "sent_bytes": self.sent_bytes,
+            "disk_bytes": self.disk_bytes,
+            "done": self.done,
+            "parts_ms": dict(self.parts_ms),
+            "downtime_ms": self.downtime_ms,
+        }
+
+
+@dataclass(kw_only=True)
+class Departures:
+    """One for each daemon; one VM moves away at a time."""
+
+    name: HostName
+    enforced: EnforcedPolicy
+    policies: PeerPolicies
+    admissions: Admissions
+    owners: VmOwners
+    vms: VmManager
+    store: Store
+    audit: AuditLog
+    clock: Clock
+    blocking: Blocking
+    background: Background
+    transport: PeerTransport
+    key: PrivateKey = field(repr=False)
+    own_tpm: Callable[[], TpmKind]
+    wake: Waker
+    pending: Callable[[VmName], bool]
+    """Whether something is still to be done to the VM because a peer failed."""
+    measured: Measured
+    changed: Callable[[], None]
+    """Domains, or who owns them, changed."""
+    progress: dict[VmName, Progress] = field(init=False, default_factory=dict)
+    _busy: bool = field(init=False, default=False)
+
+    def why_not_to_be_started(self, vm: VmName) -> str:
+        """Why this host must not start the VM now; empty where it may."""
+        document = self.store.get(DEPARTURES, vm)
+        return f"it moves to {document['to']}" if document and document["phase"] == Phase.COPYING else ""
+
+    async def begin(self, vm: VmName, to: HostName, reason: str) -> Progress:
+        """Check that the VM may move, and begin; what becomes of it is in `progress`. Raises Refused, BadInput."""
+        if self._busy:
+            raise Refused("another VM is being moved from this host", remedy="Wait until that is over.")
+        self._busy = True
+        try:
+            move = secrets.token_bytes(MOVE_BYTES)
+            await self.blocking(lambda: self._begin(vm, to, move, reason))
+        except BaseException:
+            self._busy = False
+            raise
+        progress = self.progress[vm] = Progress(vm=vm, to=to)
+        self.background.spawn(self._run(progress, move), f"{vm} moves to {to}")
+        return progress
+
+    def restore(self) -> tuple[VmName, ...]:
+        """At the start of the daemon, before any VM is: what an earlier run left. Returns the VMs that stay here, and
+        may have been stopped to be moved. Raises BackendFailed."""
+        stay = []
+        for name, document in self.store.items(DEPARTURES):
+            vm = VmName(name)
+            if document["phase"] == Phase.COPYING:
+                self.audit.append("vm.stays", vm, {"to": document["to"], "reason": "the daemon ended meanwhile"})
+                self.store.put(DEPARTURES, vm, {**document, "phase": Phase.KEPT})
+            if document["phase"] != Phase.GIVEN and document["stopped"]:
+                stay.append(vm)
+            self._tell_until_heard(vm, bytes.fromhex(document["move"]))
+        return tuple(stay)
+
+    def started(self, vm: VmName) -> None:
+        """Whatever could be done for a VM to run here again after it was stopped to be moved was done."""
+        with self.vms.held():
+            document = self.store.get(DEPARTURES, vm)
+            if document is not None and document["phase"] == Phase.KEPT:
+                self.store.put(DEPARTURES, vm, {**document, "stopped": False})
+
+    # The steps, in order
+
+    def _begin(self, vm: VmName, to: HostName, move: bytes, reason: str) -> None:
+        with self.vms.held():
+            self._require_movable(vm)
+            self._permit(vm, to)
+            self.audit.append("vm.move", vm, {"to": to, "move": move.hex(), "reason": reason})
+            document = {"move": move.hex(), "to": to, "phase": Phase.COPYING, "stopped": False, "token": ""}
+            self.store.put(DEPARTURES, vm, document)
+
+    async def _run(self, progress: Progress, move: bytes) -> None:
+        vm, to, laps = progress.vm, progress.to, Laps()
+        try:
+            try:
+                await self._move(progress, move, laps)
+            except ShamonError as error:
+                if not await self._keep(vm, move, str(error)):
+                    raise
+                progress.error, progress.step = error, "it stays"
+            else:
+                await self._hand(progress, move, laps)
+        except ShamonError as error:
+            progress.step = f"it is {to}'s, which has not answered yet"
+            progress.error = Unreachable(
+                f"the VM is {to}'s now, which has not answered yet",
+                where=vm,
+                found=str(error),
+                remedy="It starts there as soon as that host hears of it, and never here before it is moved back.",
+            )
+            self._tell_until_heard(vm, move)
+        finally:
+            progress.done, self._busy = True, False
+            progress.parts_ms = dict(laps.parts_ms)
+            self.changed()
+
+    async def _move(self, progress: Progress, move: bytes, laps: Laps) -> None:
+        """Until the VM is the other host's. Raises ShamonError; it may be the other host's then all the same."""
+        vm, to = progress.vm, progress.to
+        await self._attested(to)
+        laps.lap("attested")
+        progress.step = "asks whether it may come"
+        size = await self.blocking(lambda: self.vms.images.size(vm))
+        await self._prepare(vm, to, move, size)
+        laps.lap("prepared")
+        progress.step = "is stopped"
+        runs, size = await self.blocking(lambda: self._stop(vm, to, move))
+        laps.lap("stopped")
+        progress.step, progress.disk_bytes = "its disk is sent", size
+        await self._prepare(vm, to, move, size)
+        disk = await self._send(progress, move) if size else ""
+        laps.lap("copied")
+        progress.step = "is handed over"
+        base = await self.blocking(lambda: self.vms.states.overlay_of(vm))
+        token = VmToken(
+            coalition=self.enforced.policy.coalition,
+            vm=vm,
+            generation=self.owners.next_number(vm),
+            owner=to,
+            previous=self.name,
+            policy=self.enforced.policy.digest,
+            disk=disk,
+            size=size,
+            base=base or "",
+            runs=runs,
+            time=int(self.clock.wall_s()),
+        )
+        handover = Handover(move=move, token=proposed(token))
+        acceptance = await self._call(to, VM_ACCEPT, handover.encode(), timeout_s=_LONG_S)
+        if read_acceptance(acceptance, self.owners.key_of) != token:
+            raise NotTrusted("the host accepted another move than this one", where=to)
+        laps.lap("accepted")
+        await self.blocking(lambda: self._give(token, move, countersigned(acceptance, self.key)))
+        laps.lap("given")
+
+    async def _attested(self, to: HostName) -> None:
+        """The other host proves itself now, not only within its lease. Raises Refused where it does not in time."""
+        now_s = self.clock.boottime_s()
+        until_s = now_s + self.enforced.policy.intervals.timeout_s
+        self.wake(to)
+        while self.admissions.proved_s(to) < now_s:
+            if self.clock.boottime_s() >= until_s:
+                raise Refused("the host has not proved itself in time", where=to)
+            await self.clock.sleep(_LOOK_S)
+
+    async def _prepare(self, vm: VmName, to: HostName, move: bytes, size: int) -> None:
+        message = Prepare(move=move, vm=vm, policy=self.enforced.policy.digest, size=size)
+        await self._call(to, VM_PREPARE, message.encode(), timeout_s=_LONG_S)
+
+    def _stop(self, vm: VmName, to: HostName, move: bytes) -> tuple[bool, int]:
+        """Whether it should run, and how large its disk is now that nobody writes to it."""
+        with self.vms.held():
+            self._require_movable(vm)
+            document = self._copying(vm, move)
+            self.audit.append("vm.stop", vm, {"moves_to": to})
+            self.store.put(DEPARTURES, vm, {**document, "stopped": True})
+            self.vms.states.hypervisor.destroy(vm)
+            return vm in self.vms.states.wanted(), self.vms.images.outgoing(vm)
+
+    async def _send(self, progress: Progress, move: bytes) -> str:
+        """Its digest. Raises ShamonError, also as soon as the other host's lease is over."""
+        vm, digest, images = progress.vm, hashlib.sha256(), self.vms.images
+        for offset in range(0, progress.disk_bytes, MAX_DISK_PART):
+            length = min(MAX_DISK_PART, progress.disk_bytes - offset)
+
+            def part(offset: int = offset, length: int = length) -> bytes:
+                data = images.read(vm, offset, length)
+                digest.update(data)
+                return data
+
+            data = await self.blocking(part)
+            if len(data) != length:
+                raise NotTrusted("the disk of the VM changed while it was sent", where=vm)
+            if data.count(0) != length:
+                message = DiskPart(move=move, vm=vm, offset=offset, data=data)
+                await self._call(progress.to, VM_DISK, message.encode())
+            progress.sent_bytes = offset + length
+        return digest.hexdigest()
+
+    def _give(self, token: VmToken, move: bytes, envelope: bytes) -> None:
+        """The one moment: until `take` has returned the VM is this host's."""
+        vm, to = token.vm, token.owner
+        with self.vms.held():
+            self._require_movable(vm)
+            document = self._copying(vm, move)
+            if self.vms.states.find(vm) is not None or (vm in self.vms.states.wanted()) is not token.runs:
+                raise Refused("the VM was started or stopped meanwhile", where=vm)
+            if token.policy != self.enforced.policy.digest:
+                raise Refused("the policy changed meanwhile", where=vm)
+            self._permit(vm, to)
+            self.audit.append("vm.give", vm, {"to": to, "generation": token.generation, "disk": token.disk})
+            given = {**document, "phase": Phase.GIVEN, "token": envelope.decode("ascii")}
+            self.owners.take(token, envelope, {(DEPARTURES, vm): given, (VM_DOCUMENTS, vm): None})
+
+    def _copying(self, vm: VmName, move: bytes) -> dict[str, Any]:
+        """What is noted of the move. Raises Refused where it is over."""
+        document = self.store.get(DEPARTURES, vm)
+        if document is None or document["move"] != move.hex() or document["phase"] != Phase.COPYING:
+            raise Refused("the move was given up meanwhile", where=vm)
+        return document
+
+    async def _hand(self, progress: Progress, move: bytes, laps: Laps) -> None:
+        arrived = await self._tell(progress.vm, move)
+        laps.lap("taken")
+        if arrived is not None:
+            progress.step = arrived.state
+            if arrived.resumed:
+                parts = laps.parts_ms
+                before = sum(parts.get(name, 0.0) for name in ("attested", "prepared"))
+                progress.downtime_ms = round(sum(parts.values()) - before, 3)
+                for part, took_ms in {**parts, "downtime": progress.downtime_ms}.items():
+                    self.measured(f"migration: {part}", took_ms)
+
+    # What may be, and what becomes of it
+
+    def _require_movable(self, vm: VmName) -> None:
+        """Nothing is under way with the VM that the other host would not know of. Raises Refused, BadInput."""
+        states = self.vms.states
+        states.entry(vm)
+        self.vms.quarantines.require_kept(vm)
+        quarantine, domain = states.quarantine(vm), states.find(vm)
+        why = ""
+        if quarantine is not None:
+            why = f"it is in quarantine: {quarantine.reason}"
+        elif states.replacing(vm) or states.needs_fresh(vm):
+            why = "it is being replaced"
+        elif domain is not None and domain.state is not DomainState.RUNNING:
+            why = "it is suspended"
+        elif self.pending(vm):
+            why = "something is still to be done to it, as a peer failed"
+        elif self.enforced.successor is not None:
+            why = f"version {self.enforced.successor.version} of the policy is about to come into force"
+        if why:
+            raise Refused("the VM does not move now", where=vm, found=why)
+
+    def _permit(self, vm: VmName, to: HostName) -> None:
+        """`vm.migrate`, as far as this host can tell: what runs there the other host knows. Raises Refused."""
+        policy, state = self.enforced.policy, self.admissions.state(to)
+        decision = monitor.vm_migrate(
+            policy,
+            vm,
+            source=self.name,
+            destination=to,
+            running_there={},
+            peer_state=state,
+            local_tpm=self.own_tpm(),
+            now_s=self.clock.boottime_s(),
+        )
+        self.audit.append(decision.check, vm, decision.as_detail())
+        decision.enforce()
+        if not self.policies.same(to):
+            raise Refused("a VM moves between hosts with one policy alone", where=to, expected=policy.digest)
+
+    async def _keep(self, vm: VmName, move: bytes, reason: str) -> bool:
+        """The move came to nothing: the VM runs here again, if it did. False where it is the other host's already."""
+
+        def keep() -> bool:
+            with self.vms.held():
+                document = self.store.get(DEPARTURES, vm)
+                if document is None or document["phase"] != Phase.COPYING:
+                    return False
+                self.audit.append("vm.stays", vm, {"to": document["to"], "reason": reason})
+                self.store.put(DEPARTURES, vm, {**document, "phase": Phase.KEPT})
+                if document["stopped"]:
+                    try:
+                        self.vms.start_again(vm)
+                    except ShamonError as error:
+                        self.audit.append("vm.not-restored", vm, {"reason": str(error)})
+                    self.started(vm)
+                return True
+
+        kept = await self.blocking(keep)
+        if kept:
+            self._tell_until_heard(vm, move)
+        return kept
+
+    # What the other host is told afterwards
+
+    def _tell_until_heard(self, vm: VmName, move: bytes) -> None:
+        async def tell() -> None:
+            told = ""
+            while True:
+                try:
+                    await self._tell(vm, move)
+                except ShamonError as error:
+                    if told != str(error):
+                        told = str(error)
+                        self.audit.append("vm.not-handed-over", vm, {"reason": told})
+                else:
+                    return
+                await self.clock.sleep(_AGAIN_S)
+
+        self.background.spawn(tell(), f"what became of the move of {vm}")
+
+    async def _tell(self, vm: VmName, move: bytes) -> Arrived | None:
+        """Say to the other host what became of the move; nothing where that was heard. Raises ShamonError."""
+        document = await self.blocking(lambda: self.store.get(DEPARTURES, vm))
+        if document is None or document["move"] != move.hex() or document["phase"] == Phase.COPYING:
+            return None
+        to, arrived = HostName(document["to"]), None
+        if document["phase"] == Phase.GIVEN:
+            handover = Handover(move=move, token=document["token"].encode("ascii"))
+            arrived = Arrived.decode(await self._call(to, VM_HAND, handover.encode(), timeout_s=_LONG_S))
+        else:
+            try:
+                await self._call(to, VM_ABORT, Abort(move=move, vm=vm).encode(), admitted=False)
+            except Busy:
+                raise
+            except Refused:  # it is not waited for there, or never will be
+                pass
+        await self.blocking(lambda: self._heard(vm, document))
+        return arrived
+
+    def _heard(self, vm: VmName, document: dict[str, Any]) -> None:
+        with self.vms.held():
+            if (self.store.get(DEPARTURES, vm) or {}).get("move") != document["move"]:
+                return
+            if document["phase"] == Phase.GIVEN:
+                token = token_in(document["token"].encode("ascii"))
+                self.audit.append("vm.moved", vm, {"to": token.owner, "generation": token.generation})
+                if self.owners.newest(vm) == token:
+                    self.vms.images.discard(vm)
+            self.store.delete(DEPARTURES, vm)
+
+    async def _call(
+        self, to: HostName, path: str, body: bytes, *, timeout_s: float = 0.0, admitted: bool = True
+    ) -> bytes:
+        """Only while the other host is admitted and its lease lasts, but for what says nothing of the VM. Raises
+        ShamonError."""
+        if admitted and not self.admissions.state(to).counts_at(self.clock.boottime_s()):
+            raise Refused("the host is not admitted now", where=to)
+        policy = self.enforced.policy
+        entry = policy.hosts.get(to)
+        if entry is None:
+            raise Refused("the policy knows no such host", where=to)
+        return await self.transport.call(entry, path, body, timeout_s=timeout_s or policy.intervals.timeout_s)

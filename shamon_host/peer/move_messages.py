@@ -1,0 +1,134 @@
+"""The messages by which a VM moves from one host, its owner, to another one.
+
+    the owner                                   the host that it moves to
+      POST /v1/vm/prepare  move, VM, size    →  may it come? the clean image is the pinned one; room for the disk
+      (stops the VM)
+      POST /v1/vm/disk     move, offset      →  a part of its disk; again and again
+      POST /v1/vm/accept   move, token       →  may it still come? all of the disk is there
+                           ← the token with this host's signature
+      (signs the token: from now on the VM is the other one's)
+      POST /v1/vm/hand     token             →  the disk is put in place, the VM started
+                           ← what became of it
+
+Until the owner has signed it may give up (`/v1/vm/abort`); afterwards it says `hand` until that is answered.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.labels import VmName, plain_name
+from shamon_host.peer.vm_token import MAX_DISK_BYTES, MAX_TOKEN_ENVELOPE_BYTES
+from shamon_host.peer.wire import MAX_DISK_PART, Fields, encode_object, join, split
+
+MOVE_BYTES = 16
+MAX_STATE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """`move`: 16 bytes that the owner chose at random for this attempt. `size`: of the disk in bytes, 0 for none."""
+
+    move: bytes
+    vm: VmName
+    policy: str
+    """Digest of the policy that the owner enforces, hexadecimal."""
+    size: int
+
+    def encode(self) -> bytes:
+        return encode_object({"move": self.move.hex(), "vm": self.vm, "policy": self.policy, "size": self.size})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises BadInput."""
+        fields = Fields.parse(data, "move", frozenset({"move", "vm", "policy", "size"}))
+        return cls(
+            move=fields.octets("move", least=MOVE_BYTES),
+            vm=VmName(plain_name(fields.text("vm", most=63), "VM name")),
+            policy=fields.octets("policy", least=32).hex(),
+            size=fields.number("size", least=0, most=MAX_DISK_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPart:
+    """A part of the disk; parts that are zero alone are not sent."""
+
+    move: bytes
+    vm: VmName
+    offset: int
+    data: bytes
+
+    def encode(self) -> bytes:
+        return join(encode_object({"move": self.move.hex(), "vm": self.vm, "offset": self.offset}), self.data)
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Raises BadInput."""
+        header, data = split(body)
+        fields = Fields.parse(header, "part of a disk", frozenset({"move", "vm", "offset"}))
+        if not 0 < len(data) <= MAX_DISK_PART:
+            raise BadInput("malformed message", where="part of a disk", expected=f"1 to {MAX_DISK_PART} bytes")
+        return cls(
+            move=fields.octets("move", least=MOVE_BYTES),
+            vm=VmName(plain_name(fields.text("vm", most=63), "VM name")),
+            offset=fields.number("offset", least=0, most=MAX_DISK_BYTES),
+            data=data,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """To be accepted: a token that nobody has signed. To be handed over: one that both hosts have."""
+
+    move: bytes
+    token: bytes
+    """An envelope of which nothing is verified."""
+
+    def encode(self) -> bytes:
+        return join(encode_object({"move": self.move.hex()}), self.token)
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Raises BadInput."""
+        header, token = split(body)
+        fields = Fields.parse(header, "handover", frozenset({"move"}))
+        if len(token) > MAX_TOKEN_ENVELOPE_BYTES:
+            raise BadInput("malformed message", where="handover", expected=f"at most {MAX_TOKEN_ENVELOPE_BYTES} bytes")
+        return cls(move=fields.octets("move", least=MOVE_BYTES), token=token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort:
+    """The owner keeps the VM."""
+
+    move: bytes
+    vm: VmName
+
+    def encode(self) -> bytes:
+        return encode_object({"move": self.move.hex(), "vm": self.vm})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises BadInput."""
+        fields = Fields.parse(data, "end of a move", frozenset({"move", "vm"}))
+        return cls(
+            move=fields.octets("move", least=MOVE_BYTES), vm=VmName(plain_name(fields.text("vm", most=63), "VM name"))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """What became of a VM that was handed over, in words for people; `resumed`: it runs."""
+
+    resumed: bool
+    state: str
+
+    def encode(self) -> bytes:
+        return encode_object({"resumed": self.resumed, "state": self.state})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises BadInput."""
+        fields = Fields.parse(data, "arrival", frozenset({"resumed", "state"}))
+        return cls(resumed=fields.flag("resumed"), state=fields.text("state", most=MAX_STATE))

@@ -18,6 +18,7 @@ from tests.integration.lab.lab import Lab
 from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
 
+pytestmark = pytest.mark.full
 _BOOK = b"what red and blue read\n".ljust(1 << 20, b"\0")
 _CHANGES = (
     ('[vms.web]\nlabel = "red"', '[vms.web]\nlabel = "red"\nresources = ["book", "cache"]'),
@@ -209,3 +210,10 @@ def test_other_content_than_the_pinned_starts_nothing(hosts: Hosts) -> None:
     told = hosts.ask("vm", "start", "shop", status=3)["error"]
     assert hashlib.sha256(_BOOK).hexdigest() in told["expected"]
     assert not hosts.runs("shop")
+
+
+def test_selinux_denied_the_daemon_no_file(hosts: Hosts) -> None:
+    """All of the above went as it did because the daemon may do it, not because nobody enforces, or looks."""
+    assert hosts.alpha.run("getenforce").stdout.strip() == "Enforcing"
+    denied = [line for line in hosts.alpha.denials() if re.search(r"scontext=\S*:shamon_t:\S* .*tclass=file", line)]
+    assert denied == []

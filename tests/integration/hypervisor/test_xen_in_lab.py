@@ -18,6 +18,7 @@ from tests.integration.lab.remote_pytest import RemoteOutcomes, run_suite, suite
 from vm_images.app import archive
 
 SUITE = "tests/integration/hypervisor/xen_suite.py"
+pytestmark = pytest.mark.full
 _LOAD = """
 from pathlib import Path
 from shamon_host.hypervisor.xen_control import XenControl

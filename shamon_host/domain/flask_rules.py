@@ -14,6 +14,9 @@ from shamon_host.domain.labels import VmLabel
 
 SHARE = ("map_read", "map_write", "copy", "unmap")
 """Of class grant: use pages that another domain has offered."""
+COPY = "copy"
+"""Of class grant: asked of the domain whose data is copied about the one that gets it, whoever copies (`gnttab_copy` of
+Xen's grant_table.c). A back end copies frames out of a guest's pages, so the guest needs it, and gives nothing away."""
 _OWN_CHANNEL = ("create", "send", "status")
 LOST = "unlabeled_t"
 """Type of the base policy: what Xen makes of the label of a domain whose type the policy that is loaded next lacks."""
@@ -199,6 +202,7 @@ def _toolstack(tools: str) -> Iterator[Rule]:
     yield _rule(tools, "shamon_domain", "shadow", "enable")
     yield _rule(tools, "shamon_domain", "security", "check_context")
     yield _rule(tools, "shamon_domain", "grant", "setup", "query", *SHARE)
+    yield _rule("shamon_domain", tools, "grant", COPY)
     yield _rule(tools, "shamon_channel", "event", "create")
     yield _rule(tools, channel, "event", *_OWN_CHANNEL)
     yield _rule(channel, "shamon_domain", "event", "bind")
@@ -219,5 +223,6 @@ def _lost(tools: str) -> Iterator[Rule]:
 def _mac_domain() -> Iterator[Rule]:
     """It is the network backend of labelled VMs: it uses their pages, never they its."""
     yield _rule(MAC_DOMAIN, "shamon_labelled", "grant", *SHARE)
+    yield _rule("shamon_labelled", MAC_DOMAIN, "grant", COPY)
     yield _rule(channel_type(MAC_DOMAIN), "shamon_labelled", "event", "bind")
     yield _rule("shamon_labelled_channel", MAC_DOMAIN, "event", "bind")

@@ -5,7 +5,7 @@ allow them.
 from collections.abc import Iterable, Iterator, Sequence
 
 from shamon_host.domain.flask_labels import MAC_DOMAIN
-from shamon_host.domain.flask_rules import SHARE, FlaskModule, Rule, channel_type, own_type
+from shamon_host.domain.flask_rules import COPY, SHARE, FlaskModule, Rule, channel_type, own_type
 
 _WIDTH = 100
 _SHARE = f"{{ {' '.join(SHARE)} }}"
@@ -62,7 +62,8 @@ def assertions(module: FlaskModule) -> Iterator[str]:
         name, partners = guest.type, guest.partners
         reached = [*base.trusted, *([MAC_DOMAIN] if guest != unlabelled else [])]
         own, channel = own_type(name), channel_type(name)
-        yield f"neverallow {name} {_all_but('domain_type', [own, *partners])}:grant *;"
+        yield f"neverallow {name} {_all_but('domain_type', [own, *reached, *partners])}:grant *;"
+        yield f"neverallow {name} {_braced(reached)}:grant ~{COPY};"
         yield f"neverallow {channel} {_all_but('domain_type', [own, *reached, *partners])}:event bind;"
         yield f"neverallow {name} {_all_but('event_type', [channel])}:event *;"
         yield f"neverallow {name} {_all_but('shamon_self', [own])}:{_CONTROL} *;"

@@ -23,6 +23,7 @@ from tests.integration.lab.link_pair import RED, LinkPair
 from tests.integration.lab.story import CORE_FAULTS, lab_of, play
 from tests.integration.lab.waiting import wait_until
 
+pytestmark = pytest.mark.full
 XEN, QEMU = HypervisorKind.XEN, HypervisorKind.QEMU
 _APP = "/var/lib/libvirt/images/app"
 _IN_TOOLSTACK = "systemd-run -q --wait --pipe --collect /usr/local/sbin/lab-in-toolstack"
@@ -49,7 +50,6 @@ def _check(report: StoryReport) -> None:
     assert {"handshake_ms", "quote_ms", "detect_to_teardown_ms"} <= set(report.figures)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("kinds", [(XEN, QEMU), (QEMU, XEN)], ids=["xen,kvm", "kvm,xen"])
 def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> None:
     for _, report in _story(kinds):

@@ -16,6 +16,7 @@ from tests.integration.lab.lab import Lab
 from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
 
+pytestmark = pytest.mark.full
 _KEPT = "/var/lib/libvirt/images/shamon-kept"
 _IMAGE = "/var/lib/libvirt/images/app/disk.raw"
 _CHANGES = tuple((f"[labels.{label}]\n", f'[labels.{label}]\nquarantine = "note"\n') for label in ("red", "blue"))

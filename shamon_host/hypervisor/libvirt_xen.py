@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from shamon_host.domain.errors import BackendFailed, BadInput
@@ -84,12 +84,12 @@ class LibvirtXen(LibvirtDomains):
     def listed(self, connection: Any) -> Sequence[Any]:
         return [domain for domain in connection.listAllDomains() if domain.ID() != _DOM0]
 
-    def _strangers(self) -> Iterator[XenDomain]:
+    def _strangers(self) -> Sequence[XenDomain]:
         """Domains that libvirt does not know."""
         there = [domain for domain in self._control.domains() if not domain.dying and not self._is_starting(domain)]
         with self._connected() as connection:  # read later: one that libvirt has just started is in it
             known = {_DOM0, *(domain.ID() for domain in connection.listAllDomains())}
-        return iter([domain for domain in there if domain.number not in known])
+        return [domain for domain in there if domain.number not in known]
 
     def _is_starting(self, domain: XenDomain) -> bool:
         """Whether it is what libxl makes for `start_paused` now: anybody may give a domain of his own a VM's UUID, but

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ImageFiles:
+class _ImageFiles(ABC):
     """`images`: name → path of the clean image and its format (`raw` or `qcow2`); `directory`: where overlays live;
     `kept`: where those are that were moved aside, on the same file system."""
 
@@ -60,9 +61,9 @@ class _ImageFiles:
         os.replace(fresh, target)
         return str(target)
 
+    @abstractmethod
     def _make(self, image: str, fresh: Path, sha256: str) -> None:
         """Make a new overlay at this path, where nothing is, above what has this digest."""
-        raise NotImplementedError
 
     def overlay(self, vm: VmName) -> str | None:
         path = self._path(vm)
@@ -122,6 +123,7 @@ class _ImageFiles:
         path = self._path(vm)
         return path.with_name(path.name + moving_disks.INCOMING)
 
+    @abstractmethod
     def _fit(self, incoming: Path, image: str) -> None:
         """Make what came in an overlay of this host. Again changes nothing. Raises NotTrusted, BackendFailed."""
 
@@ -186,6 +188,9 @@ class LoopbackImages(_ImageFiles):
         except NotTrusted:
             fresh.unlink(missing_ok=True)
             raise
+
+    def _fit(self, incoming: Path, image: str) -> None:
+        """A copy stands by itself."""
 
 
 def _require_pinned(path: Path, sha256: str, found: str) -> None:

@@ -36,7 +36,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import AttestationResult
 from shamon_host.domain.vm_tokens import VmToken
 from shamon_host.hypervisor.ports import Hypervisor
-from shamon_host.hypervisor.report import hypervisor_report
+from shamon_host.hypervisor.report import ReportedMacVm, hypervisor_report
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
@@ -68,6 +68,8 @@ class CoalitionHost:
     types: LinkTypes
     admissions: Admissions
     owners: VmOwners
+    mac_vm: Callable[[], ReportedMacVm | None]
+    """What holds this host's links was started from; None where the host itself does."""
     figures: Figures
     on_moves: Callable[[Sequence[tuple[VmToken, bytes]]], None]
     """A peer that passes has shown tokens of VMs that were not known here."""
@@ -131,7 +133,7 @@ class CoalitionHost:
         def observe() -> tuple[bytes, bytes]:
             flask = self.xen.reported() if self.xen else None
             domains, tokens = self.hypervisor.domains(), self.owners.reported(self.name)
-            report = hypervisor_report(domains, self.enforced.label_map, flask, tokens)
+            report = hypervisor_report(domains, self.enforced.label_map, flask, tokens, self.mac_vm())
             return report, self.links.network_state()
 
         report, network = await self.blocking(observe)

@@ -21,6 +21,7 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import HostConfig, load_config
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.references import References
@@ -36,6 +37,10 @@ from shamon_host.hypervisor.disk_files import DiskFiles
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import LoopbackImages, OverlayImages
 from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images
+from shamon_host.link_agent.divided_kernel import DividedKernel
+from shamon_host.link_agent.remote_kernel import RemoteLinkKernel, connect_to_mac_vm
+from shamon_host.link_agent.setup import CONTROL_PREFIX, HOST_ADDRESS, MAC_VM_ADDRESS, PROXY_PORT
+from shamon_host.links.linux_interfaces import make_control_wire
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
 from shamon_host.peer.coalition_ca import read_ca_certificates
@@ -94,6 +99,19 @@ def open_hypervisor(config: HostConfig) -> Platform:
     )
 
 
+def open_mac_vm(config: HostConfig) -> MacVmBackends | None:
+    """None where the host itself holds its links."""
+    if config.mac_vm is None:
+        return None
+    remote = RemoteLinkKernel(connect_to_mac_vm)
+    return MacVmBackends(
+        config=config.mac_vm,
+        kernel=DividedKernel(host=LinuxLinkKernel(), mac_vm=remote),
+        remote=remote,
+        make_control_wire=lambda: make_control_wire(CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}"),
+    )
+
+
 def run_daemon(config_path: Path) -> int:
     """Run until a signal asks for the end; return the exit code. Raises ShamonError for what ended it before."""
     return asyncio.run(_run(load_config(config_path)))
@@ -111,13 +129,15 @@ async def _run(config: HostConfig) -> int:
         registry = PeerRegistry.load(config.peers, authorities)
         clock = SystemClock()
         database = stack.enter_context(closing(Database(config.database)))
-        kernel = stack.enter_context(closing(LinuxLinkKernel()))
+        mac_vm = open_mac_vm(config)
+        kernel = stack.enter_context(closing(LinuxLinkKernel() if mac_vm is None else mac_vm.kernel))
         platform = open_hypervisor(config)
         stack.enter_context(closing(platform.hypervisor))
         tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))
         files = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
         tls = files.opened(tpm.unseal, config.runtime_dir)
-        transport = HttpTransport(tls=tls, directory=registry)
+        proxy = f"http://{MAC_VM_ADDRESS}:{PROXY_PORT}" if mac_vm is not None else None
+        transport = HttpTransport(tls=tls, directory=registry, proxy=proxy)
         stack.push_async_callback(transport.close)
         daemon = HostDaemon(
             name=config.name,
@@ -138,6 +158,7 @@ async def _run(config: HostConfig) -> int:
                 kernel=kernel,
                 hypervisor=platform.hypervisor,
                 flask=platform.flask,
+                mac_vm=mac_vm,
                 images=platform.images,
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,
@@ -152,7 +173,12 @@ async def _run(config: HostConfig) -> int:
         async def listeners() -> AsyncIterator[None]:
             own = daemon.policy.hosts[config.name]
             server = await serve_peers(
-                daemon.service, name=config.name, tls=tls, directory=registry, address=own.address, port=own.port
+                daemon.service,
+                name=config.name,
+                tls=tls,
+                directory=registry,
+                address=own.address if mac_vm is None else HOST_ADDRESS,
+                port=own.port,
             )
             try:
                 api = await serve_api(Api(daemon=daemon), config.socket)

@@ -1,8 +1,10 @@
 """The configuration of one host, `/etc/shamon/host.toml`: where things are. What is allowed is in the policy."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from shamon_host.peer.reference_envelope import ReferenceSigners, checked_signer
 
 MAX_CONFIG_BYTES = 1 << 20
 _MAX_SIGNERS = 65
+_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", re.ASCII)
 _STRINGS = {
     "state_dir": "/var/lib/shamon",
     "runtime_dir": "/run/shamon",
@@ -25,6 +28,16 @@ _STRINGS = {
     "kept": "/var/lib/libvirt/images/shamon-kept",
 }
 _TLS = {"ca": "/etc/shamon/ca.pem", "certificate": "/etc/shamon/host.pem", "key": "/etc/shamon/host.key"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MacVmConfig:
+    """How the MAC VM is wired to the network. `bridge`: on this host, with the network's card as a port. `address`: of
+    the host in the policy, with its prefix length; `gateway` may be empty."""
+
+    bridge: str
+    address: str
+    gateway: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,8 @@ class HostConfig:
     """Disk beside VMs' own → its file, a raw image."""
     vms: Mapping[VmName, VmSettings]
     hypervisor: HypervisorKind = HypervisorKind.QEMU
+    mac_vm: MacVmConfig | None = None
+    """None: the host itself holds its links."""
     results: Retention = field(default_factory=Retention)
     """How much is kept of the history of Attestation Results."""
 
@@ -80,7 +95,7 @@ def load_config(path: Path) -> HostConfig:
 def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
     """Check the fields of a configuration. Raises BadInput."""
     reader = _Reader(source)
-    tables = {"tls", "tpm", "hypervisor", "images", "resources", "vms", "results", "reference_signing"}
+    tables = {"tls", "tpm", "hypervisor", "images", "resources", "vms", "results", "reference_signing", "mac_vm"}
     reader.only(fields, "", {"name", *tables, *_STRINGS})
     paths = {key: reader.path(fields, "", key, default) for key, default in _STRINGS.items()}
     tls, tpm, hypervisor = (reader.table(fields, key) for key in ("tls", "tpm", "hypervisor"))
@@ -122,6 +137,7 @@ def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:
         images=images,
         resources=resources,
         vms=vms,
+        mac_vm=_mac_vm(reader, fields),
         results=_retention(reader, reader.table(fields, "results")),
     )
 
@@ -167,6 +183,28 @@ def _reference_signers(reader: "_Reader", fields: Mapping[str, Any]) -> Referenc
         return checked_signers(keys, threshold)
     except BadInput as error:
         raise reader.error("reference_signing", error.expected, error.found) from error
+
+
+def _mac_vm(reader: "_Reader", fields: Mapping[str, Any]) -> MacVmConfig | None:
+    if "mac_vm" not in fields:
+        return None
+    table, prefix = reader.table(fields, "mac_vm"), "mac_vm."
+    reader.only(table, prefix, {"bridge", "address", "gateway"})
+    bridge = reader.string(table, prefix, "bridge", None)
+    if not _BRIDGE.fullmatch(bridge) or bridge.startswith("sh"):
+        raise reader.error(
+            f"{prefix}bridge", "the name of a bridge of the operator's, none that begins with sh", bridge
+        )
+    address = reader.string(table, prefix, "address", None)
+    gateway = reader.string(table, prefix, "gateway", "")
+    try:
+        interface = ip_interface(address)
+        if "/" not in address or (gateway and ip_address(gateway).version != interface.version):
+            raise ValueError
+    except ValueError:
+        expected = "ADDRESS/LENGTH, with a gateway of the same family if there is one"
+        raise reader.error(f"{prefix}address", expected, f"{address} {gateway}") from None
+    return MacVmConfig(bridge=bridge, address=address, gateway=gateway)
 
 
 def _vm_settings(reader: "_Reader", name: str, table: Mapping[str, Any]) -> VmSettings:

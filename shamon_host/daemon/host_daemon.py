@@ -143,6 +143,7 @@ class HostDaemon:
             types=types,
             admissions=admissions,
             owners=own.owners,
+            mac_vm=lambda: own.mac_vm.reported(own.vms.states) if own.mac_vm is not None else None,
             figures=self.figures,
             on_moves=self._on_moves,
             on_hint=self._on_hint,
@@ -291,6 +292,7 @@ class HostDaemon:
             blocking=blocking,
             wake=self.schedule.wake,
             wake_all=self.schedule.wake_all,
+            bring_mac_vm_about=own.bring_mac_vm_about,
             demands=self.demands,
         )
 

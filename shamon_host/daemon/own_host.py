@@ -9,12 +9,13 @@ from shamon_host.daemon.boot_session import BootSession
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.hypervisor_policy import HypervisorPolicy, require_own_hypervisor
 from shamon_host.daemon.link_reconciler import LinkReconciler
+from shamon_host.daemon.mac_vm import MacVm, require_own_profile
 from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import was_cut_off
 from shamon_host.daemon.vm_owners import VmOwners
-from shamon_host.domain.errors import BackendFailed, NotTrusted
+from shamon_host.domain.errors import BackendFailed, NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.hypervisor.durations import Measured
@@ -48,6 +49,8 @@ class OwnHost:
     links: LinkManager = field(init=False)
     xen: HypervisorPolicy | None = field(init=False)
     """The MAC policy of the hypervisor; None where that is QEMU, whose VMs the kernel's SELinux keeps apart."""
+    mac_vm: MacVm | None = field(init=False)
+    """What holds its links; None where the host itself does."""
     vms: VmManager = field(init=False)
     reconciler: LinkReconciler = field(init=False)
 
@@ -89,6 +92,16 @@ class OwnHost:
                 clock=backends.clock,
                 boot_id=backends.boot_id,
             )
+        self.mac_vm = None
+        if backends.mac_vm is not None:
+            self.mac_vm = MacVm(
+                host=name,
+                backends=backends.mac_vm,
+                policy=lambda: enforced.policy,
+                label_map=lambda: enforced.label_map,
+                audit=self.audit,
+            )
+            backends.mac_vm.remote.setup = self.mac_vm.setup
         self.vms = VmManager(
             states=VmStates(
                 host=name,
@@ -114,6 +127,7 @@ class OwnHost:
             settings=self.vm_settings,
             require_enforced=self._require_enforced,
             moving=self.moving,
+            wired=self.mac_vm.interfaces if self.mac_vm is not None else lambda _: (),
             wall_s=backends.clock.wall_s,
             measured=self.measured,
         )
@@ -125,6 +139,8 @@ class OwnHost:
         await blocking(self._require_own_tpm)
         self._require_own_hypervisor()
         await blocking(self.enforced.install)
+        config = self.backends.mac_vm.config if self.backends.mac_vm is not None else None
+        require_own_profile(self.enforced.policy, self.name, config)
         self.session.take_up()
         # An earlier run may have ended between a change of the policy and what follows from it.
         await blocking(lambda: self.vms.rename_types(self.enforced.policy.renames))
@@ -134,7 +150,7 @@ class OwnHost:
             await blocking(self.xen.bring_about)
         await blocking(lambda: self._or_later("host.domains-unreadable", self._enforce_labels))
         await blocking(self.vms.withdraw_disks)
-        await blocking(lambda: self._or_later("links.not-reconciled", self.reconciler.reconcile))
+        await blocking(lambda: self._or_later("links.not-reconciled", self._reconcile))
 
     def _stop_forbidden(self) -> None:
         try:
@@ -149,13 +165,23 @@ class OwnHost:
             self.vms.stop_forbidden()
         self.vms.enforce_labels()
 
+    def _reconcile(self) -> None:
+        self.bring_mac_vm_about()
+        self.reconciler.reconcile()
+
+    def bring_mac_vm_about(self) -> bool:
+        """Without it this host has no links, and no VM of its gets a port. True where it was started now. Raises
+        ShamonError."""
+        return self.mac_vm is not None and self.mac_vm.bring_about(self.vms)
+
     def _or_later(self, kind: str, call: Callable[[], object]) -> None:
         """Where Xen does not enforce the policy, it may not say what runs either, or let nobody end it: then no VM
-        starts, but the daemon does, says why, and tries again (`watchers`)."""
+        starts, but the daemon does, says why, and tries again (`watchers`). So it does where there is no MAC VM."""
         try:
             call()
-        except BackendFailed as error:
-            if self.xen is None or not self.xen.wrong:
+        except ShamonError as error:
+            held = self.xen is not None and self.xen.wrong and isinstance(error, BackendFailed)
+            if not held and self.mac_vm is None:
                 raise
             self.audit.append(kind, self.name, {"reason": str(error)})
 

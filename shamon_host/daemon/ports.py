@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from shamon_host.attestation.ports import MeasurementLogs, Tpm
+from shamon_host.daemon.mac_vm_backends import MacVmBackends
 from shamon_host.domain.labels import HostName
 from shamon_host.hypervisor.ports import Disks, FlaskPolicy, Hypervisor, Images
 from shamon_host.links.ports import LinkKernel
@@ -77,6 +78,8 @@ class Backends:
     hypervisor: Hypervisor
     flask: FlaskPolicy | None = None
     """Of Xen; None: the hypervisor is QEMU."""
+    mac_vm: MacVmBackends | None = None
+    """None: the host itself holds its links."""
     images: Images
     disks: Disks
     transport: PeerTransport

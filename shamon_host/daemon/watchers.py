@@ -54,6 +54,8 @@ class Watchers:
     blocking: Blocking
     wake: Callable[[HostName], None]
     wake_all: Callable[[], None]
+    bring_mac_vm_about: Callable[[], bool]
+    """Start what holds this host's links, where it does not run; whether it was started now. Raises ShamonError."""
     demands: Demands
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,12 +112,16 @@ class Watchers:
             await self._domains_changed.wait()
             self._domains_changed.clear()
 
-            def repair() -> dict[str, str]:
+            def repair() -> tuple[bool, dict[str, str]]:
                 self.vms.enforce_labels()
+                new_mac_vm = self.bring_mac_vm_about()
                 self.reconciler.reconcile()
-                return {tap: str(name) for tap, name in self.vms.states.taps().items()}
+                return new_mac_vm, {tap: str(name) for tap, name in self.vms.states.taps().items()}
 
-            taps = await self._tried("host.domains-unreadable", repair)
+            new_mac_vm, taps = await self._tried("host.domains-unreadable", repair) or (False, None)
+            if new_mac_vm:
+                self._kernel_changed.set()
+                self.on_enforced()
             closed = taps is not None and await self._close_unused()
             if taps is not None and taps != self._taps:
                 self._taps = taps

@@ -260,6 +260,7 @@ def _hosts(policy: Policy) -> Iterator[Finding]:
                 found=lacking,
             )
         yield from _address(host)
+        yield from _mac_vm(policy, host)
         first = by_address.setdefault(host.address, name)
         if first != name:
             yield Finding(
@@ -268,6 +269,26 @@ def _hosts(policy: Policy) -> Iterator[Finding]:
                 expected="an address of its own for every host",
                 found=host.address,
             )
+
+
+def _mac_vm(policy: Policy, host: HostEntry) -> Iterator[Finding]:
+    """It belongs to this host alone, is pinned whole, and shares nothing with a VM but what is wired for it."""
+    if host.mac_vm is None:
+        return
+    key = f"hosts.{quoted(host.name)}.mac_vm"
+    entry = policy.vms.get(host.mac_vm)
+    if entry is None:
+        yield unknown(key, "VM", host.mac_vm, sorted(policy.vms))
+        return
+    image = policy.images.get(entry.image)
+    for wrong, expected in (
+        (entry.host != host.name or entry.may_move_to, "a VM of this host that moves nowhere"),
+        (entry.label != UNLABELLED.name, f"a VM with the label {UNLABELLED.name}"),
+        (entry.resources, "a VM without further disks and networks"),
+        (image is not None and image.boot is None, "an image with kernel_sha256, initrd_sha256 and cmdline"),
+    ):
+        if wrong:
+            yield Finding(key=key, what="this VM cannot hold a host's links", expected=expected, found=host.mac_vm)
 
 
 def _too_many(key: str, kind: str, count: int, most: int) -> Iterator[Finding]:

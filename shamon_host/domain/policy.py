@@ -116,6 +116,17 @@ class HostEntry:
     starting: frozenset[TypeName] | None = None
     """What it may run before any peer has admitted it in this boot; None: all of `types`."""
     hypervisor: HypervisorKind = HypervisorKind.QEMU
+    mac_vm: VmName | None = None
+    """The VM that holds its links (profile `vm`); None: the host itself does (profile `host`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedBoot:
+    """What a VM is booted from beside its disk. Digests are lower-case hexadecimal."""
+
+    kernel_sha256: str
+    initrd_sha256: str
+    cmdline: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +135,8 @@ class PinnedImage:
 
     name: str
     sha256: str
+    boot: PinnedBoot | None = None
+    """None: kernel, initrd and command line are the host's own affair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +262,11 @@ class Policy:
     def hypervisor_of(self, host: HostName) -> HypervisorKind:
         """What a host runs its VMs with; QEMU for a host that is not there."""
         return self.hosts[host].hypervisor if host in self.hosts else HypervisorKind.QEMU
+
+    def is_mac_vm(self, vm: VmName) -> bool:
+        """Whether a VM holds the links of its host. Raises KeyError for a VM that is not there."""
+        host = self.hosts.get(self.vms[vm].host)
+        return host is not None and host.mac_vm == vm
 
     def interfaces_of(self, vm: VmName) -> tuple[TypeName, ...]:
         """The type of each network interface of a VM, in order."""

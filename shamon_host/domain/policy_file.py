@@ -15,8 +15,8 @@ is told once: what could not be read is not complained about again by the second
     [labels.NAME]                             # types, reads, writes, walls, quarantine: the label of VMs
     [resources.NAME]                          # types, kind, or inaccessible = true: the label of a disk or network
     [conflicts.NAME]                          # Chinese Wall types that never run at the same time on one host
-    [hosts.NAME]                              # address, types; port (7443), starting, hypervisor
-    [images.NAME]                             # sha256 of the clean image
+    [hosts.NAME]                              # address, types; port (7443), starting, hypervisor, mac_vm
+    [images.NAME]                             # sha256 of the clean image; kernel_sha256, initrd_sha256, cmdline
     [vms.NAME]                                # label, image, host; may_move_to, resources, interfaces, addresses,
                                               # quarantine
     [overlays.NAME]                           # label; peers, ports, times, rate_bytes_s

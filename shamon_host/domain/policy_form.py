@@ -6,13 +6,13 @@ both. Comments, order and defaults of the file that it came from make no differe
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
 from shamon_host.domain.canonical import canonical_digest, canonical_json
 from shamon_host.domain.overlay import Overlay
-from shamon_host.domain.policy import HypervisorKind, Intervals, Policy
+from shamon_host.domain.policy import HypervisorKind, Intervals, PinnedImage, Policy
 from shamon_host.domain.quarantine import Grade
 
 FORMAT = "shamon-policy-2"
@@ -71,10 +71,11 @@ def policy_document(policy: Policy) -> dict[str, Any]:
                 types=sorted(host.types),
                 starting=_listed(host.starting),
                 hypervisor=_unless(host.hypervisor, HypervisorKind.QEMU),
+                mac_vm=host.mac_vm,
             )
             for name, host in policy.hosts.items()
         },
-        "images": {name: {"sha256": image.sha256} for name, image in policy.images.items()},
+        "images": {name: _image(image) for name, image in policy.images.items()},
         "vms": {
             name: _given(
                 label=vm.label,
@@ -122,6 +123,10 @@ def _rekey(intervals: Intervals) -> dict[str, Any]:
 def _unless(value: StrEnum, default: StrEnum) -> str | None:
     """Left out where it is the default, as in policies from before there was this key."""
     return None if value is default else value.value
+
+
+def _image(image: PinnedImage) -> dict[str, Any]:
+    return {"sha256": image.sha256, **(asdict(image.boot) if image.boot is not None else {})}
 
 
 def _overlay(overlay: Overlay) -> dict[str, Any]:

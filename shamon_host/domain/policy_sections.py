@@ -18,6 +18,7 @@ from shamon_host.domain.policy import (
     HypervisorKind,
     Intervals,
     Organisation,
+    PinnedBoot,
     PinnedImage,
     Policy,
     Primary,
@@ -63,6 +64,7 @@ _DEFINITION = (
     "downgraders",
     "equivalent",
 )
+_BOOT = ("kernel_sha256", "initrd_sha256", "cmdline")
 _VM = ("label", "image", "host", "may_move_to", "resources", "interfaces", "addresses", "quarantine")
 _INTERVALS = (
     "period_s",
@@ -238,7 +240,7 @@ def _hosts(reader: Reader) -> dict[HostName, HostEntry]:
     hosts = {}
     for name, table in reader.tables("hosts"):
         key = reader.join("hosts", name)
-        reader.only(key, table, ("address", "port", "types", "starting", "hypervisor"))
+        reader.only(key, table, ("address", "port", "types", "starting", "hypervisor", "mac_vm"))
         hosts[HostName(name)] = HostEntry(
             name=HostName(name),
             address=reader.string(key, table, "address", what="an IPv4 or IPv6 address"),
@@ -248,6 +250,7 @@ def _hosts(reader: Reader) -> dict[HostName, HostEntry]:
             hypervisor=HypervisorKind(
                 reader.choice(key, table, "hypervisor", tuple(HypervisorKind), default=HypervisorKind.QEMU)
             ),
+            mac_vm=VmName(reader.string(key, table, "mac_vm", what="the name of a VM")) if "mac_vm" in table else None,
         )
     return hosts
 
@@ -256,9 +259,21 @@ def _images(reader: Reader) -> dict[str, PinnedImage]:
     images = {}
     for name, table in reader.tables("images"):
         key = reader.join("images", name)
-        reader.only(key, table, ("sha256",))
-        images[name] = PinnedImage(name=name, sha256=reader.digest(key, table, "sha256"))
+        reader.only(key, table, ("sha256", *_BOOT))
+        sha256 = reader.digest(key, table, "sha256")
+        images[name] = PinnedImage(name=name, sha256=sha256, boot=_boot(reader, key, table))
     return images
+
+
+def _boot(reader: Reader, key: str, table: Mapping[str, Any]) -> PinnedBoot | None:
+    """All of it, or nothing."""
+    if not any(name in table for name in _BOOT):
+        return None
+    return PinnedBoot(
+        kernel_sha256=reader.digest(key, table, "kernel_sha256"),
+        initrd_sha256=reader.digest(key, table, "initrd_sha256"),
+        cmdline=reader.string(key, table, "cmdline", what="a kernel's command line"),
+    )
 
 
 def _vms(reader: Reader) -> dict[VmName, VmEntry]:

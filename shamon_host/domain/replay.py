@@ -64,7 +64,7 @@ def violations(new: Policy, current: Policy, running: Running) -> tuple[str, ...
 
 
 def _installed_by_hand(new: HostEntry, current: HostEntry) -> Iterator[str]:
-    for what in ("address", "hypervisor"):
+    for what in ("address", "hypervisor", "mac_vm"):
         if getattr(new, what) != getattr(current, what):
             yield f"the {what} of {new.name} changes: stop its daemon, and install the policy by hand"
 

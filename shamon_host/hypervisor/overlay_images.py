@@ -19,6 +19,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName, plain_name
 from shamon_host.hypervisor import moving_disks
 from shamon_host.hypervisor.kept_files import make_directory, move
+from shamon_host.hypervisor.ports import BootFile
 
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
@@ -71,6 +72,29 @@ class _ImageFiles(ABC):
 
     def discard(self, vm: VmName) -> None:
         self._path(vm).unlink(missing_ok=True)
+
+    def boot_file(self, vm: VmName, kind: BootFile, source: str, sha256: str) -> str:
+        target = self.directory / f"{plain_name(vm, 'VM name')}.{kind}"
+        fresh = target.with_name(target.name + ".new")
+        self._make_directory()
+        fresh.unlink(missing_ok=True)
+        self._copy_pinned(Path(source), fresh, sha256)
+        os.replace(fresh, target)
+        return str(target)
+
+    @staticmethod
+    def _copy_pinned(source: Path, target: Path, sha256: str) -> None:
+        """Copy, and leave nothing that has another digest. Raises NotTrusted, BackendFailed."""
+        try:
+            found = _copied(source, target)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            raise BackendFailed("cannot copy an image", where=str(source), found=error.strerror or "") from error
+        try:
+            _require_pinned(source, sha256, found)
+        except NotTrusted:
+            target.unlink(missing_ok=True)
+            raise
 
     def set_aside(self, vm: VmName, file: str) -> str | None:
         source, target = self._path(vm), Path(self.kept_path(file))
@@ -178,16 +202,7 @@ class LoopbackImages(_ImageFiles):
 
     def _make(self, image: str, fresh: Path, sha256: str) -> None:
         base, _ = self._image(image)
-        try:
-            found = _copied(base, fresh)
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise BackendFailed("cannot copy the clean image", where=str(base), found=error.strerror or "") from error
-        try:
-            _require_pinned(base, sha256, found)
-        except NotTrusted:
-            fresh.unlink(missing_ok=True)
-            raise
+        self._copy_pinned(base, fresh, sha256)
 
     def _fit(self, incoming: Path, image: str) -> None:
         """A copy stands by itself."""

@@ -230,6 +230,13 @@ class MovingDisks(Protocol):
     def discard_incoming(self, vm: VmName) -> None: ...
 
 
+class BootFile(StrEnum):
+    """What a VM is booted from beside its disk."""
+
+    KERNEL = "kernel"
+    INITRD = "initrd"
+
+
 class Images(MovingDisks, Protocol):
     """Pinned clean images and the overlays above them."""
 
@@ -249,6 +256,11 @@ class Images(MovingDisks, Protocol):
         ...
 
     def discard(self, vm: VmName) -> None: ...
+
+    def boot_file(self, vm: VmName, kind: BootFile, source: str, sha256: str) -> str:
+        """A copy of what a VM is booted from, which only this program writes; return its path. Raises NotTrusted when
+        the copy has another digest: then there is none."""
+        ...
 
     def set_aside(self, vm: VmName, file: str) -> str | None:
         """Move the VM's overlay, whose domain is gone, to where things are kept, under this name; return its path. None

@@ -34,8 +34,10 @@ def vm_spec(
     disks: tuple[VmDisk, ...],
     settings: VmSettings,
     bridge_of: Callable[[TypeName], str],
+    wired: tuple[VmInterface, ...] = (),
 ) -> VmSpec:
-    """A VM of the policy as it is to run on the host with this label map. Raises KeyError."""
+    """A VM of the policy as it is to run on the host with this label map; `wired`: interfaces beside those of its
+    label's types. Raises KeyError."""
     host, devices = policy.vms[vm].host, tap_devices(policy, label_map, vm)
     return VmSpec(
         name=vm,
@@ -43,13 +45,16 @@ def vm_spec(
         context=vm_context(policy, label_map, vm),
         disk=disk,
         disks=disks,
-        interfaces=tuple(
-            VmInterface(
-                device=devices[index],
-                bridge=bridge_of(name),
-                mac=interface_mac(policy.coalition, host, vm, index),
-            )
-            for index, name in enumerate(policy.interfaces_of(vm))
+        interfaces=(
+            *(
+                VmInterface(
+                    device=devices[index],
+                    bridge=bridge_of(name),
+                    mac=interface_mac(policy.coalition, host, vm, index),
+                )
+                for index, name in enumerate(policy.interfaces_of(vm))
+            ),
+            *wired,
         ),
         memory_mib=settings.memory_mib,
         vcpus=settings.vcpus,

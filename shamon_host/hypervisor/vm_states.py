@@ -11,7 +11,7 @@ from shamon_host.domain.disk_grants import DiskGrant, disk_grants
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName, VmContext, VmName
-from shamon_host.domain.policy import Policy, Renames, VmEntry
+from shamon_host.domain.policy import PinnedBoot, Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
 from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, Hypervisor
 from shamon_host.hypervisor.vm_quarantine import Quarantine, quarantine_in
@@ -223,12 +223,17 @@ class VmStates:
         None: it is about to be exchanged."""
         self._change(name, base=sha256, **({} if sha256 is None else {"fresh": None}))
 
-    def note_start(self, name: VmName) -> None:
+    def booted_from(self, name: VmName) -> PinnedBoot | None:
+        """The pins of kernel, initrd and command line that a VM was last started under; None where there were none."""
+        boot = self._document(name).get("boot")
+        return None if boot is None else PinnedBoot(**boot)
+
+    def note_start(self, name: VmName, boot: PinnedBoot | None = None) -> None:
         """Write down what a VM is about to be started with, under the policy in force."""
         policy = self.policy()
         disks = [asdict(grant) for grant in disk_grants(policy, name)]
         started_with = {"interfaces": list(policy.interfaces_of(name)), "disks": disks}
-        self._change(name, **started_with)
+        self._change(name, **started_with, boot=None if boot is None else asdict(boot))
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted. Again changes nothing: no name

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shamon_host.domain import monitor
@@ -17,11 +17,20 @@ from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import FlaskContext, TypeName, VmName
-from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
+from shamon_host.domain.policy import HypervisorKind, PinnedBoot, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
-from shamon_host.hypervisor.ports import Audit, DomainReport, DomainState, Hypervisor, Images, disks_listed
+from shamon_host.hypervisor.ports import (
+    Audit,
+    BootFile,
+    DomainReport,
+    DomainState,
+    Hypervisor,
+    Images,
+    VmInterface,
+    disks_listed,
+)
 from shamon_host.hypervisor.quarantines import NOTHING, Keep, Quarantines
 from shamon_host.hypervisor.told_once import ToldOnce
 from shamon_host.hypervisor.vm_disks import VmDisks
@@ -53,6 +62,8 @@ class VmManager:
     while a domain runs that the policy does not know."""
     moving: Callable[[VmName], str] = lambda _: ""
     """Why a VM must not be started now, as it is on its way from one host to another; empty where it is not."""
+    wired: Callable[[VmName], tuple[VmInterface, ...]] = lambda _: ()
+    """Interfaces that a VM has beside those of its label's types: a MAC VM's."""
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
     quarantines: Quarantines = field(init=False)
@@ -215,13 +226,14 @@ class VmManager:
                 self.audit("vm.not-restored", status.name, {"reason": str(error)})
 
     def restore(self, *, replace: bool, reason: str, missing_only: bool = False) -> tuple[VmName, ...]:
-        """After a boot: start every VM that should run, from the clean image if `replace`. With `missing_only` those
-        that run already are left alone. One that cannot be started (the policy no longer allows it, its image is not
-        the pinned one) does not hold up the others, and the audit log says why. Returns what was started."""
+        """After a boot: start every VM that should run, from the clean image if `replace`; not the MAC VM, which runs
+        before them. With `missing_only` those that run already are left alone. One that cannot be started (the policy
+        no longer allows it, its image is not the pinned one) does not hold up the others, and the audit log says why.
+        Returns what was started."""
         started = []
         with self._lock:
             for status in self.states.statuses():
-                if not status.wanted or (missing_only and status.runs):
+                if not status.wanted or (missing_only and status.runs) or self.states.policy().is_mac_vm(status.name):
                     continue
                 try:
                     if replace or status.replacing:
@@ -349,16 +361,18 @@ class VmManager:
         if fresh or overlay is None:
             overlay = self._fresh_overlay(entry, laps)
         disks = self.disks.prepare(name)
+        settings, boot = self._booted_from(entry)
         spec = vm_spec(
             self.states.policy(),
             self.states.label_map(),
             name,
             disk=overlay,
             disks=disks,
-            settings=self.settings.get(name, VmSettings()),
+            settings=settings,
             bridge_of=self.ensure_bridge,
+            wired=self.wired(name),
         )
-        self.states.note_start(name)
+        self.states.note_start(name, boot)
         report = self._hypervisor.start_paused(spec)
         laps.lap("started, paused")
         try:
@@ -373,6 +387,28 @@ class VmManager:
         laps.lap("resumed")
         self.states.note_not_replacing(name)
         return self._report(name)
+
+    def _booted_from(self, entry: VmEntry) -> tuple[VmSettings, PinnedBoot | None]:
+        """Kernel, initrd and command line, copied and compared with the policy's pins where it has any. Raises
+        NotTrusted, BackendFailed."""
+        settings = self.settings.get(entry.name, VmSettings())
+        pins = self.states.policy().images[entry.image].boot
+        if pins is None:
+            return settings, None
+        if settings.cmdline != pins.cmdline:
+            raise NotTrusted(
+                "the VM would be booted with another command line than the pinned one",
+                where=entry.name,
+                expected=pins.cmdline,
+                found=settings.cmdline,
+                remedy="Correct cmdline of the VM in the host's configuration.",
+            )
+        pinned = replace(
+            settings,
+            kernel=self.images.boot_file(entry.name, BootFile.KERNEL, settings.kernel, pins.kernel_sha256),
+            initrd=self.images.boot_file(entry.name, BootFile.INITRD, settings.initrd, pins.initrd_sha256),
+        )
+        return pinned, pins
 
     def _require_not_moving(self, name: VmName) -> None:
         why = self.moving(name)

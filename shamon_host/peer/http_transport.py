@@ -2,7 +2,7 @@
 
 `HttpTransport` is the caller's half of `PeerTransport`, `serve_peers` the answering half. A request is answered with
 200 and the answer, or with 403 and a refusal in words; nothing else means anything. Redirects, compression, cookies
-and proxies are off. In memory: `shamon_host.testing.network`.
+and proxies of the environment are off. In memory: `shamon_host.testing.network`.
 """
 
 import asyncio
@@ -46,8 +46,10 @@ _HEADER_BYTES = 2048
 class HttpTransport:
     """`PeerTransport` of this host. Close it before the event loop ends."""
 
-    def __init__(self, *, tls: TlsFiles, directory: PeerDirectory) -> None:
-        """Raises BadInput when a TLS file is not what it should be."""
+    def __init__(self, *, tls: TlsFiles, directory: PeerDirectory, proxy: str | None = None) -> None:
+        """`proxy`: URL of what carries connections to peers (HTTP CONNECT), inside which TLS is with the peer as ever.
+        Raises BadInput when a TLS file is not what it should be."""
+        self._proxy = proxy
         self._tls = tls
         self._directory = directory
         self._contexts: dict[bytes, ssl.SSLContext] = {}
@@ -68,6 +70,7 @@ class HttpTransport:
                     data=io.BytesIO(body),
                     ssl=context,
                     server_hostname=host.name,
+                    proxy=self._proxy,
                     allow_redirects=False,
                 ) as response,
             ):

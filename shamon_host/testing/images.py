@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
+from shamon_host.hypervisor.ports import BootFile
 
 
 def sha256_of(image: bytes | bytearray) -> str:
@@ -33,6 +34,8 @@ class MemoryImages:
     overlays: dict[str, MemoryOverlay] = field(default_factory=dict)
     kept: dict[str, MemoryOverlay] = field(default_factory=dict)
     """Path → what was moved aside."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Path → content of what VMs are booted from."""
     incoming: dict[VmName, bytearray] = field(default_factory=dict)
     """What comes in of VMs that are moved here."""
 
@@ -58,6 +61,14 @@ class MemoryImages:
 
     def discard(self, vm: VmName) -> None:
         self.overlays.pop(f"/overlays/{vm}.qcow2", None)
+
+    def boot_file(self, vm: VmName, kind: BootFile, source: str, sha256: str) -> str:
+        if source not in self.files:
+            raise BackendFailed("cannot copy an image", where=source)
+        found = sha256_of(self.files[source])
+        if found != sha256:
+            raise NotTrusted("the clean image is not the pinned one", where=source, expected=sha256, found=found)
+        return f"/overlays/{vm}.{kind}"
 
     def set_aside(self, vm: VmName, file: str) -> str | None:
         source, target = self.overlay(vm), self.kept_path(file)

@@ -1,0 +1,142 @@
+"""The MAC VM of this host, in the profile `vm`: started before anything labelled, kept as it should be, set up.
+
+It is a VM of the policy like any other, with the label of those that share nothing, and pinned whole: image, kernel,
+initial RAM disk, command line. What it has beside others is its wiring: the control wire, the network, and an interface
+in the bridge of each type that this host may carry.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_interface
+
+from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.config import MacVmConfig
+from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.label_map import LabelMap
+from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import Policy
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface
+from shamon_host.hypervisor.report import ReportedMacVm
+from shamon_host.hypervisor.vm_spec import interface_mac
+from shamon_host.hypervisor.vm_states import VmStates
+from shamon_host.hypervisor.vms import VmManager
+from shamon_host.link_agent.setup import CONTROL_MAC, MacVmSetup, host_uplink
+from shamon_host.links.desired import bridge_name
+
+_CONTROL_TAP, _NETWORK_TAP = "shmc-control", "shmc-network"
+_NETWORK_INDEX = 1 << 16
+"""Of the interface to the network, beside those numbered by the categories of their types."""
+BOOT_LIMIT_S = 240.0
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacVm:
+    """Synchronous. Raises ShamonError."""
+
+    host: HostName
+    backends: MacVmBackends
+    policy: Callable[[], Policy]
+    label_map: Callable[[], LabelMap]
+    audit: AuditLog
+
+    @property
+    def name(self) -> VmName:
+        """Raises BadInput where the policy has none."""
+        named = self.policy().hosts[self.host].mac_vm
+        if named is None:
+            raise BadInput("the policy gives this host no MAC VM", where=f"hosts.{self.host}.mac_vm")
+        return named
+
+    def interfaces(self, vm: VmName) -> tuple[VmInterface, ...]:
+        """Those of the MAC VM; none for another VM."""
+        if vm != self.name:
+            return ()
+        return (
+            VmInterface(device=_CONTROL_TAP, bridge=CONTROL_BRIDGE, mac=CONTROL_MAC),
+            VmInterface(device=_NETWORK_TAP, bridge=self.backends.config.bridge, mac=self._mac(_NETWORK_INDEX)),
+            *(
+                VmInterface(device=host_uplink(bridge), bridge=bridge, mac=mac)
+                for bridge, mac in self._uplinks().items()
+            ),
+        )
+
+    def setup(self) -> MacVmSetup:
+        """What it is told. Raises BadInput."""
+        config, entry = self.backends.config, self.policy().hosts[self.host]
+        if str(ip_interface(config.address).ip) != entry.address:
+            raise BadInput(
+                "the MAC VM's address is not the host's",
+                where="mac_vm.address",
+                expected=f"{entry.address}, as the policy says, with its prefix length",
+                found=config.address,
+            )
+        return MacVmSetup(
+            network_mac=self._mac(_NETWORK_INDEX),
+            address=config.address,
+            gateway=config.gateway,
+            port=entry.port,
+            daemon_port=entry.port,
+            uplinks=tuple(self._uplinks().items()),
+        )
+
+    def bring_about(self, vms: VmManager) -> bool:
+        """Start it where it does not run as it should, and wait until it answers; True where it was started."""
+        if self._runs(vms.states):
+            return False
+        self.backends.make_control_wire()
+        self.backends.kernel.prepare([*self._uplinks()])
+        vms.replace(self.name, "it holds this host's links and does not run as it should")
+        self._wait()
+        return True
+
+    def reported(self, states: VmStates) -> ReportedMacVm | None:
+        """What it was started from; None where it never was."""
+        boot, image = states.booted_from(self.name), states.overlay_of(self.name)
+        return None if boot is None or not image else ReportedMacVm(name=self.name, image_sha256=image, boot=boot)
+
+    def _runs(self, states: VmStates) -> bool:
+        report = states.find(self.name)
+        return (
+            report is not None
+            and report.state is DomainState.RUNNING
+            and report.context == states.context(self.name)
+            and self._is_wired(report)
+        )
+
+    def _is_wired(self, report: DomainReport) -> bool:
+        return set(report.interfaces) == set(self.interfaces(self.name))
+
+    def _wait(self) -> None:
+        backends = self.backends
+        deadline = backends.now_s() + BOOT_LIMIT_S
+        while True:
+            try:
+                self.audit.append("mac-vm.up", self.name, {"boot_id": backends.remote.boot_id()})
+                return
+            except BackendFailed:
+                if backends.now_s() > deadline:
+                    raise
+            backends.pause(_POLL_S)
+
+    def _uplinks(self) -> dict[str, str]:
+        """Bridge → MAC address of the interface towards it."""
+        types = self.label_map().types
+        categories = sorted(types[name] for name in self.policy().hosts[self.host].types if name in types)
+        return {bridge_name(category): self._mac(category) for category in categories}
+
+    def _mac(self, index: int) -> str:
+        return interface_mac(self.policy().coalition, self.host, self.name, index)
+
+
+def require_own_profile(policy: Policy, host: HostName, config: MacVmConfig | None) -> None:
+    """Policy and configuration of the host agree on who holds its links. Raises BadInput."""
+    named = policy.hosts[host].mac_vm
+    if (named is None) != (config is None):
+        raise BadInput(
+            "policy and configuration do not agree on who holds this host's links",
+            where=f"hosts.{host}.mac_vm in the policy, mac_vm in the host's configuration",
+            expected="both, or neither",
+            found="the policy's alone" if config is None else "the configuration's alone",
+        )

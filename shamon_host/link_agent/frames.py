@@ -1,0 +1,90 @@
+"""What goes over the wire between a host and its MAC VM: frames of a length and JSON.
+
+The host asks, the MAC VM answers; on a second connection the MAC VM tells what its kernel tells. `CALLS` has what may
+be asked, with the types of what goes along and comes back.
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.link_agent.setup import MacVmSetup
+from shamon_host.links.model import KernelState, Operation
+from shamon_host.links.ports import KernelEvent, Traffic
+
+HEADER = struct.Struct("!I")
+MAX_FRAME_BYTES = 64 << 20
+"""The state of a kernel with 16,384 links has some 30 MiB."""
+MAX_WORDS = 1000
+"""Characters of each part of an error."""
+
+EVENTS = "events"
+"""Asked as a connection's first: from then on it carries what the kernel tells, and nothing is asked on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What is asked by one name: type of the argument (None: there is none) and of the answer."""
+
+    takes: Any
+    gives: Any
+
+
+CALLS: Mapping[str, Call] = {
+    "set up": Call(takes=MacVmSetup, gives=str),
+    "read": Call(takes=None, gives=KernelState),
+    "apply": Call(takes=tuple[Operation, ...], gives=None),
+    "attempt": Call(takes=tuple[Operation, ...], gives=tuple[tuple[str, ...], ...]),
+    "allocate SPI": Call(takes=tuple[str, str], gives=int),
+    "counters": Call(takes=None, gives=Mapping[str, int]),
+    "traffic": Call(takes=None, gives=Mapping[str, Traffic]),
+    EVENTS: Call(takes=None, gives=KernelEvent),
+}
+
+
+def frame(document: Any) -> bytes:
+    """Raises BadInput for more than a frame may have."""
+    body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    if len(body) > MAX_FRAME_BYTES:
+        raise BadInput("too much for one frame", expected=f"at most {MAX_FRAME_BYTES} bytes", found=str(len(body)))
+    return HEADER.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """Of the body that follows. Raises BadInput."""
+    (length,) = HEADER.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise BadInput("a frame is too long", expected=f"at most {MAX_FRAME_BYTES} bytes", found=str(length))
+    return int(length)
+
+
+def document_in(body: bytes) -> dict[str, Any]:
+    """Raises BadInput."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise BadInput("a malformed frame between host and MAC VM", expected="a JSON object")
+    return document
+
+
+def failure_words(error: BackendFailed) -> tuple[str, ...]:
+    """An error as it crosses the wire."""
+    return tuple(part[:MAX_WORDS] for part in (error.what, error.where, error.expected, error.found, error.remedy))
+
+
+def failure_in(words: Sequence[str]) -> BackendFailed:
+    """Raises BadInput."""
+    if len(words) != 5 or not all(isinstance(part, str) and len(part) <= MAX_WORDS for part in words):
+        raise BadInput("a malformed error from the MAC VM", expected="five strings")
+    what, where, expected, found, remedy = (printable(part) for part in words)
+    return BackendFailed(what, where=where, expected=expected, found=found, remedy=remedy)
+
+
+def printable(text: str) -> str:
+    """Nothing that a terminal would take for more than text."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,0 +1,184 @@
+"""`RemoteLinkKernel`: the kernel of this host's MAC VM, over the control wire, behind `links.ports.LinkKernel`.
+
+Each connection begins with what the MAC VM has to know of its interfaces (`setup`), so that one that was started anew
+is set up before anything is asked of it. What comes back is not trusted to be well formed.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.link_agent.frames import (
+    CALLS,
+    EVENTS,
+    HEADER,
+    document_in,
+    failure_in,
+    frame,
+    frame_length,
+)
+from shamon_host.link_agent.setup import AGENT_PORT, HOST_ADDRESS, MAC_VM_ADDRESS, MacVmSetup
+from shamon_host.link_agent.values import from_json, to_json
+from shamon_host.links.model import KernelState, Operation
+from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
+
+_ANSWER_S = 90.0
+"""How long one call may take: the MAC VM may be emulated."""
+_CONNECT_S = 5.0
+_AGAIN_S = 2.0
+"""Between attempts to listen to what its kernel tells."""
+
+
+class RemoteLinkKernel:
+    """See the module. `connect` opens a connection to the agent, and raises OSError. `setup`, what the MAC VM is told,
+    is given before the first call."""
+
+    setup: Callable[[], MacVmSetup]
+
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._connection: socket.socket | None = None
+        self._told_as: MacVmSetup | None = None
+        self._boot_id = ""
+        self._listeners: list[asyncio.Task[None]] = []
+
+    def boot_id(self) -> str:
+        """Of the MAC VM's kernel, which tells one start of it from another. Raises BackendFailed."""
+        with self._lock:
+            self._connected()
+            return self._boot_id
+
+    def read(self) -> KernelState:
+        state: KernelState = self._call("read")
+        return state
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        self._call("apply", tuple(operations))
+
+    def attempt(self, operations: Sequence[Operation]) -> tuple[BackendFailed, ...]:
+        try:
+            failures = self._call("attempt", tuple(operations))
+            return tuple(map(failure_in, failures))
+        except BackendFailed as error:
+            return (error,)
+        except BadInput as error:
+            return (_no_answer(str(error)),)
+
+    def allocate_spi(self, *, source: str, destination: str) -> int:
+        spi: int = self._call("allocate SPI", (source, destination))
+        if not 0x100 <= spi < 2**32:
+            raise BackendFailed("an SPI that cannot be one", where="MAC VM", found=str(spi))
+        return spi
+
+    def counters(self) -> Mapping[str, int]:
+        counters: Mapping[str, int] = self._call("counters")
+        return counters
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        traffic: Mapping[str, Traffic] = self._call("traffic")
+        return traffic
+
+    def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
+        self._listeners.append(asyncio.get_running_loop().create_task(self._listen(event), name="kernel of the MAC VM"))
+
+    def close(self) -> None:
+        for task in self._listeners:
+            task.cancel()
+        with self._lock:
+            self._disconnect()
+
+    def _call(self, name: str, argument: Any = None) -> Any:
+        """Raises BackendFailed: what the agent raised, or that it did not answer."""
+        call = CALLS[name]
+        with self._lock:
+            connection = self._connected()
+            try:
+                answer = self._exchange(connection, name, argument)
+                if "failed" in answer:
+                    raise failure_in(answer["failed"])
+                return from_json(call.gives, answer.get("answer")) if call.gives is not None else None
+            except (OSError, BadInput) as error:
+                self._disconnect()
+                raise _no_answer(str(error)) from error
+
+    def _exchange(self, connection: socket.socket, name: str, argument: Any) -> dict[str, Any]:
+        connection.sendall(frame({"ask": name, "with": to_json(argument)}))
+        length = frame_length(_exactly(connection, HEADER.size))
+        return document_in(_exactly(connection, length))
+
+    def _connected(self) -> socket.socket:
+        """The connection, set up as the host is now."""
+        setup = self.setup()
+        if self._connection is None:
+            try:
+                self._connection = self._connect()
+                self._connection.settimeout(_ANSWER_S)
+            except OSError as error:
+                raise _no_answer(error.strerror or str(error)) from error
+            self._told_as = None
+        if self._told_as != setup:
+            try:
+                answer = self._exchange(self._connection, "set up", setup)
+                if "failed" in answer:
+                    raise failure_in(answer["failed"])
+                self._boot_id = from_json(str, answer.get("answer"))
+            except (OSError, BadInput) as error:
+                self._disconnect()
+                raise _no_answer(str(error)) from error
+            except BackendFailed:
+                self._disconnect()
+                raise
+            self._told_as = setup
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _listen(self, event: Callable[[KernelEvent], None]) -> None:
+        while True:
+            with suppress(OSError, BadInput, asyncio.IncompleteReadError):
+                connection = await asyncio.to_thread(self._connect)
+                connection.setblocking(False)
+                reader, writer = await asyncio.open_connection(sock=connection)
+                try:
+                    writer.write(frame({"ask": EVENTS, "with": None}))
+                    event(ChangedEvent(what="the MAC VM is listened to"))
+                    while True:
+                        length = frame_length(await reader.readexactly(HEADER.size))
+                        document = document_in(await reader.readexactly(length))
+                        event(from_json(CALLS[EVENTS].gives, document.get("answer")))
+                finally:
+                    writer.close()
+            event(ChangedEvent(what="the MAC VM is not listened to"))
+            await asyncio.sleep(_AGAIN_S)
+
+
+def connect_to_mac_vm() -> socket.socket:
+    """A connection over the control wire. Raises OSError."""
+    return socket.create_connection((MAC_VM_ADDRESS, AGENT_PORT), _CONNECT_S, source_address=(HOST_ADDRESS, 0))
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes:
+    body = bytearray()
+    while len(body) < length:
+        part = connection.recv(min(length - len(body), 1 << 20))
+        if not part:
+            raise ConnectionResetError("the connection was closed")
+        body += part
+    return bytes(body)
+
+
+def _no_answer(found: str) -> BackendFailed:
+    return BackendFailed(
+        "the MAC VM does not answer",
+        where="control wire",
+        found=found[:300],
+        remedy="See `shamon vms`; the daemon starts it again when it has ended.",
+    )

@@ -1,0 +1,76 @@
+"""Interfaces of a MAC VM: found by their MAC addresses, named, given addresses, and switched on (rtnetlink(7)); and the
+host's end of the wire to it. The other interfaces of a host are its operator's.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_interface
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.linux_devices import write_sysctl
+
+
+def name_interface(mac: str, name: str, *, address: str = "", gateway: str = "", up: bool = True) -> None:
+    """Give the Ethernet interface with this MAC address its name, and, with `address` (ADDRESS/LENGTH), that address
+    and no other; `gateway` is the default route over it. One without an address stays without IPv6.
+
+    What is so already stays untouched. Raises BackendFailed.
+    """
+    with _route(name) as route:
+        links = {
+            link.get_attr("IFLA_IFNAME"): link for link in route.get_links() if link.get_attr("IFLA_ADDRESS") == mac
+        }
+        if len(links) != 1:
+            raise BackendFailed("no interface, or several, with this MAC address", where=name, expected=mac)
+        ((found, link),) = links.items()
+        index = link["index"]
+        if found != name:
+            route.link("set", index=index, state="down")
+            route.link("set", index=index, ifname=name)
+        if address:
+            _address(route, index, address)
+        if up:
+            route.link("set", index=index, state="up")
+        if gateway:
+            route.route("replace", dst="default", gateway=gateway, oif=index)
+
+
+def make_control_wire(bridge: str, address: str) -> None:
+    """A bridge with this address and no other, without IPv6, made or made right. Raises BackendFailed."""
+    with _route(bridge) as route:
+        found = route.link_lookup(ifname=bridge)
+        if not found:
+            route.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
+            found = route.link_lookup(ifname=bridge)
+        write_sysctl(f"ipv6/conf/{bridge}/disable_ipv6", "1")
+        write_sysctl(f"ipv4/conf/{bridge}/forwarding", "0")
+        _address(route, found[0], address)
+        route.link("set", index=found[0], state="up")
+
+
+def _address(route: IPRoute, index: int, address: str) -> None:
+    wanted = ip_interface(address)
+    present = {
+        (item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS"), item["prefixlen"])
+        for item in route.get_addr(index=index)
+        if item["scope"] == 0
+    }
+    right = (str(wanted.ip), wanted.network.prefixlen)
+    for old, length in present - {right}:
+        route.addr("del", index=index, address=old, prefixlen=length)
+    if right not in present:
+        # nodad: nothing may be bound to an address that IPv6 still tries out (RFC 4862, section 5.4)
+        flags = {"flags": ["IFA_F_NODAD"]} if wanted.version == 6 else {}
+        route.addr("add", index=index, address=right[0], prefixlen=right[1], **flags)
+
+
+@contextmanager
+def _route(name: str) -> Iterator[IPRoute]:
+    try:
+        with IPRoute() as route:
+            yield route
+    except (NetlinkError, OSError) as error:
+        raise BackendFailed("an interface cannot be set up", where=name, found=str(error)[:300]) from error

@@ -12,6 +12,7 @@ from typing import assert_never
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.link_agent.setup import host_uplink, uplink
 from shamon_host.links.model import (
+    BRIDGE_PREFIX,
     TUNNEL_PREFIX,
     AddSa,
     AddSpdEntry,
@@ -116,7 +117,9 @@ class DividedKernel:
 
     def traffic(self) -> Mapping[str, Traffic]:
         """Of a bridge, what the host's half counted."""
-        return {**self.mac_vm.traffic(), **self.host.traffic()}
+        host, mac_vm = self.host.traffic(), self.mac_vm.traffic()
+        half = {name for name in host if name.startswith(BRIDGE_PREFIX) and name not in mac_vm}
+        return {**mac_vm, **{name: counted for name, counted in host.items() if name not in half}}
 
     def subscribe(self, event: Callable[[KernelEvent], None]) -> None:
         self.host.subscribe(event)
@@ -164,8 +167,8 @@ def _worse(name: str, host: Mapping[str, str], mac_vm: Mapping[str, str]) -> str
     """The value that is not right, if there is one."""
     ours, theirs = host.get(name, "unknown"), mac_vm.get(name, "unknown")
     if ours not in SYSCTLS[name]:
-        return f"{ours} ({ON_HOST.strip(': ')})"
-    return theirs if theirs in SYSCTLS[name] else f"{theirs} ({IN_MAC_VM.strip(': ')})"
+        return f"{ours} {ON_HOST.rstrip(': ')}"
+    return theirs if theirs in SYSCTLS[name] else f"{theirs} {IN_MAC_VM.rstrip(': ')}"
 
 
 def _from(where: str, words: Sequence[str]) -> tuple[str, ...]:

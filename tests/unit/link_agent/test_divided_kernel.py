@@ -1,0 +1,135 @@
+"""The two kernels of a host with a MAC VM keep the contract of one, over the real agent and its wire."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.link_agent.setup import host_uplink, uplink
+from shamon_host.links.desired import bridge_name
+from shamon_host.links.model import AttachPort, CreateBridge, DeleteBridge, DetachPort, InstallGuard
+from shamon_host.testing.contracts.kernel import CATEGORY, Bench, LinkKernelContract, link
+from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
+from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
+from tests.unit.link_agent.divided import DividedBench
+
+BRIDGE = bridge_name(CATEGORY)
+
+
+@pytest.fixture
+def bench() -> Iterator[DividedBench]:
+    made = DividedBench()
+    yield made
+    made.close()
+
+
+class TestDividedKernel(LinkKernelContract, KernelChangesContract, SaLimitsContract):
+    @pytest.fixture
+    def bench(self) -> Iterator[Bench]:
+        made = DividedBench()
+        yield made
+        made.close()
+
+
+def test_a_bridge_is_joined_on_both_sides_and_its_joint_does_not_show(bench: DividedBench) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    found = bench.divided.read().bridges[BRIDGE]
+    assert found.sealed
+    assert found.ports == {}
+    assert bench.host.read().bridges[BRIDGE].ports == {host_uplink(BRIDGE): False}
+    assert bench.mac_vm.read().bridges[BRIDGE].ports == {uplink(BRIDGE): False}
+
+
+@pytest.mark.parametrize("half", ["host", "mac_vm"])
+def test_a_bridge_that_is_not_joined_is_not_whole_and_is_joined_again(bench: DividedBench, half: str) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    kernel, port = {"host": (bench.host, host_uplink(BRIDGE)), "mac_vm": (bench.mac_vm, uplink(BRIDGE))}[half]
+    kernel.apply([DetachPort(interface=port)])
+    assert not bench.divided.read().bridges[BRIDGE].sealed
+    bench.divided.apply([CreateBridge(name=BRIDGE)])
+    assert bench.divided.read().bridges[BRIDGE].sealed
+
+
+@pytest.mark.parametrize("half", ["host", "mac_vm"])
+def test_a_half_that_is_unsealed_shows(bench: DividedBench, half: str) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    {"host": bench.host, "mac_vm": bench.mac_vm}[half].unseal(BRIDGE)
+    assert not bench.divided.read().bridges[BRIDGE].sealed
+
+
+def test_taps_are_ports_of_the_hosts_half_and_links_devices_of_the_other(bench: DividedBench) -> None:
+    wanted = link(bench)
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    bench.host.add_tap("shvm1-0", lambda _: None)
+    bench.divided.apply([AttachPort(bridge=BRIDGE, interface="shvm1-0", isolated=False)])
+    assert bench.divided.read().bridges[BRIDGE].ports == {"shvm1-0": False}
+    assert "shvm1-0" in bench.host.read().bridges[BRIDGE].ports
+    assert wanted.device not in bench.mac_vm.read().bridges[BRIDGE].ports
+
+
+@pytest.mark.parametrize("half", ["host", "mac_vm"])
+def test_a_stranger_in_either_half_shows_and_goes(bench: DividedBench, half: str) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    kernel = {"host": bench.host, "mac_vm": bench.mac_vm}[half]
+    kernel.add_tap("eth7", lambda _: None)
+    kernel.put_port(BRIDGE, "eth7")
+    assert bench.divided.read().bridges[BRIDGE].ports == {"eth7": False}
+    bench.divided.apply([DetachPort(interface="eth7")])
+    assert bench.divided.read().bridges[BRIDGE].ports == {}
+
+
+def test_a_bridge_that_goes_leaves_nobody_in_the_hosts_half(bench: DividedBench) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    bench.host.add_tap("shvm1-0", lambda _: None)
+    bench.divided.apply([AttachPort(bridge=BRIDGE, interface="shvm1-0", isolated=False)])
+    bench.divided.apply([DeleteBridge(name=BRIDGE)])
+    assert bench.divided.read().bridges == {}
+    assert bench.mac_vm.read().bridges == {}
+    assert set(bench.host.read().bridges[BRIDGE].ports) <= {host_uplink(BRIDGE)}
+
+
+def test_a_vm_in_the_hosts_half_alone_shows(bench: DividedBench) -> None:
+    """The MAC VM was started anew and has no bridges yet."""
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    bench.host.add_tap("shvm1-0", lambda _: None)
+    bench.divided.apply([AttachPort(bridge=BRIDGE, interface="shvm1-0", isolated=False)])
+    bench.mac_vm.apply([DeleteBridge(name=BRIDGE)])
+    found = bench.divided.read().bridges[BRIDGE]
+    assert (found.sealed, found.ports) == (False, {"shvm1-0": False})
+
+
+def test_guard_sysctls_and_selinux_hold_only_where_both_have_them(bench: DividedBench) -> None:
+    bench.divided.apply([InstallGuard()])
+    assert bench.divided.read().guard
+    bench.host.flush_nft()
+    assert not bench.divided.read().guard
+    bench.divided.apply([InstallGuard()])
+    bench.host.set_sysctl("net.ipv4.ip_forward", "1")
+    assert bench.divided.read().sysctls["net.ipv4.ip_forward"] == "1 on the host"
+    bench.host.set_sysctl("net.ipv4.ip_forward", "0")
+    bench.mac_vm.set_sysctl("net.ipv4.ip_forward", "1")
+    assert bench.divided.read().sysctls["net.ipv4.ip_forward"] == "1 in the MAC VM"
+    bench.mac_vm.set_enforcing(False)
+    assert not bench.divided.read().selinux_enforcing
+
+
+def test_a_link_in_the_hosts_own_kernel_is_foreign(bench: DividedBench) -> None:
+    entry, _ = link(bench).spd_entries
+    bench.divided.apply([InstallGuard()])
+    bench.host.put_policy(entry)
+    assert any(each.startswith("on the host: SPD entry") for each in bench.divided.read().foreign)
+
+
+def test_a_mac_vm_that_is_gone_fails_every_call_and_says_so(bench: DividedBench) -> None:
+    bench.divided.apply([InstallGuard()])
+    bench.remote._connect = _refused
+    bench.remote.close()
+    with pytest.raises(BackendFailed, match="the MAC VM does not answer"):
+        bench.divided.read()
+    (failed,) = bench.divided.mac_vm.attempt([InstallGuard()])
+    assert "does not answer" in str(failed)
+
+
+def _refused() -> socket.socket:
+    raise ConnectionRefusedError("nobody there")

@@ -19,13 +19,14 @@ def add_parsers(commands: Any) -> None:
         metavar="KIND,KIND,KIND",
         help="what alpha, beta and gamma run their VMs with: qemu (the default) or xen",
     )
+    demo.add_argument("--mac-vms", action="store_true", help="a VM of its own on each host holds its links")
     demo.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from shamon_host.cli.demo_screen import show_demo
 
-    return show_demo(as_json=arguments.json, hypervisors=arguments.hosts)
+    return show_demo(as_json=arguments.json, hypervisors=arguments.hosts, mac_vms=arguments.mac_vms)
 
 
 def _kinds(text: str) -> tuple[HypervisorKind, ...]:

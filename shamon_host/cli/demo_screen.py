@@ -1,7 +1,8 @@
 """How the story is shown: live on a terminal (rich), in plain lines otherwise, or as JSON."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.live import Live
@@ -18,25 +19,26 @@ from shamon_host.testing.story_report import Observer, StepReport, StoryReport
 _WIDTH = 100
 
 
-def show_demo(*, as_json: bool, hypervisors: Sequence[HypervisorKind] = ()) -> int:
-    """Play the story in memory, on hosts with these hypervisors; return the exit code."""
+def show_demo(*, as_json: bool, hypervisors: Sequence[HypervisorKind] = (), mac_vms: bool = False) -> int:
+    """Play the story in memory, on hosts with these hypervisors, and with MAC VMs or without; return the exit code."""
+    world = partial(MemoryWorld, hypervisors=hypervisors, mac_vms=mac_vms)
     console = Console()
     if as_json:
-        report = _play(Observer(), hypervisors)
+        report = _play(Observer(), world)
         print_json(report.as_json())
     elif console.is_terminal:
         with Live(console=console, refresh_per_second=12) as live:
-            report = _play(_LiveObserver(live), hypervisors)
+            report = _play(_LiveObserver(live), world)
         _print_figures(report)
     else:
-        report = _play(PlainObserver(), hypervisors)
+        report = _play(PlainObserver(), world)
         _print_figures(report)
     return 0 if report.ok else 1
 
 
-def _play(observer: Observer, hypervisors: Sequence[HypervisorKind]) -> StoryReport:
+def _play(observer: Observer, made: Callable[[], MemoryWorld]) -> StoryReport:
     async def play() -> StoryReport:
-        async with MemoryWorld(hypervisors=hypervisors) as world:
+        async with made() as world:
             return await Story(world=world, observer=observer).play()
 
     return run_virtual(play())

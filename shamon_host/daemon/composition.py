@@ -43,6 +43,7 @@ from shamon_host.link_agent.setup import CONTROL_PREFIX, HOST_ADDRESS, MAC_VM_AD
 from shamon_host.links.linux_interfaces import make_control_wire
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
+from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.coalition_ca import read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import authorities_of
@@ -99,15 +100,17 @@ def open_hypervisor(config: HostConfig) -> Platform:
     )
 
 
-def open_mac_vm(config: HostConfig) -> MacVmBackends | None:
-    """None where the host itself holds its links."""
+def open_kernel(config: HostConfig) -> tuple[LinkKernel, MacVmBackends | None]:
+    """The kernel that holds this host's links; where it is divided, what the daemon needs to know of its MAC VM."""
+    host = LinuxLinkKernel()
     if config.mac_vm is None:
-        return None
+        return host, None
     remote = RemoteLinkKernel(connect_to_mac_vm)
-    return MacVmBackends(
+    kernel = DividedKernel(host=host, mac_vm=remote)
+    return kernel, MacVmBackends(
         config=config.mac_vm,
-        kernel=DividedKernel(host=LinuxLinkKernel(), mac_vm=remote),
         remote=remote,
+        prepare=kernel.prepare,
         make_control_wire=lambda: make_control_wire(CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}"),
     )
 
@@ -129,8 +132,8 @@ async def _run(config: HostConfig) -> int:
         registry = PeerRegistry.load(config.peers, authorities)
         clock = SystemClock()
         database = stack.enter_context(closing(Database(config.database)))
-        mac_vm = open_mac_vm(config)
-        kernel = stack.enter_context(closing(LinuxLinkKernel() if mac_vm is None else mac_vm.kernel))
+        kernel, mac_vm = open_kernel(config)
+        stack.enter_context(closing(kernel))
         platform = open_hypervisor(config)
         stack.enter_context(closing(platform.hypervisor))
         tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))

@@ -86,7 +86,7 @@ class MacVm:
         if self._runs(vms.states):
             return False
         self.backends.make_control_wire()
-        self.backends.kernel.prepare([*self._uplinks()])
+        self.backends.prepare([*self._uplinks()])
         vms.replace(self.name, "it holds this host's links and does not run as it should")
         self._wait()
         return True

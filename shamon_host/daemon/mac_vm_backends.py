@@ -1,12 +1,11 @@
 """What a host in the profile `vm` has beside the other backends: its MAC VM's kernel, and the wire to it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shamon_host.daemon.config import MacVmConfig
-from shamon_host.link_agent.divided_kernel import DividedKernel
-from shamon_host.link_agent.remote_kernel import RemoteLinkKernel
+from shamon_host.link_agent.ports import MacVmKernel
 
 CONTROL_BRIDGE = "shcontrol"
 """On the host: the control wire, with nobody else on it."""
@@ -14,11 +13,12 @@ CONTROL_BRIDGE = "shcontrol"
 
 @dataclass(frozen=True, kw_only=True)
 class MacVmBackends:
-    """`kernel` is also the daemon's link kernel; `remote` its half in the MAC VM."""
+    """`remote`: the MAC VM's half of the daemon's link kernel."""
 
     config: MacVmConfig
-    kernel: DividedKernel
-    remote: RemoteLinkKernel
+    remote: MacVmKernel
+    prepare: Callable[[Sequence[str]], None]
+    """The host's halves of these bridges, for the MAC VM to be started with a tap in each (`DividedKernel.prepare`)."""
     make_control_wire: Callable[[], None]
     """Make the bridge of the control wire, with the host's address on it, or make it right. Raises BackendFailed."""
     pause: Callable[[float], None] = time.sleep

@@ -10,10 +10,11 @@ with their host.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import FlaskContext, SelinuxContext, VmContext, VmName
-from shamon_host.hypervisor.ports import DomainReport, DomainState, VmDisk, VmSpec
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmDisk, VmInterface, VmSpec
 from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.guest import MemoryGuest, TapSwitch
@@ -36,6 +37,22 @@ class _Domain:
     """How often Xen's policy had been replaced when it got its label."""
 
 
+class Appliance(Protocol):
+    """A guest that is more than a small machine: `testing.mac_vm`."""
+
+    def plug(self, interface: VmInterface, send: Callable[[bytes], None]) -> Callable[[bytes], None] | None:
+        """A card, and what takes frames to it; None where there is no bridge for it in memory."""
+        ...
+
+    def start(self) -> None:
+        """It runs, or runs on."""
+        ...
+
+    def end(self) -> None:
+        """Its domain is gone."""
+        ...
+
+
 @dataclass(kw_only=True)
 class MemoryHypervisor:
     """`hypervisor.ports.Hypervisor`. `addresses`: VM → its IP addresses; `enforcing`: what SELinux says now, where
@@ -51,6 +68,7 @@ class MemoryHypervisor:
     """Path → the domain whose memory was written there."""
     flask: MemoryFlask | None = None
     """Of a Xen hypervisor; None: QEMU."""
+    appliances: Mapping[VmName, Appliance] = field(default_factory=dict)
     _domains: dict[VmName, _Domain] = field(default_factory=dict)
     _subscribers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -79,6 +97,8 @@ class MemoryHypervisor:
     def resume(self, name: VmName) -> None:
         self._require("unpause", name)
         self._set(name, DomainState.RUNNING)
+        if name in self.appliances:
+            self.appliances[name].start()
 
     def suspend(self, name: VmName) -> None:
         self._require("pause", name)
@@ -201,9 +221,9 @@ class MemoryHypervisor:
         plugged: list[str] = []
         try:
             for interface in domain.spec.interfaces:
-                receive = domain.guest.add_card(
-                    bytes.fromhex(interface.mac.replace(":", "")), self._sender(interface.device)
-                )
+                receive = self._card(domain, interface)
+                if receive is None:
+                    continue
                 self.switch.plug_tap(interface.device, interface.bridge, receive)
                 plugged.append(interface.device)
         except BackendFailed:
@@ -211,12 +231,21 @@ class MemoryHypervisor:
                 self.switch.unplug_tap(device)
             raise
 
+    def _card(self, domain: _Domain, interface: VmInterface) -> Callable[[bytes], None] | None:
+        send = self._sender(interface.device)
+        appliance = self.appliances.get(domain.spec.name)
+        if appliance is not None:
+            return appliance.plug(interface, send)
+        return domain.guest.add_card(bytes.fromhex(interface.mac.replace(":", "")), send)
+
     def _sender(self, device: str) -> Callable[[bytes], None]:
         return lambda frame: self.switch.send_from_tap(device, frame)
 
     def _unplug(self, domain: _Domain) -> None:
         for interface in domain.spec.interfaces:
             self.switch.unplug_tap(interface.device)
+        if domain.spec.name in self.appliances:
+            self.appliances[domain.spec.name].end()
 
     def _set(self, name: VmName, state: DomainState) -> None:
         domain = self._find(name)

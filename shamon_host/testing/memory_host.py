@@ -15,8 +15,10 @@ from shamon_host.attestation.reference_record import record
 from shamon_host.attestation.reference_values import ReferenceValues
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.config import MacVmConfig
 from shamon_host.daemon.database import Database
 from shamon_host.daemon.host_daemon import HostDaemon
+from shamon_host.daemon.mac_vm_backends import MacVmBackends
 from shamon_host.daemon.ports import Backends, Blocking, StopReason
 from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.service import plain_error
@@ -24,7 +26,10 @@ from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
+from shamon_host.hypervisor.vm_spec import VmSettings
+from shamon_host.link_agent.divided_kernel import DividedKernel
 from shamon_host.links.model import SecurityAssociation
+from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.testing.clock import VirtualClock
@@ -34,6 +39,7 @@ from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
+from shamon_host.testing.mac_vm import MemoryMacVm
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_key, memory_peer, memory_record
 from shamon_host.testing.network import MemoryNetwork, memory_identity
@@ -43,6 +49,9 @@ from shamon_host.testing.wire import MemoryWire
 from shamon_host.testing.world import BootVariant, CommandResult, Fault, FaultTrace, PeerObjects
 
 CLEAN_IMAGE = b"a clean disk image"
+MAC_VM_IMAGE = b"the image of a MAC VM"
+MAC_VM_FILES = {"/mac-vm/vmlinuz": b"its kernel", "/mac-vm/initrd": b"its initial RAM disk"}
+MAC_VM_SETTINGS = VmSettings(kernel="/mac-vm/vmlinuz", initrd="/mac-vm/initrd", cmdline="its command line")
 _WRONG_SPI = 0x0BAD0001
 _PROGRAM, _MODULE = "/usr/local/bin/unknown", "/root/stranger.ko"
 _EXIT_CODES = {400: 2, 403: 3, 503: 4}
@@ -132,7 +141,10 @@ class MemoryHost:
         self.name = name
         self.host = HostName(name)
         self.clock = VirtualClock()
-        self.kernel = MemoryKernel([enrolment.address(name)], wire, self.clock)
+        address, mac_vm = enrolment.address(name), enrolment.policy.hosts[self.host].mac_vm
+        self.mac_vm = MemoryMacVm(MemoryKernel([address], wire, self.clock)) if mac_vm is not None else None
+        """What holds its links; None where the host itself does."""
+        self.kernel = MemoryKernel([address] if self.mac_vm is None else [], wire, self.clock)
         self.disks = MemoryDisks()
         on_xen = enrolment.policy.hypervisor_of(self.host) is HypervisorKind.XEN
         self.flask = MemoryFlask() if on_xen else None
@@ -143,8 +155,10 @@ class MemoryHost:
             enforcing=lambda: self.kernel.selinux.mode is SelinuxMode.ENFORCING,
             files=self.disks,
             flask=self.flask,
+            appliances={} if self.mac_vm is None or mac_vm is None else {mac_vm: self.mac_vm},
         )
-        self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
+        self._settings = {} if mac_vm is None else {mac_vm: MAC_VM_SETTINGS}
+        self.images = MemoryImages(clean={"app": CLEAN_IMAGE, "mac-vm": MAC_VM_IMAGE}, files=dict(MAC_VM_FILES))
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
         self.blocking: Blocking = directly
         """How the next daemon makes calls that block."""
@@ -221,11 +235,12 @@ class MemoryHost:
         self.sever()
         await self._end()
         self.hypervisor.forget_subscribers()
-        self.kernel.close()
+        self._let_go()
 
     async def start_daemon(self) -> None:
         identity = self._identity
-        self._severable = SeverableKernel(self.kernel)
+        mac_vm = self._mac_vm_backends()
+        self._severable = SeverableKernel(self._whole_kernel())
         self._tpm = SeverableTpm(self.machine.tpm)
         self.database = database = SeverableDatabase(self._database)
         registry = PeerRegistry(records=self._enrolment.registry.records())
@@ -239,6 +254,7 @@ class MemoryHost:
             store=Store(database),
             audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
             history=ResultHistory(database),
+            vm_settings=self._settings,
             backends=Backends(
                 clock=self.clock,
                 tpm=self._tpm,
@@ -246,6 +262,7 @@ class MemoryHost:
                 kernel=self._severable,
                 hypervisor=self.hypervisor,
                 flask=self.flask,
+                mac_vm=mac_vm,
                 images=self.images,
                 disks=self.disks,
                 transport=self._network.transport(identity, registry),
@@ -275,13 +292,13 @@ class MemoryHost:
             if self.service_manager.reason is not StopReason.RESTART:
                 self.kernel.fd_store.stop_unit()
         self.hypervisor.forget_subscribers()
-        self.kernel.close()
+        self._let_go()
 
     async def step_clock(self, seconds: float) -> None:
         self.clock.step(seconds)
 
     async def objects(self, peer: str) -> PeerObjects:
-        address, state = self._enrolment.address(peer), self.kernel.read()
+        address, state = self._enrolment.address(peer), self.links_kernel.read()
         return PeerObjects(
             gate_open=address in state.gate,
             sas=sum(address in (sa.source, sa.destination) for sa in state.sas),
@@ -290,7 +307,7 @@ class MemoryHost:
         )
 
     async def flush_policies(self) -> None:
-        self.kernel.flush_policies()
+        self.links_kernel.flush_policies()
 
     async def refuses_wrong_category(self, peer: str) -> Mapping[str, int]:
         """The sender gets a new SA for its red link, this host the same SA with the label of its blue link."""
@@ -300,15 +317,16 @@ class MemoryHost:
         incoming, blue = self.sa_of("acme/red", to=own), self.sa_of("rival/blue", to=own).context
         key = bytes(36)
         await asyncio.sleep(1.0)  # of two SAs the newer one is used, and the kernel counts in seconds
-        before, denials = self.kernel.counters(), len(self.kernel.avc)
-        self.kernel.put_sa(replace(incoming, spi=_WRONG_SPI, context=blue, key=key))
-        sender.kernel.put_sa(replace(outgoing, spi=_WRONG_SPI, key=key))
+        kernel = self.links_kernel
+        before, denials = kernel.counters(), len(kernel.avc)
+        kernel.put_sa(replace(incoming, spi=_WRONG_SPI, context=blue, key=key))
+        sender.links_kernel.put_sa(replace(outgoing, spi=_WRONG_SPI, key=key))
         vm = next(
             name for name, entry in self._enrolment.policy.vms.items() if (entry.host, entry.label) == (peer, "red")
         )
         await sender.guest(vm).reaches(VM_ADDRESSES["web"][0])
-        rose = {name: count - before[name] for name, count in self.kernel.counters().items() if count > before[name]}
-        return {**rose, "avc": len(self.kernel.avc) - denials}
+        rose = {name: count - before[name] for name, count in kernel.counters().items() if count > before[name]}
+        return {**rose, "avc": len(kernel.avc) - denials}
 
     async def overlay_is_clean(self, vm: str) -> bool:
         disk = self.images.overlay(VmName(vm))
@@ -355,7 +373,7 @@ class MemoryHost:
         assert self.daemon is not None
         context = self.daemon.own.enforced.label_map.link_context(TypeName(type_name))
         return max(
-            (sa for sa in self.kernel.read().sas if sa.destination == to and sa.context == context),
+            (sa for sa in self.links_kernel.read().sas if sa.destination == to and sa.context == context),
             key=lambda sa: sa.hard_lifetime_s,
         )
 
@@ -372,6 +390,24 @@ class MemoryHost:
             with suppress(TimeoutError):
                 await asyncio.wait_for(dead.wait(), within_s)
         await self.kill_daemon()
+
+    @property
+    def links_kernel(self) -> MemoryKernel:
+        """The kernel that holds its links: its own, or the MAC VM's."""
+        return self.kernel if self.mac_vm is None else self.mac_vm.kernel
+
+    def _whole_kernel(self) -> LinkKernel:
+        return self.kernel if self.mac_vm is None else DividedKernel(host=self.kernel, mac_vm=self.mac_vm)
+
+    def _mac_vm_backends(self) -> MacVmBackends | None:
+        if self.mac_vm is None:
+            return None
+        return MacVmBackends(
+            config=MacVmConfig(bridge="wire", address=f"{self._enrolment.address(self.name)}/24"),
+            remote=self.mac_vm,
+            prepare=DividedKernel(host=self.kernel, mac_vm=self.mac_vm).prepare,
+            make_control_wire=lambda: None,
+        )
 
     def forget_everything(self) -> None:
         """The disk of the daemon's state is lost or put back; to be called while no daemon runs."""
@@ -396,6 +432,12 @@ class MemoryHost:
             with suppress(ShamonError):
                 await daemon.stop()
             raise plain_error(group) from group
+
+    def _let_go(self) -> None:
+        """The daemon's handles are closed."""
+        self.kernel.close()
+        if self.mac_vm is not None:
+            self.mac_vm.close()
 
     async def _end(self) -> None:
         """Let the daemon's task fall; what it raises in doing so is of no interest."""

@@ -9,21 +9,35 @@ from typing import Any, Self
 from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.testing.images import sha256_of
-from shamon_host.testing.memory_host import CLEAN_IMAGE, Enrolment, MemoryHost
+from shamon_host.testing.memory_host import (
+    CLEAN_IMAGE,
+    MAC_VM_FILES,
+    MAC_VM_IMAGE,
+    MAC_VM_SETTINGS,
+    Enrolment,
+    MemoryHost,
+)
 from shamon_host.testing.network import MemoryNetwork
-from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, story_policy
+from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, MacVmPins, story_policy
 from shamon_host.testing.story_report import StepFailed
 from shamon_host.testing.wire import MemoryWire
 from shamon_host.testing.world import Fault, Timing, WireTally
 
 MEMORY_TIMING = Timing(period_s=10, lease_s=30, margin_s=1, timeout_s=5, action_delay_s=15)
 _POLL_S = 0.5
+MAC_VM_PINS = MacVmPins(
+    image_sha256=sha256_of(MAC_VM_IMAGE),
+    kernel_sha256=sha256_of(MAC_VM_FILES[MAC_VM_SETTINGS.kernel]),
+    initrd_sha256=sha256_of(MAC_VM_FILES[MAC_VM_SETTINGS.initrd]),
+    cmdline=MAC_VM_SETTINGS.cmdline,
+)
 
 
 @cache
-def _policy(timing: Timing, hypervisors: tuple[HypervisorKind, ...]) -> Policy:
+def _policy(timing: Timing, hypervisors: tuple[HypervisorKind, ...], mac_vms: bool) -> Policy:
     kinds = dict(zip(HOST_ADDRESSES, hypervisors, strict=False))
-    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing, hypervisors=kinds)
+    pins = MAC_VM_PINS if mac_vms else None
+    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing, hypervisors=kinds, mac_vm=pins)
     return parse_policy(text.encode(), source="the story's policy")
 
 
@@ -36,16 +50,18 @@ class MemoryWorld:
         faults: Sequence[Fault] = tuple(Fault),
         timing: Timing = MEMORY_TIMING,
         hypervisors: Sequence[HypervisorKind] = (),
+        mac_vms: bool = False,
         policy: Policy | None = None,
     ) -> None:
-        """`hypervisors`: of alpha, beta and gamma, in this order; QEMU for the rest. `policy`: another than the
+        """`hypervisors`: of alpha, beta and gamma, in this order; QEMU for the rest. `mac_vms`: what
+        holds their links is a VM of its own on each. `policy`: another than the
         story's."""
         self.faults = faults
         self.timing = timing
         self.vm_addresses: Mapping[str, tuple[str, str]] = VM_ADDRESSES
         self.wire = MemoryWire()
         self.network = MemoryNetwork()
-        self.policy = policy or _policy(timing, tuple(hypervisors))
+        self.policy = policy or _policy(timing, tuple(hypervisors), mac_vms)
         self.enrolment = Enrolment(policy=self.policy)
         self.hosts: Mapping[str, MemoryHost] = {
             name: MemoryHost(name=name, wire=self.wire, network=self.network, enrolment=self.enrolment)

@@ -15,14 +15,13 @@ from shamon_host.daemon.ports import StopReason
 from shamon_host.daemon.systemd import STATUS_LIMIT
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import KernelState, Operation
-from shamon_host.links.ports import KernelEvent, Traffic
-from shamon_host.testing.kernel import MemoryKernel
+from shamon_host.links.ports import KernelEvent, LinkKernel, Traffic
 
 
 class SeverableKernel:
     """The kernel as one daemon sees it, until that daemon is killed."""
 
-    def __init__(self, kernel: MemoryKernel) -> None:
+    def __init__(self, kernel: LinkKernel) -> None:
         self._kernel = kernel
         self.severed = False
         self._left: int | None = None
@@ -32,7 +31,7 @@ class SeverableKernel:
         """Of the operations to come so many are carried out; at the next one `sever` is called, and it is not."""
         self._left, self._sever = operations, sever
 
-    def _alive(self) -> MemoryKernel:
+    def _alive(self) -> LinkKernel:
         if self.severed:
             raise BackendFailed("this daemon is dead")
         return self._kernel

@@ -1,6 +1,8 @@
 """The policy of the story's coalition, as the TOML text that an operator would write."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.world import Timing
@@ -14,6 +16,18 @@ VM_ADDRESSES = {
 }
 """All in one subnet on purpose: nothing but the policy keeps the types apart."""
 HOST_ADDRESSES = {"alpha": "192.0.2.1", "beta": "192.0.2.2", "gamma": "192.0.2.3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MacVmPins:
+    """What the policy pins of the image that every host's MAC VM is started from."""
+
+    image_sha256: str
+    kernel_sha256: str
+    initrd_sha256: str
+    cmdline: str
+
+
 ALL_QEMU = dict.fromkeys(HOST_ADDRESSES, HypervisorKind.QEMU)
 _TEXT = """\
 # A coalition of three hosts. acme's VMs and rival's VMs run side by side and never exchange a frame;
@@ -58,7 +72,7 @@ types = ["acme/red", "rival/blue"]
 [images.app]
 sha256 = "{image_sha256}"
 
-[vms.web]
+{mac_vms}[vms.web]
 label = "red"
 image = "app"
 host = "alpha"
@@ -95,9 +109,20 @@ allow_software_tpm = true
 """
 
 
-def story_policy(*, image_sha256: str, timing: Timing, hypervisors: Mapping[str, HypervisorKind] = ALL_QEMU) -> str:
+def mac_vm_of(host: str) -> str:
+    """The name of a host's MAC VM."""
+    return f"{host}-mac"
+
+
+def story_policy(
+    *,
+    image_sha256: str,
+    timing: Timing,
+    hypervisors: Mapping[str, HypervisorKind] = ALL_QEMU,
+    mac_vm: MacVmPins | None = None,
+) -> str:
     """The policy with the pin of the application image and the intervals of this world. `hypervisors`: host → what it
-    runs its VMs with; a host that is not in it has QEMU."""
+    runs its VMs with; a host that is not in it has QEMU. `mac_vm`: every host has one; None: none has."""
     return _TEXT.format(
         image_sha256=image_sha256,
         period_s=float(timing.period_s),
@@ -106,9 +131,19 @@ def story_policy(*, image_sha256: str, timing: Timing, hypervisors: Mapping[str,
         timeout_s=float(timing.timeout_s),
         action_delay_s=float(timing.action_delay_s),
         **HOST_ADDRESSES,
-        **{f"{name}_hypervisor": _key(hypervisors.get(name)) for name in HOST_ADDRESSES},
+        **{f"{name}_hypervisor": _host_keys(name, hypervisors.get(name), mac_vm) for name in HOST_ADDRESSES},
+        mac_vms="" if mac_vm is None else _mac_vms(mac_vm),
     )
 
 
-def _key(kind: HypervisorKind | None) -> str:
-    return f'\nhypervisor = "{kind}"' if kind not in (None, HypervisorKind.QEMU) else ""
+def _host_keys(host: str, kind: HypervisorKind | None, mac_vm: MacVmPins | None) -> str:
+    hypervisor = f'\nhypervisor = "{kind}"' if kind not in (None, HypervisorKind.QEMU) else ""
+    return hypervisor + (f'\nmac_vm = "{mac_vm_of(host)}"' if mac_vm is not None else "")
+
+
+def _mac_vms(pins: MacVmPins) -> str:
+    boot = f'kernel_sha256 = "{pins.kernel_sha256}"\ninitrd_sha256 = "{pins.initrd_sha256}"'
+    tables = [f'[images.mac-vm]\nsha256 = "{pins.image_sha256}"\n{boot}\ncmdline = {json.dumps(pins.cmdline)}\n\n']
+    for host in HOST_ADDRESSES:
+        tables.append(f'[vms.{mac_vm_of(host)}]\nlabel = "unlabelled"\nimage = "mac-vm"\nhost = "{host}"\n\n')
+    return "".join(tables)

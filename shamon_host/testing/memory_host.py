@@ -157,7 +157,7 @@ class MemoryHost:
             flask=self.flask,
             appliances={} if self.mac_vm is None or mac_vm is None else {mac_vm: self.mac_vm},
         )
-        self._settings = {} if mac_vm is None else {mac_vm: MAC_VM_SETTINGS}
+        self.vm_settings = {} if mac_vm is None else {mac_vm: MAC_VM_SETTINGS}
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE, "mac-vm": MAC_VM_IMAGE}, files=dict(MAC_VM_FILES))
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
         self.blocking: Blocking = directly
@@ -254,7 +254,7 @@ class MemoryHost:
             store=Store(database),
             audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
             history=ResultHistory(database),
-            vm_settings=self._settings,
+            vm_settings=self.vm_settings,
             backends=Backends(
                 clock=self.clock,
                 tpm=self._tpm,

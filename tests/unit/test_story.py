@@ -34,6 +34,13 @@ def test_it_is_the_same_on_xen_and_on_both(hosts: str, capsys: pytest.CaptureFix
         assert ("shamon_vm_" if kind == "xen" else "svirt_t") in contexts[vm]
 
 
+@pytest.mark.parametrize("hosts", ["qemu,qemu", "xen,xen", "xen,qemu"])
+def test_it_is_the_same_with_mac_vms(hosts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--json", "--mac-vms", "--hosts", hosts]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert all(step["ok"] for step in report["steps"])
+
+
 @pytest.mark.parametrize("hosts", ["kvm", "", "xen,xen,xen,xen"])
 def test_hosts_that_there_are_not(hosts: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -1,0 +1,177 @@
+"""Hosts whose links are held by a VM of their own: it is there before anything labelled, or nothing labelled is."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from shamon_host.daemon.mac_vm import require_own_profile
+from shamon_host.domain.errors import BadInput
+from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.hypervisor.ports import DomainReport, DomainState
+from shamon_host.hypervisor.report import ReportedMacVm, check_hypervisor_report, hypervisor_report
+from shamon_host.testing.mac_vm import MemoryMacVm
+from shamon_host.testing.memory_host import MAC_VM_SETTINGS, MemoryHost
+from tests.unit.daemon.daemon_world import DaemonWorld, changed_policy, daemon, play, records, state
+
+ALPHA_MAC = VmName("alpha-mac")
+
+
+def mac_vm(host: MemoryHost) -> MemoryMacVm:
+    assert host.mac_vm is not None
+    return host.mac_vm
+
+
+async def reaches(world: DaemonWorld) -> bool:
+    return await world.alpha.guest("web").reaches(world.vm_addresses["db"][0])
+
+
+async def started_anew(world: DaemonWorld) -> bool:
+    return mac_vm(world.alpha).boots == 2
+
+
+def told(host: MemoryHost, kind: str) -> list[str]:
+    return [str(detail) for detail in records(host, kind)]
+
+
+def test_links_are_in_the_mac_vm_and_taps_on_the_host() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        assert await reaches(world)
+        host, inside = world.alpha.kernel.read(), mac_vm(world.alpha).kernel.read()
+        assert (host.sas, host.tunnels, host.gate) == (frozenset(), frozenset(), {})
+        assert inside.sas
+        assert inside.tunnels
+        assert not any(port.startswith("shvm") for bridge in inside.bridges.values() for port in bridge.ports)
+        (told_peer,) = [
+            claim["reason"]
+            for row in (await world.beta.ask("peers")).value
+            for claim in row["claims"]
+            if (row["host"], claim["name"]) == ("alpha", "running-labels")
+        ]
+        assert "alpha-mac was started from what the policy pins" in told_peer
+        assert "macvm.runtime absent" in told_peer
+
+    play(test, mac_vms=True)
+
+
+def test_a_mac_vm_that_ends_is_started_again_and_links_come_back() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.alpha.hypervisor.crash(ALPHA_MAC)
+        assert not await reaches(world)
+        await world.until(lambda: reaches(world), within_s=60, what="web reaches db again")
+        assert mac_vm(world.alpha).boots == 2
+        assert len(told(world.alpha, "mac-vm.up")) == 2
+
+    play(test, mac_vms=True)
+
+
+def test_a_mac_vm_that_somebody_stops_is_started_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        assert (await world.alpha.ask("vm", "stop", ALPHA_MAC)).exit_code == 0
+        await world.until(lambda: reaches(world), within_s=60, what="web reaches db again")
+
+    play(test, mac_vms=True)
+
+
+def test_a_mac_vm_under_another_label_is_destroyed_and_started_anew() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        other = SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=frozenset({1, 1000}))
+        world.alpha.hypervisor.relabel(ALPHA_MAC, other)
+        await world.until(lambda: started_anew(world), within_s=60, what="the MAC VM is another one")
+        await world.until(lambda: reaches(world), within_s=60, what="web reaches db again")
+        assert told(world.alpha, "vm.mislabelled")
+
+    play(test, mac_vms=True)
+
+
+@pytest.mark.parametrize("what", ["image", "kernel", "initrd", "cmdline"])
+def test_a_mac_vm_of_which_one_byte_was_changed_is_not_started(what: str) -> None:
+    async def test(world: DaemonWorld) -> None:
+        alpha = world.alpha
+        match what:
+            case "image":
+                alpha.images.clean["mac-vm"] = b"the image of a MAC Vm"
+            case "cmdline":
+                alpha.vm_settings[ALPHA_MAC] = replace(MAC_VM_SETTINGS, cmdline="its command lime")
+            case _:
+                alpha.images.files[getattr(MAC_VM_SETTINGS, what)] = b"its another"
+        await alpha.boot()
+        await world.beta.boot()
+        await world.wait(60)
+        assert not mac_vm(alpha).runs
+        assert state(world.beta, "alpha") != "admitted"
+        reasons = " ".join(told(alpha, "links.not-reconciled") + told(alpha, "host.domains-unreadable"))
+        assert "pinned one" in reasons
+        answer = await alpha.ask("vm", "start", "web")
+        assert answer.exit_code != 0  # no bridge for it: nobody would hold it apart
+        assert alpha.kernel.read().bridges.keys() <= {f"shbr{number}" for number in range(1024)}
+
+    play(test, mac_vms=True)
+
+
+def test_the_daemon_is_killed_and_the_mac_vm_carries_on() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.alpha.kill_daemon()
+        assert await reaches(world)
+        await world.alpha.start_daemon()
+        assert await reaches(world)
+        assert mac_vm(world.alpha).boots == 1
+
+    play(test, mac_vms=True)
+
+
+def test_a_peer_that_says_nothing_of_its_mac_vm_or_another_thing_is_not_believed() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        own = daemon(world.alpha).own
+        reported = own.mac_vm.reported(own.vms.states) if own.mac_vm else None
+        domains = own.vms.states.active()
+        assert reported is not None
+        policy, label_map = own.enforced.policy, own.enforced.label_map
+
+        def verdict(mac_vm: ReportedMacVm | None, domains: Sequence[DomainReport] = domains) -> str:
+            data = hypervisor_report(domains, label_map, mac_vm=mac_vm)
+            claim = check_hypervisor_report(data, host=world.alpha.host, policy=policy)
+            return f"{claim.status}: {claim.reason}"
+
+        assert verdict(reported).startswith("pass")
+        assert verdict(None) == "absent: nothing is said of the MAC VM"
+        for changed in ({"kernel_sha256": "0" * 64}, {"initrd_sha256": "0" * 64}, {"cmdline": "enforcing=0"}):
+            boot = replace(reported.boot, **changed)
+            assert verdict(replace(reported, boot=boot)).startswith("fail: the MAC VM was started from another")
+        assert "another image" in verdict(replace(reported, image_sha256="0" * 64))
+        assert "another VM holds" in verdict(replace(reported, name=VmName("web")))
+        assert "does not run" in verdict(reported, [each for each in domains if each.name != ALPHA_MAC])
+        paused = [replace(each, state=DomainState.PAUSED) if each.name == ALPHA_MAC else each for each in domains]
+        assert "does not run" in verdict(reported, paused)
+        data = hypervisor_report(domains, label_map, mac_vm=reported)
+        plain = check_hypervisor_report(data, host=world.alpha.host, policy=changed_policy())
+        assert plain.reason == "a VM holds the host's links"
+
+    play(test, mac_vms=True)
+
+
+def test_policy_and_configuration_have_to_agree() -> None:
+    own = changed_policy(mac_vms=True)
+    with pytest.raises(BadInput, match="do not agree"):
+        require_own_profile(own, next(iter(own.hosts)), None)
+    require_own_profile(changed_policy(), next(iter(own.hosts)), None)
+
+
+def test_a_crash_while_it_starts_converges() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.alpha.boot()
+        world.alpha.hypervisor.crash(ALPHA_MAC)
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        await world.boot("beta")
+        assert mac_vm(world.alpha).runs
+        found = [each for each in world.alpha.hypervisor.domains() if each.name == ALPHA_MAC]
+        assert [each.state for each in found] == [DomainState.RUNNING]
+
+    play(test, mac_vms=True)

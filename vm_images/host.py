@@ -17,6 +17,7 @@ from vm_images.added_root import added_root
 from vm_images.app import build_app
 from vm_images.cache import cache_root, cached, digest_of, source_files
 from vm_images.commands import run, run_in_root
+from vm_images.mac_vm import build_mac_vm
 from vm_images.manifest import file_digests, sha256
 from vm_images.uki import make_uki
 
@@ -24,7 +25,8 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
 RECIPE = HERE / "host"
 _PRODUCT = ("pyproject.toml", "README.md", "LICENSE", "shamon_host")
-_APP_HOME = "var/lib/libvirt/images/app"
+_APP_HOME, _MAC_HOME = "var/lib/libvirt/images/app", "var/lib/libvirt/images/mac"
+_GUEST_FILES = {_APP_HOME: ("vmlinux", "initrd", "disk.raw"), _MAC_HOME: ("vmlinuz", "initrd", "root.img")}
 _DIRECTORIES = ("etc/shamon/peers", "etc/shamon/reference", "var/lib/libvirt/images/shamon")
 _IMAGE_SIZE = "3G"
 _STRANGE_MODULE = "kernel/drivers/net/dummy.ko"
@@ -65,8 +67,8 @@ def build_host(say: Callable[[str], None]) -> Path:
 
     ``host.img`` (raw ext4), ``host.efi`` and ``other.efi`` (unified kernel images; the second has another command
     line), ``vmlinuz``, ``initrd``, ``manifest.json`` (see :func:`_write_manifest`), ``app/`` (the application VM),
-    ``stranger.ko`` (a kernel module that is not in the image) and ``ssh_key`` (the private key that root's ssh
-    takes).
+    ``mac/`` (the MAC VM), ``stranger.ko`` (a kernel module that is not in the image) and ``ssh_key`` (the private key
+    that root's ssh takes).
     """
     return build_kind(Kind(name="host", recipes=[RECIPE], boot=_make_uki), base.base_root(say), say)
 
@@ -82,22 +84,23 @@ def build_bench(say: Callable[[str], None]) -> Path:
 def build_kind(kind: Kind, root: Path, say: Callable[[str], None]) -> Path:
     """The directory with the files that `build_host` names, of hosts of this kind."""
     key_pair = _lab_key()
-    app = build_app(say)
+    app, mac = build_app(say), build_mac_vm(say)
     product = [REPOSITORY / name for name in _PRODUCT if (REPOSITORY / name).exists()]
     code = [HERE / name for name in ("host.py", "manifest.py", "uki.py", "wheels.py", "commands.py")]
     parts = [*kind.recipes, *kind.parts]
-    key = digest_of(root.parent.name, app.name, key_pair.with_suffix(".pub"), *parts, *code, *product)
+    key = digest_of(root.parent.name, app.name, mac.name, key_pair.with_suffix(".pub"), *parts, *code, *product)
     tools = base.build_root(say)
 
     def build(out: Path) -> None:
         run(["cp", "-a", root, out / "root"])
-        _build(kind, out, tools, app, key_pair)
+        _build(kind, out, tools, {_APP_HOME: app, _MAC_HOME: mac}, key_pair)
 
     return cached(kind.name, key, build, say)
 
 
-def _build(kind: Kind, out: Path, tools: Path, app: Path, key_pair: Path) -> None:
-    """Make what goes out of the base root that was copied to ``out/root``."""
+def _build(kind: Kind, out: Path, tools: Path, guests: Mapping[str, Path], key_pair: Path) -> None:
+    """Make what goes out of the base root that was copied to ``out/root``. `guests`: directory in the root → what VMs
+    of the host are started from."""
     root = out / "root"
     _take_out_stranger(root, out / "stranger.ko")
     _configure(root, kind.recipes, key_pair)
@@ -106,10 +109,11 @@ def _build(kind: Kind, out: Path, tools: Path, app: Path, key_pair: Path) -> Non
     for place, files in kind.files.items():
         shutil.copytree(files, root / place)
     _install_product(root, tools, out)
-    (root / _APP_HOME).mkdir()
-    for name in ("vmlinux", "initrd", "disk.raw"):
-        shutil.copy(app / name, root / _APP_HOME / name)
-    shutil.copytree(app, out / "app")
+    for home, guest in guests.items():
+        (root / home).mkdir()
+        for name in _GUEST_FILES[home]:
+            shutil.copy(guest / name, root / home / name)
+        shutil.copytree(guest, out / Path(home).name)
     contexts = _install_selinux(root, kind)
     run(["setfiles", "-F", "-r", root, contexts, root])
     for file in kind.beside:

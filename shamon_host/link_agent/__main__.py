@@ -12,6 +12,7 @@ from pathlib import Path
 from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.link_agent.agent import LinkAgent
 from shamon_host.link_agent.interfaces import MacVmInterfaces
+from shamon_host.link_agent.kernel_log import denials
 from shamon_host.link_agent.relay import Relay
 from shamon_host.link_agent.setup import (
     AGENT_PORT,
@@ -43,7 +44,7 @@ async def _serve() -> None:
     relay = Relay()
     with closing(LinuxLinkKernel(environment={})) as kernel:
         interfaces = MacVmInterfaces(name=name_interface, loop=asyncio.get_running_loop(), relay=relay)
-        agent = LinkAgent(kernel, interfaces.set_up, _BOOT_ID.read_text(encoding="ascii").strip())
+        agent = LinkAgent(kernel, interfaces.set_up, _BOOT_ID.read_text(encoding="ascii").strip(), denials)
         agent.start()
         asked = await asyncio.start_server(agent.serve, sock=_on_control_wire(AGENT_PORT))
         out = await asyncio.start_server(relay.proxied, sock=_on_control_wire(PROXY_PORT))

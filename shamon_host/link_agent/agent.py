@@ -19,10 +19,17 @@ _MAX_WAITING_EVENTS = 1000
 
 class LinkAgent:
     """One for the MAC VM. `set_up` is called with what the host says of the interfaces, and returns when they are so;
-    raises BackendFailed. `boot_id`: of this kernel."""
+    raises BackendFailed. `boot_id`: of this kernel; `denials`: lines of its log."""
 
-    def __init__(self, kernel: LinkKernel, set_up: Callable[[MacVmSetup], None], boot_id: str) -> None:
+    def __init__(
+        self,
+        kernel: LinkKernel,
+        set_up: Callable[[MacVmSetup], None],
+        boot_id: str,
+        denials: Callable[[], tuple[str, ...]],
+    ) -> None:
         self._kernel = kernel
+        self._denials = denials
         self._set_up = set_up
         self._boot_id = boot_id
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
@@ -80,6 +87,8 @@ class LinkAgent:
                 return self._kernel.counters()
             case "traffic":
                 return self._kernel.traffic()
+            case "denials":
+                return self._denials()
             case _:
                 raise AssertionError(f"{name} is no call")
 

@@ -41,6 +41,7 @@ CALLS: Mapping[str, Call] = {
     "allocate SPI": Call(takes=tuple[str, str], gives=int),
     "counters": Call(takes=None, gives=Mapping[str, int]),
     "traffic": Call(takes=None, gives=Mapping[str, Traffic]),
+    "denials": Call(takes=None, gives=tuple[str, ...]),
     EVENTS: Call(takes=None, gives=KernelEvent),
 }
 

@@ -16,3 +16,7 @@ class MacVmKernel(LinkKernel, Protocol):
     def boot_id(self) -> str:
         """Of its kernel, which tells one start of the VM from another."""
         ...
+
+    def denials(self) -> tuple[str, ...]:
+        """What its SELinux denied, as its kernel's log says; the newest last."""
+        ...

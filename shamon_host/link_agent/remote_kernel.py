@@ -16,10 +16,12 @@ from shamon_host.link_agent.frames import (
     CALLS,
     EVENTS,
     HEADER,
+    MAX_WORDS,
     document_in,
     failure_in,
     frame,
     frame_length,
+    printable,
 )
 from shamon_host.link_agent.setup import AGENT_PORT, HOST_ADDRESS, MAC_VM_ADDRESS, MacVmSetup
 from shamon_host.link_agent.values import from_json, to_json
@@ -52,6 +54,11 @@ class RemoteLinkKernel:
         with self._lock:
             self._connected()
             return self._boot_id
+
+    def denials(self) -> tuple[str, ...]:
+        """What SELinux of the MAC VM denied, as its kernel's log says; the newest last. Raises BackendFailed."""
+        lines: tuple[str, ...] = self._call("denials")
+        return tuple(printable(line[:MAX_WORDS]) for line in lines)
 
     def read(self) -> KernelState:
         state: KernelState = self._call("read")

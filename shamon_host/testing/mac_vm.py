@@ -67,6 +67,10 @@ class MemoryMacVm:
         self._require()
         return f"mac-vm-{self.boots}"
 
+    def denials(self) -> tuple[str, ...]:
+        self._require()
+        return tuple(self.kernel.avc)
+
     def read(self) -> KernelState:
         self._require()
         state: KernelState = _crossed(KernelState, self.kernel.read())

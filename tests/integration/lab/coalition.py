@@ -4,6 +4,7 @@ The CA and the policy are made on this machine; each host's AK comes from the ho
 known-good boot of the first host of each platform and hold for all of it, as they boot the same image.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shamon_host.domain.policy import HypervisorKind
-from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, story_policy
+from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, MacVmPins, mac_vm_of, story_policy
 from shamon_host.testing.world import Timing
 from tests.integration.lab.errors import LabError
 from tests.integration.lab.host import BootImage, LabHost
@@ -49,6 +50,22 @@ kernel = "{app}/vmlinux"
 initrd = "{app}/initrd"
 cmdline = "console={console} quiet app.name={vm} app.ip4={ip4}/24 app.ip6={ip6}/64"
 """
+_MAC = "/var/lib/libvirt/images/mac"
+_MAC_VM_CONFIG = """
+[mac_vm]
+bridge = "wirebr"
+address = "{address}/24"
+
+[images.mac-vm]
+path = "{mac}/root.img"
+format = "raw"
+
+[vms.{vm}]
+memory_mib = 160
+kernel = "{mac}/vmlinuz"
+initrd = "{mac}/initrd"
+cmdline = {cmdline}
+"""
 _HYPERVISORS = {HypervisorKind.QEMU: ("auto", "ttyS0"), HypervisorKind.XEN: ("xen", "hvc0")}
 """HypervisorKind → its word in the host's configuration, and the console of a guest."""
 
@@ -65,6 +82,7 @@ class Coalition:
         changes: Sequence[tuple[str, str]] = (),
         policies: Mapping[str, bytes] | None = None,
         programs: Mapping[str, bytes] | None = None,
+        mac_vms: bool = False,
     ) -> None:
         """`changes`: texts of the story's policy, and what they become. `policies`: what hosts are set up with that
         have another policy than that, TOML or an envelope. `programs`: path → content of what tests will run in the
@@ -79,7 +97,9 @@ class Coalition:
             image_sha256=self.image_sha256,
             timing=timing,
             hypervisors={name: lab.host(name).platform for name in hosts},
+            mac_vm=mac_vm_pins(lab.images / "mac") if mac_vms else None,
         )
+        self._mac_vm_cmdline = mac_vm_pins(lab.images / "mac").cmdline if mac_vms else ""
         for old, new in changes:
             if old not in self.policy:
                 raise LabError(f"the story's policy does not say {old!r}")
@@ -148,10 +168,13 @@ class Coalition:
             self._images[host.name] = image
         for host in hosts:
             host.wait_ready()
+            if self._mac_vm_cmdline:
+                host.mac_vm = True
+                host.run("touch /etc/lab-mac-vm; ip address flush dev wire0; systemctl restart lab-identity.service")
         return hosts
 
     def _configure(self, host: LabHost) -> None:
-        host.put("/etc/shamon/host.toml", host_config(host.name, host.platform))
+        host.put("/etc/shamon/host.toml", self._host_config(host.name, host))
         host.put("/etc/shamon/policy.toml", self._policies.get(host.name, self.policy.encode()))
 
     def _record_each_platform(self) -> Mapping[HypervisorKind, bytes]:
@@ -169,7 +192,7 @@ class Coalition:
         host.put("/run/host.efi", host.images / BootImage.RIGHT.value)
         # Each host's configuration is measured when its daemon reads it, and differs by the host's name.
         for name in self._names:
-            host.put(f"/run/{name}.toml", host_config(name, host.platform))
+            host.put(f"/run/{name}.toml", self._host_config(name, host))
         files = " ".join(f"--file /etc/shamon/host.toml=/run/{name}.toml" for name in self._names)
         for number, (path, content) in enumerate(self._programs.items()):
             host.put(f"/run/program-{number}", content)
@@ -180,6 +203,16 @@ class Coalition:
             timeout_s=300,
         )
         return host.get("/run/reference.json")
+
+    def _host_config(self, name: str, like: LabHost) -> str:
+        """Of the host with this name, on the platform of another."""
+        config = host_config(name, like.platform)
+        if not self._mac_vm_cmdline:
+            return config
+        address = HOST_ADDRESSES[name]
+        return config + _MAC_VM_CONFIG.format(
+            vm=mac_vm_of(name), address=address, mac=_MAC, cmdline=json.dumps(self._mac_vm_cmdline)
+        )
 
     def _shamon(self, *arguments: str) -> None:
         """Run `shamon` on this machine."""
@@ -207,6 +240,17 @@ class JoinedCoalition(Coalition):
             if code != 0:
                 raise LabError(f"{host.name} was not enrolled: {said}")
             host.run("restorecon -RF /etc/shamon")
+
+
+def mac_vm_pins(image: Path) -> MacVmPins:
+    """Of the image in this directory, as `vm_images.mac_vm` describes it."""
+    told = json.loads((image / "mac-vm.json").read_text())
+    return MacVmPins(
+        image_sha256=told["root"],
+        kernel_sha256=told["vmlinuz"],
+        initrd_sha256=told["initrd"],
+        cmdline=told["cmdline"],
+    )
 
 
 def host_config(name: str, platform: HypervisorKind) -> str:

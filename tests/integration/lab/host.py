@@ -52,6 +52,8 @@ class LabHost:
         self.mac = f"52:54:00:00:01:{number:02x}"
         self.ssh_port = free_tcp_port()
         self.platform = platform
+        self.mac_vm = False
+        """What holds its links is a VM of its own: a coalition was founded so."""
         self.boots = 0
         self.images = images
         self._directory = directory / name

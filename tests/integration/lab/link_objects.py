@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from shamon_host.testing.world import PeerObjects
 from tests.integration.lab.console import VmConsole
@@ -14,6 +15,8 @@ _STATE = re.compile(r"^src (?P<source>\S+) dst (?P<destination>\S+)", re.MULTILI
 _POLICY = re.compile(r"^src (?P<source>\S+)/\d+ dst (?P<destination>\S+)/\d+ proto udp", re.MULTILINE)
 IN_DOMAIN = "systemd-run -q --wait --pipe -p Type=exec /usr/local/sbin/lab-in-domain /opt/shamon/bin/python -c"
 _FORGED_SPI = 0x0BAD0001
+_ORDER = ("acme/red", "rival/blue")
+"""The label map gives categories in the order of the types' names."""
 _FLUSH = "from shamon_host.pyxfrm.client import Xfrm; Xfrm().flush_policies()"
 _FORGE = """
 import sys
@@ -32,6 +35,8 @@ _TUNNEL = re.compile(r"From (?P<local>\S+) to (?P<remote>\S+)")
 
 def peer_objects(host: LabHost, address: str) -> PeerObjects:
     """Count the SAs, SPD entries and tunnels between this host and `address`, and look whether the gate is open."""
+    if host.mac_vm:
+        return PeerObjects(**json.loads(_in_mac_vm(host, "objects", address)))
     text = host.run(
         "ip xfrm state; echo ---; ip xfrm policy; echo ---; ip l2tp show tunnel; echo ---; "
         "nft -j list table inet shamon || echo '{\"nftables\": []}'"
@@ -75,6 +80,9 @@ def gate_open(ruleset: str, address: str) -> bool:
 
 def flush_policies(host: LabHost) -> None:
     """Flush the SPD by hand: outside the daemon's domain the kernel refuses even root, so it is done inside."""
+    if host.mac_vm:
+        _in_mac_vm(host, "flush")
+        return
     refused = host.run("ip xfrm policy flush", check=False)
     if refused.status == 0:
         raise LabError("root flushed labelled SPD entries from outside the daemon's domain", where=host.name)
@@ -108,6 +116,11 @@ def send_through_wrong_category(
 
 def _forge(host: LabHost, receiver: LabHost, *, like: str, context: str) -> None:
     """Add an SA towards the receiver with a known key, like that of one type but with the label of another."""
+    if host.mac_vm:
+        _in_mac_vm(
+            host, "forge", receiver.ipv4, str(_FORGED_SPI), *(str(_ORDER.index(each)) for each in (like, context))
+        )
+        return
     known, given = _context(host, like), _context(host, context)
     arguments = shlex.join([_FORGE, receiver.ipv4, str(_FORGED_SPI), known, given])
     host.run(f"{IN_DOMAIN} {arguments}", timeout_s=120)
@@ -120,6 +133,17 @@ def _context(host: LabHost, type_name: str) -> str:
     return f"system_u:object_r:shamon_link_t:s0:{categories[0 if type_name == 'acme/red' else -1]}"
 
 
+def _in_mac_vm(host: LabHost, *arguments: str) -> str:
+    """What `mac_vm_hands` does on the host, and prints."""
+    host.put("/root/mac_vm_hands.py", Path(__file__).with_name("mac_vm_hands.py"))
+    return host.run(
+        f"{IN_DOMAIN.removesuffix(' -c')} /root/mac_vm_hands.py {shlex.join(arguments)}", timeout_s=120
+    ).stdout
+
+
 def _refusals(host: LabHost) -> dict[str, int]:
+    if host.mac_vm:
+        counters: dict[str, int] = json.loads(_in_mac_vm(host, "refusals"))
+        return counters
     text = host.run("cat /proc/net/xfrm_stat; echo avc $(dmesg | grep -c 'denied.*polmatch')").stdout
     return {name: int(count) for name, count in (line.split() for line in text.splitlines())}

@@ -32,9 +32,9 @@ def lab_of(kinds: Sequence[HypervisorKind], *, keep: Path | None = None) -> Lab:
     return Lab(host_images(), keep=keep, xen_images=host_images(HypervisorKind.XEN) if xen else None, xen=xen)
 
 
-def play(lab: Lab, *, faults: tuple[Fault, ...], observer: Observer) -> StoryReport:
-    """The story in this lab, whose hosts are still off."""
-    return asyncio.run(Story(world=LabWorld(lab, faults=faults), observer=observer).play())
+def play(lab: Lab, *, faults: tuple[Fault, ...], observer: Observer, mac_vms: bool = False) -> StoryReport:
+    """The story in this lab, whose hosts are still off; `mac_vms`: each host's links are held by a VM of its own."""
+    return asyncio.run(Story(world=LabWorld(lab, faults=faults, mac_vms=mac_vms), observer=observer).play())
 
 
 def main() -> int:
@@ -52,10 +52,12 @@ def main() -> int:
         metavar="KIND,...",
         help="what alpha, beta and gamma run: qemu (or kvm) or xen; the last goes for those that are left",
     )
+    parser.add_argument("--mac-vms", action="store_true", help="a VM of its own on each host holds its links")
     arguments = parser.parse_args()
     with lab_of(arguments.hosts, keep=arguments.logs) as lab:
         print(f"three hosts under {lab.accelerator}; the first steps take minutes", flush=True)
-        report = play(lab, faults=tuple(Fault) if arguments.full else CORE_FAULTS, observer=PlainObserver())
+        faults = tuple(Fault) if arguments.full else CORE_FAULTS
+        report = play(lab, faults=faults, observer=PlainObserver(), mac_vms=arguments.mac_vms)
     print(f"{sum(step.ok for step in report.steps)} of {len(report.steps)} steps held. {dict(report.figures)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")

@@ -196,12 +196,14 @@ class LabStoryHost:
 class LabWorld:
     """`shamon_host.testing.world.World` in the lab. `faults` are those that this run plays."""
 
-    def __init__(self, lab: Lab, *, faults: Sequence[Fault], timing: Timing = LAB_TIMING) -> None:
+    def __init__(
+        self, lab: Lab, *, faults: Sequence[Fault], timing: Timing = LAB_TIMING, mac_vms: bool = False
+    ) -> None:
         self.lab = lab
         self.faults = faults
         self.timing = timing
         self.vm_addresses: Mapping[str, tuple[str, str]] = VM_ADDRESSES
-        self.coalition = Coalition(lab, timing=timing)
+        self.coalition = Coalition(lab, timing=timing, mac_vms=mac_vms)
         self.hosts: Mapping[str, LabStoryHost] = {name: LabStoryHost(self, lab.host(name)) for name in HOST_ADDRESSES}
 
     async def prepare(self) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ class AgentThread:
     """The agent on an event loop of its own, as in its own VM; ends with `stop`."""
 
     def __init__(self, kernel: LinkKernel, set_up: Callable[[MacVmSetup], None] = lambda _: None) -> None:
-        self.agent = LinkAgent(kernel, set_up, "boot-1")
+        self.agent = LinkAgent(kernel, set_up, "boot-1", lambda: ("avc:  denied one",))
         self._runs = threading.Event()
         self._served: list[object] = []
         """What is forgotten, the loop may forget too."""

@@ -121,6 +121,11 @@ def test_a_link_in_the_hosts_own_kernel_is_foreign(bench: DividedBench) -> None:
     assert any(each.startswith("on the host: SPD entry") for each in bench.divided.read().foreign)
 
 
+def test_what_is_told_of_the_mac_vm(bench: DividedBench) -> None:
+    assert bench.remote.boot_id() == "boot-1"
+    assert bench.remote.denials() == ("avc:  denied one",)
+
+
 def test_a_mac_vm_that_is_gone_fails_every_call_and_says_so(bench: DividedBench) -> None:
     bench.divided.apply([InstallGuard()])
     bench.remote._connect = _refused

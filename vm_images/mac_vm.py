@@ -31,6 +31,7 @@ _MODULES = {
         "dm_verity", "squashfs",
         # links: ESP with AES-GCM and what it is made of, L2TP, bridges
         "aesni_intel", "ghash_clmulni_intel", "ghash_generic", "gcm", "ctr", "seqiv", "echainiv",
+        "sha512_generic", "drbg",
         "xfrm_user", "esp4", "esp6", "l2tp_netlink", "l2tp_eth", "bridge",
         # guard, gate and filters
         "nf_tables", "nfnetlink", "nft_objref", "nft_meta_bridge", "nft_xfrm", "nft_limit",
@@ -44,12 +45,14 @@ PACKAGES = ("domain", "links", "pyxfrm", "selinux")
 _PYTHON = "usr/lib/python3.11"
 _SITE = f"opt/shamon/lib/{Path(_PYTHON).name}/site-packages"
 _PROGRAMS = ("usr/bin/python3.11", "usr/sbin/nft")
+_FILES = ("etc/protocols", "etc/selinux/config")
+"""What else is taken from the host: without names of protocols nft lists numbers."""
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/selinux", "usr/bin", "usr/sbin", "usr/lib64", "var/lib/shamon")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "../run"}
 _POLICY = "etc/selinux/default/policy/policy.33"
-_CONTEXTS = "etc/selinux/default/contexts/files/file_contexts"
+_CONTEXTS = "etc/selinux/default/contexts/files"
 _BLOCK = 4096
 # Fixed, so that an image is a function of what goes into it. A salt keeps tables of digests useless; this one hides
 # nothing.
@@ -152,8 +155,8 @@ def _fill_root(root: Path, base_root: Path, agent: Path) -> None:
     for pattern in debian.read_list(RECIPE / "left-out.txt"):
         for path in (root / _PYTHON).glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for program in _PROGRAMS:
-        shutil.copy(base_root / program, root / program)
+    for name in (*_PROGRAMS, *_FILES):
+        shutil.copy(base_root / name, root / name)
     _copy_libraries(root, base_root)
     _install_product(root, base_root, agent)
     run(["cp", "-r", "--preserve=mode", f"{RECIPE / 'root'}/.", root])
@@ -229,11 +232,11 @@ def _make_policy(root: Path, base_root: Path, out: Path) -> Path:
     run_in_root(base_root, command, binds={**binds, modules: "/mnt"})
     (root / _POLICY).parent.mkdir(parents=True)
     shutil.copyfile(store / _POLICY, root / _POLICY)
-    contexts = out / "file_contexts"
-    shutil.copy(store / _CONTEXTS, contexts)
+    contexts = out / "contexts"  # all of them: some say which directories are as good as others
+    shutil.copytree(store / _CONTEXTS, contexts)
     shutil.rmtree(store)
     shutil.rmtree(modules)
-    return contexts
+    return contexts / "file_contexts"
 
 
 def _make_root_image(root: Path, contexts: Path, packer: Path, out: Path) -> None:
@@ -252,7 +255,7 @@ def _make_root_image(root: Path, contexts: Path, packer: Path, out: Path) -> Non
     words = (f"shamon.root.blocks={size // _BLOCK}", f"shamon.root.salt={_SALT}", f"shamon.root.hash={found}")
     (out / "root.words").write_text(" ".join(words))
     shutil.rmtree(root)
-    contexts.unlink()
+    shutil.rmtree(contexts.parent)
 
 
 def _describe(out: Path) -> None:

@@ -24,6 +24,13 @@ static const char *const nodes[][2] = {
     {"/dev/tpmrm0", LABELLED("tpm_device_t")},
 };
 
+/* nft reads its commands by this name. */
+static void link_standard_input(void)
+{
+    if (symlink("/proc/self/fd/0", "/dev/stdin") != 0)
+        fail("cannot make", "/dev/stdin");
+}
+
 static void demand_own_domain(void)
 {
     char context[256];
@@ -59,6 +66,7 @@ int main(void)
 {
     demand_own_domain();
     label_nodes();
+    link_standard_input();
     to_console();
     umask(022);
     must_mount("tmpfs", "/run", "tmpfs", TMPFS, "mode=0755,size=4m,rootcontext=" LABELLED("shamon_var_run_t"));

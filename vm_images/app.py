@@ -46,7 +46,7 @@ def _build(out: Path) -> None:
     root = out / "root"
     debian.make_root(root, _PACKAGES, variant="extract")
     (kernel,) = (root / "boot").glob("vmlinuz-*")
-    (out / "vmlinux").write_bytes(_uncompressed(kernel))
+    (out / "vmlinux").write_bytes(uncompressed(kernel))
     _make_initrd(root, out / "initrd")
     disk = out / "disk.raw"
     with disk.open("wb") as file:
@@ -60,7 +60,7 @@ def _build(out: Path) -> None:
     (out / "app.json").write_text(json.dumps(digests, indent=2) + "\n")
 
 
-def _uncompressed(kernel: Path) -> bytes:
+def uncompressed(kernel: Path) -> bytes:
     """The ELF kernel inside an LZ4-compressed bzImage (boot protocol 2.08: payload_offset at 0x248, payload_length at
     0x24C).
     """

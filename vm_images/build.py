@@ -1,4 +1,4 @@
-"""``python3 -m vm_images.build [host|xen|app|bench]``: build what is missing of the lab's images and print the
+"""``python3 -m vm_images.build [host|xen|mac|app|bench]``: build what is missing of the lab's images and print the
 directory that holds them.
 
 Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the
@@ -14,9 +14,10 @@ from pathlib import Path
 from vm_images.app import build_app
 from vm_images.commands import CommandError
 from vm_images.host import build_bench, build_host
+from vm_images.mac_vm import build_mac_vm
 from vm_images.xen_host import build_xen_host
 
-_RECIPES = {"host": build_host, "xen": build_xen_host, "app": build_app, "bench": build_bench}
+_RECIPES = {"host": build_host, "xen": build_xen_host, "mac": build_mac_vm, "app": build_app, "bench": build_bench}
 
 
 def _say(line: str) -> None:

@@ -12,6 +12,7 @@ from importlib.resources import files
 LINK_MODULE = "shamon"
 KVM_MODULE = "kvm_host"
 XEN_MODULE = "xen_host"
+MAC_VM_MODULE = "mac_vm"
 PRIORITY = 400
 """At which the modules are installed: above the distribution's own (100), the default of semodule(8)."""
 

@@ -9,7 +9,7 @@ paravirtualised guest of Xen alike.
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shamon_host.selinux import LINK_MODULE, MAC_VM_MODULE
@@ -57,7 +57,7 @@ _BLOCK = 4096
 # Fixed, so that an image is a function of what goes into it. A salt keeps tables of digests useless; this one hides
 # nothing.
 _SALT = "5ba3000000004000800000000000000b5ba3000000004000800000000000000b"
-_CHECK = "import shamon_host.links.linux_kernel, shamon_host.links.manager"
+_CHECK = "import shamon_host.links.linux_kernel, shamon_host.links.manager, shamon_host.link_agent.__main__"
 
 
 def build_mac_vm(say: Callable[[str], None], agent: Path = PRODUCT / "link_agent") -> Path:
@@ -263,5 +263,7 @@ def _describe(out: Path) -> None:
     cmdline = f"{(RECIPE / 'cmdline').read_text().strip()} {words.read_text()}"
     words.unlink()
     digests = {name: sha256(out / name) for name in ("vmlinuz", "initrd", "root.img")}
-    described = {key: digests[name] for key, name in {"vmlinuz": "vmlinuz", "initrd": "initrd", "root": "root.img"}.items()}
+    described = {
+        key: digests[name] for key, name in {"vmlinuz": "vmlinuz", "initrd": "initrd", "root": "root.img"}.items()
+    }
     (out / "mac-vm.json").write_text(json.dumps({**described, "cmdline": cmdline}, indent=1) + "\n")

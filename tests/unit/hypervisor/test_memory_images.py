@@ -20,6 +20,10 @@ class MemoryShelf:
     def damage_clean_image(self) -> None:
         self.images.clean[IMAGE] = _CONTENT + b"!"
 
+    def boot_source(self) -> str:
+        self.images.files["/boot/kernel"] = _CONTENT
+        return "/boot/kernel"
+
     def base_sha256(self, overlay: str) -> str:
         return self.images.overlays[overlay].base_sha256
 

@@ -27,6 +27,9 @@ class RawShelf:
             file.seek(_SIZE // 2)
             file.write(b"!")
 
+    def boot_source(self) -> str:
+        return str(self.clean)
+
     def base_sha256(self, overlay: str) -> str:
         return file_sha256(Path(overlay))
 

@@ -160,10 +160,10 @@ def _fill_root(root: Path, base_root: Path, agent: Path) -> None:
     _copy_libraries(root, base_root)
     _install_product(root, base_root, agent)
     run(["cp", "-r", "--preserve=mode", f"{RECIPE / 'root'}/.", root])
-    run_in_root(root, ["/opt/shamon/bin/python", "-I", "-c", _CHECK])
     trees = [f"/{_PYTHON}", f"/{_SITE}"]
     compiler = ["/opt/shamon/bin/python", "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     run_in_root(root, [*compiler, *trees], env={"PYTHONHASHSEED": "0"})
+    run_in_root(root, ["/opt/shamon/bin/python", "-IB", "-c", _CHECK])
 
 
 def _copy_libraries(root: Path, base_root: Path) -> None:
@@ -242,7 +242,7 @@ def _make_policy(root: Path, base_root: Path, out: Path) -> Path:
 def _make_root_image(root: Path, contexts: Path, packer: Path, out: Path) -> None:
     """``root.img``, and ``verity.txt`` with what veritysetup said."""
     run(["setfiles", "-F", "-r", root, contexts, root])
-    packed = ["-noappend", "-no-progress", "-quiet", "-comp", "lz4", "-Xhc", "-mkfs-time", "0", "-all-time", "0"]
+    packed = ["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-mkfs-time", "0", "-all-time", "0"]
     binds = {root: "/mnt", out: "/media"}
     run_in_root(packer, ["mksquashfs", "/mnt", "/media/root.img", *packed], binds=binds)
     image = out / "root.img"

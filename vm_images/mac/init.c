@@ -13,7 +13,8 @@
 #define TMPFS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 #define LABELLED(type) "system_u:object_r:" type ":s0"
 
-/* As the policy's file contexts have them; every other node keeps the label of /dev, which the agent cannot use. */
+/* As the policy's file contexts have them. Every other node keeps what it got when the policy was loaded, before which
+ * the kernel made it: a type that the agent may not use. */
 static const char *const nodes[][2] = {
     {"/dev/console", LABELLED("console_device_t")},
     {"/dev/kmsg", LABELLED("kmsg_device_t")},

@@ -1,14 +1,15 @@
-/* The first program of the MAC VM, in its initrd: opens the root behind dm-verity, loads every kernel module that the
- * machine will ever have and then forbids more, loads the SELinux policy, and goes over to the root's /sbin/init.
+/* The first program of the MAC VM, in its initrd: loads every kernel module that the machine will ever have and forbids
+ * more, opens the root behind dm-verity, loads the SELinux policy, and goes over to the root's /sbin/init.
  *
  * The kernel's command line names the root: shamon.root.blocks=N (of 4096 bytes, the hash tree begins behind them),
  * shamon.root.salt=HEX and shamon.root.hash=HEX, of SHA-256. Whoever starts the machine digests kernel, initrd and command
  * line, so what is checked here is checked by what was measured. A block that is not as it was when the image was made
- * makes the kernel panic, whenever it is read.
+ * makes the kernel panic, whenever it is read; and all of them are read once, before any is used.
  *
  * Sources: Documentation/admin-guide/device-mapper/verity.rst, include/uapi/linux/dm-ioctl.h of the kernel.
  */
 
+#define _GNU_SOURCE /* O_DIRECT */
 #include "common.h"
 
 #include <ctype.h>
@@ -24,6 +25,7 @@
 #define DIGEST 64 /* hexadecimal digits of SHA-256 */
 #define MAX_BLOCKS (1UL << 20)
 #define WAIT_MS 10000
+#define PIECE (1UL << 20)
 #define POLICY "/root/etc/selinux/default/policy/policy.33"
 
 static char command_line[4096];
@@ -137,6 +139,20 @@ static void open_root(const char *disk)
     close(control);
 }
 
+/* Past the page cache, which would keep what nobody asks for again. */
+static void read_whole(const char *device)
+{
+    void *piece;
+    int file = open(device, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (file < 0 || (errno = posix_memalign(&piece, BLOCK, PIECE)) != 0)
+        fail("cannot open", device);
+    for (ssize_t length; (length = read(file, piece, PIECE)) != 0;)
+        if (length < 0)
+            fail("cannot read", device);
+    free(piece);
+    close(file);
+}
+
 static void load_policy(void)
 {
     struct stat about;
@@ -175,6 +191,7 @@ int main(void)
 
     open_root(disks[wait_for(disks)]);
     wait_for(roots);
+    read_whole(roots[0]);
     /* Not MS_NOSUID: with it, a program that is run there cannot enter a domain of its own. */
     must_mount(roots[0], "/root", "squashfs", MS_RDONLY | MS_NODEV, NULL);
     must_mount("/dev", "/root/dev", NULL, MS_MOVE, NULL);

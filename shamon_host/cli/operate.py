@@ -48,6 +48,7 @@ def add_parsers(commands: Any) -> None:
     audit.add_argument("--after", type=int, default=0, metavar="N", help="only records after number N")
     audit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N records (default 100)")
     daemon_command(commands, "attest", "attest with every peer now", _attest)
+    daemon_command(commands, "mac-vm", "the VM that holds this host's links, and what its SELinux denied", _mac_vm)
     vm = commands.add_parser("vm", help="start, stop, quarantine, replace or migrate a VM of this host")
     actions = vm.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, help_text in (
@@ -96,6 +97,20 @@ def daemon_command(commands: Any, name: str, help_text: str, run: Any) -> argpar
 
 def daemon_client(arguments: argparse.Namespace) -> ApiClient:
     return ApiClient(arguments.socket)
+
+
+def _mac_vm(arguments: argparse.Namespace) -> int:
+    status = daemon_client(arguments).get("/v1/mac-vm")
+    if arguments.json:
+        print_json(status)
+    elif status is None:
+        print("the host itself holds its links")
+    else:
+        answers = f"answers, boot {status['boot_id']}" if status["boot_id"] else printable(status["wrong"])
+        print(f"{status['name']}: {status['state']}; {answers}")
+        for line in status["denials"]:
+            print(f"  {printable(line)}")
+    return 0 if status is None or status["boot_id"] else 1
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -50,8 +50,8 @@ class Api:
 
     async def _route(self, method: str, parts: list[str], fields: Mapping[str, Any]) -> Any:
         match method, parts:
-            case "GET", ["v1", "status"]:
-                return self._status()
+            case "GET", ["v1", "status" | "mac-vm" as what]:
+                return self._status() if what == "status" else await self._blocking(self._mac_vm)
             case "GET", ["v1", "peers"]:
                 return await self._blocking(self._peers)
             case "GET", ["v1", "links", *what] if what in ([], ["plan"]):
@@ -104,6 +104,10 @@ class Api:
             "audit_head": daemon.audit.head().hex(),
             "figures": daemon.figures.summary(),
         }
+
+    def _mac_vm(self) -> dict[str, Any] | None:
+        own = self.daemon.own
+        return None if own.mac_vm is None else own.mac_vm.status(own.vms.states)
 
     def _peers(self) -> list[dict[str, Any]]:
         now = self.daemon.backends.clock.boottime_s()

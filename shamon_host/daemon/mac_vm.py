@@ -5,9 +5,11 @@ initial RAM disk, command line. What it has beside others is its wiring: the con
 in the bridge of each type that this host may carry.
 """
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_interface
+from typing import Any
 
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import MacVmConfig
@@ -28,6 +30,8 @@ _CONTROL_TAP, _NETWORK_TAP = "shmc-control", "shmc-network"
 _NETWORK_INDEX = 1 << 16
 """Of the interface to the network, beside those numbered by the categories of their types."""
 BOOT_LIMIT_S = 240.0
+ANSWER_LIMIT_S = 60.0
+"""One that runs and does not answer for so long is started anew."""
 _POLL_S = 1.0
 
 
@@ -40,6 +44,7 @@ class MacVm:
     policy: Callable[[], Policy]
     label_map: Callable[[], LabelMap]
     audit: AuditLog
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def name(self) -> VmName:
@@ -82,14 +87,34 @@ class MacVm:
         )
 
     def bring_about(self, vms: VmManager) -> bool:
-        """Start it where it does not run as it should, and wait until it answers; True where it was started."""
-        if self._runs(vms.states):
-            return False
-        self.backends.make_control_wire()
-        self.backends.prepare([*self._uplinks()])
-        vms.replace(self.name, "it holds this host's links and does not run as it should")
-        self._wait()
-        return True
+        """Start it where it does not run as it should, or does not answer, and wait until it does; True where it was
+        started."""
+        with self._lock:
+            if self._runs(vms.states) and self._answers(ANSWER_LIMIT_S):
+                return False
+            self.backends.make_control_wire()
+            self.backends.prepare([*self._uplinks()])
+            vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
+            if not self._answers(BOOT_LIMIT_S):
+                raise BackendFailed("the MAC VM was started and does not answer", where=self.name)
+            self.audit.append("mac-vm.up", self.name, {"boot_id": self.backends.remote.boot_id()})
+            return True
+
+    def status(self, states: VmStates) -> dict[str, Any]:
+        """As people see it. `boot_id` is empty where it does not answer, and `wrong` says why."""
+        report, remote = states.find(self.name), self.backends.remote
+        boot_id, denials, wrong = "", list[str](), ""
+        try:
+            boot_id, denials = remote.boot_id(), list(remote.denials())
+        except BackendFailed as error:
+            wrong = str(error)
+        return {
+            "name": self.name,
+            "state": report.state.value if report is not None else DomainState.SHUT_OFF.value,
+            "boot_id": boot_id,
+            "wrong": wrong,
+            "denials": denials,
+        }
 
     def reported(self, states: VmStates) -> ReportedMacVm | None:
         """What it was started from; None where it never was."""
@@ -108,17 +133,18 @@ class MacVm:
     def _is_wired(self, report: DomainReport) -> bool:
         return set(report.interfaces) == set(self.interfaces(self.name))
 
-    def _wait(self) -> None:
+    def _answers(self, within_s: float) -> bool:
         backends = self.backends
-        deadline = backends.now_s() + BOOT_LIMIT_S
+        deadline = backends.now_s() + within_s
         while True:
             try:
-                self.audit.append("mac-vm.up", self.name, {"boot_id": backends.remote.boot_id()})
-                return
+                backends.remote.boot_id()
             except BackendFailed:
                 if backends.now_s() > deadline:
-                    raise
-            backends.pause(_POLL_S)
+                    return False
+                backends.pause(_POLL_S)
+            else:
+                return True
 
     def _uplinks(self) -> dict[str, str]:
         """Bridge → MAC address of the interface towards it."""

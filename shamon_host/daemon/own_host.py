@@ -166,8 +166,16 @@ class OwnHost:
         self.vms.enforce_labels()
 
     def _reconcile(self) -> None:
-        self.bring_mac_vm_about()
-        self.reconciler.reconcile()
+        """Without its MAC VM this host has no links and gives no VM a port, but the daemon starts, says why, and tries
+        again (`watchers`)."""
+        if self.mac_vm is None:
+            self.reconciler.reconcile()
+            return
+        try:
+            self.bring_mac_vm_about()
+            self.reconciler.reconcile()
+        except ShamonError as error:
+            self.audit.append("links.not-reconciled", self.name, {"reason": str(error)})
 
     def bring_mac_vm_about(self) -> bool:
         """Without it this host has no links, and no VM of its gets a port. True where it was started now. Raises
@@ -176,12 +184,11 @@ class OwnHost:
 
     def _or_later(self, kind: str, call: Callable[[], object]) -> None:
         """Where Xen does not enforce the policy, it may not say what runs either, or let nobody end it: then no VM
-        starts, but the daemon does, says why, and tries again (`watchers`). So it does where there is no MAC VM."""
+        starts, but the daemon does, says why, and tries again (`watchers`)."""
         try:
             call()
-        except ShamonError as error:
-            held = self.xen is not None and self.xen.wrong and isinstance(error, BackendFailed)
-            if not held and self.mac_vm is None:
+        except BackendFailed as error:
+            if self.xen is None or not self.xen.wrong:
                 raise
             self.audit.append(kind, self.name, {"reason": str(error)})
 

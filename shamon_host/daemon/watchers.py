@@ -160,17 +160,20 @@ class Watchers:
             await self._kernel_changed.wait()
             self._kernel_changed.clear()
 
-            def repair() -> tuple[tuple[HostName, ...], str]:
+            def repair() -> tuple[bool, tuple[HostName, ...], str]:
+                new_mac_vm = self.bring_mac_vm_about()
                 state = self.reconciler.reconcile()
                 claim = check_network_state(encode_network_state(state, self.enforced.label_map))
                 wrong = "" if claim.status is ClaimStatus.PASS else f"{claim.reason} ({claim.where or claim.found})"
-                return self.links.needs_rekey(), wrong
+                return new_mac_vm, self.links.needs_rekey(), wrong
 
             looked = await self._tried("links.not-reconciled", repair)
             if looked is None:
                 await self._again(self._kernel_changed)
                 continue
-            missing, wrong = looked
+            new_mac_vm, missing, wrong = looked
+            if new_mac_vm:
+                self.on_enforced()
             for peer in missing:
                 self.wake(peer)
             if wrong != self._wrong:

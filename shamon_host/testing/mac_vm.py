@@ -25,6 +25,8 @@ class MemoryMacVm:
     def __init__(self, kernel: MemoryKernel) -> None:
         self.kernel = kernel
         self.runs = False
+        self.hangs = False
+        """It runs, and its agent answers nobody."""
         self.boots = 0
         self._plugged: list[str] = []
         self._listeners: list[Callable[[KernelEvent], None]] = []
@@ -44,7 +46,7 @@ class MemoryMacVm:
     def start(self) -> None:
         """It boots, at once."""
         if not self.runs:
-            self.runs = True
+            self.runs, self.hangs = True, False
             self.boots += 1
             self._tell("the MAC VM is listened to")
 
@@ -109,7 +111,7 @@ class MemoryMacVm:
         self.kernel.close()
 
     def _require(self) -> None:
-        if not self.runs:
+        if not self.runs or self.hangs:
             raise BackendFailed("the MAC VM does not answer", where="control wire")
         self.setup()
 

@@ -175,6 +175,7 @@ class MemoryHost:
         self._task: asyncio.Task[None] | None = None
         self._repeating = False
         self._faults = 0
+        self._paused_s = 0.0
 
     # What `world.Host` asks
 
@@ -405,9 +406,15 @@ class MemoryHost:
         return MacVmBackends(
             config=MacVmConfig(bridge="wire", address=f"{self._enrolment.address(self.name)}/24"),
             remote=self.mac_vm,
+            pause=self._pause,
+            now_s=lambda: self._paused_s,
             prepare=DividedKernel(host=self.kernel, mac_vm=self.mac_vm).prepare,
             make_control_wire=lambda: None,
         )
+
+    def _pause(self, seconds: float) -> None:
+        """In a thread of the daemon's, of which there are none here: time for it alone."""
+        self._paused_s += seconds
 
     def forget_everything(self) -> None:
         """The disk of the daemon's state is lost or put back; to be called while no daemon runs."""
@@ -463,6 +470,8 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     match list(arguments):
         case ["status" | "peers" | "vms" | "links" as what]:
             return "GET", f"/v1/{what}", {}
+        case ["mac-vm"]:
+            return "GET", "/v1/mac-vm", {}
         case ["links", "--plan"]:
             return "GET", "/v1/links/plan", {}
         case ["audit", *options]:

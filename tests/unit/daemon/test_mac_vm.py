@@ -63,6 +63,29 @@ def test_a_mac_vm_that_ends_is_started_again_and_links_come_back() -> None:
     play(test, mac_vms=True)
 
 
+def test_a_mac_vm_that_answers_nobody_is_started_anew() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        mac_vm(world.alpha).hangs = True
+        told_by_alpha = (await world.alpha.ask("mac-vm")).value
+        assert (told_by_alpha["state"], told_by_alpha["boot_id"]) == ("running", "")
+        assert "does not answer" in told_by_alpha["wrong"]
+        daemon(world.alpha).watchers.domains_changed()
+        await world.until(lambda: started_anew(world), within_s=60, what="the MAC VM is another one")
+        await world.until(lambda: reaches(world), within_s=60, what="web reaches db again")
+        assert (await world.alpha.ask("mac-vm")).value["boot_id"] == "mac-vm-2"
+
+    play(test, mac_vms=True)
+
+
+def test_a_host_without_a_mac_vm_says_so() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.alpha.boot()
+        assert (await world.alpha.ask("mac-vm")).value is None
+
+    play(test)
+
+
 def test_a_mac_vm_that_somebody_stops_is_started_again() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.pair_with_link()

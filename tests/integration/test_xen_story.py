@@ -164,7 +164,7 @@ def test_a_policy_that_somebody_swaps(attacked: Attacked) -> None:
     assert (red in told, blue in told, "map_read" in told) == (True, True, True), told
 
     def cut_off() -> bool:
-        (peer,) = (row for row in pair.ask(pair.beta, "peers") if row["name"] == "alpha")
+        (peer,) = (row for row in pair.ask(pair.beta, "peers") if row["host"] == "alpha")
         return bool(peer["state"] != "admitted")
 
     wait_until(cut_off, timeout_s=120, what="beta cuts alpha off", every_s=1)

@@ -143,6 +143,7 @@ class MemoryHost:
             enforcing=lambda: self.kernel.selinux.mode is SelinuxMode.ENFORCING,
             files=self.disks,
             flask=self.flask,
+            clock_s=self.clock.boottime_s,
         )
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE})
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)

@@ -73,5 +73,5 @@ def test_mistakes(old: str, new: str, key: str, what: str) -> None:
 
 def test_a_vm_may_be_held_to_more_than_its_label() -> None:
     note = 'types = ["acme/red"], quarantine = "note"}\nhosts.alpha'
-    read = policy(('types = ["acme/red"]}\nhosts.alpha', note), ('attest =', 'quarantine = "ports-down", attest ='))
+    read = policy(('types = ["acme/red"]}\nhosts.alpha', note), ("attest =", 'quarantine = "ports-down", attest ='))
     assert read.attested(WEB) is not None

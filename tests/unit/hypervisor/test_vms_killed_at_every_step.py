@@ -77,13 +77,16 @@ class Host:
         hypervisor = Mortal(world.hypervisor, fate, ("start_paused", "resume", "suspend", "destroy", "dump_memory"))
         documents = Mortal(world.documents, fate, ("put", "delete"))
         audit = self.act(fate, world.vms.audit)
-        states = replace(world.vms.states, hypervisor=hypervisor, documents=documents)
+        leases = replace(world.vms.states.leases, documents=documents)
+        states = replace(world.vms.states, hypervisor=hypervisor, documents=documents, leases=leases)
         return VmManager(
             states=states,
             images=Mortal(world.images, fate, ("fresh_overlay", "discard", "set_aside")),
             disks=replace(world.vms.disks, documents=documents, audit=audit),
             audit=audit,
             ensure_bridge=world.vms.ensure_bridge,
+            detach_port=self.act(fate, world.hub.detach),
+            digest=world.vms.digest,
             host_tpm=world.vms.host_tpm,
             successor=world.vms.successor,
             admitted=world.vms.admitted,

@@ -20,6 +20,8 @@ from shamon_host.daemon.api_server import serve_api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import HostConfig, load_config
 from shamon_host.daemon.database import Database
+from shamon_host.daemon.guest_channel import VsockGuests
+from shamon_host.daemon.guest_references import GuestReferences
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.daemon.ports import Backends
@@ -113,6 +115,7 @@ async def _run(config: HostConfig) -> int:
         database = stack.enter_context(closing(Database(config.database)))
         kernel = stack.enter_context(closing(LinuxLinkKernel()))
         platform = open_hypervisor(config)
+        guests = None if config.hypervisor is HypervisorKind.XEN else VsockGuests()
         stack.enter_context(closing(platform.hypervisor))
         tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))
         files = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
@@ -127,6 +130,7 @@ async def _run(config: HostConfig) -> int:
             authorities=authorities,
             cas=tls.cas(),
             references=References(config.reference, config.reference_signers),
+            guest_references=GuestReferences(config.guest_reference),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
             history=ResultHistory(database, config.results),
@@ -141,6 +145,7 @@ async def _run(config: HostConfig) -> int:
                 images=platform.images,
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,
+                guests=guests,
                 service_manager=Systemd(),
                 blocking=in_thread,
                 boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
@@ -157,7 +162,8 @@ async def _run(config: HostConfig) -> int:
             try:
                 api = await serve_api(Api(daemon=daemon), config.socket)
                 try:
-                    yield
+                    async with guests_served(daemon):
+                        yield
                 finally:
                     await api.cleanup()
             finally:
@@ -165,6 +171,21 @@ async def _run(config: HostConfig) -> int:
 
         await live(daemon, listeners, asked)
     return 0
+
+
+@asynccontextmanager
+async def guests_served(daemon: HostDaemon) -> AsyncIterator[None]:
+    """VMs may ask this host, where any may be attested; a host without vsock goes on without, and says so."""
+    guests = daemon.backends.guests
+    if guests is None:
+        yield
+        return
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(guests.served(daemon.guest_answers))
+        except BackendFailed as error:
+            daemon.audit.append("guests.not-served", daemon.name, {"reason": str(error)})
+        yield
 
 
 def _make_directory(path: Path) -> None:

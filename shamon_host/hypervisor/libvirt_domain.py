@@ -9,9 +9,8 @@ from string import ascii_lowercase
 from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
-FORGETTING = ".forgetting"
-"""Behind the name of a VM whose TPM is removed, in the name of the definition that this takes: no VM has such a name,
-as far as libvirt's names of running domains go."""
+FORGETTING = "+tpm"
+"""Behind the name of a VM whose TPM is removed, in the name of the definition that this takes: no VM's name has it."""
 QBOOT = Path("/usr/share/qemu/qboot.rom")
 """Firmware that does nothing but boot a kernel that QEMU hands over; it takes no disk."""
 

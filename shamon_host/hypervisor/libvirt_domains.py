@@ -114,8 +114,9 @@ class LibvirtDomains(ABC):
             with _allowing(libvirt.VIR_ERR_OPERATION_INVALID):  # it does not run
                 domain.destroy()
 
+    @abstractmethod
     def forget_tpm(self, name: VmName, uuid: str) -> None:
-        """Overridden where domains have TPMs."""
+        """See `Hypervisor.forget_tpm`."""
 
     def dump_memory(self, name: VmName, path: str) -> None:
         if Path(path).exists():

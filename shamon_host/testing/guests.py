@@ -26,6 +26,8 @@ class MemoryGuests:
     asked: list[int] = field(default_factory=list)
     """Whom the host has asked."""
     _questions: GuestQuestions | None = None
+    _asking: set[int] = field(default_factory=set)
+    """VMs whose question is being answered."""
 
     async def ask(self, cid: int, request: bytes, *, timeout_s: float) -> bytes:
         self.asked.append(cid)
@@ -49,6 +51,10 @@ class MemoryGuests:
 
     async def ask_host(self, cid: int, request: bytes) -> bytes:
         """What a program in the VM at this address is answered. Raises Unreachable."""
-        if self._questions is None or len(request) > MAX_REQUEST_BYTES:
+        if self._questions is None or len(request) > MAX_REQUEST_BYTES or cid in self._asking:
             raise Unreachable("the host does not answer on vsock")
-        return await self._questions.answer(cid, request)
+        self._asking.add(cid)
+        try:
+            return await self._questions.answer(cid, request)
+        finally:
+            self._asking.discard(cid)

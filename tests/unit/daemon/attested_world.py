@@ -45,6 +45,7 @@ def play_attested(
 
 def cid(host: MemoryHost) -> int:
     found = daemon(host).own.vms.states.cid(WEB)
+    assert found is not None
     assert found in GUEST_CIDS
     return found
 

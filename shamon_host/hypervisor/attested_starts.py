@@ -80,6 +80,11 @@ class AttestedStarts:
         if self.is_for(name):
             self.states.leases.begin(name, fresh=fresh)
 
+    def begin_unless_holds(self, name: VmName, *, anew: bool) -> None:
+        """The VM is about to be resumed; with `anew`, whatever is known of it counts no more."""
+        if anew or not self.states.leases.holds(name):
+            self.begin(name, fresh=False)
+
     def ports_down(self, report: DomainReport) -> None:
         """Before the VM runs: off their bridges, unless it is attested. Raises BackendFailed."""
         if self.is_for(report.name) and not self.states.leases.holds(report.name):

@@ -119,8 +119,8 @@ class VmManager:
             self._require_disks(running)
             self.attested.require_tpm(running)
             released = quarantine is not None and release
-            if released or (running.state is DomainState.PAUSED and not self.states.leases.holds(name)):
-                self.attested.begin(name, fresh=False)
+            if released or running.state is DomainState.PAUSED:
+                self.attested.begin_unless_holds(name, anew=released)
             self.attested.ports_down(running)
             self._hypervisor.resume(name)
             self.states.note(name, wanted=True, quarantine=stays)
@@ -144,8 +144,8 @@ class VmManager:
             self.quarantines.require_kept(name)
             self.audit("vm.stop", name, {})
             self.states.note(name, wanted=False, quarantine=self.states.quarantine(name))
-            self.states.leases.forget(name)
             self._hypervisor.destroy(name)
+            self.states.leases.forget(name)
 
     def suspend(self, name: VmName, reason: str) -> None:
         """Pause the domain; it is still wanted, and `start` resumes it."""

@@ -73,7 +73,7 @@ def appraise(
     quoted: VerifiedQuote | None = None
     try:
         quoted = _bound(evidence, role, transcript, ak_public, allow_sha1=demands.allow_sha1)
-        _require_forward(known, quoted)
+        require_forward(known, quoted)
         binding = passed(ClaimName.BINDING, "a fresh quote by the enrolled AK, made for this handshake")
     except ShamonError as error:
         binding = failed(
@@ -175,7 +175,7 @@ def _bound(evidence: Evidence, role: Role, transcript: bytes, ak_public: bytes, 
     )
 
 
-def _require_forward(state: VerifierState | None, quoted: VerifiedQuote) -> None:
+def require_forward(state: VerifierState | None, quoted: VerifiedQuote) -> None:
     """Raises NotTrusted where the TPM has gone back behind what it said before: its state was copied and restored.
 
     Its firmware may be another one after a reset alone (TPM 2.0 Part 1, field upgrade).

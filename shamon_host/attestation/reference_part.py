@@ -51,6 +51,11 @@ class SelinuxReference:
     policy_digests: frozenset[str] = frozenset()
     """`selinux-policy-hash`: SHA-256 of the policy in the kernel, lower-case hexadecimal."""
 
+    @property
+    def demanded(self) -> bool:
+        """Whether SELinux has to be there: always on a host, and in a guest that has it."""
+        return bool(self.states or self.policy_digests)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedFiles:

@@ -45,8 +45,10 @@ _MAX_VERSION = 2**53 - 1
 class DocumentReader:
     """Reads one document. `where` names the file in errors."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, *, of_guest: bool = False) -> None:
+        """`of_guest`: they may do without SELinux, as guests may."""
         self._where = where
+        self._of_guest = of_guest
 
     def any_of_both(self, value: Any) -> ReferencePart:
         """Reference Values or a part, as the format says. Raises BadInput."""
@@ -88,7 +90,7 @@ class DocumentReader:
             pcrs={pcr: self._pcr(f"pcrs.{pcr}", pcrs[str(pcr)]) for pcr in APPRAISED_PCRS},
             ima_policy=self._path("ima_policy", root["ima_policy"]),
             early={name: self._path(f"early.{name}", path) for name, path in early.items()},
-            selinux=self._selinux(selinux),
+            selinux=self._selinux(selinux, may_be_empty=self._of_guest),
             code=CodeReference(
                 prefix=prefix,
                 entries=tuple(
@@ -108,6 +110,11 @@ class DocumentReader:
 
     def _check(self, reference: ReferenceValues) -> None:
         """What is demanded can be met, and is not excused."""
+        selinux = reference.selinux
+        if bool(selinux.states) != bool(selinux.policy_digests):
+            raise self._bad(
+                "selinux", "states and policy_digests, or in a guest without SELinux neither", "one of them"
+            )
         for key, path in {"ima_policy": reference.ima_policy, **reference.early}.items():
             # What must be measured but may have no content would make every boot fail, and nobody would know why.
             if not reference.lookup.digests(path):

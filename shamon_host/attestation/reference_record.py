@@ -85,20 +85,20 @@ def record(
     boot = _pcrs_alone(pcrs, of_xen=of_xen) if not event_log else _pcrs_with_log(pcrs, event_log, images)
     entries = parse_ima_log(ima_log)
     vouched = entries[: replay_until(entries, {}, {IMA_PCR: pcrs[IMA_PCR]}).verified]
-    files, buffers = _measured(vouched, demanded)
+    files, buffers = measured_in(vouched, demanded)
     known = {
         path: frozenset(digests) for path, digests in (manifest or {}).items() if not path.startswith(BOOTED_ALONE)
     }
     runtime = merged_digests(known, files)
-    _require(demanded, files)
+    require_demanded(demanded, files)
     reference = ReferenceValues(
         pcrs=boot,
         ima_policy=demanded.ima_policy,
         early=dict(demanded.early),
-        selinux=_selinux(vouched, buffers),
-        code=CodeReference(prefix=demanded.code_prefix, entries=_code_entries(demanded, files, runtime)),
+        selinux=selinux_in(vouched, buffers),
+        code=CodeReference(prefix=demanded.code_prefix, entries=code_entries_in(demanded, files, runtime)),
         files=runtime,
-        buffers=_others(buffers),
+        buffers=other_buffers(buffers),
         early_data=demanded.early_data,
     )
     # What is left: entries in an order that no good boot has.
@@ -116,8 +116,8 @@ def record_part(*, pcr10: bytes, ima_log: bytes, demanded: Demanded | None = Non
     demanded = demanded or Demanded()
     entries = parse_ima_log(ima_log)
     vouched = entries[: replay_until(entries, {}, {IMA_PCR: pcr10}).verified]
-    files, buffers = _measured(vouched, demanded)
-    return ReferencePart(files=files, selinux=_selinux(vouched, buffers), buffers=_others(buffers))
+    files, buffers = measured_in(vouched, demanded)
+    return ReferencePart(files=files, selinux=selinux_in(vouched, buffers), buffers=other_buffers(buffers))
 
 
 def not_in_manifest(reference: ReferenceValues, manifest: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
@@ -189,7 +189,7 @@ def _pcr(
     )
 
 
-def _measured(
+def measured_in(
     entries: Iterable[ImaEntry], demanded: Demanded
 ) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
     """Digests of the files and of the buffers in the log, by name."""
@@ -219,12 +219,12 @@ def _measured(
     return files, buffers
 
 
-def _others(buffers: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+def other_buffers(buffers: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     """Critical data that is not SELinux's."""
     return {name: digests for name, digests in buffers.items() if name not in {SELINUX_STATE, SELINUX_POLICY}}
 
 
-def _require(demanded: Demanded, files: Mapping[str, frozenset[str]]) -> None:
+def require_demanded(demanded: Demanded, files: Mapping[str, frozenset[str]]) -> None:
     """Raises NotTrusted unless this boot measured what every boot must have measured."""
     for word, path in {"IMA policy": demanded.ima_policy, **demanded.early}.items():
         if path not in files:
@@ -236,7 +236,7 @@ def _require(demanded: Demanded, files: Mapping[str, frozenset[str]]) -> None:
             )
 
 
-def _code_entries(
+def code_entries_in(
     demanded: Demanded, files: Mapping[str, frozenset[str]], runtime: Mapping[str, frozenset[str]]
 ) -> tuple[str, ...]:
     """Shamon's entry modules: those that were read, or else those that the image has."""
@@ -256,7 +256,7 @@ def _code_entries(
     )
 
 
-def _selinux(entries: Iterable[ImaEntry], buffers: Mapping[str, frozenset[str]]) -> SelinuxReference:
+def selinux_in(entries: Iterable[ImaEntry], buffers: Mapping[str, frozenset[str]]) -> SelinuxReference:
     states: dict[str, None] = {}
     policies: set[str] = set()
     for entry in entries:

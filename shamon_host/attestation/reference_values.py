@@ -53,22 +53,22 @@ def load_any(path: Path) -> ReferencePart:
 
 def dump_reference_values(reference: ReferenceValues, path: Path) -> None:
     """Write a file of Reference Values, whole or not at all. Raises BadInput where it cannot be written."""
-    _dump(reference.to_document(), path)
+    dump_document(reference.to_document(), path)
 
 
 def dump_part(part: ReferencePart, path: Path) -> None:
     """Write a part, whole or not at all. Raises BadInput where it cannot be written."""
-    _dump(part_document(part), path)
+    dump_document(part_document(part), path)
 
 
 def parse_reference_values(data: bytes, *, where: str = "Reference Values") -> ReferenceValues:
     """Reference Values from JSON text. `where` names the file in errors. Raises BadInput."""
-    return DocumentReader(where).values(_json(data, where))
+    return DocumentReader(where).values(parse_json(data, where))
 
 
 def parse_any(data: bytes, *, where: str = "Reference Values") -> ReferencePart:
     """Reference Values, or a part of them, from JSON text. Raises BadInput."""
-    return DocumentReader(where).any_of_both(_json(data, where))
+    return DocumentReader(where).any_of_both(parse_json(data, where))
 
 
 def _read(path: Path) -> bytes:
@@ -79,7 +79,8 @@ def _read(path: Path) -> bytes:
         raise BadInput("the Reference Values cannot be read", where=str(path), found=error.strerror or "") from error
 
 
-def _dump(document: dict[str, Any], path: Path) -> None:
+def dump_document(document: dict[str, Any], path: Path) -> None:
+    """Write JSON, whole or not at all. Raises BadInput where it cannot be written."""
     text = json.dumps(document, indent=1) + "\n"
     temporary = path.with_name(f".{path.name}.new")
     try:
@@ -90,7 +91,8 @@ def _dump(document: dict[str, Any], path: Path) -> None:
         raise BadInput("the Reference Values cannot be written", where=str(path), found=error.strerror or "") from error
 
 
-def _json(data: bytes, where: str) -> Any:
+def parse_json(data: bytes, where: str) -> Any:
+    """JSON text in which no key stands twice. Raises BadInput."""
     if len(data) > MAX_FILE_BYTES:
         raise BadInput("the Reference Values are too large", where=where, expected=f"at most {MAX_FILE_BYTES} bytes")
     try:

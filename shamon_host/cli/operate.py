@@ -19,7 +19,7 @@ _LOOK_S = 0.3
 _MIB = 1 << 20
 _COLUMNS = {
     "peers": ("host", "address", "state", "lease_s", "tpm", "carried", "reason"),
-    "vms": ("name", "label", "types", "state", "context", "image", "quarantined"),
+    "vms": ("name", "label", "types", "state", "context", "image", "attested", "quarantined"),
     "disks": ("name", "types", "users", "state", "path", "reason"),
     "links": ("peer", "type", "state", "local_port", "peer_port", "gate_s"),
 }
@@ -148,7 +148,9 @@ def _status(arguments: argparse.Namespace) -> int:
 def _listing(arguments: argparse.Namespace) -> int:
     rows = daemon_client(arguments).get(f"/v1/{arguments.command}")
     if arguments.command == "vms" and not arguments.json:
-        rows = [{**row, "image": _image(row), "quarantined": _quarantined(row)} for row in rows]
+        rows = [
+            {**row, "image": _image(row), "attested": _attested(row), "quarantined": _quarantined(row)} for row in rows
+        ]
         rows += map(_elsewhere, daemon_client(arguments).get("/v1/vms/away"))
     if arguments.json:
         print_json(rows)
@@ -227,6 +229,17 @@ def _elsewhere(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _image(row: Mapping[str, Any]) -> str:
     state = row["image_state"]
     return f"{row['image']}" + ("" if state in ("current", "none") else f" ({state})")
+
+
+def _attested(row: Mapping[str, Any]) -> str:
+    """Empty for a VM that need not be."""
+    known = row.get("attestation")
+    if known is None:
+        return ""
+    if known["attested"]:
+        return f"for {known['lease_s']:.0f} s"
+    reason = known["failed"] or (known["last"] or {}).get("reason", "")
+    return f"no: {reason}" if reason else "no"
 
 
 def _quarantined(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shamon_host.cli import reference_diff, reference_parts, reference_signing
+from shamon_host.cli import reference_diff, reference_parts, reference_signing, reference_vm
 from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.domain.labels import plain_name
 
@@ -64,6 +64,7 @@ def add_parsers(commands: Any) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON")
     reference_parts.add_parsers(actions)
     reference_diff.add_parser(actions)
+    reference_vm.add_parser(actions)
     reference_signing.add_parsers(actions)
 
 

@@ -20,6 +20,8 @@ from shamon_host.daemon.api_server import serve_api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import HostConfig, load_config
 from shamon_host.daemon.database import Database
+from shamon_host.daemon.guest_channel import VsockGuests
+from shamon_host.daemon.guest_references import GuestReferences
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
 from shamon_host.daemon.policy_source import read_policy_or_envelope
@@ -135,6 +137,7 @@ async def _run(config: HostConfig) -> int:
         kernel, mac_vm = open_kernel(config)
         stack.enter_context(closing(kernel))
         platform = open_hypervisor(config)
+        guests = None if config.hypervisor is HypervisorKind.XEN else VsockGuests()
         stack.enter_context(closing(platform.hypervisor))
         tpm = stack.enter_context(closing(DeviceTpm(config.tcti)))
         files = TlsFiles(ca=config.tls_ca, certificate=config.tls_certificate, key=config.tls_key)
@@ -150,6 +153,7 @@ async def _run(config: HostConfig) -> int:
             authorities=authorities,
             cas=tls.cas(),
             references=References(config.reference, config.reference_signers),
+            guest_references=GuestReferences(config.guest_reference),
             store=Store(database),
             audit=AuditLog(database, wall_s=clock.wall_s, boottime_s=clock.boottime_s),
             history=ResultHistory(database, config.results),
@@ -165,6 +169,7 @@ async def _run(config: HostConfig) -> int:
                 images=platform.images,
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,
+                guests=guests,
                 service_manager=Systemd(),
                 blocking=in_thread,
                 boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
@@ -186,7 +191,8 @@ async def _run(config: HostConfig) -> int:
             try:
                 api = await serve_api(Api(daemon=daemon), config.socket)
                 try:
-                    yield
+                    async with guests_served(daemon):
+                        yield
                 finally:
                     await api.cleanup()
             finally:
@@ -194,6 +200,21 @@ async def _run(config: HostConfig) -> int:
 
         await live(daemon, listeners, asked)
     return 0
+
+
+@asynccontextmanager
+async def guests_served(daemon: HostDaemon) -> AsyncIterator[None]:
+    """VMs may ask this host, where any may be attested; a host without vsock goes on without, and says so."""
+    guests = daemon.backends.guests
+    if guests is None:
+        yield
+        return
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(guests.served(daemon.guest_answers))
+        except BackendFailed as error:
+            daemon.audit.append("guests.not-served", daemon.name, {"reason": str(error)})
+        yield
 
 
 def _make_directory(path: Path) -> None:

@@ -25,6 +25,7 @@ _STRINGS = {
     "policy": "/etc/shamon/policy.toml",
     "peers": "/etc/shamon/peers",
     "reference": "/etc/shamon/reference",
+    "guest_reference": "/etc/shamon/reference/guests",
     "kept": "/var/lib/libvirt/images/shamon-kept",
 }
 _TLS = {"ca": "/etc/shamon/ca.pem", "certificate": "/etc/shamon/host.pem", "key": "/etc/shamon/host.key"}
@@ -52,6 +53,8 @@ class HostConfig:
     """Directory of the peer registry: HOST.record for each host of the coalition, this one included."""
     reference: Path
     """Directory of Reference Values: NAME.json for each host."""
+    guest_reference: Path
+    """Directory of Reference Values of VMs: NAME.json for each demand of the policy."""
     kept: Path
     """Directory for what is kept of VMs in quarantine: memory and disks."""
     reference_signers: ReferenceSigners | None

@@ -17,6 +17,9 @@ from shamon_host.daemon.background import Background
 from shamon_host.daemon.coalition_host import CoalitionHost
 from shamon_host.daemon.demands import Demands
 from shamon_host.daemon.figures import Figures
+from shamon_host.daemon.guest_memory import GuestMemory
+from shamon_host.daemon.guest_questions import GuestAnswers
+from shamon_host.daemon.guest_references import GuestReferenceSource
 from shamon_host.daemon.link_types import LinkTypes
 from shamon_host.daemon.membership import Members, stored_authorities, take_stored
 from shamon_host.daemon.own_host import OwnHost
@@ -31,6 +34,7 @@ from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.daemon.vm_arrivals import Arrivals
+from shamon_host.daemon.vm_attestation import VmAttestation
 from shamon_host.daemon.vm_departures import Departures
 from shamon_host.daemon.watchers import Watchers
 from shamon_host.domain.admission import AdmissionState
@@ -61,6 +65,7 @@ class HostDaemon:
     cas: tuple[bytes, ...] = ()
     """Behind this host's certificate: what tells who knows only an older CA of this one, DER."""
     references: ReferenceSource
+    guest_references: GuestReferenceSource
     store: Store
     audit: AuditLog
     history: ResultHistory
@@ -82,6 +87,9 @@ class HostDaemon:
     departures: Departures = field(init=False)
     arrivals: Arrivals = field(init=False)
     watchers: Watchers = field(init=False)
+    guest_answers: GuestAnswers = field(init=False)
+    attestation: VmAttestation | None = field(init=False)
+    """Of this host's VMs; None where they have no TPMs."""
     _started: bool = field(init=False, default=False)
     _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
 
@@ -295,6 +303,35 @@ class HostDaemon:
             bring_mac_vm_about=own.bring_mac_vm_about,
             demands=self.demands,
         )
+        self.attestation = None
+        if backends.guests is not None:
+            self.attestation = VmAttestation(
+                name=name,
+                enforced=enforced,
+                vms=vms,
+                references=self.guest_references,
+                memory=GuestMemory(store=store),
+                guests=backends.guests,
+                reconciler=own.reconciler,
+                detach_port=links.detach_port,
+                audit=audit,
+                clock=clock,
+                blocking=blocking,
+                background=self.background,
+                measured=self.figures.add,
+                changed=self.watchers.domains_changed,
+            )
+        self.guest_answers = GuestAnswers(
+            name=name,
+            enforced=enforced,
+            states=vms.states,
+            admissions=admissions,
+            history=self.history,
+            registry=self.registry,
+            clock=clock,
+            blocking=blocking,
+            key=backends.record_key,
+        )
 
     @property
     def policy(self) -> Policy:
@@ -334,6 +371,8 @@ class HostDaemon:
             group.create_task(self.watchers.run(), name="watchers")
             group.create_task(self.schedule.run(), name="schedule")
             group.create_task(self.members.run(), name="members")
+            if self.attestation is not None:
+                group.create_task(self.attestation.run(), name="attestation of VMs")
 
     async def stop(self) -> None:
         """The end of the unit: close every link at once, unless this is half of a restart. Raises ShamonError, but

@@ -17,7 +17,7 @@ from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, VmName
-from shamon_host.domain.policy import Policy
+from shamon_host.domain.policy import PinnedBoot, Policy
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface
 from shamon_host.hypervisor.report import ReportedMacVm
 from shamon_host.hypervisor.vm_spec import interface_mac
@@ -118,8 +118,11 @@ class MacVm:
 
     def reported(self, states: VmStates) -> ReportedMacVm | None:
         """What it was started from; None where it never was."""
-        boot, image = states.booted_from(self.name), states.overlay_of(self.name)
-        return None if boot is None or not image else ReportedMacVm(name=self.name, image_sha256=image, boot=boot)
+        boot, image = states.booted(self.name), states.overlay_of(self.name)
+        if boot is None or not image:
+            return None
+        pinned = PinnedBoot(kernel_sha256=boot.kernel, initrd_sha256=boot.initrd, cmdline=boot.cmdline)
+        return ReportedMacVm(name=self.name, image_sha256=image, boot=pinned)
 
     def _runs(self, states: VmStates) -> bool:
         report = states.find(self.name)

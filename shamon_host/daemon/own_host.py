@@ -20,6 +20,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.hypervisor.durations import Measured
 from shamon_host.hypervisor.vm_disks import VmDisks
+from shamon_host.hypervisor.vm_leases import VmLeases
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.hypervisor.vms import VmManager
@@ -109,6 +110,7 @@ class OwnHost:
                 documents=self.store,
                 policy=lambda: enforced.policy,
                 label_map=lambda: enforced.label_map,
+                leases=VmLeases(documents=self.store, boottime_s=backends.clock.boottime_s, boot_id=backends.boot_id),
             ),
             images=backends.images,
             disks=VmDisks(
@@ -122,6 +124,7 @@ class OwnHost:
             audit=self.audit.append,
             successor=lambda: enforced.placed(enforced.successor) if enforced.successor else None,
             ensure_bridge=self.links.ensure_bridge,
+            detach_port=self.links.detach_port,
             host_tpm=self.registry.enrolled(name).tpm,
             admitted=lambda: session.admitted,
             settings=self.vm_settings,

@@ -1,6 +1,7 @@
 """What the daemon needs beside the ports of the layers below it: time, threads, and who watches it."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -36,6 +37,29 @@ class Blocking(Protocol):
     A call that has begun is waited for even when whoever asked is cancelled."""
 
     def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class GuestQuestions(Protocol):
+    """Who answers what VMs ask this host."""
+
+    async def answer(self, cid: int, request: bytes) -> bytes:
+        """The answer to a VM at this address on vsock. Never raises ShamonError."""
+        ...
+
+
+class Guests(Protocol):
+    """The agents in this host's VMs, each over a channel that only that VM has. Real: `guest_channel`. In memory:
+    `shamon_host.testing.guests`. Contract suite: `shamon_host.testing.contracts.guests`."""
+
+    async def ask(self, cid: int, request: bytes, *, timeout_s: float) -> bytes:
+        """What the agent of the VM at this address answers, at most MAX_ANSWER_BYTES. Raises Unreachable where it does
+        not come whole in time, BadInput for a longer one."""
+        ...
+
+    def served(self, questions: GuestQuestions) -> AbstractAsyncContextManager[None]:
+        """VMs may ask until this is left: each one question at a time, of at most MAX_REQUEST_BYTES. Raises
+        BackendFailed."""
+        ...
 
 
 class StopReason(StrEnum):
@@ -83,6 +107,8 @@ class Backends:
     images: Images
     disks: Disks
     transport: PeerTransport
+    guests: Guests | None = None
+    """None where VMs have no TPM: on Xen."""
     service_manager: ServiceManager
     blocking: Blocking
     boot_id: str

@@ -6,7 +6,8 @@ from typing import Any
 
 from shamon_host.daemon.api_fields import flag, text
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.domain.errors import BadInput
+from shamon_host.daemon.vm_recording import record_vm
+from shamon_host.domain.errors import BadInput, Refused
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.quarantines import Keep
@@ -32,6 +33,8 @@ class VmsApi:
                 return self._move(VmName(plain_name(name, "VM name")))
             case "POST", ["vms", name, "migrate"]:
                 return await self._migrate(VmName(plain_name(name, "VM name")), fields)
+            case "GET", ["vms", name, "reference"]:
+                return await self._record(VmName(plain_name(name, "VM name")))
             case "GET", ["images"]:
                 return await self._blocking(self._images)
             case "POST", ["vms", name, action] if action in VM_ACTIONS:
@@ -56,10 +59,20 @@ class VmsApi:
         finally:  # what failed half-way may have changed them, too
             self.daemon.watchers.domains_changed()
         statuses = await self._blocking(vms.states.statuses)
-        return next(_vm(status) for status in statuses if status.name == name)
+        return next(self._vm(status) for status in statuses if status.name == name)
 
     def _vms(self) -> list[dict[str, Any]]:
-        return [_vm(status) for status in self.daemon.own.vms.states.statuses()]
+        return [self._vm(status) for status in self.daemon.own.vms.states.statuses()]
+
+    def _vm(self, status: VmStatus) -> dict[str, Any]:
+        attestation = self.daemon.attestation
+        return {**_vm(status), "attestation": attestation.document(status.name) if attestation else None}
+
+    async def _record(self, name: VmName) -> dict[str, Any]:
+        """Reference Values of guests, from a VM that runs; nothing is written."""
+        if self.daemon.attestation is None:
+            raise Refused("VMs of this host have no TPMs", where=self.daemon.name)
+        return await record_vm(self.daemon.attestation, name)
 
     def _away(self) -> list[dict[str, Any]]:
         """VMs that this host might own and another one does, as they were moved."""

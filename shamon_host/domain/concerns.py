@@ -2,7 +2,8 @@
 
 A difference concerns whoever owns a type in it, in either version, directly or through departments. Comparing too much
 would only ask for a signature too many, so every doubt ends that way. What is not compared, because it is the
-coalition's alone: hosts, images, VMs, resources that name no type of theirs, intervals and demands.
+coalition's alone: hosts, images, VMs, what guests have to show, resources that name no type of theirs, intervals and
+demands.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -13,6 +13,7 @@ from shamon_host.domain.addresses import address_mistakes
 from shamon_host.domain.chinese_wall import conflicts
 from shamon_host.domain.findings import Finding, quoted, unknown
 from shamon_host.domain.flask_expected import MAX_LABELS_AT_HOME
+from shamon_host.domain.guest_mistakes import attested_vm_mistakes, guest_mistakes
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.leases import MAX_LEASE_S, MIN_LEASE_S
@@ -63,8 +64,11 @@ def inconsistencies(policy: Policy) -> Iterator[Finding]:
         for wall in sorted(members - policy.wall_names):
             yield unknown(key, "Chinese Wall type", wall, known)
     yield from _hosts(policy)
+    for guest, demand in sorted(policy.guests.items()):
+        yield from guest_mistakes(guest, demand)
     for vm, entry in sorted(policy.vms.items()):
         yield from _vm(policy, vm, entry)
+        yield from attested_vm_mistakes(policy, vm, entry)
     yield from address_mistakes(policy)
     for name, overlay in sorted(policy.overlays.items()):
         yield from _overlay(policy, name, overlay)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Self
 
 from shamon_host.domain.decision_cache import DecisionCache
+from shamon_host.domain.guest_demand import GuestDemand
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import Overlay
@@ -158,6 +159,8 @@ class VmEntry:
     """Type of an interface → the IP addresses that it has in it, and no other; where there is none, any."""
     quarantine: Grade | None = None
     """The least that a quarantine does to it; None: what its label says."""
+    attest: str | None = None
+    """What its host has to be shown by it (`Policy.guests`); None: it is not attested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +234,7 @@ class Policy:
     hosts: Mapping[HostName, HostEntry]
     images: Mapping[str, PinnedImage]
     vms: Mapping[VmName, VmEntry]
+    guests: Mapping[str, GuestDemand] = field(default_factory=dict)
     overlays: Mapping[str, Overlay] = field(default_factory=dict)
     renames: Renames = field(default_factory=Renames)
     intervals: Intervals
@@ -258,6 +262,12 @@ class Policy:
     def quarantine_of(self, vm: VmName) -> Grade:
         """The least that a quarantine does to a VM. Raises KeyError as `label_of` does."""
         return self.vms[vm].quarantine or self.label_of(vm).quarantine
+
+    def attested(self, vm: VmName) -> GuestDemand | None:
+        """What a VM has to show before its ports are in their bridges; None: nothing. Raises KeyError for a VM or a
+        demand that is not there."""
+        name = self.vms[vm].attest
+        return None if name is None else self.guests[name]
 
     def hypervisor_of(self, host: HostName) -> HypervisorKind:
         """What a host runs its VMs with; QEMU for a host that is not there."""

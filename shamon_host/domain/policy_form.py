@@ -86,6 +86,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
                 interfaces=None if vm.interfaces is None else list(vm.interfaces),
                 addresses={name: sorted(addresses) for name, addresses in vm.addresses.items()} or None,
                 quarantine=None if vm.quarantine is None else vm.quarantine.value,
+                attest=vm.attest,
             )
             for name, vm in policy.vms.items()
         },
@@ -105,6 +106,16 @@ def policy_document(policy: Policy) -> dict[str, Any]:
             "empty_pcrs": sorted(policy.demands.empty_pcrs),
         },
     }
+    if policy.guests:  # left out where there is none, as in policies from before there were any
+        document["guests"] = {
+            name: {
+                "sha256": guest.sha256,
+                "period_s": float(guest.period_s),
+                "lease_s": float(guest.lease_s),
+                "on_failure": guest.on_failure.value,
+            }
+            for name, guest in policy.guests.items()
+        }
     if policy.signing is not None:
         document["signing"] = {"threshold": policy.signing.threshold, "keys": sorted(policy.signing.keys)}
     return document

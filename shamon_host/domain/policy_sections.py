@@ -6,6 +6,7 @@ Names are not resolved here; `consistency` does that. What cannot be read become
 from collections.abc import Mapping
 from typing import Any
 
+from shamon_host.domain.guest_demand import AfterFailure, GuestDemand
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, parse_port
@@ -48,6 +49,7 @@ SECTIONS = (
     "conflicts",
     "hosts",
     "images",
+    "guests",
     "vms",
     "overlays",
     "renames",
@@ -65,7 +67,7 @@ _DEFINITION = (
     "equivalent",
 )
 _BOOT = ("kernel_sha256", "initrd_sha256", "cmdline")
-_VM = ("label", "image", "host", "may_move_to", "resources", "interfaces", "addresses", "quarantine")
+_VM = ("label", "image", "host", "may_move_to", "resources", "interfaces", "addresses", "quarantine", "attest")
 _INTERVALS = (
     "period_s",
     "lease_s",
@@ -100,6 +102,7 @@ def read_sections(reader: Reader) -> Policy:
         conflict_sets=_conflicts(reader),
         hosts=_hosts(reader),
         images=_images(reader),
+        guests=_guests(reader),
         vms=_vms(reader),
         overlays=_overlays(reader),
         renames=_renames(reader),
@@ -276,6 +279,23 @@ def _boot(reader: Reader, key: str, table: Mapping[str, Any]) -> PinnedBoot | No
     )
 
 
+def _guests(reader: Reader) -> dict[str, GuestDemand]:
+    guests = {}
+    for name, table in reader.tables("guests"):
+        key, default = reader.join("guests", name), GuestDemand(name=name, sha256="")
+        reader.only(key, table, ("sha256", "period_s", "lease_s", "on_failure"))
+        guests[name] = GuestDemand(
+            name=name,
+            sha256=reader.digest(key, table, "sha256"),
+            period_s=reader.number(key, table, "period_s", default=default.period_s),
+            lease_s=reader.number(key, table, "lease_s", default=default.lease_s),
+            on_failure=AfterFailure(
+                reader.choice(key, table, "on_failure", tuple(AfterFailure), default=default.on_failure)
+            ),
+        )
+    return guests
+
+
 def _vms(reader: Reader) -> dict[VmName, VmEntry]:
     vms = {}
     for name, table in reader.tables("vms"):
@@ -292,6 +312,9 @@ def _vms(reader: Reader) -> dict[VmName, VmEntry]:
             addresses=_addresses(reader, key, table),
             quarantine=Grade(reader.choice(key, table, "quarantine", tuple(Grade), default=Grade.SUSPEND))
             if "quarantine" in table
+            else None,
+            attest=reader.string(key, table, "attest", what="the name of a demand on guests")
+            if "attest" in table
             else None,
         )
     return vms

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 
+from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
+FORGETTING = "+tpm"
+"""Behind the name of a VM whose TPM is removed, in the name of the definition that this takes: no VM's name has it."""
 QBOOT = Path("/usr/share/qemu/qboot.rom")
 """Firmware that does nothing but boot a kernel that QEMU hands over; it takes no disk."""
 
@@ -63,6 +66,8 @@ def domain_xml(spec: VmSpec, platform: Platform) -> str:
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(ET.SubElement(devices, "video"), "model", type="none")
     ET.SubElement(devices, "memballoon", model="none")
+    if spec.cid is not None:
+        _own_tpm(devices, spec.cid)
     label = ET.SubElement(root, "seclabel", type="static", model="selinux", relabel="yes")
     _text(label, "label", str(spec.context))
     return ET.tostring(root, encoding="unicode")
@@ -110,6 +115,38 @@ def interfaces_in(root: ET.Element) -> Iterator[VmInterface]:
             bridge=_attribute(element, "source", "bridge"),
             mac=_attribute(element, "mac", "address"),
         )
+
+
+def _own_tpm(devices: ET.Element, cid: int) -> None:
+    """A TPM whose state libvirt keeps when the domain ends, and a way to ask the guest that no other VM has."""
+    tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0", persistent_state="yes")
+    ET.SubElement(ET.SubElement(devices, "vsock", model="virtio"), "cid", auto="no", address=str(cid))
+
+
+def tpm_xml(name: VmName, uuid: str) -> str:
+    """A domain that is never started, with the TPM of another one that has the same UUID: libvirt removes the state of
+    a TPM with the definition of a domain alone."""
+    root = ET.Element("domain", type="qemu")
+    _text(root, "name", f"{name}{FORGETTING}")
+    _text(root, "uuid", uuid)
+    _text(root, "memory", "16", unit="MiB")
+    _text(ET.SubElement(root, "os"), "type", "hvm", arch="x86_64", machine="pc")
+    tpm = ET.SubElement(ET.SubElement(root, "devices"), "tpm", model="tpm-crb")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0", persistent_state="yes")
+    return ET.tostring(root, encoding="unicode")
+
+
+def cid_in(root: ET.Element) -> int | None:
+    """The address on vsock in a domain's XML; None where it has none."""
+    text = _attribute(root, "./devices/vsock/cid", "address")
+    return int(text) if text.isdecimal() else None
+
+
+def has_own_tpm(root: ET.Element) -> bool:
+    """Whether a domain's XML has a TPM of its own, and one whose state is kept."""
+    backend = root.find("./devices/tpm/backend")
+    return backend is not None and (backend.get("type"), backend.get("persistent_state")) == ("emulator", "yes")
 
 
 def disk_in(root: ET.Element) -> str:

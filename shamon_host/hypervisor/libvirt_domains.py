@@ -21,7 +21,7 @@ import libvirt
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmContext, VmName
 from shamon_host.hypervisor.kept_files import keeping
-from shamon_host.hypervisor.libvirt_domain import disk_in, disks_in, interfaces_in
+from shamon_host.hypervisor.libvirt_domain import cid_in, disk_in, disks_in, has_own_tpm, interfaces_in
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, VmSpec
 
 _STATES = {
@@ -113,6 +113,10 @@ class LibvirtDomains(ABC):
             domain = connection.lookupByName(name)
             with _allowing(libvirt.VIR_ERR_OPERATION_INVALID):  # it does not run
                 domain.destroy()
+
+    @abstractmethod
+    def forget_tpm(self, name: VmName, uuid: str) -> None:
+        """See `Hypervisor.forget_tpm`."""
 
     def dump_memory(self, name: VmName, path: str) -> None:
         if Path(path).exists():
@@ -219,6 +223,8 @@ class LibvirtDomains(ABC):
             disk=disk_in(root),
             disks=tuple(disks_in(root)),
             enforced=enforced,
+            cid=cid_in(root),
+            tpm=has_own_tpm(root),
         )
 
 

@@ -11,7 +11,7 @@ import libvirt
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, domain_xml
+from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, domain_xml, tpm_xml
 from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
 from shamon_host.hypervisor.ports import DomainState, VmSpec
 
@@ -32,6 +32,13 @@ class LibvirtQemu(LibvirtDomains):
 
     def domain_xml(self, spec: VmSpec) -> str:
         return domain_xml(spec, self.platform)
+
+    def forget_tpm(self, name: VmName, uuid: str) -> None:
+        """By a definition with the same UUID, which libvirt removes with its TPM. One that was left behind by a daemon
+        that died is taken up."""
+        with self._connected() as connection:
+            domain = connection.defineXML(tpm_xml(name, uuid))
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_TPM)
 
     def write_memory(self, domain: Any, path: str) -> None:
         """As an ELF core, by QEMU; libvirt gives the file the label of the VM."""

@@ -74,6 +74,9 @@ class LibvirtXen(LibvirtDomains):
             _xl_destroy(number)
         return None
 
+    def forget_tpm(self, name: VmName, uuid: str) -> None:
+        """A paravirtualised guest has none."""
+
     def _list(self) -> Sequence[DomainReport]:
         return (*super()._list(), *map(self._report_of_stranger, self._strangers()))
 

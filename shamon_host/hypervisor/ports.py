@@ -72,6 +72,8 @@ class VmSpec:
     kernel: str = ""
     initrd: str = ""
     cmdline: str = ""
+    cid: int | None = None
+    """Its address on vsock, beside a TPM, where it is attested; None: it has neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,10 @@ class DomainReport:
     disk: str
     disks: tuple[VmDisk, ...] = ()
     enforced: bool = True
+    cid: int | None = None
+    """Its address on vsock; None: it has none."""
+    tpm: bool = False
+    """It has a TPM of its own, whose state is kept from start to start."""
 
 
 class Hypervisor(Protocol):
@@ -111,6 +117,11 @@ class Hypervisor(Protocol):
 
     def destroy(self, name: VmName) -> None:
         """Stop the domain at once. No error if there is none. A definition that somebody else made of it stays."""
+        ...
+
+    def forget_tpm(self, name: VmName, uuid: str) -> None:
+        """Remove the state of the TPM of a domain that is not there: its next start makes a new TPM. No error if there
+        is none."""
         ...
 
     def dump_memory(self, name: VmName, path: str) -> None:

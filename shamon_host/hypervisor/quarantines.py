@@ -66,6 +66,7 @@ class Quarantines:
                 self.states.note(name, wanted=False if wanted.cuts_off else None, quarantine=wanted)
                 imposed = True
                 if wanted.cuts_off:
+                    self.states.leases.end(name)
                     self._cut_off(name, wanted, ports_down, laps)
                 self._report(name, wanted, laps)
         finally:

@@ -12,6 +12,8 @@ from shamon_host.domain.policy import Policy
 from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
 TAP_PREFIX = "shvm"
+GUEST_CIDS = range(20000, 20000 + len(VM_CATEGORIES) // 2)
+"""Addresses of VMs on vsock: one for each pair of categories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def vm_spec(
     host, devices = policy.vms[vm].host, tap_devices(policy, label_map, vm)
     return VmSpec(
         name=vm,
-        uuid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{vm}.{policy.coalition}")),
+        uuid=vm_uuid(policy, vm),
         context=vm_context(policy, label_map, vm),
         disk=disk,
         disks=disks,
@@ -61,13 +63,29 @@ def vm_spec(
         kernel=settings.kernel,
         initrd=settings.initrd,
         cmdline=settings.cmdline,
+        cid=guest_cid(policy, label_map, vm),
     )
+
+
+def vm_uuid(policy: Policy, vm: VmName) -> str:
+    """The UUID of a VM's domain: the same at each start."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{vm}.{policy.coalition}"))
+
+
+def guest_cid(policy: Policy, label_map: LabelMap, vm: VmName) -> int | None:
+    """The address of a VM on vsock, no other VM's on the host with this label map; None for one that is not attested.
+    Raises KeyError."""
+    return None if policy.attested(vm) is None else GUEST_CIDS[_serial(label_map, vm)]
 
 
 def tap_devices(policy: Policy, label_map: LabelMap, vm: VmName) -> tuple[str, ...]:
     """The taps that a VM's interfaces have on the host with this label map, in order. Raises KeyError."""
-    serial = (label_map.vms[vm][0] - VM_CATEGORIES.start) // 2
+    serial = _serial(label_map, vm)
     return tuple(f"{TAP_PREFIX}{serial}-{index}" for index in range(len(policy.interfaces_of(vm))))
+
+
+def _serial(label_map: LabelMap, vm: VmName) -> int:
+    return (label_map.vms[vm][0] - VM_CATEGORIES.start) // 2
 
 
 def interface_mac(coalition: str, host: HostName, vm: VmName, index: int) -> str:

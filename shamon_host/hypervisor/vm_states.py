@@ -6,16 +6,19 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from shamon_host.attestation.guest_reference import GuestBoot
 from shamon_host.domain.contexts import vm_context
 from shamon_host.domain.disk_grants import DiskGrant, disk_grants
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, TypeName, VmContext, VmName
-from shamon_host.domain.policy import PinnedBoot, Policy, Renames, VmEntry
+from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
+from shamon_host.hypervisor.guest_tpms import GuestTpm
 from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, Hypervisor
+from shamon_host.hypervisor.vm_leases import VmLeases
 from shamon_host.hypervisor.vm_quarantine import Quarantine, quarantine_in
-from shamon_host.hypervisor.vm_spec import tap_devices
+from shamon_host.hypervisor.vm_spec import guest_cid, tap_devices
 
 VM_DOCUMENTS = "vm"
 """Kind of the documents in which what is to become of each VM is noted."""
@@ -53,6 +56,8 @@ class VmStatus:
     replacing: str
     """Why it is being replaced; empty when it is not."""
     domain: DomainReport | None
+    attested: bool | None = None
+    """Whether its lease holds; None: it need not be attested."""
 
     @property
     def cut_off(self) -> str:
@@ -74,6 +79,7 @@ class VmStates:
     documents: Documents
     policy: Callable[[], Policy]
     label_map: Callable[[], LabelMap]
+    leases: VmLeases
 
     def statuses(self) -> tuple[VmStatus, ...]:
         """Every VM that the policy gives to this host."""
@@ -99,6 +105,7 @@ class VmStates:
                     image_sha256=base or "",
                     replacing=str(document.get("replacing", "")),
                     domain=reports.get(name),
+                    attested=None if policy.attested(name) is None else self.leases.holds(name),
                 )
             )
         return tuple(statuses)
@@ -112,7 +119,8 @@ class VmStates:
         return {status.name: status.interfaces for status in self.statuses() if status.runs}
 
     def running_types(self) -> frozenset[TypeName]:
-        """Types of every VM that runs or is suspended under its label, and is not cut off by a quarantine."""
+        """Types of every VM that runs or is suspended under its label, is not cut off by a quarantine, and is attested
+        if it has to be."""
         return frozenset(name for status in self._connectable() for name in status.types)
 
     def taps(self) -> dict[str, TypeName]:
@@ -144,6 +152,15 @@ class VmStates:
         """The context that a VM of this host is to run under."""
         return vm_context(self.policy(), self.label_map(), name)
 
+    def cid(self, name: VmName) -> int | None:
+        """The address on vsock that a VM of this host is to have; None where it is not attested."""
+        return guest_cid(self.policy(), self.label_map(), name)
+
+    def has_its_tpm(self, report: DomainReport) -> bool:
+        """Whether the domain of a VM that is attested has a TPM, and the address on vsock that is the VM's."""
+        cid = self.cid(report.name)
+        return cid is None or (report.tpm and report.cid == cid)
+
     def active(self) -> tuple[DomainReport, ...]:
         """Every domain that runs or is suspended, this host's own or not."""
         return tuple(report for report in self.hypervisor.domains() if report.state in RUNNING_STATES)
@@ -159,6 +176,7 @@ class VmStates:
             if status.domain is not None
             and status.runs
             and not status.cut_off
+            and status.attested is not False
             and status.domain.context == self.context(status.name)
         )
 
@@ -191,6 +209,17 @@ class VmStates:
         disks = self._document(name).get("disks")
         return None if disks is None else tuple(DiskGrant(**each) for each in disks)
 
+    def tpm(self, name: VmName) -> GuestTpm | None:
+        """The state of the VM's TPM; None where it has none, or one that is not known to be as old as its disk."""
+        document = self._document(name).get("tpm")
+        return None if document is None else GuestTpm.from_document(document)
+
+    def booted(self, name: VmName) -> GuestBoot | None:
+        """What a VM that is attested, or whose image pins it, was last booted from; None where nobody
+        did."""
+        document = self._document(name).get("boot")
+        return None if document is None else GuestBoot.from_document(document, where=f"store: {name}")
+
     def noted(self) -> tuple[VmName, ...]:
         """Every VM that this host ever started."""
         return tuple(VmName(name) for name, _ in self.documents.items(VM_DOCUMENTS))
@@ -218,22 +247,28 @@ class VmStates:
         """The replacement is over, or given up."""
         self._change(name, replacing=None)
 
-    def note_overlay(self, name: VmName, sha256: str | None) -> None:
+    def note_overlay(self, name: VmName, sha256: str | None, *, tpm: GuestTpm | None = None) -> None:
         """The VM's overlay is one above the image with this digest; "": there is none, so the next start makes one;
-        None: it is about to be exchanged."""
-        self._change(name, base=sha256, **({} if sha256 is None else {"fresh": None}))
+        None: it is about to be exchanged, and whatever ends that early, the next start makes one. `tpm`: the state of
+        its TPM, which is new too."""
+        self._change(name, base=sha256, fresh=sha256 is None or None, tpm=None if tpm is None else tpm.to_document())
 
-    def booted_from(self, name: VmName) -> PinnedBoot | None:
-        """The pins of kernel, initrd and command line that a VM was last started under; None where there were none."""
-        boot = self._document(name).get("boot")
-        return None if boot is None else PinnedBoot(**boot)
+    def note_ak(self, name: VmName, tpm: GuestTpm) -> bool:
+        """The VM has shown the AK of its TPM for the first time; False where that is not its TPM any more, or has shown
+        one before."""
+        known = self.tpm(name)
+        if known is None or known.mark != tpm.mark or known.ak_public:
+            return False
+        self._change(name, tpm=tpm.to_document())
+        return True
 
-    def note_start(self, name: VmName, boot: PinnedBoot | None = None) -> None:
-        """Write down what a VM is about to be started with, under the policy in force."""
+    def note_start(self, name: VmName, boot: GuestBoot | None = None) -> None:
+        """Write down what a VM is about to be started with, under the policy in force, and what it boots from, where
+        that was digested."""
         policy = self.policy()
         disks = [asdict(grant) for grant in disk_grants(policy, name)]
         started_with = {"interfaces": list(policy.interfaces_of(name)), "disks": disks}
-        self._change(name, **started_with, boot=None if boot is None else asdict(boot))
+        self._change(name, **started_with, boot=None if boot is None else boot.to_document())
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted. Again changes nothing: no name

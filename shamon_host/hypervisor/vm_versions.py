@@ -24,11 +24,15 @@ def runs_otherwise(
     wanted_grants: tuple[DiskGrant, ...],
     context: VmContext | None,
     wanted_context: VmContext | None,
+    lacks_tpm: bool,
 ) -> Decision | None:
     """Why a VM may not go on: the interfaces, the disks or the label that it runs with are not those that it would get.
 
-    `interfaces`, `grants`: None where nobody noted them; `wanted_context`: None where labels are looked at elsewhere.
+    `interfaces`, `grants`: None where nobody noted them; `wanted_context`: None where labels are looked at elsewhere;
+    `lacks_tpm`: it is to be attested, and has nothing to show.
     """
+    if lacks_tpm:
+        return _denied(name, "it is attested under this version, and has not the TPM for that")
     if interfaces is not None and tuple(interfaces) != tuple(wanted_interfaces):
         return _denied(name, _interfaces_differ(interfaces, wanted_interfaces))
     differ = "" if grants is None else grants_differ(grants, wanted_grants)
@@ -40,7 +44,8 @@ def runs_otherwise(
 
 
 def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decision]:
-    """What forbids a start because the version to come, which knows the VM, gives it other types, interfaces, disks."""
+    """What forbids a start because the version to come, which knows the VM, gives it other types, interfaces, disks,
+    or has it attested."""
     renames = successor.renames
     types = renamed_label(policy.label_of(name), renames).types
     if types != successor.label_of(name).types:
@@ -53,6 +58,8 @@ def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decisio
     if interfaces != successor.interfaces_of(name):
         differ = _interfaces_differ(interfaces, successor.interfaces_of(name))
         yield _denied(name, f"version {successor.version} is to come: {differ}")
+    if policy.attested(name) is None and successor.attested(name) is not None:
+        yield _denied(name, f"version {successor.version} is to come: it is attested then, and would have no TPM")
     disks_differ = grants_differ(disk_grants(policy, name), disk_grants(successor, name))
     if disks_differ:
         yield _denied(name, f"version {successor.version} is to come: {disks_differ}")

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shamon_host.attestation.guest_reference import GuestBoot
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import FlaskContext, TypeName, VmName
-from shamon_host.domain.policy import HypervisorKind, PinnedBoot, Policy, Renames, VmEntry
+from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
+from shamon_host.hypervisor.attested_starts import AttestedStarts, file_digest
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import (
     Audit,
@@ -56,6 +58,8 @@ class VmManager:
     """A version of the policy that this host has agreed to and that is not in force yet."""
     admitted: Callable[[], bool]
     """Whether some peer has admitted this host in this boot."""
+    detach_port: Callable[[str], None]
+    """Take a tap off its bridge."""
     settings: Mapping[VmName, VmSettings] = field(default_factory=dict)
     require_enforced: Callable[[], None] = lambda: None
     """Raises NotTrusted while labels bind nobody, as the hypervisor enforces another policy than the one in force, or
@@ -66,6 +70,9 @@ class VmManager:
     """Interfaces that a VM has beside those of its label's types: a MAC VM's."""
     wall_s: Callable[[], float] = time.time
     measured: Measured = unmeasured
+    digest: Callable[[str], str] = file_digest
+    """Of a file, SHA-256 in hexadecimal. Raises BackendFailed."""
+    attested: AttestedStarts = field(init=False)
     quarantines: Quarantines = field(init=False)
     resisting: frozenset[VmName] = field(default=frozenset(), init=False)
     """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
@@ -76,6 +83,9 @@ class VmManager:
 
     def __post_init__(self) -> None:
         self._told = ToldOnce(audit=self.audit)
+        self.attested = AttestedStarts(
+            states=self.states, audit=self.audit, detach_port=self.detach_port, digest=self.digest
+        )
         self.quarantines = Quarantines(
             states=self.states,
             images=self.images,
@@ -119,6 +129,11 @@ class VmManager:
             self._verify(running)
             self.disks.prepare(name)
             self._require_disks(running)
+            self.attested.require_tpm(running)
+            released = quarantine is not None and release
+            if released or running.state is DomainState.PAUSED:
+                self.attested.begin_unless_holds(name, anew=released)
+            self.attested.ports_down(running)
             self._hypervisor.resume(name)
             self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
@@ -142,6 +157,7 @@ class VmManager:
             self.audit("vm.stop", name, {})
             self.states.note(name, wanted=False, quarantine=self.states.quarantine(name))
             self._hypervisor.destroy(name)
+            self.states.leases.forget(name)
 
     def suspend(self, name: VmName, reason: str) -> None:
         """Pause the domain; it is still wanted, and `start` resumes it."""
@@ -276,6 +292,8 @@ class VmManager:
             self._forbidden_still.discard(name)
         if report.state is DomainState.PAUSED and self._stands_still(name):
             return None  # it does nothing, and is kept as it is until it is started, replaced or stopped
+        if not self.states.has_its_tpm(report):
+            return "vm.other-devices", self.attested.tpm_detail(report)
         return None if self._has_its_disks(report) else ("vm.other-disks", self._disks_detail(report))
 
     def _destroy_each(
@@ -357,11 +375,16 @@ class VmManager:
         """`quarantine`: the one that it is in from now on, a note alone."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
+        fresh = fresh or overlay is None
+        if not fresh:
+            self.attested.require_known_tpm(name)
         self._hypervisor.destroy(name)  # what is left of one that ended
+        self.attested.begin(name, fresh=fresh)
         if fresh or overlay is None:
             overlay = self._fresh_overlay(entry, laps)
+        settings, pinned = self._booted_from(entry)
+        boot = pinned or self.attested.boot(name, settings)
         disks = self.disks.prepare(name)
-        settings, boot = self._booted_from(entry)
         spec = vm_spec(
             self.states.policy(),
             self.states.label_map(),
@@ -378,6 +401,8 @@ class VmManager:
         try:
             self._verify(report)
             self._require_disks(report)
+            self.attested.require_tpm(report)
+            self.attested.ports_down(report)
             laps.lap("label read back")
             self.states.note(name, wanted=True, quarantine=quarantine)
             self._hypervisor.resume(name)
@@ -388,7 +413,7 @@ class VmManager:
         self.states.note_not_replacing(name)
         return self._report(name)
 
-    def _booted_from(self, entry: VmEntry) -> tuple[VmSettings, PinnedBoot | None]:
+    def _booted_from(self, entry: VmEntry) -> tuple[VmSettings, GuestBoot | None]:
         """Kernel, initrd and command line, copied and compared with the policy's pins where it has any. Raises
         NotTrusted, BackendFailed."""
         settings = self.settings.get(entry.name, VmSettings())
@@ -408,7 +433,7 @@ class VmManager:
             kernel=self.images.boot_file(entry.name, BootFile.KERNEL, settings.kernel, pins.kernel_sha256),
             initrd=self.images.boot_file(entry.name, BootFile.INITRD, settings.initrd, pins.initrd_sha256),
         )
-        return pinned, pins
+        return pinned, GuestBoot(kernel=pins.kernel_sha256, initrd=pins.initrd_sha256, cmdline=pins.cmdline)
 
     def _require_not_moving(self, name: VmName) -> None:
         why = self.moving(name)
@@ -416,7 +441,7 @@ class VmManager:
             raise Refused("the VM is on its way from one host to another", where=name, found=why)
 
     def _fresh_overlay(self, entry: VmEntry, laps: Laps) -> str:
-        """A new overlay above the pinned image; one that is kept for forensics is moved aside."""
+        """A new overlay above the pinned image, and a new TPM; a disk that is kept for forensics is moved aside."""
         name, pin = entry.name, self.states.policy().images[entry.image]
         quarantine = self.states.quarantine(name)
         if quarantine is not None and quarantine.disk:
@@ -428,7 +453,7 @@ class VmManager:
             if self.images.overlay(name) is None:
                 self.states.note_overlay(name, "")
             raise
-        self.states.note_overlay(name, pin.sha256)
+        self.states.note_overlay(name, pin.sha256, tpm=self.attested.new_tpm(name))
         laps.lap("overlay made")
         return overlay
 
@@ -481,6 +506,7 @@ class VmManager:
             wanted_interfaces=policy.interfaces_of(name),
             context=report.context,
             wanted_context=self.states.context(name) if labels else None,
+            lacks_tpm=not self.states.has_its_tpm(report),
         )
 
     def _verify(self, report: DomainReport) -> None:

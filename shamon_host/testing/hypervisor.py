@@ -18,6 +18,7 @@ from shamon_host.hypervisor.ports import DomainReport, DomainState, VmDisk, VmIn
 from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.guest import MemoryGuest, TapSwitch
+from shamon_host.testing.machine import BootImage, MeasuredMachine
 
 __all__ = ["KNOWN_DOMAIN_TYPES", "MemoryGuest", "MemoryHypervisor", "TapSwitch"]
 
@@ -69,6 +70,11 @@ class MemoryHypervisor:
     flask: MemoryFlask | None = None
     """Of a Xen hypervisor; None: QEMU."""
     appliances: Mapping[VmName, Appliance] = field(default_factory=dict)
+    clock_s: Callable[[], float] = lambda: 0.0
+    guest_image: BootImage = field(default_factory=BootImage)
+    """What the guests boot that have a TPM."""
+    machines: dict[str, MeasuredMachine] = field(default_factory=dict)
+    """UUID → the machine around a domain's TPM, whose state outlives the domain."""
     _domains: dict[VmName, _Domain] = field(default_factory=dict)
     _subscribers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -91,6 +97,8 @@ class MemoryHypervisor:
         self._refuse_further_disks(spec, context)
         self._plug(domain)
         self._domains[spec.name] = domain
+        if spec.cid is not None:
+            self.machines.setdefault(spec.uuid, MeasuredMachine(clock_s=self.clock_s)).boot(self.guest_image)
         self._notify()
         return self._report(domain)
 
@@ -110,6 +118,11 @@ class MemoryHypervisor:
             for permission in ("getdomaininfo", "pause", "destroy"):  # in libxl's order
                 self._require(permission, name)
             self._end(name)
+
+    def forget_tpm(self, name: VmName, uuid: str) -> None:
+        if name in self._domains:
+            raise BackendFailed("the TPM of a domain that is there is in use", where=name)
+        self.machines.pop(uuid, None)
 
     def dump_memory(self, name: VmName, path: str) -> None:
         if path in self.dumps:
@@ -133,6 +146,17 @@ class MemoryHypervisor:
     def guest(self, name: str) -> MemoryGuest:
         """The guest of a domain. Raises BackendFailed."""
         return self._find(VmName(name)).guest
+
+    def machine(self, name: str) -> MeasuredMachine:
+        """The machine of a domain with a TPM, as its guest has it."""
+        return self.machines[self._find(VmName(name)).spec.uuid]
+
+    def running_at(self, cid: int) -> MeasuredMachine | None:
+        """The machine of the guest that runs with this address on vsock."""
+        for domain in self._domains.values():
+            if domain.spec.cid == cid and domain.state is DomainState.RUNNING:
+                return self.machines[domain.spec.uuid]
+        return None
 
     def crash(self, name: VmName) -> None:
         """The machine's process dies, and its domain is gone with it."""
@@ -188,6 +212,8 @@ class MemoryHypervisor:
         reasons = {
             "the domain is active already": any(other.name == spec.name for other in others),
             "another domain has this UUID": any(other.uuid == spec.uuid for other in others),
+            "the address on vsock is in use": spec.cid is not None and any(other.cid == spec.cid for other in others),
+            "Xen gives no TPM to its guests": spec.cid is not None and self.flask is not None,
             "the disk is in use": any(other.disk == spec.disk for other in others),
             "no such disk": not self.disk_exists(spec.disk),
             "the tap is in use": bool(held.intersection(taps)) or len(set(taps)) != len(taps),
@@ -273,6 +299,8 @@ class MemoryHypervisor:
             disks=domain.disks,
             context=self._context(domain),
             enforced=self.enforcing() if flask is None else flask.enforcing,
+            cid=spec.cid,
+            tpm=spec.cid is not None,
         )
 
     def _context(self, domain: _Domain) -> VmContext | None:

@@ -6,17 +6,19 @@ it from all of them at once, so that nothing it does while it falls apart has an
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from shamon_host.attestation.attester import directly
 from shamon_host.attestation.evidence import Evidence
+from shamon_host.attestation.guest_reference import GuestReference
 from shamon_host.attestation.reference_record import record
 from shamon_host.attestation.reference_values import ReferenceValues
 from shamon_host.daemon.api import Api
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import MacVmConfig
 from shamon_host.daemon.database import Database
+from shamon_host.daemon.guest_references import require_pinned
 from shamon_host.daemon.host_daemon import HostDaemon
 from shamon_host.daemon.mac_vm_backends import MacVmBackends
 from shamon_host.daemon.ports import Backends, Blocking, StopReason
@@ -24,6 +26,7 @@ from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.service import plain_error
 from shamon_host.daemon.store import Store
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, ShamonError
+from shamon_host.domain.guest_demand import GuestDemand
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.hypervisor.vm_spec import VmSettings
@@ -35,6 +38,7 @@ from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.testing.clock import VirtualClock
 from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.flask import MemoryFlask
+from shamon_host.testing.guests import MemoryGuests
 from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
@@ -68,6 +72,8 @@ class Enrolment:
     """Host → envelope around its policy, where that is signed."""
     registry: PeerRegistry = field(default_factory=PeerRegistry)
     reference: ReferenceValues | None = None
+    guests: dict[str, GuestReference] = field(default_factory=dict)
+    """Reference Values of guests, by the demand that they are for."""
     signed: bool = False
     """Whether each change of the Reference Values must be another version."""
     hosts: "dict[str, MemoryHost]" = field(default_factory=dict)
@@ -86,6 +92,19 @@ class Enrolment:
         if self.reference is None:
             raise NotTrusted("no Reference Values for this host", where=host)
         return self.reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestFiles:
+    """`daemon.guest_references.GuestReferenceSource`."""
+
+    enrolment: Enrolment
+
+    def load(self, demand: GuestDemand) -> GuestReference:
+        reference = self.enrolment.guests.get(demand.name)
+        if reference is None:
+            raise NotTrusted("no Reference Values for the guests of this demand", where=demand.name)
+        return require_pinned(reference, demand, where=demand.name)
 
 
 class RepeatingAttester:
@@ -156,7 +175,9 @@ class MemoryHost:
             files=self.disks,
             flask=self.flask,
             appliances={} if self.mac_vm is None or mac_vm is None else {mac_vm: self.mac_vm},
+            clock_s=self.clock.boottime_s,
         )
+        self.guests = MemoryGuests(hypervisor=self.hypervisor)
         self.vm_settings = {} if mac_vm is None else {mac_vm: MAC_VM_SETTINGS}
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE, "mac-vm": MAC_VM_IMAGE}, files=dict(MAC_VM_FILES))
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
@@ -176,6 +197,7 @@ class MemoryHost:
         self._repeating = False
         self._faults = 0
         self._paused_s = 0.0
+        self._serving = AsyncExitStack()
 
     # What `world.Host` asks
 
@@ -252,6 +274,7 @@ class MemoryHost:
             registry=registry,
             authorities=memory_authorities(),
             references=self._enrolment,
+            guest_references=GuestFiles(enrolment=self._enrolment),
             store=Store(database),
             audit=AuditLog(database, wall_s=self.clock.wall_s, boottime_s=self.clock.boottime_s),
             history=ResultHistory(database),
@@ -267,6 +290,7 @@ class MemoryHost:
                 images=self.images,
                 disks=self.disks,
                 transport=self._network.transport(identity, registry),
+                guests=None if self.flask else self.guests,
                 service_manager=self.service_manager,
                 blocking=self.blocking,
                 boot_id=self.machine.boot_id,
@@ -281,6 +305,7 @@ class MemoryHost:
             await daemon.stop()
             raise
         self._network.listen(identity, daemon.service, registry)
+        await self._serving.enter_async_context(self.guests.served(daemon.guest_answers))
         self.daemon = daemon
         self._task = asyncio.create_task(self._run(daemon), name=f"daemon of {self.name}")
 
@@ -448,6 +473,7 @@ class MemoryHost:
 
     async def _end(self) -> None:
         """Let the daemon's task fall; what it raises in doing so is of no interest."""
+        await self._serving.aclose()
         task, self._task, self.daemon = self._task, None, None
         if task is not None:
             task.cancel()
@@ -484,6 +510,8 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
             return "POST", "/v1/attest", {}
         case ["vms", "--away"]:
             return "GET", "/v1/vms/away", {}
+        case ["vms", "reference", name]:
+            return "GET", f"/v1/vms/{name}/reference", {}
         case ["vm", "move", name]:
             return "GET", f"/v1/vms/{name}/move", {}
         case ["vm", "migrate", name, to]:

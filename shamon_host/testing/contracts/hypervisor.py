@@ -14,7 +14,7 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.labels import UNLABELLED, FlaskContext, SelinuxContext, VmContext, VmName
 from shamon_host.domain.policy import HypervisorKind
-from shamon_host.hypervisor.ports import DomainReport, DomainState, Hypervisor, VmDisk, VmSpec
+from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, Hypervisor, VmDisk, VmSpec
 
 FIRST, SECOND, STRANGER = VmName("first"), VmName("second"), VmName("stranger")
 
@@ -43,6 +43,10 @@ class Bench(Protocol):
 
     def attach(self, name: VmName, disk: VmDisk) -> None:
         """Give a running domain another disk, behind the caller's back."""
+        ...
+
+    def tpm_state(self, spec: VmSpec) -> str:
+        """What tells the state of a VM's TPM from every other one; empty where there is none."""
         ...
 
     def dump(self, file: str) -> str:
@@ -231,6 +235,36 @@ class HypervisorContract:
         with pytest.raises(BackendFailed):
             bench.hypervisor.dump_memory(FIRST, bench.dump("none.memory"))
         assert not bench.is_sealed(bench.dump("none.memory"))
+
+    def test_the_state_of_a_tpm_outlives_its_domain_until_it_is_forgotten(self, bench: Bench) -> None:
+        spec = replace(bench.spec(FIRST, number=1), cid=20001)
+        bench.hypervisor.forget_tpm(FIRST, spec.uuid)
+        if self.platform is HypervisorKind.XEN:
+            pytest.skip("a paravirtualised guest has no TPM")
+        report = bench.hypervisor.start_paused(spec)
+        assert (report.cid, report.tpm) == (20001, True)
+        assert _domain(bench, FIRST) == report
+        first = bench.tpm_state(spec)
+        assert first
+        other = replace(bench.spec(SECOND, number=2), cid=20001)
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.start_paused(other)  # the kernel gives an address to one VM at a time
+        with pytest.raises(BackendFailed):
+            bench.hypervisor.forget_tpm(FIRST, spec.uuid)
+        for _ in range(2):
+            bench.hypervisor.destroy(FIRST)
+            assert bench.tpm_state(spec) == first
+            bench.hypervisor.start_paused(spec)
+        bench.hypervisor.destroy(FIRST)
+        for _ in range(2):
+            bench.hypervisor.forget_tpm(FIRST, spec.uuid)
+            assert bench.tpm_state(spec) == ""
+        assert not [report for report in bench.hypervisor.domains() if report.state in RUNNING_STATES]
+        bench.hypervisor.start_paused(spec)
+        assert bench.tpm_state(spec) not in ("", first)
+        bench.hypervisor.destroy(FIRST)
+        plain = bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        assert (plain.cid, plain.tpm) == (None, False)
 
     def test_unknown_domains(self, bench: Bench) -> None:
         for call in (bench.hypervisor.resume, bench.hypervisor.suspend):

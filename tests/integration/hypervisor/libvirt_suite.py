@@ -75,6 +75,11 @@ class LibvirtBench:
         mode = ["--mode", "readonly"] if disk.read_only else []
         run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
 
+    def tpm_state(self, spec: VmSpec) -> str:
+        """Its Endorsement Key follows from a seed in this file, which swtpm writes anew when anything changes."""
+        state = Path("/var/lib/libvirt/swtpm") / spec.uuid / "tpm2"
+        return str(state.stat().st_ino) if (state / "tpm2-00.permall").exists() else ""
+
     def dump(self, file: str) -> str:
         return str(KEPT / file)
 

@@ -81,6 +81,10 @@ class XenBench:
         options = ["--driver", "phy", "--subdriver", "raw", *mode]
         run("virsh", "-q", "-c", "xen:///system", "attach-disk", name, disk.path, "xvdz", *options)
 
+    def tpm_state(self, spec: VmSpec) -> str:
+        """There is none."""
+        return ""
+
     def dump(self, file: str) -> str:
         return str(KEPT / file)
 

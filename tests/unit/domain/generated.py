@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 
 from hypothesis import strategies as st
 
+from shamon_host.domain.guest_demand import AfterFailure, GuestDemand
 from shamon_host.domain.key_usage import REKEY_BYTES, REKEY_PACKETS
 from shamon_host.domain.labels import UNLABELLED, HostName, ResourceKind, ResourceLabel, TypeName, VmLabel, VmName
 from shamon_host.domain.overlay import MAX_RATE_BYTES_S, Overlay, PortLimit, Transport
@@ -307,9 +308,36 @@ def _deployed(choose: Choices, policy: Policy, least_hosts: int, least_vms: int)
                 [None, None, *(grade for grade in Grade if not grade.is_weaker_than(label.quarantine))]
             ),
         )
-    policy = replace(policy, hosts=hosts, vms=vms)
-    moving = {vm: replace(entry, may_move_to=_moves(choose, policy, entry)) for vm, entry in vms.items()}
+    policy = replace(policy, hosts=hosts, vms=vms, guests=_guests(choose))
+    attested = {vm: replace(entry, attest=_attest(choose, policy, entry)) for vm, entry in vms.items()}
+    moving = {
+        vm: entry if entry.attest else replace(entry, may_move_to=_moves(choose, policy, entry))
+        for vm, entry in attested.items()
+    }
     return replace(policy, vms=moving)
+
+
+def _guests(choose: Choices) -> dict[str, GuestDemand]:
+    return {
+        name: GuestDemand(
+            name=name,
+            sha256=choose.one(["1", "f"]) * 64,
+            period_s=choose.one([30.0, 1.0, 12.5]),
+            lease_s=choose.one([90.0, 30.5, 86400.0]),
+            on_failure=choose.one(list(AfterFailure)),
+        )
+        for name in choose.some(["web.1", "tiny"])
+    }
+
+
+def _attest(choose: Choices, policy: Policy, entry: VmEntry) -> str | None:
+    """A VM on QEMU whose quarantine cuts it off may be attested."""
+    label = oracle.label(policy, entry.name)
+    on_xen = policy.hosts[entry.host].hypervisor is HypervisorKind.XEN
+    grade = entry.quarantine or label.quarantine
+    if on_xen or grade is Grade.NOTE or not policy.guests:
+        return None
+    return choose.one([None, *policy.guests])
 
 
 def _moves(choose: Choices, policy: Policy, entry: VmEntry) -> frozenset[HostName]:

@@ -104,6 +104,13 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
         ]
     for image_name, image in policy.images.items():
         tables[f"images.{quote(image_name)}"] = [("sha256", text(image.sha256))]
+    for guest_name, guest in policy.guests.items():
+        tables[f"guests.{quote(guest_name)}"] = [
+            ("sha256", text(guest.sha256)),
+            ("period_s", "" if terse and guest.period_s == 30 else repr(guest.period_s)),
+            ("lease_s", "" if terse and guest.lease_s == 90 else repr(guest.lease_s)),
+            ("on_failure", "" if terse and guest.on_failure == "keep" else text(guest.on_failure)),
+        ]
     for vm_name, vm in policy.vms.items():
         tables[f"vms.{quote(vm_name)}"] = [
             ("label", text(vm.label)),
@@ -114,6 +121,7 @@ def _deployment(policy: Policy, terse: bool) -> dict[str, list[Line]]:
             ("interfaces", "" if vm.interfaces is None else f"[{', '.join(map(text, vm.interfaces))}]"),
             ("addresses", "" if terse and not vm.addresses else _inline(vm.addresses)),
             ("quarantine", text(vm.quarantine) if vm.quarantine else ""),
+            ("attest", text(vm.attest) if vm.attest else ""),
         ]
     for overlay_name, overlay in policy.overlays.items():
         tables[f"overlays.{quote(overlay_name)}"] = [

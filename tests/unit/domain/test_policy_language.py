@@ -149,6 +149,7 @@ def test_hosts_and_vms() -> None:
         host=ALPHA,
         resources=("ledger-disk", "manual"),
         interfaces=(MAIL, LEDGER),
+        attest="app",
     )
     assert POLICY.vms[VmName("clerk")].addresses == {BOOKS: frozenset({"10.1.0.5", "fd00::5"})}
     assert POLICY.images == {"app": PinnedImage(name="app", sha256=FILE["images"]["app"]["sha256"])}
@@ -303,6 +304,11 @@ def test_a_moment_is_in_seconds_since_the_epoch(text: str, seconds: int) -> None
         ("rekey_bytes = 1073741824", "rekey_bytes = 1073741823"),
         ("rekey_packets = 1_048_576", "rekey_packets = 1_048_577"),
         ("rekey_packets = 1_048_576", ""),
+        ('sha256 = "5f70bf', 'sha256 = "6f70bf'),
+        ("period_s = 15", "period_s = 16"),
+        ("lease_s = 45.5", "lease_s = 45"),
+        ("on_failure = 'replace'", "on_failure = 'keep'"),
+        ('attest = "app"\n', ""),
         ("allow_software_tpm = true", "allow_software_tpm = false"),
     ],
 )

@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 
 from shamon_host.domain.labels import SelinuxContext, VmName
-from shamon_host.hypervisor.libvirt_domain import Platform, disk_in, disks_in, domain_xml, interfaces_in
+from shamon_host.hypervisor.libvirt_domain import (
+    Platform,
+    cid_in,
+    disk_in,
+    disks_in,
+    domain_xml,
+    has_own_tpm,
+    interfaces_in,
+    tpm_xml,
+)
 from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
 
 SPEC = VmSpec(
@@ -116,3 +125,35 @@ def test_domain_of_somebody_else() -> None:
     other = ET.fromstring("<domain><devices><interface type='user'/></devices></domain>")
     assert disk_in(other) == ""
     assert tuple(interfaces_in(other)) == (VmInterface(device="", bridge="", mac=""),)
+
+
+def test_a_tpm_and_an_address_for_who_is_attested() -> None:
+    domain = _domain(replace(SPEC, cid=20007))
+    assert (cid_in(domain), has_own_tpm(domain)) == (20007, True)
+    backend = domain.find("devices/tpm/backend")
+    assert backend is not None
+    assert backend.attrib == {"type": "emulator", "version": "2.0", "persistent_state": "yes"}
+    cid = domain.find("devices/vsock/cid")
+    assert cid is not None
+    assert cid.attrib == {"auto": "no", "address": "20007"}
+    assert (cid_in(_domain()), has_own_tpm(_domain())) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "tpm",
+    [
+        '<backend type="passthrough"><device path="/dev/tpm0"/></backend>',
+        '<backend type="emulator" version="2.0"/>',
+        "",
+    ],
+)
+def test_what_is_no_tpm_of_its_own(tpm: str) -> None:
+    root = ET.fromstring(f'<domain><devices><tpm>{tpm}</tpm><vsock><cid address="-1"/></vsock></devices></domain>')
+    assert (cid_in(root), has_own_tpm(root)) == (None, False)
+
+
+def test_the_definition_by_which_a_tpm_is_removed_starts_nothing() -> None:
+    root = ET.fromstring(tpm_xml(SPEC.name, SPEC.uuid))
+    assert (root.findtext("uuid"), has_own_tpm(root)) == (SPEC.uuid, True)
+    assert root.findtext("name") == "web+tpm", "no name that a VM can have"
+    assert not root.findall("devices/disk") + root.findall("devices/interface")

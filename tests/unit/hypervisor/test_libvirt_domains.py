@@ -89,6 +89,9 @@ class Libvirt:
             def domain_xml(self, spec: VmSpec) -> str:
                 return f"<domain><name>{spec.name}</name></domain>"
 
+            def forget_tpm(self, name: VmName, uuid: str) -> None:
+                raise NotImplementedError
+
             def observed(self, domain: Any, name: VmName, state: Any) -> Any:
                 raise NotImplementedError
 

@@ -60,6 +60,10 @@ class MemoryBench:
     def attach(self, name: VmName, disk: VmDisk) -> None:
         self.hypervisor.attach(name, disk)
 
+    def tpm_state(self, spec: VmSpec) -> str:
+        machine = self.hypervisor.machines.get(spec.uuid)
+        return "" if machine is None else machine.tpm.ak_public().hex()
+
     def dump(self, file: str) -> str:
         return f"/kept/{file}"
 

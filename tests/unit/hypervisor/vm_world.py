@@ -13,6 +13,7 @@ from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.vm_disks import VmDisks
+from shamon_host.hypervisor.vm_leases import VmLeases
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import VmStates, VmStatus
 from shamon_host.hypervisor.vms import VmManager
@@ -67,6 +68,11 @@ def with_disks(*, web: str = '["cache", "manual"]', shop: str = '["manual"]', ma
 def context_of(vm: VmName, policy: Policy = POLICY) -> SelinuxContext:
     """The context that the label map gives to a VM."""
     return LABEL_MAP.vm_context(vm, policy.label_of(vm).types)
+
+
+def sha256_of_path(path: str) -> str:
+    """Of a kernel or an initrd, which are nowhere: as if each had its path as its content."""
+    return sha256_of(path.encode())
 
 
 def svirt(context: VmContext | None) -> SelinuxContext:
@@ -129,6 +135,8 @@ class VmWorld:
     """Host alpha. `selinux_enforcing`, `admitted`, `policy`, `successor` and `label_map` may be changed at any time;
     `entries` is its audit log."""
 
+    now_s: float = 100.0
+    """CLOCK_BOOTTIME."""
     selinux_enforcing: bool = True
     admitted: bool = True
     host_tpm: TpmKind = TpmKind.HARDWARE
@@ -158,6 +166,7 @@ class VmWorld:
                 documents=self.documents,
                 policy=lambda: self.policy,
                 label_map=lambda: self.label_map,
+                leases=VmLeases(documents=self.documents, boottime_s=lambda: self.now_s, boot_id="boot 1"),
             ),
             images=self.images,
             disks=VmDisks(
@@ -170,6 +179,8 @@ class VmWorld:
             ),
             audit=self._audit,
             ensure_bridge=self._bridge,
+            detach_port=self.hub.detach,
+            digest=sha256_of_path,
             host_tpm=self.host_tpm,
             admitted=lambda: self.admitted,
             successor=lambda: self.successor,

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
 
 from shamon_host.domain.consistency import inconsistencies
+from shamon_host.domain.guest_demand import AfterFailure, GuestDemand
 from shamon_host.domain.labels import ResourceKind
 from shamon_host.domain.overlay import MAX_PEERS, MAX_PORTS, MAX_RATE_BYTES_S
 from shamon_host.domain.policy import (
@@ -151,6 +152,7 @@ def test_choices_and_defaults_are_those_of_the_language() -> None:
         ("labels", "quarantine", Grade),
         ("vms", "quarantine", Grade),
         ("hosts", "hypervisor", HypervisorKind),
+        ("guests", "on_failure", AfterFailure),
     ):
         assert table_schema(section)["properties"][key]["enum"] == [each.value for each in choices]
     for name, default in (("intervals", Intervals()), ("demands", Demands())):
@@ -158,6 +160,9 @@ def test_choices_and_defaults_are_those_of_the_language() -> None:
             value = getattr(default, key)
             assert each["default"] == (list(value) if isinstance(value, tuple) else value)
     assert table_schema("hosts")["properties"]["port"]["default"] == DEFAULT_PORT
+    guest = GuestDemand(name="app", sha256="")
+    for key, each in table_schema("guests")["properties"].items():
+        assert "default" not in each or each["default"] == getattr(guest, key)
     level = SCHEMA["$defs"]["level"]
     assert range(level["minimum"], level["maximum"] + 1) == LEVELS
     overlay = table_schema("overlays")["properties"]
@@ -271,7 +276,7 @@ REQUIRED = [
     ("signing", "threshold"), ("signing", "keys"), ("keys", "ops-1", "public"), ("departments", "bank/markets", "of"),
     ("labels", "auditor", "types"), ("resources", "report-net", "types"), ("conflicts", "rooms", "types"),
     ("hosts", "alpha", "address"), ("hosts", "alpha", "types"), ("images", "app", "sha256"), ("vms", "desk", "label"),
-    ("vms", "desk", "image"), ("vms", "desk", "host"), ("overlays", "quiet", "label"),
+    ("vms", "desk", "image"), ("vms", "desk", "host"), ("guests", "app", "sha256"), ("overlays", "quiet", "label"),
 ]  # fmt: skip
 
 
@@ -332,6 +337,10 @@ def test_the_schema_demands_nothing_that_may_be_missing(path: Path_) -> None:
         (("hosts", "alpha", "types"), []),
         (("hosts", "alpha", "hypervisor"), "kvm"),
         (("images", "app", "sha256"), "9f86"),
+        (("guests", "app", "sha256"), "9f86"),
+        (("guests", "app", "period_s"), 0.5),
+        (("guests", "app", "lease_s"), 86401),
+        (("guests", "app", "on_failure"), "suspend"),
         (("vms", "desk", "interfaces"), ["bank/mail", "bank/mail"]),
         (("overlays", "office-hours", "ports"), ["tcp/0"]),
         (("overlays", "office-hours", "ports"), ["icmp/8"]),

@@ -33,11 +33,13 @@ from shamon_host.daemon.threads import in_thread
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.disk_files import DiskFiles
+from shamon_host.hypervisor.libvirt_live import LibvirtLive
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import LoopbackImages, OverlayImages
-from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images
+from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images, LiveMigration
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
+from shamon_host.links.linux_passage_streams import LinuxPassageStreams
 from shamon_host.peer.coalition_ca import read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.host_record import authorities_of
@@ -71,6 +73,8 @@ class Platform:
     hypervisor: ClosableHypervisor
     flask: FlaskPolicy | None
     images: Images
+    live: LiveMigration | None = None
+    """None on Xen."""
 
 
 def open_hypervisor(config: HostConfig) -> Platform:
@@ -87,8 +91,10 @@ def open_hypervisor(config: HostConfig) -> Platform:
             flask=XenFlask(control=control, work=config.runtime_dir),
             images=LoopbackImages(images=config.images, directory=OVERLAYS, kept=config.kept),
         )
+    qemu = LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type)
     return Platform(
-        hypervisor=LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type),
+        hypervisor=qemu,
+        live=LibvirtLive(qemu=qemu, directory=config.runtime_dir),
         flask=None,
         images=OverlayImages(images=config.images, directory=OVERLAYS, kept=config.kept),
     )
@@ -138,6 +144,8 @@ async def _run(config: HostConfig) -> int:
                 kernel=kernel,
                 hypervisor=platform.hypervisor,
                 flask=platform.flask,
+                live=platform.live,
+                passages=LinuxPassageStreams() if platform.live else None,
                 images=platform.images,
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,

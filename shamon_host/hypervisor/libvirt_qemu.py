@@ -13,7 +13,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, domain_xml
 from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
-from shamon_host.hypervisor.ports import DomainState, VmSpec
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
 
 AUTO = "auto"
 
@@ -26,12 +26,16 @@ class LibvirtQemu(LibvirtDomains):
         not answer."""
         super().__init__(uri)
         self._pid_directory = pid_directory
-        with self._connected() as connection:
+        with self.connected() as connection:
             chosen = _virt_type(connection) if virt_type == AUTO else virt_type
         self.platform = Platform(virt_type=chosen, qboot=QBOOT.exists())
 
     def domain_xml(self, spec: VmSpec) -> str:
         return domain_xml(spec, self.platform)
+
+    def start_incoming(self, spec: VmSpec) -> DomainReport:
+        """As `start_paused`, of a machine that waits for its memory (`libvirt_live`)."""
+        return self.start(spec, domain_xml(spec, self.platform, incoming=True))
 
     def write_memory(self, domain: Any, path: str) -> None:
         """As an ELF core, by QEMU; libvirt gives the file the label of the VM."""

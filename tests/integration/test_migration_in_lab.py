@@ -21,6 +21,7 @@ pytestmark = pytest.mark.full
 _CHANGES = (('[vms.web]\nlabel = "red"', '[vms.web]\nlabel = "red"\nmay_move_to = ["beta"]'),)
 _WEB, _DB = VM_ADDRESSES["web"][0], VM_ADDRESSES["db"][0]
 _WITHIN_S = 4 * LAB_TIMING.lease_s
+_LIVE_PARTS = ["attested", "prepared", "copied", "disk ended", "memory ended", "accepted", "given", "taken"]
 _PARTS = ["attested", "prepared", "stopped", "copied", "accepted", "given", "taken"]
 
 
@@ -90,12 +91,11 @@ class Pair:
         VmConsole(host, "web").wait_ready()
         return host
 
-    def kill_daemon_amid(self, source: LabHost, killed: LabHost, after_s: float) -> None:
+    def kill_daemon_amid(self, source: LabHost, killed: LabHost, after_s: float, *, live: bool = False) -> None:
         """`kill -9` so long after the move from `source` was asked for; systemd starts it again."""
         to = self.beta if source is self.alpha else self.alpha
-        source.run(
-            f"{SHAMON} vm migrate web {to.name} >/run/migrate.log 2>&1 & sleep {after_s if killed is source else 0}"
-        )
+        move = f"{SHAMON} vm migrate web {to.name} {'--live' if live else ''}"
+        source.run(f"{move} >/run/migrate.log 2>&1 & sleep {after_s if killed is source else 0}")
         if killed is not source:
             killed.run(f"sleep {after_s}")
         killed.run("systemctl kill --signal=KILL shamon.service")
@@ -168,6 +168,125 @@ def test_a_daemon_that_is_killed_in_the_midst_of_it(pair: Pair, after_s: float, 
     print(f"web is on {host.name}, and was on {source.name}")
     assert VmConsole(host, "web").marker() == f"{after_s} {at_source}"
     pair.until_reaches(host, "web", _DB)
+
+
+class Conversation:
+    """db asks web for a line over one TCP connection again and again; web's end lives in its memory alone."""
+
+    def __init__(self, pair: Pair, port: int) -> None:
+        self._db, self._port = VmConsole(pair.beta, "db"), port
+
+    def begin(self, web: VmConsole) -> None:
+        web.run("echo 'while read -r line; do echo $line; done' > /tmp/answer", check=True)
+        web.run(f"(nc -l -p {self._port} -e sh /tmp/answer >/dev/null 2>&1 &)", check=True)
+        self._db.run("echo 'n=0; while :; do n=$((n+1)); echo $n; usleep 200000; done' > /tmp/talk", check=True)
+        self._db.run(f"(sh /tmp/talk | nc {_WEB} {self._port} > /tmp/heard 2>&1 &)", check=True)
+        wait_until(lambda: self.heard() > 3, timeout_s=60, what="the two talk")
+
+    def heard(self) -> int:
+        """The last number that came back."""
+        words = self._db.run("tail -n 1 /tmp/heard").stdout.split()
+        return int(words[-1]) if words and words[-1].isdecimal() else 0
+
+    def goes_on(self) -> bool:
+        """The same connection, with nothing missing in what came back."""
+        before = self.heard()
+        wait_until(lambda: self.heard() > before + 3, timeout_s=60, what="the two talk on")
+        lines = self._db.run("wc -l < /tmp/heard", check=True).stdout.split()
+        return abs(int(lines[-1]) - self.heard()) <= 1
+
+
+def _only_esp(pair: Pair, mark: int) -> None:
+    """Between the hosts there was ESP, and TCP of the peer service; nothing with a port of links."""
+    frames = pair.lab.wire.since(mark)
+    assert any(frame.kind is Kind.ESP for frame in frames)
+    strange = [frame for frame in frames if frame.kind not in (Kind.ESP, Kind.TCP, Kind.ARP, Kind.ICMP6)]
+    assert not strange, strange[:3]
+    sent = sum(len(frame.raw) for frame in frames if frame.kind is Kind.ESP)
+    clear = sum(len(frame.raw) for frame in frames if frame.kind is Kind.TCP)
+    print(f"ESP {sent >> 10} KiB, peer service {clear >> 10} KiB")
+    assert sent > clear
+
+
+@pytest.fixture
+def at_alpha(pair: Pair) -> VmConsole:
+    """web runs on alpha, and reaches db."""
+    source = pair.until_in_one_place()
+    pair.until_admitted()
+    if source is pair.beta:
+        pair.ask(pair.beta, "vm", "migrate", "web", "alpha")
+        pair.until_admitted()
+    pair.until_reaches(pair.alpha, "web", _DB)
+    return VmConsole(pair.alpha, "web")
+
+
+def test_it_moves_while_it_runs(pair: Pair, at_alpha: VmConsole) -> None:
+    """A TCP connection goes on, memory and disk are there, and the wire has nothing but ESP of it."""
+    at_alpha.run("echo in memory > /tmp/note", check=True)
+    at_alpha.write_marker("written before")
+    talk = Conversation(pair, 9001)
+    talk.begin(at_alpha)
+    mark = pair.lab.wire.mark()
+    told = pair.ask(pair.alpha, "vm", "migrate", "web", "beta", "--live")
+    print(told)
+    assert (told["step"], list(told["parts_ms"])) == ("it is running", _LIVE_PARTS)
+    assert pair.where() == ["beta"]
+    _only_esp(pair, mark)
+    assert talk.goes_on()
+    console = VmConsole(pair.beta, "web")
+    console.wait_ready()
+    assert console.run("cat /tmp/note").stdout.strip() == "in memory"
+    assert console.marker() == "written before"
+    _runs_under_its_label(pair, pair.beta)
+    for host in (pair.alpha, pair.beta):
+        assert "shpa" not in host.run("ls /sys/class/net").stdout, "no passage is left"
+    pair.until_admitted()
+
+
+def test_and_comes_back_while_it_runs(pair: Pair) -> None:
+    talk = Conversation(pair, 9002)
+    talk.begin(VmConsole(pair.beta, "web"))
+    told = pair.ask(pair.beta, "vm", "migrate", "web", "alpha", "--live")
+    print(told)
+    assert told["step"] == "it is running"
+    assert (pair.where(), pair.owners()) == (["alpha"], {"alpha"})
+    assert talk.goes_on()
+
+
+@pytest.mark.parametrize("after_s", [1.5, 5.0])
+@pytest.mark.parametrize("at_source", [True, False])
+def test_a_daemon_that_is_killed_in_the_midst_of_a_live_move(
+    pair: Pair, at_alpha: VmConsole, after_s: float, at_source: bool
+) -> None:
+    """It has not lost its memory, wherever it is."""
+    at_alpha.run(f"echo {after_s} {at_source} > /tmp/note", check=True)
+    killed = pair.alpha if at_source else pair.beta
+    pair.kill_daemon_amid(pair.alpha, killed, after_s, live=True)
+    host = pair.until_in_one_place()
+    print(f"web is on {host.name}")
+    assert VmConsole(host, "web").run("cat /tmp/note").stdout.strip() == f"{after_s} {at_source}"
+    pair.until_reaches(host, "web", _DB)
+
+
+def test_a_host_that_loses_its_power_in_the_midst_of_a_live_move(pair: Pair, at_alpha: VmConsole) -> None:
+    """The VM runs on where it is, and its host is told what became of the move."""
+    at_alpha.run("echo still here > /tmp/note", check=True)
+    pair.alpha.run(f"{SHAMON} vm migrate web beta --live >/run/migrate.log 2>&1 & sleep 4")
+    pair.beta.kill()
+    wait_until(
+        lambda: pair.alpha.run("pgrep -f 'vm migrat[e]'", check=False).status != 0,
+        timeout_s=_WITHIN_S,
+        what="the command ends",
+    )
+    print(pair.alpha.run("cat /run/migrate.log").stdout)
+    pair.beta.boot()
+    pair.beta.run("systemctl start shamon.service", timeout_s=240)
+    pair.until_answers(pair.beta)
+    pair.until_admitted()
+    host = pair.until_in_one_place()
+    print(f"web is on {host.name}")
+    if host is pair.alpha:
+        assert VmConsole(pair.alpha, "web").run("cat /tmp/note").stdout.strip() == "still here"
 
 
 def test_a_host_that_is_not_trusted_gets_nothing(pair: Pair) -> None:

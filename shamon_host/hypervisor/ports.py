@@ -195,8 +195,8 @@ class LiveMigration(Protocol):
     """
 
     def start_incoming(self, spec: VmSpec) -> DomainReport:
-        """As `Hypervisor.start_paused`, of a domain that waits for its memory. Until it has that, it cannot be
-        resumed."""
+        """As `Hypervisor.start_paused`, of a domain that waits for its memory. The caller does not resume it before
+        `Receiving.finish` has returned."""
         ...
 
     def receive(self, spec: VmSpec, *, disk: Stream, memory: Stream) -> Receiving:

@@ -14,7 +14,7 @@ from shamon_host.peer.wire import VM_PATHS
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import ON_FAILURE, DaemonWorld, daemon, play
-from tests.unit.daemon.test_migration import MOVES, owner, runs, where
+from tests.unit.daemon.test_migration import MOVES, live_of, owner, runs, where
 
 WEB = VmName("web")
 _ACTS = {
@@ -81,7 +81,7 @@ def never_twice(world: DaemonWorld) -> None:
 
 
 def _watch_starts(world: DaemonWorld, host: MemoryHost) -> None:
-    start, start_incoming, resume = host.hypervisor.start_paused, host.live.start_incoming, host.hypervisor.resume
+    start, start_incoming, resume = host.hypervisor.start_paused, live_of(host).start_incoming, host.hypervisor.resume
     incoming = False
 
     def started(spec: Any) -> Any:
@@ -105,7 +105,7 @@ def _watch_starts(world: DaemonWorld, host: MemoryHost) -> None:
         resume(name)
 
     host.hypervisor.start_paused = started  # type: ignore[method-assign]
-    host.live.start_incoming = started_to_wait  # type: ignore[method-assign]
+    live_of(host).start_incoming = started_to_wait  # type: ignore[method-assign]
     host.hypervisor.resume = resumed  # type: ignore[method-assign]
 
 

@@ -264,21 +264,24 @@ class LinkKernelContract:
         for _ in range(2):
             bench.kernel.apply([OpenPassage(passage=passage)])
             state = bench.kernel.read()
-            assert (state.passages, state.tunnels, state.foreign) == ({passage}, {tunnel}, ())
+            assert state.passages == {passage}
+            assert (state.tunnels, state.foreign) == (frozenset({tunnel}), ())
         with pytest.raises(BackendFailed):
             bench.kernel.apply([OpenPassage(passage=link(bench).passage(gives=not gives))])
         assert bench.kernel.read().passages <= {passage}
         for _ in range(2):
             bench.kernel.apply([ClosePassage(local_port=tunnel.local_port)])
             state = bench.kernel.read()
-            assert (state.passages, state.tunnels) == (frozenset(), {tunnel})
+            assert not state.passages
+            assert state.tunnels == {tunnel}
 
     def test_a_passage_goes_with_its_tunnel(self, bench: Bench) -> None:
         tunnel, passage = link(bench).tunnel, link(bench).passage(gives=True)
         bench.kernel.apply([InstallGuard(), CreateTunnel(tunnel=tunnel), OpenPassage(passage=passage)])
         bench.kernel.apply([DeleteTunnel(local_port=tunnel.local_port)])
         state = bench.kernel.read()
-        assert (state.passages, state.tunnels, state.foreign) == (frozenset(), frozenset(), ())
+        assert not state.passages | state.tunnels
+        assert state.foreign == ()
         bench.kernel.apply([ClosePassage(local_port=tunnel.local_port), CreateTunnel(tunnel=tunnel)])
         bench.kernel.apply([OpenPassage(passage=passage)])
         assert bench.kernel.read().passages == {passage}

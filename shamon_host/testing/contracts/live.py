@@ -100,8 +100,7 @@ class LiveMigrationContract:
         assert move.domain(FIRST).state is DomainState.RUNNING
         move.until(SendingState.STOPPED)
         assert [move.domain(name).state for name in (FIRST, SECOND)] == [DomainState.PAUSED] * 2
-        move.sending.end_disk()
-        move.sending.end_memory()
+        _end(move.sending)
         move.receiving.finish(_PATIENCE_S)
         assert [move.domain(name).state for name in (FIRST, SECOND)] == [DomainState.PAUSED] * 2
         move.bench.hypervisor.destroy(FIRST)
@@ -120,8 +119,7 @@ class LiveMigrationContract:
 
     def test_given_up_when_all_was_sent_it_runs_again(self, move: _Move) -> None:
         move.until(SendingState.STOPPED)
-        move.sending.end_disk()
-        move.sending.end_memory()
+        _end(move.sending)
         move.sending.cancel()
         assert move.bench.until(lambda: move.domain(FIRST).state is DomainState.RUNNING)
 
@@ -131,8 +129,7 @@ class LiveMigrationContract:
         with pytest.raises(BackendFailed):
             move.receiving.finish(_STREAM_S)
         with pytest.raises(BackendFailed):
-            move.sending.end_disk()
-            move.sending.end_memory()
+            _end(move.sending)
         move.sending.cancel()
         assert move.bench.until(lambda: move.domain(FIRST).state is DomainState.RUNNING)
 
@@ -147,3 +144,9 @@ class LiveMigrationContract:
             again.until(SendingState.STOPPED)
         finally:
             again.close()
+
+
+def _end(sending: Sending) -> None:
+    """What is left, in its order."""
+    sending.end_disk()
+    sending.end_memory()

@@ -72,10 +72,14 @@ def add_parsers(commands: Any) -> None:
             leaf.add_argument("--keep-disk", action="store_true", help="move its overlay aside when it would go")
             leaf.set_defaults(run=_quarantine)
 
-    migrate = daemon_command(actions, "migrate", "move it to another host, where it starts again", _migrate)
+    migrate = daemon_command(actions, "migrate", "move it to another host", _migrate)
     migrate.add_argument("name", metavar="VM", help="its name in the policy")
     migrate.add_argument("to", metavar="HOST", help="one of those that the policy lets it move to")
     migrate.add_argument("--reason", default="asked for by the operator", help="for the audit log")
+
+    migrate.add_argument(
+        "--live", action="store_true", help="while it runs; without it, it is stopped here and boots anew there"
+    )
 
     disk = commands.add_parser("disk", help="give the name of a disk to another file")
     adopt = daemon_command(
@@ -260,7 +264,7 @@ def _quarantine(arguments: argparse.Namespace) -> int:
 
 def _migrate(arguments: argparse.Namespace) -> int:
     client, vm = daemon_client(arguments), f"/v1/vms/{quote(arguments.name, safe='')}"
-    move = client.post(f"{vm}/migrate", {"to": arguments.to, "reason": arguments.reason})
+    move = client.post(f"{vm}/migrate", {"to": arguments.to, "reason": arguments.reason, "live": arguments.live})
     told = ""
     while not move["done"]:
         line = _how_it_goes(move)
@@ -275,13 +279,16 @@ def _migrate(arguments: argparse.Namespace) -> int:
     print(f"{printable(move['vm'])}: on {printable(move['to'])}, {printable(move['step'])}")
     print("  ".join(f"{part} {took_ms:.0f} ms" for part, took_ms in move["parts_ms"].items()))
     if move["downtime_ms"]:
-        print(f"downtime {move['downtime_ms'] / 1000:.1f} s")
+        frame = f", its first frame {move['first_frame_ms']:.0f} ms later" if move["first_frame_ms"] else ""
+        print(f"downtime {move['downtime_ms'] / 1000:.1f} s{frame}")
     return 0
 
 
 def _how_it_goes(move: Mapping[str, Any]) -> str:
     line = f"{move['vm']} {move['step']}"
-    if move["disk_bytes"]:
+    if move["live"] and move["sent_bytes"]:
+        line += f": {move['sent_bytes'] // _MIB} MiB"
+    elif move["disk_bytes"]:
         line += f": {move['sent_bytes'] // _MIB} of {move['disk_bytes'] // _MIB} MiB"
     return printable(line)
 

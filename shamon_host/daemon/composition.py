@@ -36,15 +36,17 @@ from shamon_host.daemon.threads import in_thread
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.hypervisor.disk_files import DiskFiles
+from shamon_host.hypervisor.libvirt_live import LibvirtLive
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.overlay_images import LoopbackImages, OverlayImages
-from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images
+from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images, LiveMigration
 from shamon_host.link_agent.divided_kernel import DividedKernel
 from shamon_host.link_agent.remote_kernel import RemoteLinkKernel, connect_to_mac_vm
 from shamon_host.link_agent.setup import CONTROL_PREFIX, HOST_ADDRESS, MAC_VM_ADDRESS, PROXY_PORT
 from shamon_host.links.linux_interfaces import make_control_wire
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
+from shamon_host.links.linux_passage_streams import LinuxPassageStreams
 from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.coalition_ca import read_ca_certificates
 from shamon_host.peer.enrolment import PeerRegistry
@@ -79,6 +81,8 @@ class Platform:
     hypervisor: ClosableHypervisor
     flask: FlaskPolicy | None
     images: Images
+    live: LiveMigration | None = None
+    """None on Xen."""
 
 
 def open_hypervisor(config: HostConfig) -> Platform:
@@ -95,8 +99,10 @@ def open_hypervisor(config: HostConfig) -> Platform:
             flask=XenFlask(control=control, work=config.runtime_dir),
             images=LoopbackImages(images=config.images, directory=OVERLAYS, kept=config.kept),
         )
+    qemu = LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type)
     return Platform(
-        hypervisor=LibvirtQemu(config.libvirt_uri, virt_type=config.virt_type),
+        hypervisor=qemu,
+        live=LibvirtLive(qemu=qemu, directory=config.runtime_dir),
         flask=None,
         images=OverlayImages(images=config.images, directory=OVERLAYS, kept=config.kept),
     )
@@ -166,6 +172,9 @@ async def _run(config: HostConfig) -> int:
                 hypervisor=platform.hypervisor,
                 flask=platform.flask,
                 mac_vm=mac_vm,
+                # A passage is beside a link, in the kernel that holds it: nothing of this host reaches it in a MAC VM.
+                live=platform.live if mac_vm is None else None,
+                passages=LinuxPassageStreams() if platform.live and mac_vm is None else None,
                 images=platform.images,
                 disks=DiskFiles(paths=config.resources),
                 transport=transport,

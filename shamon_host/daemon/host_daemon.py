@@ -21,6 +21,8 @@ from shamon_host.daemon.guest_memory import GuestMemory
 from shamon_host.daemon.guest_questions import GuestAnswers
 from shamon_host.daemon.guest_references import GuestReferenceSource
 from shamon_host.daemon.link_types import LinkTypes
+from shamon_host.daemon.live_arrivals import LiveArrivals
+from shamon_host.daemon.live_departures import LiveDepartures
 from shamon_host.daemon.membership import Members, stored_authorities, take_stored
 from shamon_host.daemon.own_host import OwnHost
 from shamon_host.daemon.peer_policies import PeerPolicies
@@ -109,6 +111,7 @@ class HostDaemon:
             vm_settings=self.vm_settings,
             measured=self.figures.add,
             moving=self._moving,
+            arriving=lambda: self.arrivals.arriving(),  # noqa: PLW0108 which is not there yet
         )
         enforced, links, vms = own.enforced, own.links, own.vms
         self.policies = policies = PeerPolicies(
@@ -231,6 +234,22 @@ class HostDaemon:
             key=backends.record_key,
             own_tpm=self._own_tpm,
             changed=self._on_moved,
+            background=self.background,
+            live=LiveArrivals(
+                name=name,
+                enforced=enforced,
+                admissions=admissions,
+                vms=vms,
+                links=links,
+                live=backends.live,
+                streams=backends.passages,
+                audit=audit,
+                clock=clock,
+                blocking=blocking,
+                background=self.background,
+                wake=self.schedule.wake,
+                changed=self._on_moved,
+            ),
         )
         self.departures = Departures(
             name=name,
@@ -251,6 +270,20 @@ class HostDaemon:
             pending=self._is_pending,
             measured=self.figures.add,
             changed=self._on_moved,
+            live=LiveDepartures(
+                name=name,
+                enforced=enforced,
+                policies=policies,
+                admissions=admissions,
+                vms=vms,
+                links=links,
+                live=backends.live,
+                streams=backends.passages,
+                audit=audit,
+                clock=clock,
+                blocking=blocking,
+                wake=self.schedule.wake,
+            ),
         )
         self.service = PeerService(
             handshaker=handshaker,

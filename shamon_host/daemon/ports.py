@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 from shamon_host.attestation.ports import MeasurementLogs, Tpm
 from shamon_host.daemon.mac_vm_backends import MacVmBackends
 from shamon_host.domain.labels import HostName
-from shamon_host.hypervisor.ports import Disks, FlaskPolicy, Hypervisor, Images
-from shamon_host.links.ports import LinkKernel
+from shamon_host.hypervisor.ports import Disks, FlaskPolicy, Hypervisor, Images, LiveMigration
+from shamon_host.links.ports import LinkKernel, PassageStreams
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
 
@@ -104,6 +104,9 @@ class Backends:
     """Of Xen; None: the hypervisor is QEMU."""
     mac_vm: MacVmBackends | None = None
     """None: the host itself holds its links."""
+    live: LiveMigration | None = None
+    passages: PassageStreams | None = None
+    """Of QEMU; None: VMs of this host do not move while they run."""
     images: Images
     disks: Disks
     transport: PeerTransport

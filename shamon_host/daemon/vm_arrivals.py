@@ -1,4 +1,4 @@
-"""VMs that come to this host: cold migration, as the host that the VM moves to sees it (`peer.move_messages`).
+"""VMs that come to this host: migration, as the host that the VM moves to sees it (`peer.move_messages`).
 
 What comes in lies beside the VM's disk, if it ever had one here, and is nothing to anybody until this host owns the VM:
 by a token that both hosts have signed, written down in one transaction with what is to become of it. Then the disk is
@@ -6,19 +6,22 @@ put in place, and the VM starts like any other: paused, its label read back, and
 
 What is under way lies in the store: `receiving`, `accepted` (this host has signed and the owner may have, so the disk
 stays until it says), `owned` (the VM is this host's, and is not to be started until its disk is in its place) and
-`placed` (it is to be started).
+`placed` (it is to be started). A VM that moves while it runs (`live`, see `live_arrivals`) has no such disk: its domain
+stands still here instead, from `receiving` on, and needs only to be resumed.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
 from shamon_host.daemon.admissions import Admissions
 from shamon_host.daemon.audit_log import AuditLog
+from shamon_host.daemon.background import Background
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.live_arrivals import LiveArrivals, arriving_in
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.vm_owners import VmOwners
@@ -31,10 +34,10 @@ from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.peer.errors import Busy
-from shamon_host.peer.move_messages import MAX_STATE, Abort, Arrived, DiskPart, Handover, Prepare
+from shamon_host.peer.move_messages import MAX_STATE, Abort, Arrived, DiskPart, Handover, Join, Prepare, Receive
 from shamon_host.peer.signed_record import PrivateKey
 from shamon_host.peer.vm_token import countersigned, read_token, token_in
-from shamon_host.peer.wire import VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE, printable
+from shamon_host.peer.wire import VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_JOIN, VM_PREPARE, VM_RECEIVE, printable
 
 ARRIVALS = "vm-arrival"
 
@@ -65,6 +68,8 @@ class Arrivals:
     own_tpm: Callable[[], TpmKind]
     changed: Callable[[], None]
     """Domains, or who owns them, changed."""
+    live: LiveArrivals
+    background: Background
     _turn: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _open: dict[VmName, tuple[HostName, bytes]] = field(init=False, default_factory=dict)
     """VM → from whom its disk comes in, and in which move."""
@@ -73,6 +78,10 @@ class Arrivals:
         """Why this host must not start the VM now; empty where it may."""
         document = self.store.get(ARRIVALS, vm)
         return "its disk is not in its place yet" if document and document["phase"] == Phase.OWNED else ""
+
+    def arriving(self) -> frozenset[VmName]:
+        """VMs of other hosts whose domains wait here."""
+        return frozenset(VmName(name) for name, document in self.store.items(ARRIVALS) if arriving_in(document))
 
     def restore(self) -> tuple[VmName, ...]:
         """At the start of the daemon, before any VM is: finish what an earlier run left, or forget it. Returns the VMs
@@ -94,11 +103,16 @@ class Arrivals:
         """Answer one request of an enrolled peer. Raises ShamonError."""
         if path == VM_DISK:
             return await self._receive(peer, DiskPart.decode(body))
-        if self._turn.locked() and path == VM_PREPARE:
+        if path == VM_JOIN:
+            await self.live.join(peer, Join.decode(body))
+            return b""
+        if self._turn.locked() and path in (VM_PREPARE, VM_RECEIVE):
             raise Busy("another VM is on its way to this host", where=self.name)
         async with self._turn:
             if path == VM_PREPARE:
                 return await self._prepare(peer, Prepare.decode(body))
+            if path == VM_RECEIVE:
+                return await self._begin_live(peer, Receive.decode(body))
             if path == VM_ACCEPT:
                 handover = Handover.decode(body)
                 return await self.blocking(lambda: self._accept(peer, handover))
@@ -143,13 +157,7 @@ class Arrivals:
         def check() -> bool:
             """Whether the clean image is still to be compared with its pin."""
             with self.vms.held():
-                policy = self.enforced.policy
-                if message.policy != policy.digest:
-                    raise Refused("a VM moves between hosts with one policy alone", where=self.name)
-                self._permit(peer, message.vm)
-                document = self.store.get(ARRIVALS, message.vm)
-                if document is not None and document["phase"] in (Phase.OWNED, Phase.PLACED):
-                    raise Busy("an earlier move of the VM is not over here", where=message.vm)
+                document = self._require_free(peer, message.vm, message.policy)
                 return document is None or document["move"] != message.move.hex()
 
         if await self.blocking(check):
@@ -159,8 +167,9 @@ class Arrivals:
 
         def begin() -> None:
             with self.vms.held():
-                document = {"move": message.move.hex(), "from": peer, "phase": Phase.RECEIVING, "size": message.size}
-                self.store.put(ARRIVALS, message.vm, {**document, "accepted": ""})
+                if (self.store.get(ARRIVALS, message.vm) or {}).get("live"):
+                    self._forget(message.vm)
+                self._note_receiving(peer, message.vm, message.move, size=message.size)
                 if message.size:
                     self.vms.images.begin_incoming(message.vm, message.size)
                 else:
@@ -169,6 +178,45 @@ class Arrivals:
         await self.blocking(begin)
         self._open[message.vm] = (peer, message.move)
         return b""
+
+    async def _begin_live(self, peer: HostName, message: Receive) -> bytes:
+        """In place of `_prepare`. Asked again for the same move, it begins again."""
+        vm = message.vm
+
+        def begin() -> None:
+            with self.vms.held():
+                self._require_free(peer, vm, message.policy)
+                self.live.require_possible(message, peer)
+                self._forget(vm)
+                self._note_receiving(peer, vm, message.move, size=0, live=True)
+
+        def lost(reason: str) -> None:
+            self.background.spawn(self._lose(vm, message.move, reason), f"{vm} does not come")
+
+        await self.blocking(begin)
+        try:
+            await self.live.begin(peer, message, lost)
+        except ShamonError as error:
+            await self._lose(vm, message.move, str(error))
+            raise
+        return b""
+
+    async def _lose(self, vm: VmName, move: bytes, reason: str) -> None:
+        """Nothing comes of it any more, and this host has not said that all of it is there."""
+
+        def lose() -> None:
+            with self.vms.held():
+                document = self.store.get(ARRIVALS, vm)
+                if document is None or (document["move"], document["phase"]) != (move.hex(), Phase.RECEIVING):
+                    return
+                self.audit.append("vm.arrival-given-up", vm, {"from": document["from"], "reason": reason})
+                try:
+                    self._forget(vm)
+                except ShamonError as error:
+                    self.audit.append("vm.not-destroyed", vm, {"reason": str(error)})
+
+        await self.blocking(lose)
+        self.changed()
 
     async def _receive(self, peer: HostName, part: DiskPart) -> bytes:
         if self._open.get(part.vm) != (peer, part.move):
@@ -189,6 +237,8 @@ class Arrivals:
             if token_in(document["accepted"].encode("ascii")) != token:
                 raise Refused("another token was accepted for this move", where=vm)
             return str(document["accepted"]).encode("ascii")
+        if document.get("live"):
+            self.live.finish(vm)
         self._open.pop(vm, None)  # nothing more comes in
         found = self.vms.images.incoming_sha256(vm) if document["size"] else ""
         if (token.size, token.disk) != (document["size"], found):
@@ -229,17 +279,23 @@ class Arrivals:
                         envelope,
                         {
                             (ARRIVALS, vm): {**document, "phase": Phase.OWNED},
-                            (VM_DOCUMENTS, vm): self.vms.states.arrived(wanted=token.runs, base=base),
+                            (VM_DOCUMENTS, vm): self.vms.states.arrived(
+                                vm, wanted=token.runs, base=base, runs=bool(document.get("live"))
+                            ),
                         },
                     )
                 self._place(vm)
             return token
 
         token = await self.blocking(own)
+        live = bool((self.store.get(ARRIVALS, token.vm) or {}).get("live"))
         try:
-            return await self.blocking(lambda: self._start(token.vm))
+            arrived = await self.blocking(lambda: self._start(token.vm))
         finally:
             self.changed()
+        if live and arrived.resumed:
+            arrived = replace(arrived, first_frame_ms=await self.live.first_frame_ms(token.vm))
+        return arrived
 
     def _start(self, vm: VmName) -> Arrived:
         """It is this host's, whether it starts or not."""
@@ -304,6 +360,21 @@ class Arrivals:
         if self.enforced.successor is not None:
             raise Refused("a version of the policy is about to come into force", where=self.name)
 
+    def _require_free(self, peer: HostName, vm: VmName, digest: str) -> dict[str, Any] | None:
+        """The VM may come, and no earlier move of it is to be finished here first; what is noted of one that came to
+        nothing. Raises Refused."""
+        if digest != self.enforced.policy.digest:
+            raise Refused("a VM moves between hosts with one policy alone", where=self.name)
+        self._permit(peer, vm)
+        document = self.store.get(ARRIVALS, vm)
+        if document is not None and document["phase"] in (Phase.OWNED, Phase.PLACED):
+            raise Busy("an earlier move of the VM is not over here", where=vm)
+        return document
+
+    def _note_receiving(self, peer: HostName, vm: VmName, move: bytes, *, size: int, live: bool = False) -> None:
+        document = {"move": move.hex(), "from": peer, "phase": Phase.RECEIVING, "size": size, "accepted": ""}
+        self.store.put(ARRIVALS, vm, {**document, **({"live": True} if live else {})})
+
     def _waited_for(self, token: VmToken) -> dict[str, Any]:
         """What was noted of the move by which this token was accepted. Raises Refused."""
         document = self.store.get(ARRIVALS, token.vm)
@@ -317,7 +388,9 @@ class Arrivals:
             document = self.store.get(ARRIVALS, vm)
             if document is None or document["phase"] != Phase.OWNED:
                 return
-            if document["size"]:
+            if document.get("live"):
+                pass  # QEMU wrote it where it is
+            elif document["size"]:
                 entry = self.enforced.policy.vms.get(vm)
                 if entry is None:
                     raise Refused("the policy has the VM no more", where=vm)
@@ -327,9 +400,13 @@ class Arrivals:
             self.store.put(ARRIVALS, vm, {**document, "phase": Phase.PLACED})
 
     def _forget(self, vm: VmName) -> None:
+        """Of a VM that is not this host's. What its domain stands on goes before what is written down of it."""
         self._open.pop(vm, None)
-        self.store.delete(ARRIVALS, vm)
+        document = self.store.get(ARRIVALS, vm)
+        if document is not None and document.get("live"):
+            self.live.discard(vm)
         self.vms.images.discard_incoming(vm)
+        self.store.delete(ARRIVALS, vm)
 
 
 def _detail(token: VmToken) -> dict[str, Any]:

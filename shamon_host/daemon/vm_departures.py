@@ -1,9 +1,10 @@
-"""VMs that this host gives away: cold migration, as the host that owns the VM sees it (`peer.move_messages`).
+"""VMs that this host gives away: migration, as the host that owns the VM sees it (`peer.move_messages`).
 
 The VM is checked here, then asked for there; it is stopped, its disk is sent, and the other host says that all of it is
 there and that it would take it. All this time the VM is this host's, and starts here again if anything fails or this
 daemon dies. One transaction of the database then writes down that it is the other host's (`vm_owners`); from then on it
-never starts here, and the other host is told until it answers. So it is in one place at every moment, whoever dies.
+never starts here, and the other host is told until it answers. So it is in one place at every moment, whoever dies. One
+that moves while it runs (`live_departures`) is copied first and stopped last; all the rest is the same.
 
 What is under way lies in the store: `copying` (ours, not to be started meanwhile), `given` (no longer ours, to be
 told), `kept` (ours, the other host is to be told to forget what came in).
@@ -20,6 +21,7 @@ from shamon_host.daemon.admissions import Admissions
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
+from shamon_host.daemon.live_departures import LiveDepartures
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.ports import Blocking, Clock, Waker
 from shamon_host.daemon.store import Store
@@ -30,7 +32,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.vm_tokens import VmToken
 from shamon_host.hypervisor.durations import Laps, Measured
-from shamon_host.hypervisor.ports import DomainState
+from shamon_host.hypervisor.ports import DomainState, SendingProgress
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.peer.errors import Busy
@@ -61,6 +63,7 @@ class Progress:
 
     vm: VmName
     to: HostName
+    live: bool = False
     step: str = "the two hosts attest each other"
     sent_bytes: int = 0
     disk_bytes: int = 0
@@ -69,18 +72,22 @@ class Progress:
     parts_ms: dict[str, float] = field(default_factory=dict)
     downtime_ms: float = 0.0
     """From before it was stopped until the other host said that it runs."""
+    first_frame_ms: float = 0.0
+    """From then until it sent a frame there; 0 where nobody knows."""
 
     def to_document(self) -> dict[str, Any]:
         """In JSON's types, without the error."""
         return {
             "vm": self.vm,
             "to": self.to,
+            "live": self.live,
             "step": self.step,
             "sent_bytes": self.sent_bytes,
             "disk_bytes": self.disk_bytes,
             "done": self.done,
             "parts_ms": dict(self.parts_ms),
             "downtime_ms": self.downtime_ms,
+            "first_frame_ms": self.first_frame_ms,
         }
 
 
@@ -108,6 +115,7 @@ class Departures:
     measured: Measured
     changed: Callable[[], None]
     """Domains, or who owns them, changed."""
+    live: LiveDepartures
     progress: dict[VmName, Progress] = field(init=False, default_factory=dict)
     _busy: bool = field(init=False, default=False)
 
@@ -116,18 +124,18 @@ class Departures:
         document = self.store.get(DEPARTURES, vm)
         return f"it moves to {document['to']}" if document and document["phase"] == Phase.COPYING else ""
 
-    async def begin(self, vm: VmName, to: HostName, reason: str) -> Progress:
+    async def begin(self, vm: VmName, to: HostName, reason: str, *, live: bool = False) -> Progress:
         """Check that the VM may move, and begin; what becomes of it is in `progress`. Raises Refused, BadInput."""
         if self._busy:
             raise Refused("another VM is being moved from this host", remedy="Wait until that is over.")
         self._busy = True
         try:
             move = secrets.token_bytes(MOVE_BYTES)
-            await self.blocking(lambda: self._begin(vm, to, move, reason))
+            await self.blocking(lambda: self._begin(vm, to, move, reason, live=live))
         except BaseException:
             self._busy = False
             raise
-        progress = self.progress[vm] = Progress(vm=vm, to=to)
+        progress = self.progress[vm] = Progress(vm=vm, to=to, live=live)
         self.background.spawn(self._run(progress, move), f"{vm} moves to {to}")
         return progress
 
@@ -154,11 +162,13 @@ class Departures:
 
     # The steps, in order
 
-    def _begin(self, vm: VmName, to: HostName, move: bytes, reason: str) -> None:
+    def _begin(self, vm: VmName, to: HostName, move: bytes, reason: str, *, live: bool) -> None:
         with self.vms.held():
             self._require_movable(vm)
             self._permit(vm, to)
-            self.audit.append("vm.move", vm, {"to": to, "move": move.hex(), "reason": reason})
+            if live:
+                self.live.require_possible(vm, to)
+            self.audit.append("vm.move", vm, {"to": to, "move": move.hex(), "reason": reason, "live": live})
             document = {"move": move.hex(), "to": to, "phase": Phase.COPYING, "stopped": False, "token": ""}
             self.store.put(DEPARTURES, vm, document)
 
@@ -192,17 +202,10 @@ class Departures:
         vm, to = progress.vm, progress.to
         await self._attested(to)
         laps.lap("attested")
-        progress.step = "asks whether it may come"
-        size = await self.blocking(lambda: self.vms.images.size(vm))
-        await self._prepare(vm, to, move, size)
-        laps.lap("prepared")
-        progress.step = "is stopped"
-        runs, size = await self.blocking(lambda: self._stop(vm, to, move))
-        laps.lap("stopped")
-        progress.step, progress.disk_bytes = "its disk is sent", size
-        await self._prepare(vm, to, move, size)
-        disk = await self._send(progress, move) if size else ""
-        laps.lap("copied")
+        if progress.live:
+            runs, size, disk = await self._copy_live(progress, move, laps)
+        else:
+            runs, size, disk = await self._copy_stopped(progress, move, laps)
         progress.step = "is handed over"
         base = await self.blocking(lambda: self.vms.states.overlay_of(vm))
         token = VmToken(
@@ -223,8 +226,50 @@ class Departures:
         if read_acceptance(acceptance, self.owners.key_of) != token:
             raise NotTrusted("the host accepted another move than this one", where=to)
         laps.lap("accepted")
-        await self.blocking(lambda: self._give(token, move, countersigned(acceptance, self.key)))
+        envelope = countersigned(acceptance, self.key)
+        await self.blocking(lambda: self._give(token, move, envelope, live=progress.live))
         laps.lap("given")
+
+    async def _copy_live(self, progress: Progress, move: bytes, laps: Laps) -> tuple[bool, int, str]:
+        """Whether it should run, and size and digest of a disk that is still to be put in place: there is none."""
+        vm, to = progress.vm, progress.to
+        progress.step = "asks whether it may come, while it runs"
+        await self.live.begin(vm, to, move, self._call)
+        laps.lap("prepared")
+        progress.step = "is copied while it runs"
+        await self.blocking(lambda: self._may_stop(vm, to, move))
+
+        def told(sent: SendingProgress, /) -> None:
+            progress.sent_bytes = sent.disk_bytes + sent.memory_bytes
+
+        await self.live.copied(vm, told)
+        laps.lap("copied")
+        progress.step = "stands still for the rest"
+        await self.live.ended(vm, laps)
+        return True, 0, ""
+
+    def _may_stop(self, vm: VmName, to: HostName, move: bytes) -> None:
+        """From now on it may be found standing still: whoever starts after this daemon lets it run on."""
+        with self.vms.held():
+            self._require_movable(vm)
+            document = self._copying(vm, move)
+            self.store.put(DEPARTURES, vm, {**document, "stopped": True})
+
+    async def _copy_stopped(self, progress: Progress, move: bytes, laps: Laps) -> tuple[bool, int, str]:
+        """Whether it should run, size and digest of its disk."""
+        vm, to = progress.vm, progress.to
+        progress.step = "asks whether it may come"
+        size = await self.blocking(lambda: self.vms.images.size(vm))
+        await self._prepare(vm, to, move, size)
+        laps.lap("prepared")
+        progress.step = "is stopped"
+        runs, size = await self.blocking(lambda: self._stop(vm, to, move))
+        laps.lap("stopped")
+        progress.step, progress.disk_bytes = "its disk is sent", size
+        await self._prepare(vm, to, move, size)
+        disk = await self._send(progress, move) if size else ""
+        laps.lap("copied")
+        return runs, size, disk
 
     async def _attested(self, to: HostName) -> None:
         """The other host proves itself now, not only within its lease. Raises Refused where it does not in time."""
@@ -270,13 +315,13 @@ class Departures:
             progress.sent_bytes = offset + length
         return digest.hexdigest()
 
-    def _give(self, token: VmToken, move: bytes, envelope: bytes) -> None:
+    def _give(self, token: VmToken, move: bytes, envelope: bytes, *, live: bool) -> None:
         """The one moment: until `take` has returned the VM is this host's."""
         vm, to = token.vm, token.owner
         with self.vms.held():
-            self._require_movable(vm)
-            document = self._copying(vm, move)
-            if self.vms.states.find(vm) is not None or (vm in self.vms.states.wanted()) is not token.runs:
+            self._require_movable(vm, stands_still=live)
+            document, domain = self._copying(vm, move), self.vms.states.find(vm)
+            if (domain is not None) is not live or (vm in self.vms.states.wanted()) is not token.runs:
                 raise Refused("the VM was started or stopped meanwhile", where=vm)
             if token.policy != self.enforced.policy.digest:
                 raise Refused("the policy changed meanwhile", where=vm)
@@ -284,6 +329,8 @@ class Departures:
             self.audit.append("vm.give", vm, {"to": to, "generation": token.generation, "disk": token.disk})
             given = {**document, "phase": Phase.GIVEN, "token": envelope.decode("ascii")}
             self.owners.take(token, envelope, {(DEPARTURES, vm): given, (VM_DOCUMENTS, vm): None})
+            if live:
+                self.live.gone(vm)
 
     def _copying(self, vm: VmName, move: bytes) -> dict[str, Any]:
         """What is noted of the move. Raises Refused where it is over."""
@@ -299,15 +346,23 @@ class Departures:
             progress.step = arrived.state
             if arrived.resumed:
                 parts = laps.parts_ms
-                before = sum(parts.get(name, 0.0) for name in ("attested", "prepared"))
+                running = ("attested", "prepared", "copied") if progress.live else ("attested", "prepared")
+                progress.first_frame_ms = float(arrived.first_frame_ms)
+                parts["taken"] = round(max(0.0, parts["taken"] - progress.first_frame_ms), 3)
+                before = sum(parts.get(name, 0.0) for name in running)
                 progress.downtime_ms = round(sum(parts.values()) - before, 3)
-                for part, took_ms in {**parts, "downtime": progress.downtime_ms}.items():
-                    self.measured(f"migration: {part}", took_ms)
+                kind = "live migration" if progress.live else "migration"
+                figures = {**parts, "downtime": progress.downtime_ms}
+                if arrived.first_frame_ms:
+                    figures["first frame"] = progress.first_frame_ms
+                for part, took_ms in figures.items():
+                    self.measured(f"{kind}: {part}", took_ms)
 
     # What may be, and what becomes of it
 
-    def _require_movable(self, vm: VmName) -> None:
-        """Nothing is under way with the VM that the other host would not know of. Raises Refused, BadInput."""
+    def _require_movable(self, vm: VmName, *, stands_still: bool = False) -> None:
+        """Nothing is under way with the VM that the other host would not know of. `stands_still`:
+        it was stopped for this. Raises Refused, BadInput."""
         states = self.vms.states
         states.entry(vm)
         self.vms.quarantines.require_kept(vm)
@@ -317,8 +372,8 @@ class Departures:
             why = f"it is in quarantine: {quarantine.reason}"
         elif states.replacing(vm) or states.needs_fresh(vm):
             why = "it is being replaced"
-        elif domain is not None and domain.state is not DomainState.RUNNING:
-            why = "it is suspended"
+        elif domain is not None and (domain.state is DomainState.PAUSED) is not stands_still:
+            why = "it is not suspended, as it was for this" if stands_still else "it is suspended"
         elif self.pending(vm):
             why = "something is still to be done to it, as a peer failed"
         elif self.enforced.successor is not None:
@@ -353,6 +408,10 @@ class Departures:
                 if document is None or document["phase"] != Phase.COPYING:
                     return False
                 self.audit.append("vm.stays", vm, {"to": document["to"], "reason": reason})
+                try:
+                    self.live.cancel(vm)
+                except ShamonError as error:
+                    self.audit.append("vm.not-restored", vm, {"reason": str(error)})
                 self.store.put(DEPARTURES, vm, {**document, "phase": Phase.KEPT})
                 if document["stopped"]:
                     try:

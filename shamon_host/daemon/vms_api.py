@@ -94,7 +94,8 @@ class VmsApi:
         to = HostName(plain_name(text(fields, "to", "?"), "host name"))
         if to == self.daemon.name:
             raise BadInput("the VM is on this host", where=name, expected="another host", found=to)
-        return (await self.daemon.departures.begin(name, to, reason)).to_document()
+        live = flag(fields, "live")
+        return (await self.daemon.departures.begin(name, to, reason, live=live)).to_document()
 
     def _move(self, name: VmName) -> dict[str, Any]:
         """What became of the last move of a VM that this run of the daemon began. Raises what it failed with."""

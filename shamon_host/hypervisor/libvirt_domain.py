@@ -13,6 +13,8 @@ FORGETTING = "+tpm"
 """Behind the name of a VM whose TPM is removed, in the name of the definition that this takes: no VM's name has it."""
 QBOOT = Path("/usr/share/qemu/qboot.rom")
 """Firmware that does nothing but boot a kernel that QEMU hands over; it takes no disk."""
+_QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+ET.register_namespace("qemu", _QEMU_NAMESPACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +25,12 @@ class Platform:
     qboot: bool
 
 
-def domain_xml(spec: VmSpec, platform: Platform) -> str:
+def domain_xml(spec: VmSpec, platform: Platform, *, incoming: bool = False) -> str:
     """The domain as libvirt wants it: its disks, interfaces on their bridges, a serial pty, a static label, no more.
 
-    A guest that crashes is destroyed: what is to follow is decided by the caller, not by the hypervisor.
+    A guest that crashes is destroyed: what is to follow is decided by the caller, not by the hypervisor. `incoming`: it
+    does not boot, but waits for the memory that another machine had; libvirt has no word of its own for that without a
+    connection from another libvirtd.
     """
     root = ET.Element("domain", type=platform.virt_type)
     _text(root, "name", spec.name)
@@ -70,6 +74,10 @@ def domain_xml(spec: VmSpec, platform: Platform) -> str:
         _own_tpm(devices, spec.cid)
     label = ET.SubElement(root, "seclabel", type="static", model="selinux", relabel="yes")
     _text(label, "label", str(spec.context))
+    if incoming:
+        command_line = ET.SubElement(root, f"{{{_QEMU_NAMESPACE}}}commandline")
+        for argument in ("-incoming", "defer"):
+            ET.SubElement(command_line, f"{{{_QEMU_NAMESPACE}}}arg", value=argument)
     return ET.tostring(root, encoding="unicode")
 
 

@@ -61,7 +61,7 @@ class LibvirtDomains(ABC):
         self._lock = threading.Lock()
         self._closing = threading.Event()
         _start_event_thread()
-        with self._connected():
+        with self.connected():
             pass
 
     @abstractmethod
@@ -82,6 +82,10 @@ class LibvirtDomains(ABC):
         """Have the memory of a domain written to a file. Raises libvirt's own error."""
 
     def start_paused(self, spec: VmSpec) -> DomainReport:
+        return self.start(spec, self.domain_xml(spec))
+
+    def start(self, spec: VmSpec, xml: str) -> DomainReport:
+        """Paused, from this XML."""
         for interface in spec.interfaces:
             if not 0 < len(interface.device) <= _TAP_NAME_LIMIT:
                 raise BackendFailed(
@@ -90,26 +94,26 @@ class LibvirtDomains(ABC):
                     expected=f"1 to {_TAP_NAME_LIMIT} characters",
                     found=interface.device[:40],
                 )
-        with self._connected() as connection:
+        with self.connected() as connection:
             with _allowing(libvirt.VIR_ERR_NO_DOMAIN):
                 _refuse_definition(connection.lookupByName(spec.name), spec.name)
-            domain = connection.createXML(self.domain_xml(spec), libvirt.VIR_DOMAIN_START_PAUSED)
+            domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
             return self._report(domain)
 
     def resume(self, name: VmName) -> None:
-        with self._connected() as connection:
+        with self.connected() as connection:
             domain = connection.lookupByName(name)
             if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()
 
     def suspend(self, name: VmName) -> None:
-        with self._connected() as connection:
+        with self.connected() as connection:
             domain = connection.lookupByName(name)
             if domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
                 domain.suspend()
 
     def destroy(self, name: VmName) -> None:
-        with self._connected() as connection, _allowing(libvirt.VIR_ERR_NO_DOMAIN):
+        with self.connected() as connection, _allowing(libvirt.VIR_ERR_NO_DOMAIN):
             domain = connection.lookupByName(name)
             with _allowing(libvirt.VIR_ERR_OPERATION_INVALID):  # it does not run
                 domain.destroy()
@@ -121,7 +125,7 @@ class LibvirtDomains(ABC):
     def dump_memory(self, name: VmName, path: str) -> None:
         if Path(path).exists():
             return
-        with self._connected() as connection, keeping(Path(path), labels=True) as part:
+        with self.connected() as connection, keeping(Path(path), labels=True) as part:
             domain = connection.lookupByName(name)
             for _ in range(_DUMPS):
                 with _allowing(libvirt.VIR_ERR_OPERATION_TIMEOUT):  # libvirt still writes for a daemon that died
@@ -144,7 +148,7 @@ class LibvirtDomains(ABC):
         return self._list()
 
     def _list(self) -> Sequence[DomainReport]:
-        with self._connected() as connection:
+        with self.connected() as connection:
             reports = []
             for domain in self.listed(connection):
                 with _allowing(libvirt.VIR_ERR_NO_DOMAIN):  # it went while the list was read
@@ -153,7 +157,7 @@ class LibvirtDomains(ABC):
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """As the port says; `changed` is also called when libvirtd was restarted, since events may have been missed."""
-        with self._connected():
+        with self.connected():
             self._subscribers.append(changed)
 
     def close(self) -> None:
@@ -167,7 +171,7 @@ class LibvirtDomains(ABC):
             self._connection = None
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def connected(self) -> Iterator[Any]:
         """A living connection; libvirt's errors become BackendFailed."""
         try:
             yield self._living_connection()

@@ -13,7 +13,7 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.libvirt_domain import QBOOT, Platform, domain_xml, tpm_xml
 from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
-from shamon_host.hypervisor.ports import DomainState, VmSpec
+from shamon_host.hypervisor.ports import DomainReport, DomainState, VmSpec
 
 AUTO = "auto"
 
@@ -26,7 +26,7 @@ class LibvirtQemu(LibvirtDomains):
         not answer."""
         super().__init__(uri)
         self._pid_directory = pid_directory
-        with self._connected() as connection:
+        with self.connected() as connection:
             chosen = _virt_type(connection) if virt_type == AUTO else virt_type
         self.platform = Platform(virt_type=chosen, qboot=QBOOT.exists())
 
@@ -36,9 +36,13 @@ class LibvirtQemu(LibvirtDomains):
     def forget_tpm(self, name: VmName, uuid: str) -> None:
         """By a definition with the same UUID, which libvirt removes with its TPM. One that was left behind by a daemon
         that died is taken up."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             domain = connection.defineXML(tpm_xml(name, uuid))
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_TPM)
+
+    def start_incoming(self, spec: VmSpec) -> DomainReport:
+        """As `start_paused`, of a machine that waits for its memory (`libvirt_live`)."""
+        return self.start(spec, domain_xml(spec, self.platform, incoming=True))
 
     def write_memory(self, domain: Any, path: str) -> None:
         """As an ELF core, by QEMU; libvirt gives the file the label of the VM."""

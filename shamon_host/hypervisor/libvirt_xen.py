@@ -90,7 +90,7 @@ class LibvirtXen(LibvirtDomains):
     def _strangers(self) -> Sequence[XenDomain]:
         """Domains that libvirt does not know."""
         there = [domain for domain in self._control.domains() if not domain.dying and not self._is_starting(domain)]
-        with self._connected() as connection:  # read later: one that libvirt has just started is in it
+        with self.connected() as connection:  # read later: one that libvirt has just started is in it
             known = {_DOM0, *(domain.ID() for domain in connection.listAllDomains())}
         return [domain for domain in there if domain.number not in known]
 

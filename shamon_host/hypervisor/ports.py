@@ -1,8 +1,8 @@
 """What this program needs of a hypervisor and of the place where disk images live.
 
-Real: `libvirt_qemu`, on Xen `libvirt_xen` and `xen_flask`; `overlay_images`, `disk_files`. In memory:
-`shamon_host.testing.hypervisor`, `shamon_host.testing.flask`, `shamon_host.testing.images`,
-`shamon_host.testing.disks`.
+Real: `libvirt_qemu` with `libvirt_live`, on Xen `libvirt_xen` and `xen_flask`; `overlay_images`, `disk_files`. In
+memory: `shamon_host.testing.hypervisor`, `shamon_host.testing.live`, `shamon_host.testing.flask`,
+`shamon_host.testing.images`, `shamon_host.testing.disks`.
 All calls are synchronous; the daemon runs them in a worker thread. They raise BackendFailed.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from shamon_host.domain.flask_rules import Access, Question
 from shamon_host.domain.labels import SelinuxContext, VmContext, VmName
+from shamon_host.domain.streams import Stream
 
 
 class DomainState(StrEnum):
@@ -139,6 +140,82 @@ class Hypervisor(Protocol):
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` (from any thread) whenever a domain starts, stops, pauses, resumes or crashes, and when
         somebody gives it a device or takes one away."""
+        ...
+
+
+class SendingState(StrEnum):
+    COPYING = "copying"
+    """The VM runs, its disk and memory are on their way."""
+    STOPPED = "stopped"
+    """Little is left: the VM stands still for it."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendingProgress:
+    """`found`: why it failed, in words."""
+
+    state: SendingState
+    disk_bytes: int = 0
+    """Of the disk, sent so far."""
+    memory_bytes: int = 0
+    found: str = ""
+
+
+class Sending(Protocol):
+    """A VM that is sent while it runs. All raise BackendFailed."""
+
+    def progress(self) -> SendingProgress:
+        """Asked again and again: what is to be done next is done here."""
+        ...
+
+    def end_disk(self) -> None:
+        """The VM is stopped: send what is left of its disk, and end that stream."""
+        ...
+
+    def end_memory(self) -> None:
+        """After that: send what is left of its memory. The domain stands still from then on, until it is destroyed, or
+        resumed because nobody took it."""
+        ...
+
+    def cancel(self) -> None:
+        """It stays: the VM runs again if it was stopped for this, and the streams are closed. Again changes nothing."""
+        ...
+
+
+class Receiving(Protocol):
+    """A VM that comes while it runs elsewhere. All raise BackendFailed."""
+
+    def failed(self) -> str:
+        """Why it cannot come to its end any more, in words; empty while it can."""
+        ...
+
+    def finish(self, timeout_s: float) -> None:
+        """All of its disk and memory is there, the disk durably, and nothing more comes in. It stands still."""
+        ...
+
+    def close(self) -> None:
+        """End the streams. Again changes nothing."""
+        ...
+
+
+class LiveMigration(Protocol):
+    """What a hypervisor that is QEMU does beside `Hypervisor`: send the VMs of this host, and take others'.
+
+    The disk is sent as what the guest sees of it, beyond the clean image below; so both hosts have the same one.
+    """
+
+    def start_incoming(self, spec: VmSpec) -> DomainReport:
+        """As `Hypervisor.start_paused`, of a domain that waits for its memory. The caller does not resume it before
+        `Receiving.finish` has returned."""
+        ...
+
+    def receive(self, spec: VmSpec, *, disk: Stream, memory: Stream) -> Receiving:
+        """Of a domain that was started to wait."""
+        ...
+
+    def send(self, domain: DomainReport, *, disk: Stream, memory: Stream) -> Sending:
+        """Of a domain that runs. What an earlier attempt left is removed first."""
         ...
 
 

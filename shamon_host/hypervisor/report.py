@@ -244,7 +244,7 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
     if entry is None:
         return _claim(ClaimStatus.FAIL, "a domain runs that the policy does not know", where=ascii(domain.name)[:80])
     owner = policy.host_of(domain.name)
-    if owner != host:
+    if owner != host and not _stands_by(domain, host, policy):
         return _claim(
             ClaimStatus.FAIL,
             "a VM runs on another host than the policy says"
@@ -288,6 +288,12 @@ def _mac_vm(value: Mapping[str, Any]) -> ReportedMacVm:
     boot = PinnedBoot(**{each.name: value[each.name] for each in fields(PinnedBoot)})
     name = VmName(plain_name(value["name"], "VM name"))
     return ReportedMacVm(name=name, image_sha256=value["image_sha256"], boot=boot)
+
+
+def _stands_by(domain: ReportedDomain, host: HostName, policy: Policy) -> bool:
+    """A VM of another host that moves while it runs waits here, or has left and is about to be destroyed: it stands
+    still on a host that it may be on."""
+    return domain.state is DomainState.PAUSED and host in policy.hosts_for(domain.name)
 
 
 def _tokens(value: object) -> tuple[bytes, ...]:

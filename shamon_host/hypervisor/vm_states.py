@@ -15,7 +15,7 @@ from shamon_host.domain.labels import HostName, TypeName, VmContext, VmName
 from shamon_host.domain.policy import Policy, Renames, VmEntry
 from shamon_host.domain.replay import renamed
 from shamon_host.hypervisor.guest_tpms import GuestTpm
-from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, Hypervisor
+from shamon_host.hypervisor.ports import RUNNING_STATES, Documents, DomainReport, DomainState, Hypervisor
 from shamon_host.hypervisor.vm_leases import VmLeases
 from shamon_host.hypervisor.vm_quarantine import Quarantine, quarantine_in
 from shamon_host.hypervisor.vm_spec import guest_cid, tap_devices
@@ -80,6 +80,8 @@ class VmStates:
     policy: Callable[[], Policy]
     label_map: Callable[[], LabelMap]
     leases: VmLeases
+    arriving: Callable[[], frozenset[VmName]] = frozenset
+    """VMs of other hosts that wait here for their memory, standing still (live migration)."""
 
     def statuses(self) -> tuple[VmStatus, ...]:
         """Every VM that the policy gives to this host."""
@@ -120,13 +122,20 @@ class VmStates:
 
     def running_types(self) -> frozenset[TypeName]:
         """Types of every VM that runs or is suspended under its label, is not cut off by a quarantine, and is attested
-        if it has to be."""
-        return frozenset(name for status in self._connectable() for name in status.types)
+        if it has to be; and of those that wait here for their memory."""
+        arriving = (name for report in self._arriving() for name in self.policy().label_of(report.name).types)
+        return frozenset({*(name for status in self._connectable() for name in status.types), *arriving})
 
     def taps(self) -> dict[str, TypeName]:
         """Tap → type, for every interface that belongs in a type's bridge now. A type that is no more has none."""
         known = self.label_map().types
-        return {
+        arriving = {
+            interface.device: name
+            for report in self._arriving()
+            for interface, name in zip(report.interfaces, self.policy().interfaces_of(report.name), strict=False)
+            if name in known
+        }
+        return arriving | {
             interface.device: name
             for status in self._connectable()
             if status.domain is not None
@@ -168,6 +177,19 @@ class VmStates:
     def find(self, name: VmName) -> DomainReport | None:
         """The domain of a VM, where it runs or is suspended."""
         return next((report for report in self.active() if report.name == name), None)
+
+    def _arriving(self) -> tuple[DomainReport, ...]:
+        """Domains that wait for their memory, under their label."""
+        names = self.arriving()
+        if not names:
+            return ()
+        return tuple(
+            report
+            for report in self.active()
+            if report.name in names
+            and report.state is DomainState.PAUSED
+            and report.context == self.context(report.name)
+        )
 
     def _connectable(self) -> tuple[VmStatus, ...]:
         return tuple(
@@ -233,11 +255,16 @@ class VmStates:
         document = None if quarantine is None else quarantine.to_document()
         self._change(name, **changes, quarantine=document, quarantined=None)
 
-    @staticmethod
-    def arrived(*, wanted: bool, base: str | None) -> dict[str, Any]:
+    def arrived(self, name: VmName, *, wanted: bool, base: str | None, runs: bool = False) -> dict[str, Any]:
         """The document of a VM that comes from another host, in place of whatever was noted of it here; `base` as for
-        `note_overlay`."""
-        return {"wanted": wanted, **({} if base is None else {"base": base})}
+        `note_overlay`. `runs`: its domain is there, so what that was started with stays noted."""
+        started = {key: value for key, value in self._document(name).items() if runs and key in ("interfaces", "disks")}
+        return {"wanted": wanted, **started, **({} if base is None else {"base": base})}
+
+    def note_incoming(self, name: VmName) -> None:
+        """The overlay of a VM that is not this host's is not whole yet: whatever else starts the VM makes a fresh
+        one."""
+        self._change(name, base=None, fresh=True)
 
     def note_replacing(self, name: VmName, reason: str) -> None:
         """A replacement begins: whatever ends it early, the next start makes a fresh overlay."""

@@ -31,6 +31,7 @@ from shamon_host.hypervisor.ports import (
     Hypervisor,
     Images,
     VmInterface,
+    VmSpec,
     disks_listed,
 )
 from shamon_host.hypervisor.quarantines import NOTHING, Keep, Quarantines
@@ -137,6 +138,41 @@ class VmManager:
             self._hypervisor.resume(name)
             self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
+
+    def start_incoming(self, name: VmName, start: Callable[[VmSpec], DomainReport]) -> VmSpec:
+        """Have a VM of another host started to wait for its memory, on a fresh overlay, its label read back; return
+        what it was started with. Raises NotTrusted (image or label), Refused, BackendFailed; then nothing of it is
+        left."""
+        with self._lock:
+            self.require_enforced()
+            policy = self.states.policy()
+            entry = policy.vms[name]
+            self._hypervisor.destroy(name)
+            self.states.note_incoming(name)
+            try:
+                spec = vm_spec(
+                    policy,
+                    self.states.label_map(),
+                    name,
+                    disk=self.images.fresh_overlay(name, entry.image, policy.images[entry.image].sha256),
+                    disks=(),
+                    settings=self.settings.get(name, VmSettings()),
+                    bridge_of=self.ensure_bridge,
+                )
+                self.states.note_start(name)
+                report = start(spec)
+                self._verify(report)
+                self._require_disks(report)
+            except ShamonError:
+                self.discard_incoming(name)
+                raise
+            return spec
+
+    def discard_incoming(self, name: VmName) -> None:
+        """What was started to wait here goes, with its disk. Raises BackendFailed."""
+        with self._lock:
+            self._hypervisor.destroy(name)
+            self.images.discard(name)
 
     def start_again(self, name: VmName) -> DomainReport | None:
         """Start a VM that is to run and does not, or resume one whose start was cut short; None where it is not to run.
@@ -281,7 +317,8 @@ class VmManager:
         if entry is None:  # judged like any start: somebody started it past this program
             return "vm.stranger", self._decide(policy, name).as_detail()
         owner = policy.host_of(name)
-        expected = self.states.context(name) if owner == self.states.host else None
+        here = owner == self.states.host or self._waits(report)
+        expected = self.states.context(name) if here else None
         if expected is None or report.context != expected:
             words = str(expected or f"to run on {owner}")
             return "vm.mislabelled", {"expected": words, "found": str(report.context)}
@@ -336,7 +373,7 @@ class VmManager:
                 ours.update(before.vms)
 
             def why(report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
-                decision = self._forbidden(policy, report, labels=before is not None)
+                decision = None if self._waits(report) else self._forbidden(policy, report, labels=before is not None)
                 return None if decision is None else ("vm.forbidden", decision.as_detail())
 
             stopped, failed = self._destroy_each([each for each in self.states.active() if each.name in ours], why)
@@ -457,6 +494,16 @@ class VmManager:
         laps.lap("overlay made")
         return overlay
 
+    def _waits(self, report: DomainReport) -> bool:
+        """It is a VM of another host that waits here for its memory, as it may."""
+        policy, name = self.states.policy(), report.name
+        return (
+            report.state is DomainState.PAUSED
+            and name in self.states.arriving()
+            and name in policy.vms
+            and self.states.host in policy.hosts_for(name)
+        )
+
     def _stands_still(self, name: VmName) -> bool:
         quarantine = self.states.quarantine(name)
         return quarantine is not None and quarantine.suspends
@@ -514,17 +561,17 @@ class VmManager:
 
         A label that nobody enforces counts for nothing. Raises NotTrusted.
         """
-        entry = self.states.entry(report.name)
-        wanted = self.states.context(entry.name)
+        name = report.name
+        wanted = self.states.context(name)
         on_xen = isinstance(wanted, FlaskContext)
         mac = "FLASK" if on_xen else "SELinux"
-        decision = monitor.label_vm(self.states.policy(), entry.name, wanted=wanted, found=report.context)
-        self.audit(decision.check, entry.name, decision.as_detail())
+        decision = monitor.label_vm(self.states.policy(), name, wanted=wanted, found=report.context)
+        self.audit(decision.check, name, decision.as_detail())
         if not decision.permitted:
-            self._hypervisor.destroy(entry.name)
+            self._hypervisor.destroy(name)
             raise NotTrusted(
                 "the VM does not run under its label, and was destroyed before it ran",
-                where=entry.name,
+                where=name,
                 expected=str(wanted),
                 found=str(report.context or "no label"),
                 remedy="FLASK must be enforcing, with the policy of this host loaded into Xen: see `shamon status`."
@@ -534,7 +581,7 @@ class VmManager:
         if not report.enforced:
             raise NotTrusted(
                 "the label of the VM binds nobody",
-                where=entry.name,
+                where=name,
                 expected=f"{mac} enforcing",
                 found="permissive",
                 remedy=f"Boot this host again with {mac} enforcing; its peers refuse it until then.",

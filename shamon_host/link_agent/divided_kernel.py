@@ -20,6 +20,7 @@ from shamon_host.links.model import (
     Bridge,
     ClearTapFilter,
     CloseGate,
+    ClosePassage,
     CreateBridge,
     CreateTunnel,
     DeleteBridge,
@@ -30,6 +31,7 @@ from shamon_host.links.model import (
     InstallGuard,
     KernelState,
     OpenGate,
+    OpenPassage,
     Operation,
     SetTapFilter,
 )
@@ -197,7 +199,7 @@ def _place(operation: Operation) -> bool | None:
             return None
         case (
             AddSa() | DeleteSas() | AddSpdEntry() | DeleteSpdEntry() | CreateTunnel() | DeleteTunnel() | OpenGate()
-            | CloseGate()
+            | CloseGate() | OpenPassage() | ClosePassage()
         ):  # fmt: skip
             return False
         case _:

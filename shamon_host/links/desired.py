@@ -15,11 +15,13 @@ from shamon_host.links.model import (
     BRIDGE_PREFIX,
     GUARD_PRIORITY,
     LINK_PRIORITY,
+    PASSAGE_PREFIX,
     PORT_BLOCK,
     PORT_BLOCK_FIRST,
     PORT_BLOCK_MASK,
     TUNNEL_PREFIX,
     Direction,
+    Passage,
     SaId,
     SecurityAssociation,
     SpdEntry,
@@ -48,6 +50,11 @@ def bridge_name(category: int) -> str:
 def device_name(local_port: int) -> str:
     """The l2tpeth device of the link with this local port."""
     return f"{TUNNEL_PREFIX}{local_port - PORT_BLOCK_FIRST}"
+
+
+def passage_name(local_port: int) -> str:
+    """The device of a passage beside the link with this local port."""
+    return f"{PASSAGE_PREFIX}{local_port - PORT_BLOCK_FIRST}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +103,15 @@ class DesiredLink:
             local_port=self.local_port,
             peer_port=self.peer_port,
             context=self.link_context,
+        )
+
+    def passage(self, *, gives: bool) -> Passage:
+        """The one beside it; `gives`: this host gives a VM away over it."""
+        return Passage(
+            interface=passage_name(self.local_port),
+            local_port=self.local_port,
+            peer_port=self.peer_port,
+            gives=gives,
         )
 
     @property
@@ -173,6 +189,8 @@ class DesiredState:
     """Everything wanted; what is not in it goes, except the guard, which nobody can unwant."""
 
     links: tuple[DesiredLink, ...] = ()
+    passages: frozenset[Passage] = frozenset()
+    """Beside links of these that both sides installed."""
     bridges: frozenset[str] = frozenset()
     """One for each type that runs or is carried."""
     gate: Mapping[str, float] = field(default_factory=dict)
@@ -199,6 +217,10 @@ class DesiredState:
                 raise BadInput("a link belongs in the bridge of its type", where=link.device, found=link.bridge)
             if any(sa.id not in link.sa_ids for sa in link.new_sas):
                 raise BadInput("an SA to install is not one of its link's", where=f"{link.peer} {link.type}")
+        beside = {(link.local_port, link.peer_port) for link in self.links if link.attached}
+        for passage in self.passages:
+            if (passage.local_port, passage.peer_port) not in beside:
+                raise BadInput("a passage belongs beside a link that is up", where=passage.interface)
         for tap, bridge in (self.taps or {}).items():
             if bridge not in self.bridges:
                 raise BadInput("a tap belongs in a bridge that is not wanted", where=tap, found=bridge)

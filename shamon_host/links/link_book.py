@@ -164,11 +164,13 @@ class LinkBook:
         with_keys: Callable[[DesiredLink], DesiredLink] = unchanged,
         opening: Mapping[str, float] | None = None,
         without: Collection[HostName] = (),
+        passages: Mapping[tuple[HostName, TypeName], bool] | None = None,
     ) -> DesiredState:
         """What is wanted of the kernel. Without SELinux enforcing that is the guard and the bridges, no link.
 
         `carried_by_vms`: types that need a bridge for VMs. `with_keys` adds the SAs to install now. Of `taps` and
-        `filters`, None is what is not known. `without`: peers whose links are not wanted."""
+        `filters`, None is what is not known. `without`: peers whose links are not wanted.
+        `passages`: peer and type of each → whether this host gives a VM away over it."""
         label_map = self.label_map()
         records = [record for record in self.records if not state.no_links_because and record.peer not in without]
         links = tuple(map(with_keys, self.links(*records)))
@@ -179,6 +181,11 @@ class LinkBook:
         for_vms = {bridge_name(label_map.types[name]) for name in carried_by_vms if name in label_map.types}
         return DesiredState(
             links=links,
+            passages=frozenset(
+                link.passage(gives=passages[link.peer, link.type])
+                for link in links
+                if link.attached and passages and (link.peer, link.type) in passages
+            ),
             bridges=frozenset(for_vms | {link.bridge for link in links}),
             gate=gate,
             opening=opening,

@@ -48,6 +48,9 @@ class LinkCore:
     filters: ToldFilters = field(init=False, default_factory=ToldFilters, repr=False)
     ensured: set[TypeName] = field(init=False, default_factory=set, repr=False)
     """Types whose bridge was asked for by a VM that is not yet seen running."""
+    passages: dict[tuple[HostName, TypeName], bool] = field(init=False, default_factory=dict, repr=False)
+    """Peer and type of each passage that a move needs now → whether this host gives the VM away. Of this run of the
+    daemon alone: the next one closes what it finds."""
     want_rekey: frozenset[HostName] = field(init=False, default=frozenset(), repr=False)
     reserved: dict[HostName, set[int]] = field(init=False, default_factory=dict, repr=False)
     """SPIs that were offered and neither installed nor given back, some of them to a handshake that was cancelled."""
@@ -97,6 +100,7 @@ class LinkCore:
             filters=self.filters.at(now_s),
             with_keys=with_keys,
             opening=opening,
+            passages=self.passages,
         )
 
     def links_wanted(self, found: KernelState) -> DesiredState:

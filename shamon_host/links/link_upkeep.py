@@ -73,6 +73,7 @@ class LinkUpkeep(LinkCore):
                 types={*taps.values(), *self.ensured},
                 taps=taps,
                 filters=filters,
+                passages=self.passages,
             )
 
     def network_state(self) -> bytes:

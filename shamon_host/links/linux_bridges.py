@@ -5,8 +5,9 @@ link's device takes part without its isolated flag, nor one at which it talks to
 """
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.desired import passage_name
 from shamon_host.links.linux_devices import Device, Devices
-from shamon_host.links.model import BRIDGE_PREFIX, TUNNEL_PREFIX, Bridge, Tunnel
+from shamon_host.links.model import BRIDGE_PREFIX, PASSAGE_PREFIX, TUNNEL_PREFIX, Bridge, Tunnel
 
 
 def read_bridges(devices: Devices) -> dict[str, Bridge]:
@@ -33,12 +34,12 @@ def read_bridges(devices: Devices) -> dict[str, Bridge]:
 
 
 def stray_devices(devices: Devices, tunnels: frozenset[Tunnel]) -> tuple[str, ...]:
-    """In words: devices named as a link's that are none."""
-    ours = {tunnel.interface for tunnel in tunnels}
+    """In words: devices named as a link's, or as a passage beside one, that are none."""
+    ours = {name for tunnel in tunnels for name in (tunnel.interface, passage_name(tunnel.local_port))}
     return tuple(
         f"device {name} of kind {device.kind or 'unknown'} is no link's"
         for name, device in sorted(devices.read().items())
-        if name.startswith(TUNNEL_PREFIX) and name not in ours
+        if name.startswith((TUNNEL_PREFIX, PASSAGE_PREFIX)) and name not in ours
     )
 
 

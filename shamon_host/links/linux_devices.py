@@ -34,7 +34,7 @@ from shamon_host.links.linux_netlink import (
 )
 from shamon_host.pyxfrm.attributes import pack_attribute
 
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_GETADDR = 16, 17, 18, 22
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 17, 18, 20, 22
 IFINFO = struct.Struct("=BxHiII")
 """struct ifinfomsg: family, device type, index, flags, which flags to change."""
 IFADDR = struct.Struct("=BBBBI")
@@ -42,6 +42,7 @@ IFADDR = struct.Struct("=BBBBI")
 _IFF_UP = 1
 _NLA_F_NESTED = 0x8000
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_NODAD, _SCOPE_LINK, _LINK_LOCAL_PREFIX = 0x02, 253, 64
 _IFNAME, _MTU, _MASTER, _LINKINFO = 3, 4, 10, 18
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
 _BR_FORWARD_DELAY, _BR_STP_STATE, _BR_MCAST_SNOOPING = 1, 5, 23
@@ -133,6 +134,23 @@ class Devices:
         # IFA_ADDRESS is the peer's on a point-to-point device, where IFA_LOCAL is told too.
         own = (item.get(_IFA_LOCAL, item.get(_IFA_ADDRESS, b"")) for item in found)
         return frozenset(str(ip_address(address)) for address in own if len(address) in (4, 16))
+
+    def addresses_at(self, index: int) -> frozenset[str]:
+        """Addresses of one device, as the kernel prints them."""
+        bodies = (body for body in self._addresses() if IFADDR.unpack_from(body)[4] == index)
+        found = (parse(body, IFADDR.size, "read addresses").get(_IFA_ADDRESS, b"") for body in bodies)
+        return frozenset(str(ip_address(address)) for address in found if len(address) in (4, 16))
+
+    def add_address(self, index: int, address: str) -> None:
+        """A link-local one of IPv6, usable at once. One that is there already stays."""
+        packed = ip_address(address).packed
+        body = IFADDR.pack(socket.AF_INET6, _LINK_LOCAL_PREFIX, _IFA_F_NODAD, _SCOPE_LINK, index)
+        body += pack_attribute(_IFA_LOCAL, packed) + pack_attribute(_IFA_ADDRESS, packed)
+        try:
+            self._route.request(RTM_NEWADDR, body, operation=f"add address {address}", flags=NLM_F_CREATE | NLM_F_EXCL)
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
 
     def create_bridge(self, name: str) -> None:
         """Down, without STP and multicast snooping: it forwards from the first moment that it is up."""

@@ -38,6 +38,7 @@ from shamon_host.links.model import (
     AttachPort,
     ClearTapFilter,
     CloseGate,
+    ClosePassage,
     CreateBridge,
     CreateTunnel,
     DeleteBridge,
@@ -48,6 +49,7 @@ from shamon_host.links.model import (
     InstallGuard,
     KernelState,
     OpenGate,
+    OpenPassage,
     Operation,
     SetTapFilter,
 )
@@ -79,6 +81,7 @@ class LinuxLinkKernel:
             sas=sas,
             spd=spd,
             tunnels=tunnels,
+            passages=self._tunnels.read_passages(),
             bridges=read_bridges(self._devices),
             gate=gates_of(rules),
             guard=is_expected(rules),
@@ -145,6 +148,10 @@ class LinuxLinkKernel:
                 self._nft.install()
             case CreateTunnel(tunnel=tunnel):
                 self._tunnels.create(tunnel)
+            case OpenPassage(passage=passage):
+                self._tunnels.open_passage(passage)
+            case ClosePassage(local_port=port):
+                self._tunnels.close_passage(port)
             case CreateBridge(name=name):
                 create_bridge(self._devices, name)
             case DeleteBridge(name=name):

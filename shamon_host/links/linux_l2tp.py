@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.desired import device_name
+from shamon_host.links.desired import device_name, passage_name
 from shamon_host.links.linux_bridge_settings import MTU
 from shamon_host.links.linux_devices import Devices
 from shamon_host.links.linux_fd_store import FdStore
@@ -25,9 +25,10 @@ from shamon_host.links.linux_netlink import (
     pack_text,
     text_of,
 )
-from shamon_host.links.model import PORT_BLOCK, TUNNEL_PREFIX, Tunnel
+from shamon_host.links.linux_passage_devices import ready_passage, set_up_passage
+from shamon_host.links.model import PASSAGE_SESSION, PORT_BLOCK, TUNNEL_PREFIX, Passage, Tunnel
 
-_TUNNEL_CREATE, _TUNNEL_DELETE, _TUNNEL_GET, _SESSION_CREATE, _SESSION_GET = 1, 2, 4, 5, 8
+_TUNNEL_CREATE, _TUNNEL_DELETE, _TUNNEL_GET, _SESSION_CREATE, _SESSION_DELETE, _SESSION_GET = 1, 2, 4, 5, 6, 8
 _PW_TYPE, _ENCAP_TYPE, _L2SPEC_TYPE, _PROTO_VERSION, _IFNAME = 1, 2, 5, 7, 8
 _CONN_ID, _PEER_CONN_ID, _SESSION_ID, _PEER_SESSION_ID = 9, 10, 11, 12
 _FD, _IP_SADDR, _IP_DADDR, _UDP_SPORT, _UDP_DPORT, _IP6_SADDR, _IP6_DADDR = 23, 24, 25, 26, 27, 31, 32
@@ -57,8 +58,16 @@ class _Found:
             (self.version, self.encapsulation) == (_VERSION_3, _ENCAP_UDP)
             and self.local_port == self.tunnel_id
             and self.peer_port == self.peer_tunnel_id
-            and self.sessions == ((self.tunnel_id, self.peer_tunnel_id, device_name(self.tunnel_id)),)
+            and (self.tunnel_id, self.peer_tunnel_id, device_name(self.tunnel_id)) in self.sessions
+            and all(name in (device_name(self.tunnel_id), passage_name(self.tunnel_id)) for _, _, name in self.sessions)
+            and len(self.sessions) == 1 + self.has_passage
         )
+
+    @property
+    def has_passage(self) -> bool:
+        """There is a session beside the link's own, with the ids and the name of a passage."""
+        session, peer = (number | PASSAGE_SESSION for number in (self.tunnel_id, self.peer_tunnel_id))
+        return (session, peer, passage_name(self.tunnel_id)) in self.sessions
 
     def __str__(self) -> str:
         devices = ",".join(name for _, _, name in self.sessions)
@@ -107,6 +116,49 @@ class Tunnels:
             elif found.local_port in PORT_BLOCK or any(name.startswith(TUNNEL_PREFIX) for _, _, name in found.sessions):
                 foreign.append(str(found))
         return frozenset(tunnels), tuple(foreign)
+
+    def read_passages(self) -> frozenset[Passage]:
+        """Beside tunnels with an id of the block. Those that are not as `open_passage` makes them are not whole."""
+        return frozenset(
+            ready_passage(self.devices, found.tunnel_id, found.peer_tunnel_id)
+            for found in self._dump()
+            if found.tunnel_id in PORT_BLOCK and found.has_passage
+        )
+
+    def open_passage(self, passage: Passage) -> None:
+        """Raises BackendFailed, and leaves nothing."""
+        port, peer = passage.local_port, passage.peer_port
+        if passage in self.read_passages():
+            return
+        body = (
+            pack_number(_CONN_ID, port, 4) + pack_number(_SESSION_ID, port | PASSAGE_SESSION, 4)
+            + pack_number(_PEER_SESSION_ID, peer | PASSAGE_SESSION, 4) + pack_number(_PW_TYPE, _PW_TYPE_ETH, 2)
+            + pack_number(_L2SPEC_TYPE, _L2SPEC_DEFAULT, 1) + pack_text(_IFNAME, passage.interface)
+        )  # fmt: skip
+        self._l2tp.request(_SESSION_CREATE, body, operation=f"create session {passage.interface}")
+        try:
+            set_up_passage(self.devices, passage)
+            if passage not in self.read_passages():
+                raise BackendFailed(
+                    "the passage that was read back is not the one that was opened", where=passage.interface
+                )
+        except BackendFailed:
+            self.close_passage(port)
+            raise
+
+    def close_passage(self, port: int) -> None:
+        """Raises BackendFailed where it stays."""
+        try:
+            body = pack_number(_CONN_ID, port, 4) + pack_number(_SESSION_ID, port | PASSAGE_SESSION, 4)
+            self._l2tp.request(_SESSION_DELETE, body, operation=f"delete session {passage_name(port)}")
+        except NetlinkError as error:
+            if error.errno not in _ABSENT:
+                raise
+        deadline = time.monotonic() + _GONE_LIMIT_S
+        while self.devices.exists(passage_name(port)):
+            if time.monotonic() > deadline:
+                raise BackendFailed("a passage does not go away", where=passage_name(port))
+            time.sleep(0.005)
 
     def create(self, tunnel: Tunnel) -> None:
         """Raises BackendFailed, and leaves nothing, also if another tunnel has the id. One that is as wanted stays."""
@@ -157,7 +209,9 @@ class Tunnels:
         # The kernel takes tunnels down in a work queue.
         deadline = time.monotonic() + _GONE_LIMIT_S
         for port in (port for port in ports if port not in failures):
-            while self._find(port) is not None or self.devices.exists(device_name(port)):
+            while self._find(port) is not None or any(
+                map(self.devices.exists, (device_name(port), passage_name(port)))
+            ):
                 if time.monotonic() > deadline:
                     failures[port] = BackendFailed("a tunnel does not go away", where=device_name(port))
                     break
@@ -217,7 +271,10 @@ class Tunnels:
     def _shape(found: _Found) -> Tunnel:
         """`local_port` is the tunnel's id: what it is removed by."""
         return Tunnel(
-            interface=found.sessions[0][2] if found.sessions else device_name(found.tunnel_id),
+            interface=next(
+                (name for _, _, name in found.sessions if name != passage_name(found.tunnel_id)),
+                device_name(found.tunnel_id),
+            ),
             local=found.local,
             remote=found.remote,
             local_port=found.tunnel_id,

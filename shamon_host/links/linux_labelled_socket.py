@@ -1,7 +1,6 @@
 """UDP sockets created under an SELinux context: what lets a link's packets into the SAs of its type, and no others.
 
-The kernel takes the context from the creating thread (`/proc/thread-self/attr/sockcreate`, selinux_socket_create) and
-keeps it with the socket for good; it is read back from the descriptor's inode.
+How the kernel takes the context is in `selinux.sockcreate`; it is read back from the descriptor's inode.
 """
 
 import errno
@@ -14,8 +13,8 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import SelinuxContext
 from shamon_host.links.linux_selinux import LINK_CONDITIONS
 from shamon_host.links.model import Tunnel
+from shamon_host.selinux.sockcreate import creating_under
 
-_SOCKCREATE = "/proc/thread-self/attr/sockcreate"
 _LABEL = "security.selinux"
 _PORT_WAIT_S = 5.0
 """How long a port may still be held by a socket that is being closed: the service manager lets go a moment later."""
@@ -74,27 +73,14 @@ def open_link_socket(tunnel: Tunnel) -> socket.socket:
 
 
 def _create(family: socket.AddressFamily, context: SelinuxContext, where: str) -> socket.socket:
-    """The context is the thread's, not the process's; a newline resets it."""
     try:
-        _set_sockcreate(str(context).encode())
-        try:
+        with creating_under(context):
             return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        finally:
-            _set_sockcreate(b"\n")
     except OSError as error:
         raise BackendFailed(
             "no socket can be made under the label", where=where, expected=str(context), found=str(error),
             remedy="Is the SELinux module loaded, and does this run as shamon_t?",
         ) from None  # fmt: skip
-
-
-def _set_sockcreate(value: bytes) -> None:
-    # One write: the kernel takes each write for a whole context.
-    descriptor = os.open(_SOCKCREATE, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value)
-    finally:
-        os.close(descriptor)
 
 
 def _bind(opened: socket.socket, tunnel: Tunnel) -> None:

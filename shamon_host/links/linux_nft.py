@@ -17,7 +17,14 @@ from ipaddress import ip_address
 from typing import Any
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
+from shamon_host.links.model import (
+    BRIDGE_PREFIX,
+    PASSAGE_PREFIX,
+    PASSAGE_TCP_PORT,
+    PORT_BLOCK,
+    TAP_PREFIX,
+    TUNNEL_PREFIX,
+)
 
 TABLE = "shamon"
 FILTER_TABLE = "shamon-taps"
@@ -48,9 +55,16 @@ def expected_ruleset() -> tuple[Object, ...]:
         ),
         *_guard("out"),
         *_guard("in"),
-        *_chain("inet", "output", [*_devices("oifname", "host_out"), *_to_guard("out")]),
-        *_chain("inet", "input", [*_devices("iifname", "host_in"), *_to_guard("in")]),
-        *_chain("inet", "forward", [*_devices("iifname", "host_forward"), *_devices("oifname", "host_forward")]),
+        *_chain("inet", "output", [
+            *_devices("oifname", "host_out"), *_passages("oifname", "host_out"), *_to_guard("out"),
+        ]),
+        *_chain("inet", "input", [
+            *_devices("iifname", "host_in"), *_passages("iifname", "host_in"), *_to_guard("in"),
+        ]),
+        *_chain("inet", "forward", [
+            *_devices("iifname", "host_forward"), _is_from("iifname", PASSAGE_PREFIX, "host_forward"),
+            *_devices("oifname", "host_forward"), _is_from("oifname", PASSAGE_PREFIX, "host_forward"),
+        ]),
         {"table": {"family": "bridge", "name": TABLE}},
         *({"counter": {"family": "bridge", "table": TABLE, "name": name}} for name in _HOST_COUNTERS[:2]),
         *_chain("bridge", "input", [_is_from("ibrname", BRIDGE_PREFIX, "host_in")]),
@@ -220,6 +234,19 @@ def _guard(way: str) -> list[Object]:
 
 def _devices(key: str, counter: str) -> list[list[Object]]:
     return [_is_from(key, prefix, counter) for prefix in (BRIDGE_PREFIX, TUNNEL_PREFIX, TAP_PREFIX)]
+
+
+def _passages(key: str, counter: str) -> list[list[Object]]:
+    """Between the daemons at both ends of a passage: TCP of one port, and how they find each other's device."""
+    device = match("==", {"meta": {"key": key}}, f"{PASSAGE_PREFIX}*")
+    return [
+        *(
+            [device, match("==", payload("tcp", port), PASSAGE_TCP_PORT), {"accept": None}]
+            for port in ("sport", "dport")
+        ),
+        [device, match("==", {"meta": {"key": "l4proto"}}, "ipv6-icmp"), {"accept": None}],
+        _is_from(key, PASSAGE_PREFIX, counter),
+    ]
 
 
 def _is_from(key: str, prefix: str, counter: str) -> list[Object]:

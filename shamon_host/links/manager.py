@@ -7,9 +7,10 @@ any time, after a restart too. Keys only pass through.
 
 from shamon_host.links.link_ending import LinkEnding
 from shamon_host.links.link_opening import LinkOpening
+from shamon_host.links.link_passages import LinkPassages
 from shamon_host.links.link_upkeep import LinkUpkeep
 
 
-class LinkManager(LinkOpening, LinkEnding, LinkUpkeep):
+class LinkManager(LinkOpening, LinkEnding, LinkUpkeep, LinkPassages):
     """See the module, and those of its parts. Synchronous, and safe to call from any thread. Raises BackendFailed,
     Refused, BadInput."""

@@ -24,6 +24,11 @@ GUARD_PRIORITY = 1000
 BRIDGE_PREFIX = "shbr"
 TUNNEL_PREFIX = "shl2"
 TAP_PREFIX = "shvm"
+PASSAGE_PREFIX = "shpa"
+PASSAGE_SESSION = 0x10000
+"""What is added to a link's port to give the session id of a passage beside it."""
+PASSAGE_TCP_PORT = 4094
+"""Where the host that takes a VM listens in a passage."""
 
 
 class Direction(StrEnum):
@@ -107,6 +112,37 @@ class Tunnel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A second session in the tunnel of a link, for as long as a VM moves over it: what passes has the label, the SAs,
+    the SPD entry and the gate of the link's type.
+
+    Its device is in no bridge. It has one link-local address, and the guard lets TCP to one port of its peer through,
+    and nothing else."""
+
+    interface: str
+    local_port: int
+    """Of the link; session id = local_port + PASSAGE_SESSION."""
+    peer_port: int
+    gives: bool
+    """This host gives the VM away; the other one takes it."""
+    whole: bool = True
+    """False in one that was read and is not as it was made."""
+
+    @property
+    def address(self) -> str:
+        """This host's own."""
+        return _PASSAGE_ADDRESSES[not self.gives]
+
+    @property
+    def peer_address(self) -> str:
+        return _PASSAGE_ADDRESSES[self.gives]
+
+
+_PASSAGE_ADDRESSES = ("fe80::5348:1", "fe80::5348:2")
+"""Of the host that gives a VM away, and of the one that takes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
     """The bridge of a type: no address, IPv6 off, nothing to or from the host. `ports`: interface → isolated flag.
     `faulty`: port → what is set otherwise in it than `AttachPort` sets it (hairpin, for one), in words."""
@@ -130,6 +166,7 @@ class KernelState:
     sas: frozenset[SecurityAssociation] = frozenset()
     spd: frozenset[SpdEntry] = frozenset()
     tunnels: frozenset[Tunnel] = frozenset()
+    passages: frozenset[Passage] = frozenset()
     bridges: Mapping[str, Bridge] = field(default_factory=dict)
     gate: Mapping[str, float] = field(default_factory=dict)
     """Peer's underlay address → seconds until the gate closes."""
@@ -198,6 +235,20 @@ class DeleteTunnel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPassage:
+    """Its link's tunnel is there. One that is as wanted stays."""
+
+    passage: Passage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosePassage:
+    """Of the link with this port. One that is gone already, with its tunnel or by itself, is no error."""
+
+    local_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateBridge:
     name: str
 
@@ -257,6 +308,8 @@ Operation = (
     | DeleteSpdEntry
     | CreateTunnel
     | DeleteTunnel
+    | OpenPassage
+    | ClosePassage
     | CreateBridge
     | DeleteBridge
     | AttachPort

@@ -35,9 +35,12 @@ def pending(
     types: Collection[TypeName],
     taps: Mapping[str, TypeName],
     filters: Mapping[str, TapFilter],
+    passages: Mapping[tuple[HostName, TypeName], bool] | None = None,
 ) -> Pending:
     """`ended`: peers whose links may not go on. `types`: those that need a bridge for VMs. Pure."""
-    desired = book.desired(state, now_s, carried_by_vms=types, taps=taps, filters=filters, without=ended)
+    desired = book.desired(
+        state, now_s, carried_by_vms=types, taps=taps, filters=filters, without=ended, passages=passages
+    )
     return Pending(
         operations=tuple(describe(operation) for operation in plan(desired, state)),
         handshakes=tuple(sorted({link.peer for link in missing_sas(desired, state)})),

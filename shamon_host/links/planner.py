@@ -1,9 +1,9 @@
 """From what is wanted and what is there to what to do: pure, in an order that is safe to stop at any point.
 
-Guard first. Then what must go, from the outside in: gate, filters that let too much through, port off the bridge, SAs,
-tunnel, SPD entries. Then what must come, from the inside out: bridge, SPD entries, receiving SAs, tunnel, sending SAs,
-filters of taps, port in the bridge, gate. So wherever a plan breaks off, nothing is open that was not open before, and
-a plan for the state it left finishes it.
+Guard first. Then what must go, from the outside in: gate, filters that let too much through, port off the bridge,
+passage, SAs, tunnel, SPD entries. Then what must come, from the inside out: bridge, SPD entries, receiving SAs, tunnel,
+sending SAs, passage, filters of taps, port in the bridge, gate. So wherever a plan breaks off, nothing is open that was
+not open before, and a plan for the state it left finishes it.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -18,6 +18,7 @@ from shamon_host.links.model import (
     AttachPort,
     ClearTapFilter,
     CloseGate,
+    ClosePassage,
     CreateBridge,
     CreateTunnel,
     DeleteBridge,
@@ -28,6 +29,7 @@ from shamon_host.links.model import (
     InstallGuard,
     KernelState,
     OpenGate,
+    OpenPassage,
     Operation,
     SaId,
     SecurityAssociation,
@@ -90,7 +92,7 @@ def missing_sas(desired: DesiredState, actual: KernelState) -> tuple[DesiredLink
     )
 
 
-def describe(operation: Operation) -> str:
+def describe(operation: Operation) -> str:  # noqa: PLR0912 one case for each operation
     """An operation in words, for the audit log. Never a key."""
     match operation:
         case InstallGuard():
@@ -115,6 +117,11 @@ def describe(operation: Operation) -> str:
             )
         case DeleteTunnel(local_port=port):
             return f"delete tunnel at port {port}"
+        case OpenPassage(passage=passage):
+            way = "giving" if passage.gives else "taking"
+            return f"open passage {passage.interface}, {way}, beside the link at port {passage.local_port}"
+        case ClosePassage(local_port=port):
+            return f"close the passage beside the link at port {port}"
         case CreateBridge(name=name):
             return f"create bridge {name}"
         case DeleteBridge(name=name):
@@ -197,6 +204,11 @@ def _remove(desired: DesiredState, wanted: _Wanted, actual: KernelState) -> list
         for port in sorted(actual.bridges[bridge].ports)
         if not _belongs(desired, wanted, actual, bridge, port)
     ]
+    operations += [
+        ClosePassage(local_port=passage.local_port)
+        for passage in sorted(actual.passages, key=lambda passage: passage.local_port)
+        if passage not in desired.passages
+    ]
     operations += _delete_sas(wanted.nobodys)
     operations += [
         DeleteTunnel(local_port=tunnel.local_port)
@@ -220,6 +232,11 @@ def _build(desired: DesiredState, wanted: _Wanted, actual: KernelState) -> list[
     missing = {port: tunnel for port, tunnel in wanted.tunnels.items() if tunnel not in actual.tunnels}
     operations += [CreateTunnel(tunnel=tunnel) for tunnel in missing.values()]
     operations += [AddSa(sa=sa) for link, sa in new if sa.destination != link.local]
+    operations += [
+        OpenPassage(passage=passage)
+        for passage in sorted(desired.passages, key=lambda passage: passage.local_port)
+        if passage not in actual.passages or passage.local_port in missing
+    ]
     operations += settle(desired, actual)
     operations += [
         AttachPort(bridge=link.bridge, interface=link.device, isolated=True)

@@ -1,7 +1,8 @@
 """What links need of a kernel.
 
-Real: `linux_kernel` (pyxfrm, L2TP and bridges over netlink, nft). In memory: `shamon_host.testing.kernel`.
-Contract suite: `shamon_host.testing.contracts.kernel`.
+Real: `linux_kernel` (pyxfrm, L2TP and bridges over netlink, nft), `linux_passage_streams`. In memory:
+`shamon_host.testing.kernel`, `shamon_host.testing.passage_streams`. Contract suite:
+`shamon_host.testing.contracts.kernel`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import Protocol
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext
-from shamon_host.links.model import KernelState, Operation
+from shamon_host.domain.streams import Stream
+from shamon_host.links.model import KernelState, Operation, Passage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,4 +95,24 @@ class LinkKernel(Protocol):
 
     def close(self) -> None:
         """Let go of handles. Kernel objects and sockets in the FD store stay."""
+        ...
+
+
+class PassageListener(Protocol):
+    def accept(self, timeout_s: float) -> Stream:
+        """The next connection through the passage. Raises BackendFailed where none comes in time."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PassageStreams(Protocol):
+    """Streams through a passage that is open on both hosts. Synchronous."""
+
+    def listen(self, passage: Passage) -> PassageListener:
+        """As the host that takes a VM. Raises BackendFailed."""
+        ...
+
+    def connect(self, passage: Passage, timeout_s: float) -> Stream:
+        """As the host that gives it. Raises BackendFailed."""
         ...

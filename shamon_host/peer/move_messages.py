@@ -10,19 +10,31 @@
       POST /v1/vm/hand     token             →  the disk is put in place, the VM started
                            ← what became of it
 
+A VM that moves while it runs is not stopped first. In place of `prepare` and `disk` there is
+
+      POST /v1/vm/receive  move, VM, type,   →  as `prepare`; then the VM is started to wait for its memory, and a
+                           secret               passage opened beside the link of this type
+      (connects to the passage: disk, memory)
+      POST /v1/vm/join     move, VM          →  both streams, which began with the secret, go to the VM that waits
+      (sends disk and memory, which stops the VM in the end)
+
+and `accept` means that all of both is there.
+
 Until the owner has signed it may give up (`/v1/vm/abort`); afterwards it says `hand` until that is answered.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.labels import VmName, plain_name
+from shamon_host.domain.labels import TypeName, VmName, plain_name, type_name
 from shamon_host.peer.vm_token import MAX_DISK_BYTES, MAX_TOKEN_ENVELOPE_BYTES
 from shamon_host.peer.wire import MAX_DISK_PART, Fields, encode_object, join, split
 
 MOVE_BYTES = 16
 MAX_STATE = 200
+SECRET_BYTES = 32
+_MAX_FRAME_MS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +59,60 @@ class Prepare:
             vm=VmName(plain_name(fields.text("vm", most=63), "VM name")),
             policy=fields.octets("policy", least=32).hex(),
             size=fields.number("size", least=0, most=MAX_DISK_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receive:
+    """`type`: the one beside whose link the VM crosses. `secret`: 32 bytes by which the two streams are known, for
+    these two hosts alone."""
+
+    move: bytes
+    vm: VmName
+    policy: str
+    type: TypeName
+    secret: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        return encode_object(
+            {
+                "move": self.move.hex(),
+                "vm": self.vm,
+                "policy": self.policy,
+                "type": self.type,
+                "secret": self.secret.hex(),
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises BadInput."""
+        fields = Fields.parse(data, "move", frozenset({"move", "vm", "policy", "type", "secret"}))
+        return cls(
+            move=fields.octets("move", least=MOVE_BYTES),
+            vm=VmName(plain_name(fields.text("vm", most=63), "VM name")),
+            policy=fields.octets("policy", least=32).hex(),
+            type=type_name(fields.text("type", most=127)),
+            secret=fields.octets("secret", least=SECRET_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """The owner has connected both streams."""
+
+    move: bytes
+    vm: VmName
+
+    def encode(self) -> bytes:
+        return encode_object({"move": self.move.hex(), "vm": self.vm})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises BadInput."""
+        fields = Fields.parse(data, "streams of a move", frozenset({"move", "vm"}))
+        return cls(
+            move=fields.octets("move", least=MOVE_BYTES), vm=VmName(plain_name(fields.text("vm", most=63), "VM name"))
         )
 
 
@@ -119,16 +185,22 @@ class Abort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """What became of a VM that was handed over, in words for people; `resumed`: it runs."""
+    """What became of a VM that was handed over, in words for people; `resumed`: it runs. `first_frame_ms`: from then
+    until it sent one; 0 where nobody waited for that, or none came soon."""
 
     resumed: bool
     state: str
+    first_frame_ms: int = 0
 
     def encode(self) -> bytes:
-        return encode_object({"resumed": self.resumed, "state": self.state})
+        return encode_object({"resumed": self.resumed, "state": self.state, "first_frame_ms": self.first_frame_ms})
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises BadInput."""
-        fields = Fields.parse(data, "arrival", frozenset({"resumed", "state"}))
-        return cls(resumed=fields.flag("resumed"), state=fields.text("state", most=MAX_STATE))
+        fields = Fields.parse(data, "arrival", frozenset({"resumed", "state", "first_frame_ms"}))
+        return cls(
+            resumed=fields.flag("resumed"),
+            state=fields.text("state", most=MAX_STATE),
+            first_frame_ms=fields.number("first_frame_ms", least=0, most=_MAX_FRAME_MS),
+        )

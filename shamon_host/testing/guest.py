@@ -1,8 +1,8 @@
 """What runs in a domain of the in-memory hypervisor: a machine that speaks ARP, neighbour discovery and ICMP echo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from shamon_host.testing import frames
 from shamon_host.testing.frames import Frame, Kind
@@ -42,6 +42,8 @@ class MemoryGuest:
     name: str
     addresses: tuple[str, ...]
     running: Callable[[], bool]
+    note: str = ""
+    """In its memory, for tests."""
     _cards: list[_Card] = field(default_factory=list)
     _neighbours: dict[str, _Neighbour] = field(default_factory=dict)
     _replies: set[tuple[str, int]] = field(default_factory=set)
@@ -52,6 +54,21 @@ class MemoryGuest:
         card = _Card(mac=mac, send=send)
         self._cards.append(card)
         return lambda data: self._receive(card, data)
+
+    def memory(self) -> dict[str, object]:
+        """What it knows, in JSON's types."""
+        neighbours = {
+            address: [each.mac.hex(), self._cards.index(each.card)] for address, each in self._neighbours.items()
+        }
+        return {"note": self.note, "identifier": self._identifier, "neighbours": neighbours}
+
+    def load(self, memory: Mapping[str, Any]) -> None:
+        """What another machine with the same cards knew. Raises KeyError, ValueError, IndexError."""
+        self.note, self._identifier = str(memory["note"]), int(memory["identifier"])
+        self._neighbours = {
+            address: _Neighbour(mac=bytes.fromhex(mac), card=self._cards[card])
+            for address, (mac, card) in memory["neighbours"].items()
+        }
 
     def resolve(self, address: str) -> bool:
         """ARP or neighbour discovery, afresh, on each card in turn."""

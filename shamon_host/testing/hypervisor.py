@@ -67,6 +67,8 @@ class MemoryHypervisor:
     """The disks that domains have beside their own."""
     dumps: dict[str, VmName] = field(default_factory=dict)
     """Path → the domain whose memory was written there."""
+    waiting: set[VmName] = field(default_factory=set)
+    """Domains that wait for the memory of another one."""
     flask: MemoryFlask | None = None
     """Of a Xen hypervisor; None: QEMU."""
     appliances: Mapping[VmName, Appliance] = field(default_factory=dict)
@@ -103,6 +105,8 @@ class MemoryHypervisor:
         return self._report(domain)
 
     def resume(self, name: VmName) -> None:
+        if name in self.waiting:
+            raise BackendFailed("the domain waits for its memory", where=name)
         self._require("unpause", name)
         self._set(name, DomainState.RUNNING)
         if name in self.appliances:
@@ -178,6 +182,7 @@ class MemoryHypervisor:
         for domain in self._domains.values():
             self._unplug(domain)
         self._domains.clear()
+        self.waiting.clear()
         self._subscribers.clear()
 
     def forget_subscribers(self) -> None:
@@ -186,6 +191,7 @@ class MemoryHypervisor:
 
     def _end(self, name: VmName) -> None:
         self._unplug(self._domains.pop(name))
+        self.waiting.discard(name)
         self._notify()
 
     def _require(self, permission: str, name: VmName) -> None:

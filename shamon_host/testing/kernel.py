@@ -21,6 +21,7 @@ from shamon_host.links.model import (
     Bridge,
     ClearTapFilter,
     CloseGate,
+    ClosePassage,
     CreateBridge,
     CreateTunnel,
     DeleteBridge,
@@ -31,7 +32,9 @@ from shamon_host.links.model import (
     InstallGuard,
     KernelState,
     OpenGate,
+    OpenPassage,
     Operation,
+    Passage,
     SecurityAssociation,
     SetTapFilter,
     SpdEntry,
@@ -117,6 +120,7 @@ class MemoryKernel:
                 )
                 for interface, socket in self._path.tunnels.values()
             ),
+            passages=frozenset(passage for passage, _ in self._path.passages.values()),
             bridges={
                 name: Bridge(
                     name=name,
@@ -190,6 +194,19 @@ class MemoryKernel:
         if interface not in self._path.taps or len(frame) < ETHERNET_HEADER:
             raise ValueError(f"no VM can send this frame from {interface}")
         self._path.into_bridge(interface, frame)
+
+    # The daemon's side of passages
+
+    def attach_passage(self, local_port: int, receive: Callable[[bytes], None]) -> None:
+        """What comes out of a passage goes there. Raises BackendFailed where there is none."""
+        self._path.attach_passage(local_port, receive)
+
+    def is_attached(self, passage: Passage, receive: Callable[[bytes], None]) -> bool:
+        return self._path.passages.get(passage.local_port) == (passage, receive)
+
+    def send_in_passage(self, local_port: int, data: bytes) -> bool:
+        """False where it is refused on its way, or there is no passage."""
+        return self._path.send_in_passage(local_port, data)
 
     # By hand
 
@@ -323,7 +340,7 @@ class MemoryKernel:
             return BackendFailed("a kernel operation failed", where=describe(operation)[:300], found=str(error))
         return None
 
-    def _apply(self, operation: Operation) -> None:  # noqa: PLR0912 one case for each operation
+    def _apply(self, operation: Operation) -> None:  # noqa: PLR0912, PLR0915 one case for each operation
         match operation:
             case InstallGuard():
                 self._path.guard.install()
@@ -349,6 +366,10 @@ class MemoryKernel:
                 self._create_tunnel(tunnel)
             case DeleteTunnel(local_port=port):
                 self.fd_store.remove(_fd_name(port))
+            case OpenPassage(passage=passage):
+                self._open_passage(passage)
+            case ClosePassage(local_port=port):
+                self._path.close_passage(port)
             case CreateBridge(name=name):
                 if name not in self._path.bridges:
                     mac = b"\x02\x00" + len(self._path.bridges).to_bytes(1, "big") + name.encode()[-3:].rjust(3, b"\0")
@@ -394,11 +415,22 @@ class MemoryKernel:
         self.fd_store.put(_fd_name(tunnel.local_port), socket)
         self._path.tunnels[tunnel.local_port] = (tunnel.interface, socket)
 
+    def _open_passage(self, passage: Passage) -> None:
+        interface, socket = self._path.tunnels.get(passage.local_port, ("", None))
+        if socket is None or socket.peer_port != passage.peer_port:
+            raise BackendFailed("there is no tunnel for the passage", where=passage.interface, found=interface)
+        held, _ = self._path.passages.get(passage.local_port, (None, None))
+        if held is not None and held != passage:
+            raise BackendFailed("there is another passage in this one's place", where=passage.interface)
+        if held is None:
+            self._path.passages[passage.local_port] = (passage, None)
+
     def _socket_closed(self, socket: LinkSocket) -> None:
         """An L2TP tunnel is deleted with its socket, and its device with it."""
         interface, held = self._path.tunnels.get(socket.local_port, ("", None))
         if held is socket:
             del self._path.tunnels[socket.local_port]
+            self._path.close_passage(socket.local_port)
             self._path.traffic.forget(interface)
             self._detach(interface)
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from shamon_host.links.model import Direction, SaId
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.links.model import PASSAGE_SESSION, Direction, Passage, SaId
 from shamon_host.links.ports import AcquireEvent, ExpireEvent, KernelEvent
 from shamon_host.testing.ip_addresses import family
 from shamon_host.testing.kernel_bridge import ETHERNET_HEADER, MemoryBridge, host_answer
@@ -59,6 +60,8 @@ class PacketPath:
         """Tap → the VM behind it."""
         self.tunnels: dict[int, tuple[str, LinkSocket]] = {}
         """Local port → device and socket."""
+        self.passages: dict[int, tuple[Passage, Callable[[bytes], None] | None]] = {}
+        """Local port of a link → the passage beside it, and what takes what comes out of it."""
         self.counters: Counter[str] = Counter()
         self.traffic = MemoryTraffic()
         self._acquired: dict[tuple[str, str, int], float] = {}
@@ -88,6 +91,22 @@ class PacketPath:
             if device == interface:
                 passed = self.send(socket, _L2TP_DATA.pack(0x0003, 0, socket.peer_port, 0) + frame)
                 (self.traffic.sent if passed else self.traffic.not_sent)[interface] += 1
+
+    def attach_passage(self, local_port: int, receive: Callable[[bytes], None]) -> None:
+        if local_port not in self.passages:
+            raise BackendFailed("there is no such passage", where=str(local_port))
+        self.passages[local_port] = (self.passages[local_port][0], receive)
+
+    def close_passage(self, local_port: int) -> None:
+        self.passages.pop(local_port, None)
+
+    def send_in_passage(self, local_port: int, data: bytes) -> bool:
+        """The guard is what keeps it from everybody but the daemon: without it, nothing is sent."""
+        _, socket = self.tunnels.get(local_port, ("", None))
+        if socket is None or local_port not in self.passages or not self.guard.whole:
+            return False
+        header = _L2TP_DATA.pack(0x0003, 0, socket.peer_port | PASSAGE_SESSION, 0)
+        return self.send(socket, header + bytes(ETHERNET_HEADER) + data)
 
     def send(self, socket: LinkSocket, data: bytes) -> bool:
         """A UDP packet of a socket, as of `l2tp_xmit_skb`: SPD and SAD with its label, then nft's output hook, then
@@ -162,7 +181,14 @@ class PacketPath:
             ports[0],
         ):
             return
-        if len(data) < _L2TP_DATA.size + ETHERNET_HEADER or _L2TP_DATA.unpack_from(data)[2] != socket.local_port:
+        if len(data) < _L2TP_DATA.size + ETHERNET_HEADER:
+            return
+        session = _L2TP_DATA.unpack_from(data)[2]
+        if session == socket.local_port | PASSAGE_SESSION:
+            _, receive = self.passages.get(socket.local_port, (None, None))
+            if receive is not None:
+                receive(data[_L2TP_DATA.size + ETHERNET_HEADER :])
+        if session != socket.local_port:
             return
         self.into_bridge(interface, data[_L2TP_DATA.size :])
 

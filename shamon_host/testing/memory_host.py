@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from shamon_host.attestation.attester import directly
 from shamon_host.attestation.evidence import Evidence
@@ -43,10 +44,12 @@ from shamon_host.testing.hypervisor import MemoryGuest, MemoryHypervisor
 from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
+from shamon_host.testing.live import MemoryLive
 from shamon_host.testing.mac_vm import MemoryMacVm
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_key, memory_peer, memory_record
 from shamon_host.testing.network import MemoryNetwork, memory_identity
+from shamon_host.testing.passage_streams import MemoryPassageStreams
 from shamon_host.testing.severable import MemoryServiceManager, SeverableDatabase, SeverableKernel, SeverableTpm
 from shamon_host.testing.story_policy import VM_ADDRESSES
 from shamon_host.testing.wire import MemoryWire
@@ -180,6 +183,8 @@ class MemoryHost:
         self.guests = MemoryGuests(hypervisor=self.hypervisor)
         self.vm_settings = {} if mac_vm is None else {mac_vm: MAC_VM_SETTINGS}
         self.images = MemoryImages(clean={"app": CLEAN_IMAGE, "mac-vm": MAC_VM_IMAGE}, files=dict(MAC_VM_FILES))
+        no_live = on_xen or mac_vm is not None
+        self.live = None if no_live else MemoryLive(hypervisor=self.hypervisor, images=self.images)
         self.machine = MeasuredMachine(clock_s=self.clock.boottime_s)
         self.blocking: Blocking = directly
         """How the next daemon makes calls that block."""
@@ -287,6 +292,8 @@ class MemoryHost:
                 hypervisor=self.hypervisor,
                 flask=self.flask,
                 mac_vm=mac_vm,
+                live=self.live,
+                passages=MemoryPassageStreams(kernel=self.kernel) if self.live else None,
                 images=self.images,
                 disks=self.disks,
                 transport=self._network.transport(identity, registry),
@@ -491,7 +498,7 @@ def boot_image(variant: BootVariant) -> BootImage:
     return good if variant is BootVariant.GOOD else replace(good, cmdline=good.cmdline + " lockdown=none")
 
 
-def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     """What the command line asks the daemon for."""
     match list(arguments):
         case ["status" | "peers" | "vms" | "links" as what]:
@@ -514,8 +521,9 @@ def _request(arguments: Sequence[str]) -> tuple[str, str, dict[str, str]]:
             return "GET", f"/v1/vms/{name}/reference", {}
         case ["vm", "move", name]:
             return "GET", f"/v1/vms/{name}/move", {}
-        case ["vm", "migrate", name, to]:
-            return "POST", f"/v1/vms/{name}/migrate", {"to": to}
+        case ["vm", "migrate", name, to, *options]:
+            fields: dict[str, Any] = {"to": to, **({"live": True} if options else {})}
+            return "POST", f"/v1/vms/{name}/migrate", fields
         case ["vm", action, name]:
             return "POST", f"/v1/vms/{name}/{action}", {}
         case _:

@@ -23,6 +23,7 @@ from shamon_host.links.model import (
     AttachPort,
     ClearTapFilter,
     CloseGate,
+    ClosePassage,
     CreateBridge,
     CreateTunnel,
     DeleteBridge,
@@ -33,6 +34,7 @@ from shamon_host.links.model import (
     Direction,
     InstallGuard,
     OpenGate,
+    OpenPassage,
     Operation,
     SaId,
     SetTapFilter,
@@ -252,6 +254,37 @@ class LinkKernelContract:
         tunnels = {link(bench, number=number).tunnel for number in range(3)}
         bench.kernel.apply([CreateTunnel(tunnel=tunnel) for tunnel in tunnels])
         assert bench.kernel.read().tunnels == tunnels
+
+    @pytest.mark.parametrize("gives", [True, False])
+    def test_a_passage_opens_beside_a_tunnel_and_goes(self, bench: Bench, *, gives: bool) -> None:
+        tunnel, passage = link(bench).tunnel, link(bench).passage(gives=gives)
+        with pytest.raises(BackendFailed):
+            bench.kernel.apply([OpenPassage(passage=passage)])
+        bench.kernel.apply([InstallGuard(), CreateTunnel(tunnel=tunnel)])
+        for _ in range(2):
+            bench.kernel.apply([OpenPassage(passage=passage)])
+            state = bench.kernel.read()
+            assert state.passages == {passage}
+            assert (state.tunnels, state.foreign) == (frozenset({tunnel}), ())
+        with pytest.raises(BackendFailed):
+            bench.kernel.apply([OpenPassage(passage=link(bench).passage(gives=not gives))])
+        assert bench.kernel.read().passages <= {passage}
+        for _ in range(2):
+            bench.kernel.apply([ClosePassage(local_port=tunnel.local_port)])
+            state = bench.kernel.read()
+            assert not state.passages
+            assert state.tunnels == {tunnel}
+
+    def test_a_passage_goes_with_its_tunnel(self, bench: Bench) -> None:
+        tunnel, passage = link(bench).tunnel, link(bench).passage(gives=True)
+        bench.kernel.apply([InstallGuard(), CreateTunnel(tunnel=tunnel), OpenPassage(passage=passage)])
+        bench.kernel.apply([DeleteTunnel(local_port=tunnel.local_port)])
+        state = bench.kernel.read()
+        assert not state.passages | state.tunnels
+        assert state.foreign == ()
+        bench.kernel.apply([ClosePassage(local_port=tunnel.local_port), CreateTunnel(tunnel=tunnel)])
+        bench.kernel.apply([OpenPassage(passage=passage)])
+        assert bench.kernel.read().passages == {passage}
 
     def test_a_bridge_is_sealed_and_goes(self, bench: Bench) -> None:
         name = bridge_name(CATEGORY)

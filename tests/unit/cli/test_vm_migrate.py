@@ -20,6 +20,8 @@ BEGUN = {
     "done": False,
     "parts_ms": {},
     "downtime_ms": 0.0,
+    "first_frame_ms": 0.0,
+    "live": False,
 }
 SENDING = {**BEGUN, "step": "its disk is sent", "sent_bytes": 3 * MIB, "disk_bytes": 9 * MIB}
 PARTS = {"prepared": 20.0, "stopped": 100.4, "copied": 2000.0, "accepted": 30.0, "given": 2.0, "taken": 400.0}
@@ -69,7 +71,7 @@ def test_how_it_goes_and_how_long_it_took(play: Any, capsys: pytest.CaptureFixtu
     daemon = play(BEGUN, BEGUN, SENDING, DONE)
     assert main(["vm", "migrate", "web", "beta", "--reason", "alpha needs a new disk"]) == 0
     printed = capsys.readouterr()
-    assert daemon.asked == [{"to": "beta", "reason": "alpha needs a new disk"}]
+    assert daemon.asked == [{"to": "beta", "reason": "alpha needs a new disk", "live": False}]
     assert printed.err.splitlines() == ["web asks whether it may come", "web its disk is sent: 3 of 9 MiB"]
     assert printed.out.splitlines() == [
         "web: on beta, it is running",
@@ -97,3 +99,22 @@ def test_where_a_vm_is_that_was_moved_away(play: Any, capsys: pytest.CaptureFixt
     play()
     assert main(["vms"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["web", "red", "-", "on", "beta"]
+
+
+def test_how_a_live_move_goes(play: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    copying = {**BEGUN, "live": True, "step": "is copied while it runs", "sent_bytes": 70 * MIB}
+    parts = {
+        "copied": 9000.0,
+        "disk ended": 10.0,
+        "memory ended": 40.0,
+        "accepted": 30.0,
+        "given": 20.0,
+        "taken": 200.0,
+    }
+    done = {**copying, "step": "it is running", "done": True, "parts_ms": parts, "downtime_ms": 300.0}
+    daemon = play(copying, {**done, "first_frame_ms": 80.0})
+    assert main(["vm", "migrate", "web", "beta", "--live"]) == 0
+    printed = capsys.readouterr()
+    assert daemon.asked[0]["live"] is True
+    assert printed.err.splitlines() == ["web is copied while it runs: 70 MiB"]
+    assert printed.out.splitlines()[-1] == "downtime 0.3 s, its first frame 80 ms later"

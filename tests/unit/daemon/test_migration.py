@@ -12,6 +12,7 @@ from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.quarantine import Grade
 from shamon_host.peer.vm_token import countersigned, proposed, token_in
 from shamon_host.peer.wire import VM_PATHS
+from shamon_host.testing.live import MemoryLive
 from shamon_host.testing.memory_ca import memory_key
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request, memory_identity
@@ -53,6 +54,11 @@ async def ended(world: DaemonWorld, source: MemoryHost, vm: str = "web") -> dict
 
     await world.until(over, within_s=60, what="the move is over")
     return dict((await source.ask("vm", "move", vm)).value)
+
+
+def live_of(host: MemoryHost) -> MemoryLive:
+    assert host.live is not None
+    return host.live
 
 
 def runs(host: MemoryHost, vm: str = "web") -> bool:

@@ -19,6 +19,7 @@ HOSTS = ("alpha", "beta", "gamma")
 _hosts = st.sampled_from(HOSTS)
 _steps = st.one_of(
     st.tuples(st.just("move"), _hosts),
+    st.tuples(st.just("move-live"), _hosts),
     st.tuples(st.just("kill"), _hosts),
     st.tuples(st.just("boot"), _hosts),
     st.tuples(st.just("stop"), _hosts),
@@ -54,10 +55,10 @@ def test_wherever_it_goes_it_is_in_one_place(steps: list[tuple[str, str | float]
                 lose = int(which)
             elif what == "wait":
                 await asyncio.sleep(float(which))
-            elif host is not None and what == "move":
+            elif host is not None and what in ("move", "move-live"):
                 for each in world.hosts.values():
                     if each.daemon is not None and owner(each) == each.name != host.name:
-                        await each.ask("vm", "migrate", "web", host.name)
+                        await each.ask("vm", "migrate", "web", host.name, *(["--live"] if what == "move-live" else []))
             elif host is not None:
                 await host.kill_daemon()
                 if what == "boot":

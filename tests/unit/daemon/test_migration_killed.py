@@ -14,15 +14,17 @@ from shamon_host.peer.wire import VM_PATHS
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import ON_FAILURE, DaemonWorld, daemon, play
-from tests.unit.daemon.test_migration import MOVES, owner, runs, where
+from tests.unit.daemon.test_migration import MOVES, live_of, owner, runs, where
 
 WEB = VmName("web")
 _ACTS = {
-    "hypervisor": ("start_paused", "resume", "destroy"),
+    "hypervisor": ("start_paused", "resume", "suspend", "destroy"),
+    "live": ("start_incoming", "receive", "send"),
     "images": ("outgoing", "read", "begin_incoming", "write_incoming", "place_incoming", "discard", "discard_incoming"),
 }
 _MOST_ACTS = 80
 _MARK = "written on alpha"
+_NOTE = "in memory on alpha"
 
 
 @dataclass
@@ -72,17 +74,39 @@ class Fate:
 
 
 def never_twice(world: DaemonWorld) -> None:
-    """From now on a second domain of the VM is noticed when it is started."""
+    """From now on it is noticed when a second domain of the VM is started, but to wait for its memory, or when one runs
+    that is not its host's, or while another one does."""
     for host in world.hosts.values():
-        real = host.hypervisor.start_paused
+        _watch_starts(world, host)
 
-        def start(spec: Any, real: Callable[[Any], Any] = real, host: MemoryHost = host) -> Any:
-            if spec.name == WEB:
-                assert where(world) == [], f"{host.name} starts what runs on {where(world)}"
-                assert host.daemon is None or host.daemon.policy.host_of(WEB) == host.name
-            return real(spec)
 
-        host.hypervisor.start_paused = start  # type: ignore[method-assign]
+def _watch_starts(world: DaemonWorld, host: MemoryHost) -> None:
+    start, start_incoming, resume = host.hypervisor.start_paused, live_of(host).start_incoming, host.hypervisor.resume
+    incoming = False
+
+    def started(spec: Any) -> Any:
+        if spec.name == WEB and not incoming:
+            assert not any(map(runs, world.hosts.values())), f"{host.name} starts what is on {where(world)}"
+            assert host.daemon is None or host.daemon.policy.host_of(WEB) == host.name
+        return start(spec)
+
+    def started_to_wait(spec: Any) -> Any:
+        nonlocal incoming
+        incoming = True
+        try:
+            return start_incoming(spec)
+        finally:
+            incoming = False
+
+    def resumed(name: VmName) -> None:
+        if name == WEB:
+            assert not any(runs(each) for each in world.hosts.values() if each is not host)
+            assert host.daemon is None or host.daemon.policy.host_of(WEB) == host.name
+        resume(name)
+
+    host.hypervisor.start_paused = started  # type: ignore[method-assign]
+    live_of(host).start_incoming = started_to_wait  # type: ignore[method-assign]
+    host.hypervisor.resume = resumed  # type: ignore[method-assign]
 
 
 async def settled(world: DaemonWorld) -> str:
@@ -101,12 +125,16 @@ async def settled(world: DaemonWorld) -> str:
     return where(world)[0]
 
 
-async def checked(world: DaemonWorld, place: str, *, booted: bool = False) -> None:
+async def checked(world: DaemonWorld, place: str, *, booted: bool = False, live: bool = False) -> None:
     """It has its disk, or a clean one where the host that it is on booted without having been stopped; and the hosts
     trust each other."""
     here, there = (world.alpha, world.beta) if place == "alpha" else (world.beta, world.alpha)
     assert here.images.overlays["/overlays/web.qcow2"].written in ((_MARK, "") if booted else (_MARK,))
+    if live and not booted:
+        assert here.hypervisor.guest("web").note == _NOTE
     assert there.images.overlay(WEB) is None
+    assert not here.kernel.read().passages | there.kernel.read().passages
+    assert not here.hypervisor.waiting | there.hypervisor.waiting
     assert not there.images.incoming
     assert not here.images.incoming
     await world.admitted("alpha", "beta")
@@ -116,12 +144,13 @@ async def prepared(world: DaemonWorld) -> None:
     await world.boot("alpha", "beta")
     await world.start("alpha", "web")
     await world.alpha.guest("web").write_marker(_MARK)
+    world.alpha.hypervisor.guest("web").note = _NOTE
     await world.admitted("alpha", "beta")
     await asyncio.sleep(1.0)
     never_twice(world)
 
 
-def attempt(who: str, acts: int, *, boots: bool) -> tuple[bool, str]:
+def attempt(who: str, acts: int, *, boots: bool, live: bool) -> tuple[bool, str]:
     """Whether the daemon of `who` died after so many acts, and where the VM is in the end."""
     outcome: list[tuple[bool, str]] = []
 
@@ -136,10 +165,15 @@ def attempt(who: str, acts: int, *, boots: bool) -> tuple[bool, str]:
             return await deliver(request)
 
         world.network.tap = tap
-        await world.alpha.ask("vm", "migrate", "web", "beta")
+        await world.alpha.ask("vm", "migrate", "web", "beta", *(["--live"] if live else []))
 
         async def over() -> bool:
-            return any(fate.dead for fate in fates) or (where(world) == ["beta"] and runs(world.beta))
+            return any(fate.dead for fate in fates) or (
+                where(world) == ["beta"]
+                and runs(world.beta)
+                and not daemon(world.alpha).store.items("vm-departure")
+                and not daemon(world.beta).store.items("vm-arrival")
+            )
 
         await world.until(over, within_s=100, what="the daemon died, or the VM has moved")
         await asyncio.sleep(0.5)
@@ -148,18 +182,19 @@ def attempt(who: str, acts: int, *, boots: bool) -> tuple[bool, str]:
         if died:
             await fate.restart(boots=boots)
         place = await settled(world)
-        await checked(world, place, booted=died and boots and place == who)
+        await checked(world, place, booted=died and boots and place == who, live=live)
         outcome.append((died, place))
 
     play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
     return outcome[0]
 
 
+@pytest.mark.parametrize("live", [False, True], ids=["stopped", "live"])
 @pytest.mark.parametrize("who", ["alpha", "beta"])
-def test_a_daemon_that_dies_before_each_of_its_acts(who: str) -> None:
+def test_a_daemon_that_dies_before_each_of_its_acts(who: str, *, live: bool) -> None:
     places = []
     for acts in range(_MOST_ACTS):
-        died, place = attempt(who, acts, boots=acts % 3 == 2)
+        died, place = attempt(who, acts, boots=acts % 3 == 2, live=live)
         places.append(place)
         if not died:
             break

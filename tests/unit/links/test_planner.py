@@ -20,6 +20,7 @@ from shamon_host.links.model import (
     AttachPort,
     ClearTapFilter,
     CloseGate,
+    ClosePassage,
     CreateBridge,
     CreateTunnel,
     DeleteBridge,
@@ -30,6 +31,7 @@ from shamon_host.links.model import (
     InstallGuard,
     KernelState,
     OpenGate,
+    OpenPassage,
     Operation,
     SaId,
     SetTapFilter,
@@ -109,6 +111,9 @@ def desired_states(draw: st.DrawFn) -> DesiredState:
     opening = {address: seconds for address, seconds in gate.items() if draw(st.booleans())}
     return DesiredState(
         links=tuple(links.values()),
+        passages=frozenset(
+            link.passage(gives=draw(st.booleans())) for link in links.values() if link.attached and draw(st.booleans())
+        ),
         bridges=frozenset(bridges),
         gate=gate,
         opening=opening,
@@ -143,6 +148,7 @@ def leftovers(draw: st.DrawFn) -> tuple[Operation, ...]:
         AddSa(sa=replace(draw(st.sampled_from(link.new_sas)), reqid=draw(st.sampled_from([link.reqid, 1])))),
         AddSpdEntry(entry=replace(entry, priority=draw(st.sampled_from([entry.priority, 7])))),
         CreateTunnel(tunnel=link.tunnel),
+        OpenPassage(passage=link.passage(gives=draw(st.booleans()))),
         CreateBridge(name=link.bridge),
         AttachPort(
             bridge=draw(st.sampled_from(["shbr1", "shbr2"])), interface=link.device, isolated=draw(st.booleans())
@@ -177,6 +183,7 @@ def test_a_plan_is_carried_out_and_then_there_is_nothing_to_do(
     assert plan(replace(desired, opening={}), state) == ()
     assert {sa.id for sa in state.sas} == {sa for link in desired.links for sa in link.sa_ids}
     assert state.tunnels == {link.tunnel for link in desired.links}
+    assert state.passages == desired.passages
     assert set(state.bridges) == desired.bridges
     for bridge in state.bridges.values():
         taps = {tap for tap in bridge.ports if tap in TAPS}
@@ -358,7 +365,10 @@ def test_a_teardown_leaves_nothing_of_one_peer_and_everything_of_the_others(desi
     assert not [entry for entry in after.spd if peer in (entry.source, entry.destination)]
     assert not [tunnel for tunnel in after.tunnels if tunnel.remote == peer]
     assert peer not in after.gate
-    others = replace(desired, links=tuple(link for link in desired.links if link.remote != peer), opening={})
+    links = tuple(link for link in desired.links if link.remote != peer)
+    ports = {link.local_port for link in links}
+    passages = frozenset(passage for passage in desired.passages if passage.local_port in ports)
+    others = replace(desired, links=links, passages=passages, opening={})
     assert plan(replace(others, gate={a: s for a, s in others.gate.items() if a != peer}), after) == ()
     assert after.guard
     assert set(BLOCK_ENTRIES) <= after.spd
@@ -391,6 +401,8 @@ def test_impossible_wishes_are_refused() -> None:
         {"gate": {OWN: float("inf")}},
         {"gate": {OWN: 5.0}, "opening": {OWN: 6.0}},
         {"filters": {"shvm0-0": shut("shvm0-1")}},
+        {"passages": frozenset({link.passage(gives=True)})},
+        {"links": (replace(link, attached=False),), "passages": frozenset({link.passage(gives=True)})},
     ):
         with pytest.raises(BadInput):
             DesiredState(**{"bridges": bridges, **wrong})  # type: ignore[arg-type]
@@ -405,7 +417,7 @@ def _rank(operation: Operation) -> int:  # noqa: PLR0912 one case for each opera
             return 1
         case CloseGate():
             return 2
-        case DetachPort():
+        case DetachPort() | ClosePassage():
             return 3
         case DeleteSas():
             return 4
@@ -423,7 +435,7 @@ def _rank(operation: Operation) -> int:  # noqa: PLR0912 one case for each opera
             return 10
         case CreateTunnel():
             return 11
-        case AddSa():
+        case AddSa() | OpenPassage():
             return 12
         case AttachPort():
             return 14

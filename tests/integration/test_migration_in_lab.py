@@ -1,0 +1,316 @@
+"""VMs that move between two real hosts: libvirt and SELinux let them, their disks and links follow, and whoever dies in
+the midst of it, each is in one place afterwards."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shamon_host.testing.story_policy import VM_ADDRESSES
+from tests.integration.lab.coalition import SHAMON, Coalition
+from tests.integration.lab.console import VmConsole
+from tests.integration.lab.frames import Kind
+from tests.integration.lab.host import LabHost
+from tests.integration.lab.lab import Lab
+from tests.integration.lab.story_world import LAB_TIMING
+from tests.integration.lab.waiting import wait_until
+
+pytestmark = pytest.mark.full
+_CHANGES = (('[vms.web]\nlabel = "red"', '[vms.web]\nlabel = "red"\nmay_move_to = ["beta"]'),)
+_WEB, _DB = VM_ADDRESSES["web"][0], VM_ADDRESSES["db"][0]
+_WITHIN_S = 4 * LAB_TIMING.lease_s
+_LIVE_PARTS = ["attested", "prepared", "copied", "disk ended", "memory ended", "accepted", "given", "taken"]
+_PARTS = ["attested", "prepared", "stopped", "copied", "accepted", "given", "taken"]
+
+
+class Pair:
+    """alpha, whose VM web may move to beta, and beta, which runs db."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        Coalition(lab, timing=LAB_TIMING, hosts=("alpha", "beta"), changes=_CHANGES).found()
+        self.alpha, self.beta = lab.host("alpha"), lab.host("beta")
+        for host in (self.alpha, self.beta):
+            host.run("systemctl enable --now shamon.service", timeout_s=240)
+            self.until_answers(host)
+        for host, vm in ((self.alpha, "web"), (self.beta, "db")):
+            self.ask(host, "vm", "start", vm)
+            VmConsole(host, vm).wait_ready()
+        self.until_admitted()
+
+    def ask(self, host: LabHost, *arguments: str, status: int = 0) -> Any:
+        """What `shamon ... --json` says."""
+        told = host.run(f"{SHAMON} {' '.join(arguments)} --json", check=False, timeout_s=600)
+        assert told.status == status, told.stdout + told.stderr
+        return json.loads(told.stdout)
+
+    def until_answers(self, host: LabHost) -> None:
+        wait_until(
+            lambda: host.run(f"{SHAMON} status", check=False, timeout_s=60).status == 0,
+            timeout_s=180,
+            what=f"the daemon of {host.name} answers",
+        )
+
+    def until_admitted(self) -> None:
+        def admitted() -> bool:
+            return all(
+                [row["state"] for row in self.ask(host, "peers")] == ["admitted"] for host in (self.alpha, self.beta)
+            )
+
+        wait_until(admitted, timeout_s=_WITHIN_S, what="the two hosts admit each other")
+
+    def until_reaches(self, host: LabHost, vm: str, address: str) -> None:
+        console = VmConsole(host, vm)
+        console.wait_ready()
+        wait_until(lambda: console.reaches(address), timeout_s=_WITHIN_S, what=f"{vm} reaches {address}")
+
+    def where(self) -> list[str]:
+        """Hosts with a domain of web, in whatever state."""
+        return [host.name for host in (self.alpha, self.beta) if "web" in host.run("virsh -q list --name").stdout]
+
+    def owners(self) -> set[str]:
+        """Who owns web, as each host says."""
+        return {
+            next(
+                (row["host"] for row in self.ask(host, "vms", "--away") if row["name"] == "web"),
+                host.name if any(row["name"] == "web" for row in self.ask(host, "vms")) else "nobody",
+            )
+            for host in (self.alpha, self.beta)
+        }
+
+    def until_in_one_place(self) -> LabHost:
+        """The host that runs web, and that both say owns it."""
+
+        def found() -> str:
+            where = self.where()
+            return where[0] if len(where) == 1 and self.owners() == set(where) else ""
+
+        host = self.lab.host(wait_until(found, timeout_s=_WITHIN_S, what="web is in one place"))
+        VmConsole(host, "web").wait_ready()
+        return host
+
+    def kill_daemon_amid(self, source: LabHost, killed: LabHost, after_s: float, *, live: bool = False) -> None:
+        """`kill -9` so long after the move from `source` was asked for; systemd starts it again."""
+        to = self.beta if source is self.alpha else self.alpha
+        move = f"{SHAMON} vm migrate web {to.name} {'--live' if live else ''}"
+        source.run(f"{move} >/run/migrate.log 2>&1 & sleep {after_s if killed is source else 0}")
+        if killed is not source:
+            killed.run(f"sleep {after_s}")
+        killed.run("systemctl kill --signal=KILL shamon.service")
+        for host in (self.alpha, self.beta):
+            self.until_answers(host)
+        self.until_admitted()
+
+    def other(self, host: LabHost) -> LabHost:
+        return self.beta if host is self.alpha else self.alpha
+
+
+@pytest.fixture(scope="module")
+def pair(images: Path) -> Iterator[Pair]:
+    with Lab(images) as lab:
+        yield Pair(lab)
+
+
+def _runs_under_its_label(pair: Pair, host: LabHost) -> None:
+    [web] = [row for row in pair.ask(host, "vms") if row["name"] == "web"]
+    pid = host.run("cat /run/libvirt/qemu/web.pid").stdout.strip()
+    label = host.run(f"cat /proc/{pid}/attr/current").stdout.strip("\0\n ")
+    assert (web["state"], web["context"]) == ("running", label)
+    disk = host.run(f"stat -c %C {web['disk']}").stdout.strip()
+    assert disk.split(":", 3)[3] == label.split(":", 3)[3], "the disk has the categories of its machine"
+
+
+def test_it_moves_with_its_disk(pair: Pair) -> None:
+    pair.until_reaches(pair.alpha, "web", _DB)
+    VmConsole(pair.alpha, "web").write_marker("written on alpha")
+    told = pair.ask(pair.alpha, "vm", "migrate", "web", "beta")
+    print(told)
+    assert (told["step"], list(told["parts_ms"])) == ("it is running", _PARTS)
+    assert told["downtime_ms"] > 0
+    assert pair.where() == ["beta"]
+    assert pair.owners() == {"beta"}
+    console = VmConsole(pair.beta, "web")
+    console.wait_ready()
+    assert console.marker() == "written on alpha"
+    _runs_under_its_label(pair, pair.beta)
+    assert pair.alpha.run("ls /var/lib/libvirt/images/shamon").stdout.split() == []
+    pair.until_reaches(pair.beta, "db", _WEB)
+    pair.ask(pair.alpha, "vm", "start", "web", status=2)
+
+
+def test_and_back_again(pair: Pair) -> None:
+    """The link that it needs there comes up by itself, and carries nothing but ESP."""
+    pair.until_admitted()
+    VmConsole(pair.beta, "web").write_marker("written on beta")
+    told = pair.ask(pair.beta, "vm", "migrate", "web", "alpha")
+    print(told)
+    assert told["step"] == "it is running"
+    assert (pair.where(), pair.owners()) == (["alpha"], {"alpha"})
+    mark = pair.lab.wire.mark()
+    pair.until_reaches(pair.alpha, "web", _DB)
+    kinds = {frame.kind for frame in pair.lab.wire.since(mark)}
+    assert Kind.ESP in kinds
+    assert Kind.UDP not in kinds
+    assert VmConsole(pair.alpha, "web").marker() == "written on beta"
+    _runs_under_its_label(pair, pair.alpha)
+
+
+@pytest.mark.parametrize("after_s", [0.7, 2.5])
+@pytest.mark.parametrize("at_source", [True, False])
+def test_a_daemon_that_is_killed_in_the_midst_of_it(pair: Pair, after_s: float, at_source: bool) -> None:
+    source = pair.until_in_one_place()
+    pair.until_admitted()
+    VmConsole(source, "web").write_marker(f"{after_s} {at_source}")
+    pair.kill_daemon_amid(source, source if at_source else pair.other(source), after_s)
+    host = pair.until_in_one_place()
+    print(f"web is on {host.name}, and was on {source.name}")
+    assert VmConsole(host, "web").marker() == f"{after_s} {at_source}"
+    pair.until_reaches(host, "web", _DB)
+
+
+class Conversation:
+    """db asks web for a line over one TCP connection again and again; web's end lives in its memory alone."""
+
+    def __init__(self, pair: Pair, port: int) -> None:
+        self._db, self._port = VmConsole(pair.beta, "db"), port
+
+    def begin(self, web: VmConsole) -> None:
+        web.run("echo 'while read -r line; do echo $line; done' > /tmp/answer", check=True)
+        web.run(f"(nc -l -p {self._port} -e sh /tmp/answer >/dev/null 2>&1 &)", check=True)
+        self._db.run("echo 'n=0; while :; do n=$((n+1)); echo $n; usleep 200000; done' > /tmp/talk", check=True)
+        self._db.run(f"(sh /tmp/talk | nc {_WEB} {self._port} > /tmp/heard 2>&1 &)", check=True)
+        wait_until(lambda: self.heard() > 3, timeout_s=60, what="the two talk")
+
+    def heard(self) -> int:
+        """The last number that came back."""
+        words = self._db.run("tail -n 1 /tmp/heard").stdout.split()
+        return int(words[-1]) if words and words[-1].isdecimal() else 0
+
+    def goes_on(self) -> bool:
+        """The same connection, with nothing missing in what came back."""
+        before = self.heard()
+        wait_until(lambda: self.heard() > before + 3, timeout_s=60, what="the two talk on")
+        lines = self._db.run("wc -l < /tmp/heard", check=True).stdout.split()
+        return abs(int(lines[-1]) - self.heard()) <= 1
+
+
+def _only_esp(pair: Pair, mark: int) -> None:
+    """Between the hosts there was ESP, and TCP of the peer service; nothing with a port of links."""
+    frames = pair.lab.wire.since(mark)
+    assert any(frame.kind is Kind.ESP for frame in frames)
+    strange = [frame for frame in frames if frame.kind not in (Kind.ESP, Kind.TCP, Kind.ARP, Kind.ICMP6)]
+    assert not strange, strange[:3]
+    sent = sum(len(frame.raw) for frame in frames if frame.kind is Kind.ESP)
+    clear = sum(len(frame.raw) for frame in frames if frame.kind is Kind.TCP)
+    print(f"ESP {sent >> 10} KiB, peer service {clear >> 10} KiB")
+    assert sent > clear
+
+
+@pytest.fixture
+def at_alpha(pair: Pair) -> VmConsole:
+    """web runs on alpha, and reaches db."""
+    source = pair.until_in_one_place()
+    pair.until_admitted()
+    if source is pair.beta:
+        pair.ask(pair.beta, "vm", "migrate", "web", "alpha")
+        pair.until_admitted()
+    pair.until_reaches(pair.alpha, "web", _DB)
+    return VmConsole(pair.alpha, "web")
+
+
+def test_it_moves_while_it_runs(pair: Pair, at_alpha: VmConsole) -> None:
+    """A TCP connection goes on, memory and disk are there, and the wire has nothing but ESP of it."""
+    at_alpha.run("echo in memory > /tmp/note", check=True)
+    at_alpha.write_marker("written before")
+    talk = Conversation(pair, 9001)
+    talk.begin(at_alpha)
+    mark = pair.lab.wire.mark()
+    told = pair.ask(pair.alpha, "vm", "migrate", "web", "beta", "--live")
+    print(told)
+    assert (told["step"], list(told["parts_ms"])) == ("it is running", _LIVE_PARTS)
+    assert pair.where() == ["beta"]
+    _only_esp(pair, mark)
+    assert talk.goes_on()
+    console = VmConsole(pair.beta, "web")
+    console.wait_ready()
+    assert console.run("cat /tmp/note").stdout.strip() == "in memory"
+    assert console.marker() == "written before"
+    _runs_under_its_label(pair, pair.beta)
+    for host in (pair.alpha, pair.beta):
+        assert "shpa" not in host.run("ls /sys/class/net").stdout, "no passage is left"
+    pair.until_admitted()
+
+
+def test_and_comes_back_while_it_runs(pair: Pair) -> None:
+    talk = Conversation(pair, 9002)
+    talk.begin(VmConsole(pair.beta, "web"))
+    told = pair.ask(pair.beta, "vm", "migrate", "web", "alpha", "--live")
+    print(told)
+    assert told["step"] == "it is running"
+    assert (pair.where(), pair.owners()) == (["alpha"], {"alpha"})
+    assert talk.goes_on()
+
+
+@pytest.mark.parametrize("after_s", [1.5, 5.0])
+@pytest.mark.parametrize("at_source", [True, False])
+def test_a_daemon_that_is_killed_in_the_midst_of_a_live_move(
+    pair: Pair, at_alpha: VmConsole, after_s: float, at_source: bool
+) -> None:
+    """It has not lost its memory, wherever it is."""
+    at_alpha.run(f"echo {after_s} {at_source} > /tmp/note", check=True)
+    killed = pair.alpha if at_source else pair.beta
+    pair.kill_daemon_amid(pair.alpha, killed, after_s, live=True)
+    host = pair.until_in_one_place()
+    print(f"web is on {host.name}")
+    assert VmConsole(host, "web").run("cat /tmp/note").stdout.strip() == f"{after_s} {at_source}"
+    pair.until_reaches(host, "web", _DB)
+
+
+def test_a_host_that_loses_its_power_in_the_midst_of_a_live_move(pair: Pair, at_alpha: VmConsole) -> None:
+    """The VM runs on where it is, and its host is told what became of the move."""
+    at_alpha.run("echo still here > /tmp/note", check=True)
+    pair.alpha.run(f"{SHAMON} vm migrate web beta --live >/run/migrate.log 2>&1 & sleep 4")
+    pair.beta.kill()
+    wait_until(
+        lambda: pair.alpha.run("pgrep -f 'vm migrat[e]'", check=False).status != 0,
+        timeout_s=_WITHIN_S,
+        what="the command ends",
+    )
+    print(pair.alpha.run("cat /run/migrate.log").stdout)
+    pair.beta.boot()
+    pair.beta.run("systemctl start shamon.service", timeout_s=240)
+    pair.until_answers(pair.beta)
+    pair.until_admitted()
+    host = pair.until_in_one_place()
+    print(f"web is on {host.name}")
+    if host is pair.alpha:
+        assert VmConsole(pair.alpha, "web").run("cat /tmp/note").stdout.strip() == "still here"
+
+
+def test_a_host_that_is_not_trusted_gets_nothing(pair: Pair) -> None:
+    source = pair.until_in_one_place()
+    if source is pair.beta:
+        pair.until_admitted()
+        pair.ask(pair.beta, "vm", "migrate", "web", "alpha")
+    pid = pair.alpha.run("cat /run/libvirt/qemu/web.pid").stdout
+    pair.beta.run("cp /bin/true /usr/local/bin/unknown; date +%N >> /usr/local/bin/unknown")
+    pair.beta.run("/usr/local/bin/unknown", check=False)
+    wait_until(
+        lambda: [row["state"] for row in pair.ask(pair.alpha, "peers")] == ["suspended"],
+        timeout_s=_WITHIN_S,
+        what="beta is suspended",
+    )
+    told = pair.alpha.run(f"{SHAMON} vm migrate web beta", check=False, timeout_s=240)
+    assert told.status != 0
+    assert "beta" in told.stderr, told.stderr
+    assert pair.where() == ["alpha"]
+    assert pair.alpha.run("cat /run/libvirt/qemu/web.pid").stdout == pid, "it was not even stopped"
+
+
+def test_nothing_of_it_was_denied(pair: Pair) -> None:
+    """But the capability that `systemctl` asks for whoever runs it, and does without."""
+    for host in (pair.alpha, pair.beta):
+        denied = [line for line in host.denials() if any(name in line for name in ("shamon_t", "virtd_t", "svirt_t"))]
+        assert [line for line in denied if "sys_resource" not in line] == []

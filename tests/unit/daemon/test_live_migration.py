@@ -1,0 +1,394 @@
+"""Live migration between two hosts: the VM runs on, with its memory, and is in one place at every moment, whoever fails
+when."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shamon_host.domain.errors import Unreachable
+from shamon_host.domain.labels import HostName
+from shamon_host.links.model import PASSAGE_SESSION
+from shamon_host.peer.wire import VM_ACCEPT, VM_HAND, VM_JOIN, VM_PATHS, VM_RECEIVE
+from shamon_host.testing.memory_host import MemoryHost
+from shamon_host.testing.network import Deliver, Request, memory_identity
+from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, ON_FAILURE, XEN, DaemonWorld, daemon, play, records
+from tests.unit.daemon.test_migration import (
+    CONFLICT,
+    KINDS,
+    MOVES,
+    WEB,
+    db_reaches_web,
+    ended,
+    live_of,
+    migrate,
+    owner,
+    runs,
+    where,
+)
+
+KEEP = (ON_FAILURE, 'on_failure = "keep"')
+PARTS = ["attested", "prepared", "copied", "disk ended", "memory ended", "accepted", "given", "taken"]
+
+
+async def migrate_live(world: DaemonWorld, source: MemoryHost, to: str, vm: str = "web") -> dict[str, Any]:
+    begun = await source.ask("vm", "migrate", vm, to, "--live")
+    if begun.exit_code:
+        return dict(begun.value)
+    return await ended(world, source, vm)
+
+
+async def running(world: DaemonWorld, *hosts: str) -> None:
+    """web runs on alpha, with something in its memory and on its disk."""
+    await world.boot("alpha", "beta", *hosts)
+    await world.start("alpha", "web")
+    world.alpha.hypervisor.guest("web").note = "in memory"
+    await world.alpha.guest("web").write_marker("on disk")
+    await world.admitted("alpha", "beta", *hosts)
+
+
+def is_whole(host: MemoryHost) -> bool:
+    """web is there with its memory and its disk."""
+    disk = host.images.overlays["/overlays/web.qcow2"].written
+    return (host.hypervisor.guest("web").note, disk) == ("in memory", "on disk")
+
+
+def nothing_is_left(world: DaemonWorld) -> bool:
+    """No passage, no domain that waits, nothing under way."""
+    hosts = [host for host in world.hosts.values() if host.daemon is not None]
+    return not any(
+        host.kernel.read().passages or host.hypervisor.waiting or any(daemon(host).store.items(kind) for kind in KINDS)
+        for host in hosts
+    )
+
+
+def test_a_vm_moves_while_it_runs() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+        mark = world.mark_wire()
+        answer = await migrate_live(world, world.alpha, "beta")
+        assert answer.get("step") == "it is running", answer
+        assert list(answer["parts_ms"]) == PARTS
+        running_ms = sum(answer["parts_ms"][part] for part in PARTS[:3])
+        assert answer["downtime_ms"] == pytest.approx(sum(answer["parts_ms"].values()) - running_ms)
+        assert answer["sent_bytes"] > 0
+        tally = world.wire_since(mark)
+        assert (tally.clear, tally.esp > 0) == (0, True)
+        assert where(world) == ["beta"]
+        assert is_whole(world.beta)
+        assert world.alpha.images.overlay(WEB) is None
+        await db_runs_and_reaches(world)
+        await world.admitted("alpha", "beta", "gamma")
+        assert {owner(host) for host in world.hosts.values()} == {"beta"}
+        assert nothing_is_left(world)
+        assert any(name.startswith("live migration: ") for name in (await world.alpha.ask("status")).value["figures"])
+
+    play(test, MOVES)
+
+
+async def db_runs_and_reaches(world: DaemonWorld) -> None:
+    await world.start("beta", "db")
+    await db_reaches_web(world)
+
+
+def test_there_and_back_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        assert (await migrate_live(world, world.alpha, "beta"))["step"] == "it is running"
+        await world.admitted("alpha", "beta")
+        await world.beta.guest("web").write_marker("on disk at beta")
+        assert (await migrate_live(world, world.beta, "alpha"))["step"] == "it is running"
+        assert where(world) == ["alpha"]
+        assert world.alpha.hypervisor.guest("web").note == "in memory"
+        assert world.alpha.images.overlays["/overlays/web.qcow2"].written == "on disk at beta"
+        assert [detail["generation"] for detail in records(world.alpha, "vm.own")] == [2]
+        await world.admitted("alpha", "beta")
+
+    play(test, MOVES)
+
+
+def test_while_it_waits_it_stands_still_and_its_host_is_trusted() -> None:
+    """In each message, and in a handshake amid the move: one domain runs, the other one is suspended, and everybody may
+    know."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+        seen: list[tuple[bool, bool]] = []
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path in (VM_RECEIVE, VM_JOIN):
+                seen.append((runs(world.alpha), runs(world.beta)))
+                assert where(world) == ["alpha", "beta"]
+                daemon(world.gamma).schedule.wake_all()
+                daemon(world.beta).watchers.domains_changed()
+                await asyncio.sleep(3.0)
+                assert where(world) == ["alpha", "beta"], "it is nobody's mistake"
+                assert world.beta.daemon is not None
+                refused = (await world.beta.ask("vm", "start", "web")).exit_code
+                assert refused != 0, "it is not beta's yet"
+                await world.admitted("alpha", "beta", "gamma")
+            return answer
+
+        world.network.tap = tap
+        assert (await migrate_live(world, world.alpha, "beta"))["step"] == "it is running"
+        assert seen == [(True, False)] * 2
+        assert not records(world.gamma, "peer.suspend")
+
+    play(test, MOVES)
+
+
+# Refused
+
+
+async def refused(world: DaemonWorld, to: str, words: str, *, runs_on: bool = True) -> None:
+    """Refused for this reason; the VM is where it was, and was never stopped."""
+    answer = await migrate_live(world, world.alpha, to)
+    assert words in str(answer["error"]), answer
+    await asyncio.sleep(15.0)
+    assert where(world) == (["alpha"] if runs_on else [])
+    assert owner(world.alpha) == "alpha"
+    assert nothing_is_left(world)
+    if runs_on:
+        assert runs(world.alpha)
+        assert is_whole(world.alpha)
+
+
+def test_what_would_conflict_there_does_not_move() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await world.start("beta", "spy")
+        await refused(world, "beta", "would run together on beta")
+
+    play(test, MOVES, CONFLICT, KEEP)
+
+
+def test_a_host_that_is_not_admitted_gets_nothing() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        calls = world.count_calls(VM_RECEIVE)
+        await refused(world, "gamma", "gamma is")
+        assert calls == []
+
+    play(test, MOVES, KEEP)
+
+
+def test_a_vm_that_does_not_run_moves_otherwise() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await world.alpha.ask("vm", "stop", "web")
+        await refused(world, "beta", "it does not run", runs_on=False)
+        assert (await migrate(world, world.alpha, "beta"))["step"] == "it is stopped"
+
+    play(test, MOVES)
+
+
+def test_xen_sends_no_memory() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await refused(world, "beta", "only QEMU's VMs move while they run")
+
+    here, there = (MOVES[0], MOVES[1].replace(', "gamma"', "")), ('192.0.2.2"', '192.0.2.2"\nhypervisor = "xen"')
+    play(test, here, XEN, there)
+
+
+def test_a_disk_on_another_clean_image_moves_otherwise() -> None:
+    """Only what is beyond the clean image is sent."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        daemon(world.alpha).own.vms.states.note_overlay(WEB, "00" * 32)
+        await refused(world, "beta", "another clean image")
+
+    play(test, MOVES)
+
+
+def test_another_clean_image_there_is_refused() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        world.beta.images.clean["app"] = b"another image"
+        await refused(world, "beta", "not the pinned one")
+
+    play(test, MOVES, KEEP)
+
+
+# It fails on its way
+
+
+def test_a_copy_that_fails_leaves_it_running() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path == VM_JOIN:
+                send = live_of(world.alpha).send
+
+                def failing(*arguments: Any, **named: Any) -> Any:
+                    sending: Any = send(*arguments, **named)
+                    sending.fails = "the disk is full"
+                    return sending
+
+                live_of(world.alpha).send = failing  # type: ignore[method-assign]
+            return answer
+
+        world.network.tap = tap
+        await refused(world, "beta", "the disk is full")
+
+    play(test, MOVES)
+
+
+def test_a_lease_that_ends_amid_the_copy_ends_the_move() -> None:
+    """Nothing is given up by anybody else: the other host forgets it by itself."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path == VM_JOIN:
+                world.network.cut(ALPHA, BETA)
+                send = live_of(world.alpha).send
+
+                def endless(*arguments: Any, **named: Any) -> Any:
+                    sending: Any = send(*arguments, **named)
+                    sending.looks = -(10**6)
+                    return sending
+
+                live_of(world.alpha).send = endless  # type: ignore[method-assign]
+            return answer
+
+        world.network.tap = tap
+        answer = await migrate_live(world, world.alpha, "beta")
+        assert "not admitted" in str(answer["error"]), answer
+        await asyncio.sleep(60.0)
+        assert where(world) == ["alpha"]
+        assert is_whole(world.alpha)
+        assert runs(world.alpha)
+        assert any("not admitted any more" in detail["reason"] for detail in records(world.beta, "vm.arrival-given-up"))
+        world.network.heal(ALPHA, BETA)
+        world.network.tap = None
+        await world.admitted("alpha", "beta")
+        await asyncio.sleep(30.0)
+        assert nothing_is_left(world)
+
+    play(test, MOVES, KEEP)
+
+
+def test_streams_of_strangers_are_not_taken() -> None:
+    """Whoever gets into the passage does not know the secret."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_RECEIVE:
+                body = request.body.replace(b'"secret":"', b'"secret":"ff')
+                body = body[: body.index(b'"secret":"') + 10 + 64] + body[body.index(b'"secret":"') + 10 + 66 :]
+                request = replace(request, body=body)
+            return await deliver(request)
+
+        world.network.tap = tap
+        await refused(world, "beta", "is a stranger's")
+
+    play(test, MOVES)
+
+
+def test_messages_of_others_change_nothing() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+        refusals: list[str] = []
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path in (VM_JOIN, VM_ACCEPT) and request.caller.host == ALPHA:
+                try:
+                    await deliver(replace(request, caller=memory_identity(GAMMA)))
+                except Exception as error:  # noqa: BLE001 any of them
+                    refusals.append(str(error))
+            return await deliver(request)
+
+        world.network.tap = tap
+        assert (await migrate_live(world, world.alpha, "beta"))["step"] == "it is running"
+        assert len(refusals) == 2
+        assert all("no such VM is on its way" in words for words in refusals)
+
+    play(test, MOVES)
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["requests", "answers"])
+def test_each_message_is_lost_once(answered: bool) -> None:
+    """Before the token is signed the VM stays, and has not lost its memory; afterwards it is the other host's."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        places = []
+        for number in range(12):
+            here, there = (world.alpha, world.beta) if owner(world.alpha) == "alpha" else (world.beta, world.alpha)
+            seen: list[str] = []
+
+            async def tap(request: Request, deliver: Deliver, lost: int = number, seen: list[str] = seen) -> bytes:
+                if request.path not in VM_PATHS:
+                    return await deliver(request)
+                seen.append(request.path)
+                if len(seen) - 1 != lost:
+                    return await deliver(request)
+                if answered:
+                    await deliver(request)
+                raise Unreachable("the connection was lost", where=request.to)
+
+            world.network.tap = tap
+            await migrate_live(world, here, there.name)
+            world.network.tap = None
+
+            async def settled() -> bool:
+                return (
+                    where(world) == [owner(world.alpha)] == [owner(world.beta)]
+                    and runs(world.hosts[owner(world.alpha)])
+                    and nothing_is_left(world)
+                )
+
+            await world.until(settled, within_s=100, what=f"it is in one place: {where(world)}")
+            places.append(owner(world.alpha) == there.name)
+            assert is_whole(world.hosts[owner(world.alpha)])
+            await world.admitted("alpha", "beta")
+            if len(seen) <= number:
+                assert seen == [VM_RECEIVE, VM_JOIN, VM_ACCEPT, VM_HAND]
+                break
+        assert places == [False] * 3 + [True] * (len(places) - 3), places
+        assert len(places) > 4
+
+    play(test, MOVES, KEEP)
+
+
+def test_a_passage_that_nobody_wants_goes() -> None:
+    """A daemon that is killed leaves it; the next one removes it before anything else is asked of the kernel."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_JOIN:
+                assert world.alpha.kernel.read().passages
+                assert [each.local_port | PASSAGE_SESSION for each in world.alpha.kernel.read().passages] == [
+                    each.local_port + PASSAGE_SESSION for each in world.alpha.kernel.read().tunnels
+                ]
+                world.alpha.sever()
+                raise Unreachable("the connection was lost", where=HostName(request.to))
+            return await deliver(request)
+
+        world.network.tap = tap
+        await world.alpha.ask("vm", "migrate", "web", "beta", "--live")
+        await asyncio.sleep(5.0)
+        await world.alpha.kill_daemon()
+        assert world.alpha.kernel.read().passages
+        world.network.tap = None
+        await world.alpha.start_daemon()
+        await asyncio.sleep(5.0)
+        assert not world.alpha.kernel.read().passages
+        await asyncio.sleep(60.0)
+        assert nothing_is_left(world)
+        assert where(world) == ["alpha"]
+        assert is_whole(world.alpha)
+
+    play(test, MOVES, KEEP)

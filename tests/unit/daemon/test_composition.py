@@ -135,9 +135,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     stubs: dict[str, dict[str, Any]] = {
         "shamon_host.attestation.tpm_device": {"DeviceTpm": lambda _: world.backend("tpm", world.machine.tpm)},
         "shamon_host.hypervisor.libvirt_qemu": {"LibvirtQemu": world.libvirt},
+        "shamon_host.hypervisor.libvirt_live": {"LibvirtLive": lambda **_: None},
         "shamon_host.hypervisor.libvirt_xen": {"LibvirtXen": world.libvirt_xen},
         "shamon_host.hypervisor.xen_control": {"XenControl": lambda: "libxenctrl"},
         "shamon_host.hypervisor.xen_flask": {"XenFlask": world.xen_flask},
+        "shamon_host.links.linux_passage_streams": {"LinuxPassageStreams": lambda: None},
+        "shamon_host.links.linux_interfaces": {"make_control_wire": None},
         "shamon_host.links.linux_kernel": {"LinuxLinkKernel": lambda: world.backend("kernel", world.kernel)},
     }
     for name, members in stubs.items():

@@ -20,11 +20,11 @@ _PYTHON = "usr/lib/python3.11"
 _VENV = "opt/shamon"
 _SITE = f"{_VENV}/lib/python3.11/site-packages"
 _PROGRAMS = ("usr/bin/python3.11", "usr/sbin/nft")
-_FILES = ("etc/protocols", "etc/selinux/config")
+_FILES = ("etc/protocols",)
 """What else is taken from the host: without names of protocols nft lists numbers."""
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
-_DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/selinux", "usr/bin", "usr/sbin", "usr/lib64", "var/lib/shamon")
+_DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "usr/bin", "usr/sbin", "usr/lib64", "var/lib/shamon")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "../run"}
 _CHECK = "import shamon_host.links.linux_kernel, shamon_host.links.manager, shamon_host.link_agent.__main__"
 _NO_BYTE_CODE = shutil.ignore_patterns("__pycache__")

@@ -63,16 +63,19 @@ class Coalition:
         timing: Timing,
         hosts: tuple[str, ...] = tuple(HOST_ADDRESSES),
         changes: Sequence[tuple[str, str]] = (),
+        config_changes: Sequence[tuple[str, str]] = (),
         policies: Mapping[str, bytes] | None = None,
         programs: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`changes`: texts of the story's policy, and what they become. `policies`: what hosts are set up with that
+        """`changes`: texts of the story's policy, and what they become; `config_changes`: of hosts' configurations.
+        `policies`: what hosts are set up with that
         have another policy than that, TOML or an envelope. `programs`: path → content of what tests will run in the
         daemon's domain, good by the Reference Values."""
         self._lab = lab
         self._names = hosts
         self._directory = lab.directory / "coalition"
         self._images: dict[str, BootImage] = {}
+        self._config_changes = tuple(config_changes)
         self._policies, self._programs = dict(policies or {}), dict(programs or {})
         self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
         self.policy = story_policy(
@@ -151,8 +154,16 @@ class Coalition:
         return hosts
 
     def _configure(self, host: LabHost) -> None:
-        host.put("/etc/shamon/host.toml", host_config(host.name, host.platform))
+        host.put("/etc/shamon/host.toml", self._config(host.name, host.platform))
         host.put("/etc/shamon/policy.toml", self._policies.get(host.name, self.policy.encode()))
+
+    def _config(self, name: str, platform: HypervisorKind) -> str:
+        config = host_config(name, platform)
+        for old, new in self._config_changes:
+            if old not in config:
+                raise LabError(f"the configuration does not say {old!r}")
+            config = config.replace(old, new)
+        return config
 
     def _record_each_platform(self) -> Mapping[HypervisorKind, bytes]:
         """Of one host of each, the first that runs the right image; the first of the coalition stands for its own."""
@@ -169,7 +180,7 @@ class Coalition:
         host.put("/run/host.efi", host.images / BootImage.RIGHT.value)
         # Each host's configuration is measured when its daemon reads it, and differs by the host's name.
         for name in self._names:
-            host.put(f"/run/{name}.toml", host_config(name, host.platform))
+            host.put(f"/run/{name}.toml", self._config(name, host.platform))
         files = " ".join(f"--file /etc/shamon/host.toml=/run/{name}.toml" for name in self._names)
         for number, (path, content) in enumerate(self._programs.items()):
             host.put(f"/run/program-{number}", content)

@@ -1,5 +1,5 @@
-"""``python3 -m vm_images.build [host|xen|mac|app|bench]``: build what is missing of the lab's images and print the
-directory that holds them.
+"""``python3 -m vm_images.build [host|xen|mac|app|bench|guest|attesting]``: build what is missing of the lab's images and
+print the directory that holds them.
 
 Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the
 recipes make device nodes, owners and SELinux labels.
@@ -12,12 +12,22 @@ import sys
 from pathlib import Path
 
 from vm_images.app import build_app
+from vm_images.attesting import build_attesting_host
 from vm_images.commands import CommandError
+from vm_images.guest import build_guest
 from vm_images.host import build_bench, build_host
 from vm_images.mac_vm import build_mac_vm
 from vm_images.xen_host import build_xen_host
 
-_RECIPES = {"host": build_host, "xen": build_xen_host, "mac": build_mac_vm, "app": build_app, "bench": build_bench}
+_RECIPES = {
+    "host": build_host,
+    "xen": build_xen_host,
+    "mac": build_mac_vm,
+    "app": build_app,
+    "bench": build_bench,
+    "guest": build_guest,
+    "attesting": build_attesting_host,
+}
 
 
 def _say(line: str) -> None:

@@ -24,7 +24,7 @@ from vm_images.uki import make_uki
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
 RECIPE = HERE / "host"
-_PRODUCT = ("pyproject.toml", "README.md", "LICENSE", "shamon_host")
+PRODUCT = ("pyproject.toml", "README.md", "LICENSE", "shamon_host")
 _APP_HOME, _MAC_HOME = "var/lib/libvirt/images/app", "var/lib/libvirt/images/mac"
 _GUEST_FILES = {_APP_HOME: ("vmlinux", "initrd", "disk.raw"), _MAC_HOME: ("vmlinuz", "initrd", "root.img")}
 _DIRECTORIES = ("etc/shamon/peers", "etc/shamon/reference", "var/lib/libvirt/images/shamon")
@@ -51,6 +51,8 @@ class Kind:
     """Directory in the root → what is copied there."""
     directories: Sequence[str] = ()
     """Empty ones in the root."""
+    owned: Mapping[str, str] = field(default_factory=dict)
+    """Empty ones, for their owner alone: directory in the root → account."""
     beside: Sequence[Path] = ()
     """Files that lie beside the images, for tests."""
 
@@ -70,7 +72,7 @@ def build_host(say: Callable[[str], None]) -> Path:
     ``mac/`` (the MAC VM), ``stranger.ko`` (a kernel module that is not in the image) and ``ssh_key`` (the private key
     that root's ssh takes).
     """
-    return build_kind(Kind(name="host", recipes=[RECIPE], boot=_make_uki), base.base_root(say), say)
+    return build_kind(Kind(name="host", recipes=[RECIPE], boot=make_host_uki), base.base_root(say), say)
 
 
 def build_bench(say: Callable[[str], None]) -> Path:
@@ -78,14 +80,14 @@ def build_bench(say: Callable[[str], None]) -> Path:
     alone, which attests nothing.
     """
     root = added_root("bench", base.base_root(say), HERE / "bench" / "packages.txt", say)
-    return build_kind(Kind(name="bench", recipes=[RECIPE], boot=_make_uki), root, say)
+    return build_kind(Kind(name="bench", recipes=[RECIPE], boot=make_host_uki), root, say)
 
 
 def build_kind(kind: Kind, root: Path, say: Callable[[str], None]) -> Path:
     """The directory with the files that `build_host` names, of hosts of this kind."""
     key_pair = _lab_key()
     app, mac = build_app(say), build_mac_vm(say)
-    product = [REPOSITORY / name for name in _PRODUCT if (REPOSITORY / name).exists()]
+    product = [REPOSITORY / name for name in PRODUCT if (REPOSITORY / name).exists()]
     code = [HERE / name for name in ("host.py", "manifest.py", "uki.py", "wheels.py", "commands.py")]
     parts = [*kind.recipes, *kind.parts]
     key = digest_of(root.parent.name, app.name, mac.name, key_pair.with_suffix(".pub"), *parts, *code, *product)
@@ -106,9 +108,11 @@ def _build(kind: Kind, out: Path, tools: Path, guests: Mapping[str, Path], key_p
     _configure(root, kind.recipes, key_pair)
     for directory in kind.directories:
         (root / directory).mkdir(parents=True)
+    for directory, account in kind.owned.items():
+        run_in_root(root, ["install", "-d", "-m", "0750", "-o", account, f"/{directory}"])
     for place, files in kind.files.items():
         shutil.copytree(files, root / place)
-    _install_product(root, tools, out)
+    install_product(root, tools, out)
     for home, guest in guests.items():
         (root / home).mkdir()
         for name in _GUEST_FILES[home]:
@@ -159,14 +163,14 @@ def _configure(root: Path, recipes: Sequence[Path], key_pair: Path) -> None:
     (root / "etc/machine-id").write_text("5ba3000000004000800000000000000a\n")
 
 
-def _install_product(root: Path, tools: Path, out: Path) -> None:
+def install_product(root: Path, tools: Path, out: Path) -> None:
     """Install the project from a copy, so that nothing is written into the checkout; its unit goes where systemd
     looks.
     """
     if (REPOSITORY / "pyproject.toml").exists():
         source = out / "source"
         source.mkdir()
-        for name in _PRODUCT:
+        for name in PRODUCT:
             path = REPOSITORY / name
             for file in source_files(path) if path.is_dir() else [path]:
                 target = source / file.relative_to(REPOSITORY)
@@ -201,7 +205,7 @@ def _write_boot_files(kind: Kind, root: Path, out: Path) -> None:
         kind.boot(out / name, cmdline, root, out)
 
 
-def _make_uki(image: Path, cmdline: str, root: Path, out: Path) -> None:
+def make_host_uki(image: Path, cmdline: str, root: Path, out: Path) -> None:
     release = root / "etc/os-release"
     if release.is_symlink():
         release = root / "usr/lib/os-release"

@@ -126,15 +126,14 @@ class VmAttestation:
                 held.add(vm)
             if vm not in self._busy and self._due_s.get(vm, now_s) <= now_s:
                 self._busy.add(vm)
-                work = self._react(vm, demand) if lease.failed else self._attest(vm, demand)
-                self.background.spawn(self._free(vm, work), f"attestation of {vm}")
+                self.background.spawn(self._turn(vm, demand, failed=bool(lease.failed)), f"attestation of {vm}")
         ended, self._held = self._held - held, held
         if ended:
             self.changed()
 
-    async def _free(self, vm: VmName, work: Any) -> None:
+    async def _turn(self, vm: VmName, demand: GuestDemand, *, failed: bool) -> None:
         try:
-            await work
+            await (self._react if failed else self._attest)(vm, demand)
         finally:
             self._busy.discard(vm)
 
@@ -147,7 +146,7 @@ class VmAttestation:
             lease, tpm, boot = states.leases.of(vm), states.tpm(vm), states.booted(vm)
             if cid is None or lease is None or tpm is None or boot is None or lease.failed:
                 return
-            reference = self.references.load(demand)
+            reference = await self.blocking(lambda: self.references.load(demand))
         except ShamonError as error:
             self._told.failed("vm.not-attested", vm, error)
             self.verdicts[vm] = self._verdict(Answer.NONE, str(error))
@@ -162,7 +161,8 @@ class VmAttestation:
         )
         asked_s = self.clock.boottime_s()
         try:
-            answer = read_answer(await self.ask(cid, request))
+            data = await self.ask(cid, request)
+            answer = await self.blocking(lambda: read_answer(data))
         except ShamonError as error:
             await self._settle(vm, demand, lease, self._verdict(Answer.NONE, str(error)), asked_s)
             return

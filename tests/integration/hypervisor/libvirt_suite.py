@@ -77,6 +77,9 @@ class LibvirtBench:
         mode = ["--mode", "readonly"] if disk.read_only else []
         run("virsh", "-q", "attach-disk", name, disk.path, "vdz", "--subdriver", "raw", *mode)
 
+    def has_tpms(self) -> bool:
+        return Path("/usr/bin/swtpm").exists()
+
     def tpm_state(self, spec: VmSpec) -> str:
         """Its Endorsement Key follows from a seed in this file, which swtpm writes anew when anything changes."""
         state = Path("/var/lib/libvirt/swtpm") / spec.uuid / "tpm2"

@@ -81,6 +81,9 @@ class XenBench:
         options = ["--driver", "phy", "--subdriver", "raw", *mode]
         run("virsh", "-q", "-c", "xen:///system", "attach-disk", name, disk.path, "xvdz", *options)
 
+    def has_tpms(self) -> bool:
+        return False
+
     def tpm_state(self, spec: VmSpec) -> str:
         """There is none."""
         return ""

@@ -80,17 +80,20 @@ class Coalition:
         timing: Timing,
         hosts: tuple[str, ...] = tuple(HOST_ADDRESSES),
         changes: Sequence[tuple[str, str]] = (),
+        config_changes: Sequence[tuple[str, str]] = (),
         policies: Mapping[str, bytes] | None = None,
         programs: Mapping[str, bytes] | None = None,
         mac_vms: bool = False,
     ) -> None:
-        """`changes`: texts of the story's policy, and what they become. `policies`: what hosts are set up with that
+        """`changes`: texts of the story's policy, and what they become; `config_changes`: of hosts' configurations.
+        `policies`: what hosts are set up with that
         have another policy than that, TOML or an envelope. `programs`: path → content of what tests will run in the
         daemon's domain, good by the Reference Values."""
         self._lab = lab
         self._names = hosts
         self._directory = lab.directory / "coalition"
         self._images: dict[str, BootImage] = {}
+        self._config_changes = tuple(config_changes)
         self._policies, self._programs = dict(policies or {}), dict(programs or {})
         self.image_sha256 = sha256(lab.images / "app" / "disk.raw")
         self.policy = story_policy(
@@ -207,6 +210,10 @@ class Coalition:
     def _host_config(self, name: str, like: LabHost) -> str:
         """Of the host with this name, on the platform of another."""
         config = host_config(name, like.platform)
+        for old, new in self._config_changes:
+            if old not in config:
+                raise LabError(f"the configuration does not say {old!r}")
+            config = config.replace(old, new)
         if not self._mac_vm_cmdline:
             return config
         address = HOST_ADDRESSES[name]

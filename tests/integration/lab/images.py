@@ -20,7 +20,19 @@ def host_images(platform: HypervisorKind = HypervisorKind.QEMU) -> Path:
     Raises:
         LabError: they could not be built; the builder's own words are on standard error.
     """
-    variable, recipe = _IMAGES[platform]
+    return _built(*_IMAGES[platform])
+
+
+def attesting_host_images() -> Path:
+    """The same of hosts whose VMs are attested; `SHAMON_LAB_ATTESTING_IMAGES` names another directory.
+
+    Raises:
+        LabError: as `host_images`.
+    """
+    return _built("SHAMON_LAB_ATTESTING_IMAGES", "attesting")
+
+
+def _built(variable: str, recipe: str) -> Path:
     chosen = os.environ.get(variable)
     if chosen:
         return Path(chosen).absolute()

@@ -60,6 +60,9 @@ class MemoryBench:
     def attach(self, name: VmName, disk: VmDisk) -> None:
         self.hypervisor.attach(name, disk)
 
+    def has_tpms(self) -> bool:
+        return self.hypervisor.flask is None
+
     def tpm_state(self, spec: VmSpec) -> str:
         machine = self.hypervisor.machines.get(spec.uuid)
         return "" if machine is None else machine.tpm.ak_public().hex()

@@ -1,5 +1,5 @@
-"""``python3 -m vm_images.build [host|xen|mac|app|bench|guest|attesting]``: build what is missing of the lab's images and
-print the directory that holds them.
+"""``python3 -m vm_images.build [host|xen|mac|app|bench|guest|attesting]``: build what is missing of the lab's images
+and print the directory that holds them.
 
 Progress goes to standard error, the directory to standard output. Root is needed while something is missing: the
 recipes make device nodes, owners and SELinux labels.

@@ -14,7 +14,7 @@ from typing import Any
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import MacVmConfig
 from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
-from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.errors import BackendFailed, BadInput, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import PinnedBoot, Policy
@@ -30,12 +30,14 @@ _CONTROL_TAP, _NETWORK_TAP = "shmc-control", "shmc-network"
 _NETWORK_INDEX = 1 << 16
 """Of the interface to the network, beside those numbered by the categories of their types."""
 BOOT_LIMIT_S = 240.0
+AGAIN_S = 20.0
+"""Between two attempts to start one that cannot be started."""
 ANSWER_LIMIT_S = 60.0
 """One that runs and does not answer for so long is started anew."""
 _POLL_S = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class MacVm:
     """Synchronous. Raises ShamonError."""
 
@@ -44,6 +46,8 @@ class MacVm:
     policy: Callable[[], Policy]
     label_map: Callable[[], LabelMap]
     audit: AuditLog
+    _failed: tuple[float, ShamonError] | None = field(default=None, init=False, repr=False)
+    """When it could last not be started, and why."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -92,13 +96,28 @@ class MacVm:
         with self._lock:
             if self._runs(vms.states) and self._answers(ANSWER_LIMIT_S):
                 return False
-            self.backends.make_control_wire()
-            self.backends.prepare([*self._uplinks()])
-            vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
-            if not self._answers(BOOT_LIMIT_S):
-                raise BackendFailed("the MAC VM was started and does not answer", where=self.name)
+            self._require_patience()
+            try:
+                self._start(vms)
+            except ShamonError as error:
+                self._failed = self.backends.now_s(), error
+                raise
+            self._failed = None
             self.audit.append("mac-vm.up", self.name, {"boot_id": self.backends.remote.boot_id()})
             return True
+
+    def _start(self, vms: VmManager) -> None:
+        self.backends.make_control_wire()
+        self.backends.prepare([*self._uplinks()])
+        vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
+        self.backends.remote.forget()
+        if not self._answers(BOOT_LIMIT_S):
+            raise BackendFailed("the MAC VM was started and does not answer", where=self.name)
+
+    def _require_patience(self) -> None:
+        """Two watchers ask again and again: one that cannot be started is not tried, and told, each time."""
+        if self._failed is not None and self.backends.now_s() - self._failed[0] < AGAIN_S:
+            raise self._failed[1]
 
     def status(self, states: VmStates) -> dict[str, Any]:
         """As people see it. `boot_id` is empty where it does not answer, and `wrong` says why."""

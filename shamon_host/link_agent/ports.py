@@ -17,6 +17,10 @@ class MacVmKernel(LinkKernel, Protocol):
         """Of its kernel, which tells one start of the VM from another."""
         ...
 
+    def forget(self) -> None:
+        """The VM is another one from now on: connections to the one before are worth nothing."""
+        ...
+
     def denials(self) -> tuple[str, ...]:
         """What its SELinux denied, as its kernel's log says; the newest last."""
         ...

@@ -31,6 +31,13 @@ from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
 _ANSWER_S = 90.0
 """How long one call may take: the MAC VM may be emulated."""
 _CONNECT_S = 5.0
+_SOON_GONE = {
+    socket.TCP_KEEPIDLE: 4,
+    socket.TCP_KEEPINTVL: 2,
+    socket.TCP_KEEPCNT: 4,
+    socket.TCP_USER_TIMEOUT: 12_000,
+}
+"""A kernel that is there answers probes whatever its programs do."""
 _AGAIN_S = 2.0
 """Between attempts to listen to what its kernel tells."""
 
@@ -59,6 +66,10 @@ class RemoteLinkKernel:
         """What SELinux of the MAC VM denied, as its kernel's log says; the newest last. Raises BackendFailed."""
         lines: tuple[str, ...] = self._call("denials")
         return tuple(printable(line[:MAX_WORDS]) for line in lines)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._disconnect()
 
     def read(self) -> KernelState:
         state: KernelState = self._call("read")
@@ -168,8 +179,12 @@ class RemoteLinkKernel:
 
 
 def connect_to_mac_vm() -> socket.socket:
-    """A connection over the control wire. Raises OSError."""
-    return socket.create_connection((MAC_VM_ADDRESS, AGENT_PORT), _CONNECT_S, source_address=(HOST_ADDRESS, 0))
+    """A connection over the control wire, which ends soon after the MAC VM (tcp(7)). Raises OSError."""
+    connection = socket.create_connection((MAC_VM_ADDRESS, AGENT_PORT), _CONNECT_S, source_address=(HOST_ADDRESS, 0))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _SOON_GONE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    return connection
 
 
 def _exactly(connection: socket.socket, length: int) -> bytes:

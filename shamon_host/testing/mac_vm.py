@@ -69,6 +69,9 @@ class MemoryMacVm:
         self._require()
         return f"mac-vm-{self.boots}"
 
+    def forget(self) -> None:
+        """There is nothing to forget: each call goes to the VM that runs."""
+
     def denials(self) -> tuple[str, ...]:
         self._require()
         return tuple(self.kernel.avc)

@@ -439,7 +439,7 @@ class MemoryHost:
             config=MacVmConfig(bridge="wire", address=f"{self._enrolment.address(self.name)}/24"),
             remote=self.mac_vm,
             pause=self._pause,
-            now_s=lambda: self._paused_s,
+            now_s=lambda: self.clock.boottime_s() + self._paused_s,
             prepare=DividedKernel(host=self.kernel, mac_vm=self.mac_vm).prepare,
             make_control_wire=lambda: None,
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from shamon_host.daemon.mac_vm import require_own_profile
+from shamon_host.daemon.mac_vm import AGAIN_S, require_own_profile
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState
@@ -125,6 +125,7 @@ def test_a_mac_vm_of_which_one_byte_was_changed_is_not_started(what: str) -> Non
         assert state(world.beta, "alpha") != "admitted"
         reasons = " ".join(told(alpha, "links.not-reconciled") + told(alpha, "host.domains-unreadable"))
         assert "pinned one" in reasons
+        assert len(told(alpha, "vm.replace")) < 60 / AGAIN_S + 2  # not once for each that asks
         answer = await alpha.ask("vm", "start", "web")
         assert answer.exit_code != 0  # no bridge for it: nobody would hold it apart
         assert alpha.kernel.read().bridges.keys() <= {f"shbr{number}" for number in range(1024)}

@@ -23,7 +23,8 @@ from tests.integration.lab.waiting import wait_until
 
 pytestmark = pytest.mark.full
 _APP, _GUEST = "/var/lib/libvirt/images/app", "/var/lib/libvirt/images/guest"
-_LEASE_S = 90
+_LEASE_S = 240
+"""A VM in an emulated host takes long for its first answer."""
 _WEB = '[vms.web]\nlabel = "red"\nimage = "app"'
 _CONFIG = (
     f'[vms.web]\nmemory_mib = 128\nkernel = "{_APP}/vmlinux"\n'
@@ -127,6 +128,7 @@ def test_it_is_recorded_and_then_attested(alpha: Alpha) -> None:
     recorded = wait_until(
         lambda: _good(alpha.host.run(record, check=False, timeout_s=120)), timeout_s=120, what="the agent answers"
     )
+    assert recorded is not None
     told = json.loads(recorded.stdout)
     print("in no manifest:", told["boot_alone"])
     before = parse_policy(alpha.policy.encode(), source="policy.toml")

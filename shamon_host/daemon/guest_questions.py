@@ -5,6 +5,7 @@ type, and of no other; an address that is no VM's of the policy is refused.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from shamon_host.attestation.guest_messages import HostsRequest, encode_refusal, read_request
 from shamon_host.daemon.admissions import Admissions
@@ -40,7 +41,7 @@ class GuestAnswers:
 
     async def answer(self, cid: int, request: bytes) -> bytes:
         try:
-            vm = self._who(cid)
+            vm = await self._who(cid)
             if not self._budget.take(vm, self.clock.boottime_s()):
                 raise Refused("asked too often", where=vm, expected=f"once in {_EVERY_S:g} seconds")
             question = read_request(request)
@@ -50,13 +51,14 @@ class GuestAnswers:
         except ShamonError as error:
             return encode_refusal(str(error))
 
-    def _who(self, cid: int) -> VmName:
-        """The VM at this address. Raises Refused."""
-        policy = self.enforced.policy
-        for vm in policy.vms_of(self.name):
+    async def _who(self, cid: int) -> VmName:
+        """The VM that runs at this address. Raises Refused, BackendFailed."""
+        for vm in self.enforced.policy.vms_of(self.name):
             if self.states.cid(vm) == cid:
-                return vm
-        raise Refused("no VM of the policy has this address", where=f"vsock {cid}")
+                domain = await self.blocking(partial(self.states.find, vm))
+                if domain is not None and domain.cid == cid:
+                    return vm
+        raise Refused("no VM of the policy runs at this address", where=f"vsock {cid}")
 
     def _hosts(self, vm: VmName, question: HostsRequest) -> bytes:
         """Raises ShamonError."""

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shamon_host.attestation import evidence as evidence_form
+from shamon_host.attestation import guest_messages
 from shamon_host.attestation.authenticode import PeError, PeImage, authenticode_digest
 from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.claims.boot_chain import boot_chain_claim
@@ -25,6 +26,7 @@ from shamon_host.attestation.event_describe import describe
 from shamon_host.attestation.event_log import EventLogError, parse_event_log
 from shamon_host.attestation.evidence import Role
 from shamon_host.attestation.evidence_file import EvidenceFile, decode_file, encode_file
+from shamon_host.attestation.guest_reference import read_guest_reference
 from shamon_host.attestation.ima_ascii import detect_ascii_log_bank, iter_ascii_ima_log
 from shamon_host.attestation.ima_log import (
     ImaLogError,
@@ -62,11 +64,12 @@ from shamon_host.attestation.tpm_structures import (
 from shamon_host.attestation.uki import UkiError, expected_pcr4_events, expected_pcr9_events, expected_pcr11_events
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.domain.contexts import allocate_for
-from shamon_host.domain.errors import BadInput, NotTrusted, ShamonError
+from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.flask_expected import expected_flask
-from shamon_host.domain.labels import HostName, TypeName
+from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
 from shamon_host.domain.results import TpmKind
+from shamon_host.guest_agent.answering import Answering
 from shamon_host.hypervisor.ports import FlaskState
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
 from shamon_host.links.denials import denials_of
@@ -81,6 +84,8 @@ from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_certificate, memory_peer, memory_record
 from tests.fuzz.netlink import datagrams, read_datagram
 from tests.unit.attestation.appraised_world import Attested, recorded
+from tests.unit.attestation.guest_world import recorded as guest_recorded
+from tests.unit.attestation.guest_world import without_selinux
 
 Seeds = Callable[[], tuple[bytes, ...]]
 
@@ -104,6 +109,14 @@ def run(target: Target, data: bytes) -> bool:
     except target.errors:
         return False
     return True
+
+
+_GUEST_REQUEST = guest_messages.EvidenceRequest(vm=VmName("web"), nonce=bytes(32))
+
+
+def _guest_answer() -> tuple[bytes, ...]:
+    answering = Answering(tpm=_machine().tpm, logs=_machine().logs)
+    return (answering.answer(_GUEST_REQUEST.encode()), guest_messages.encode_refusal("no"))
 
 
 @cache
@@ -435,6 +448,19 @@ _ALL = (
         parse=parse_any,
         errors=(BadInput,),
         seeds=lambda: (json.dumps(_world().reference.to_document()).encode(),),
+    ),
+    Target(
+        name="guest-request",
+        parse=guest_messages.read_request,
+        errors=(BadInput,),
+        seeds=lambda: (_GUEST_REQUEST.encode(), guest_messages.HostsRequest(nonce=bytes(32)).encode()),
+    ),
+    Target(name="guest-answer", parse=guest_messages.read_answer, errors=(BadInput, Refused), seeds=_guest_answer),
+    Target(
+        name="guest-reference",
+        parse=lambda data: read_guest_reference(data, where="fuzz"),
+        errors=(BadInput,),
+        seeds=lambda: (json.dumps(guest_recorded(without_selinux()).to_document()).encode(),),
     ),
     Target(name="image", parse=_image, errors=(PeError, UkiError), seeds=lambda: (BootImage().file(),)),
     Target(name="device-path", parse=device_path_text, errors=(DevicePathError,), seeds=_device_paths),

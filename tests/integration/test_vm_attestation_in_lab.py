@@ -17,12 +17,14 @@ from tests.integration.lab.errors import LabError
 from tests.integration.lab.images import attesting_host_images
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.remote_pytest import run_suite
+from tests.integration.lab.ssh import Result
 from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
 
 pytestmark = pytest.mark.full
 _APP, _GUEST = "/var/lib/libvirt/images/app", "/var/lib/libvirt/images/guest"
-_LEASE_S = 90
+_LEASE_S = 240
+"""A VM in an emulated host takes long for its first answer."""
 _WEB = '[vms.web]\nlabel = "red"\nimage = "app"'
 _CONFIG = (
     f'[vms.web]\nmemory_mib = 128\nkernel = "{_APP}/vmlinux"\n'
@@ -31,6 +33,10 @@ _CONFIG = (
     f'kernel = "{_GUEST}/vmlinux"\ninitrd = "{_GUEST}/initrd"\n'
     'cmdline = "root=/dev/vda rw console=ttyS0 quiet ima_policy=tcb systemd.show_status=no ',
 )
+
+
+def _good(result: Result) -> Result | None:
+    return result if result.status == 0 else None
 
 
 class Alpha:
@@ -88,7 +94,9 @@ class Alpha:
 
     def tpm_state(self) -> str:
         uuid = self.host.run("virsh -q domuuid web").stdout.strip()
-        return self.host.run(f"stat -c '%i %U %C' /var/lib/libvirt/swtpm/{uuid}/tpm2/tpm2-00.permall").stdout.strip()
+        state = f"/var/lib/libvirt/swtpm/{uuid}/tpm2"
+        made = self.host.run(f"stat -c '%i-%W' {state}").stdout.strip()
+        return f"{made} " + self.host.run(f"stat -c '%U %C' {state}/tpm2-00.permall").stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +111,7 @@ def test_it_starts_with_its_port_down(alpha: Alpha) -> None:
     assert not alpha.port_is_up()
     VmConsole(alpha.host, "web").wait_ready(timeout_s=400)
     assert not alpha.port_is_up()
-    inode, owner, label = alpha.tpm_state().split()
-    assert int(inode) > 0
+    _, owner, label = alpha.tpm_state().split()
     assert owner == "tss"
     assert label.startswith("system_u:object_r:svirt_image_t:s0:c")
     pid = alpha.host.run("pgrep -f 'swtpm socket.*web'").stdout.split()[0]
@@ -113,17 +120,16 @@ def test_it_starts_with_its_port_down(alpha: Alpha) -> None:
 
 def test_it_is_recorded_and_then_attested(alpha: Alpha) -> None:
     """Its start is the known-good one; the digest goes into the next version of the policy, changed by hand."""
-    console = VmConsole(alpha.host, "web")
-    wait_until(
-        lambda: "active" in console.run("systemctl is-active shamon-guest-agent").stdout.split(),
-        timeout_s=120,
-        what="the agent runs",
-    )
     alpha.host.run("mkdir -p /etc/shamon/reference/guests")
-    told = alpha.ask(
-        "reference", "record-vm", "web", "--out", "/etc/shamon/reference/guests/small.json",
-        "--manifest", f"{_GUEST}/manifest.json",
-    )  # fmt: skip
+    record = (
+        f"{SHAMON} reference record-vm web --out /etc/shamon/reference/guests/small.json "
+        f"--manifest {_GUEST}/manifest.json --json"
+    )
+    recorded = wait_until(
+        lambda: _good(alpha.host.run(record, check=False, timeout_s=120)), timeout_s=120, what="the agent answers"
+    )
+    assert recorded is not None
+    told = json.loads(recorded.stdout)
     print("in no manifest:", told["boot_alone"])
     before = parse_policy(alpha.policy.encode(), source="policy.toml")
     text = re.sub(
@@ -171,7 +177,7 @@ def test_a_strange_program_in_it(alpha: Alpha) -> None:
         print(f"{name}: {figure}")
 
 
-def test_a_daemon_that_starts_again_and_one_that_is_silent(alpha: Alpha) -> None:
+def test_a_daemon_that_starts_again(alpha: Alpha) -> None:
     alpha.host.run("systemctl restart shamon.service", timeout_s=240)
     alpha.until_answers()
     assert alpha.port_is_up(), "within its lease"

@@ -81,9 +81,11 @@ class LibvirtBench:
         return Path("/usr/bin/swtpm").exists()
 
     def tpm_state(self, spec: VmSpec) -> str:
-        """Its Endorsement Key follows from a seed in this file, which swtpm writes anew when anything changes."""
+        """When its directory was made: the file in it is written anew when anything changes."""
         state = Path("/var/lib/libvirt/swtpm") / spec.uuid / "tpm2"
-        return str(state.stat().st_ino) if (state / "tpm2-00.permall").exists() else ""
+        if not (state / "tpm2-00.permall").exists():
+            return ""
+        return subprocess.run(["stat", "-c", "%i %w", str(state)], check=True, capture_output=True, text=True).stdout
 
     def dump(self, file: str) -> str:
         return str(KEPT / file)

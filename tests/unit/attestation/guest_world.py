@@ -57,10 +57,11 @@ class GuestWorld:
     def request(self, vm: VmName = WEB) -> EvidenceRequest:
         """A new question, for what this host does not know yet."""
         self.asked += 1
+        follows = self.state is not None and self.state.reference_digest == self.reference.values.digest
         return EvidenceRequest(
             vm=vm,
             nonce=sha256(b"nonce %d" % self.asked),
-            ima_offset=self.state.ima_offset if self.state else 0,
+            ima_offset=self.state.ima_offset if self.state and follows else 0,
             ima_reset_count=self.state.reset_count if self.state else 0,
         )
 

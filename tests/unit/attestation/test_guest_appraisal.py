@@ -10,6 +10,7 @@ from shamon_host.attestation.guest_appraisal import appraise_guest, demanded_cla
 from shamon_host.attestation.guest_messages import read_answer
 from shamon_host.attestation.guest_reference import GuestBoot
 from shamon_host.attestation.ima_log import ima_sig_entry
+from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.domain.errors import NotTrusted, ShamonError
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.results import ClaimName, ClaimStatus
@@ -151,6 +152,18 @@ def test_a_log_that_was_read_too_early_says_nothing_yet() -> None:
     result = world.appraise(early, request)
     assert not result.trusted
     assert result.transient
+    assert failing(world.attest()) == [ClaimName.SOFTWARE]
+
+
+def test_other_reference_values_judge_the_whole_log_anew() -> None:
+    world = GuestWorld()
+    assert world.attest().trusted
+    world.machine.run_program("/usr/bin/more", b"more")
+    assert not world.attest().trusted
+    world.state = VerifierState.from_document(world.state.to_document()) if world.state else None
+    before, world.reference = world.reference, recorded(world.machine)
+    assert world.attest().trusted
+    world.reference = before
     assert failing(world.attest()) == [ClaimName.SOFTWARE]
 
 

@@ -47,9 +47,10 @@ def test_it_learns_of_hosts_with_a_type_of_its_own() -> None:
 def test_who_is_no_vm_that_is_attested_is_refused() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha")
-        for stranger in (0, 1, 2, 3, cid(world.alpha) + 1, -1):
+        await world.start("alpha", "shop")
+        for stranger in (cid(world.alpha), 0, 1, 2, 3, cid(world.alpha) + 1, -1):
             data = await world.alpha.guests.ask_host(stranger, HostsRequest(nonce=bytes(32)).encode())
-            with pytest.raises(Refused, match="no VM of the policy has this address"):
+            with pytest.raises(Refused, match="no VM of the policy runs at this address"):
                 raise_refusal(data, "")
 
     play_attested(test)
@@ -58,6 +59,7 @@ def test_who_is_no_vm_that_is_attested_is_refused() -> None:
 def test_what_is_no_question() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha")
+        await world.start("alpha", "web")
         for request in (b"", b"{}", b"[" * 4000, EvidenceRequest(vm=WEB, nonce=bytes(32)).encode()):
             with pytest.raises(Refused):
                 raise_refusal(await world.alpha.guests.ask_host(cid(world.alpha), request), "")
@@ -68,6 +70,7 @@ def test_what_is_no_question() -> None:
 def test_one_that_asks_without_end() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.boot("alpha")
+        await world.start("alpha", "web")
         for _ in range(5):
             await asked(world)
         with pytest.raises(Refused, match="asked too often"):

@@ -348,7 +348,7 @@ class Departures:
                 parts = laps.parts_ms
                 running = ("attested", "prepared", "copied") if progress.live else ("attested", "prepared")
                 progress.first_frame_ms = float(arrived.first_frame_ms)
-                parts["taken"] = round(max(0.0, parts["taken"] - progress.first_frame_ms), 3)
+                parts["taken"] = round(max(0.0, parts["taken"] - arrived.waited_ms), 3)
                 before = sum(parts.get(name, 0.0) for name in running)
                 progress.downtime_ms = round(sum(parts.values()) - before, 3)
                 kind = "live migration" if progress.live else "migration"

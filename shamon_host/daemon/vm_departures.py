@@ -10,6 +10,7 @@ What is under way lies in the store: `copying` (ours, not to be started meanwhil
 told), `kept` (ours, the other host is to be told to forget what came in).
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -45,6 +46,7 @@ from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, V
 DEPARTURES = "vm-departure"
 _AGAIN_S = 10.0
 _LOOK_S = 0.2
+_LEASE_LOOK_S = 1.0
 _LONG_S = 900.0
 """For what reads a whole disk or image on the other host."""
 
@@ -477,12 +479,26 @@ class Departures:
     async def _call(
         self, to: HostName, path: str, body: bytes, *, timeout_s: float = 0.0, admitted: bool = True
     ) -> bytes:
-        """Only while the other host is admitted and its lease lasts, but for what says nothing of the VM. Raises
-        ShamonError."""
-        if admitted and not self.admissions.state(to).counts_at(self.clock.boottime_s()):
-            raise Refused("the host is not admitted now", where=to)
+        """Only while the other host is admitted and its lease lasts, but for what says nothing of the VM; an answer is
+        not waited for any longer than that. Raises ShamonError."""
+        if admitted:
+            self._require_admitted(to)
         policy = self.enforced.policy
         entry = policy.hosts.get(to)
         if entry is None:
             raise Refused("the policy knows no such host", where=to)
-        return await self.transport.call(entry, path, body, timeout_s=timeout_s or policy.intervals.timeout_s)
+        timeout_s = timeout_s or policy.intervals.timeout_s
+        call = asyncio.ensure_future(self.transport.call(entry, path, body, timeout_s=timeout_s))
+        try:
+            while not (await asyncio.wait({call}, timeout=_LEASE_LOOK_S))[0]:
+                if admitted:
+                    self._require_admitted(to)
+            return call.result()
+        finally:
+            if not call.done():
+                call.cancel()
+                await asyncio.wait({call})
+
+    def _require_admitted(self, to: HostName) -> None:
+        if not self.admissions.state(to).counts_at(self.clock.boottime_s()):
+            raise Refused("the host is not admitted now", where=to)

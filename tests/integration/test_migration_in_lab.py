@@ -161,19 +161,6 @@ def test_and_back_again(pair: Pair) -> None:
     _runs_under_its_label(pair, pair.alpha)
 
 
-@pytest.mark.parametrize("until", ["its disk is sent", "is handed over"])
-@pytest.mark.parametrize("at_source", [True, False])
-def test_a_daemon_that_is_killed_in_the_midst_of_it(pair: Pair, until: str, at_source: bool) -> None:
-    source = pair.until_in_one_place()
-    pair.until_admitted()
-    VmConsole(source, "web").write_marker(f"{until} {at_source}")
-    pair.kill_daemon_amid(source, source if at_source else pair.other(source), until=until)
-    host = pair.until_in_one_place()
-    print(f"web is on {host.name}, and was on {source.name}")
-    assert VmConsole(host, "web").marker() == f"{until} {at_source}"
-    pair.until_reaches(host, "web", _DB)
-
-
 class Conversation:
     """db asks web for a line over one TCP connection again and again; web's end lives in its memory alone."""
 
@@ -290,6 +277,18 @@ def test_a_host_that_loses_its_power_in_the_midst_of_a_live_move(pair: Pair, at_
     print(f"web is on {host.name}")
     if host is pair.alpha:
         assert VmConsole(pair.alpha, "web").run("cat /run/note").stdout.strip() == "still here"
+
+
+@pytest.mark.parametrize(("until", "at_source"), [("its disk is sent", True), ("is handed over", False)])
+def test_a_daemon_that_is_killed_in_the_midst_of_it(pair: Pair, until: str, at_source: bool) -> None:
+    source = pair.until_in_one_place()
+    pair.until_admitted()
+    VmConsole(source, "web").write_marker(f"{until} {at_source}")
+    pair.kill_daemon_amid(source, source if at_source else pair.other(source), until=until)
+    host = pair.until_in_one_place()
+    print(f"web is on {host.name}, and was on {source.name}")
+    assert VmConsole(host, "web").marker() == f"{until} {at_source}"
+    pair.until_reaches(host, "web", _DB)
 
 
 def test_a_host_that_is_not_trusted_gets_nothing(pair: Pair) -> None:

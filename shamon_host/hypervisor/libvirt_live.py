@@ -84,7 +84,8 @@ class LibvirtLive:
             _remove_left(monitor)
             sending.start_disk(domain.disk, disk)
         except BaseException:
-            sending.cancel()
+            with contextlib.suppress(BackendFailed):
+                sending.cancel()
             disk.close()
             raise
         return sending
@@ -261,11 +262,14 @@ class _LibvirtSending:
             with contextlib.suppress(BackendFailed):
                 _remove_left(self.monitor)
         finally:
-            for relay in (self._disk, self._memory):
-                if relay is not None:
-                    relay.close()
-            self.memory_stream.close()
+            self.close()
         self.resume()
+
+    def close(self) -> None:
+        for relay in (self._disk, self._memory):
+            if relay is not None:
+                relay.close()
+        self.memory_stream.close()
 
     def _start_memory(self) -> None:
         self.monitor.set_capabilities(dict.fromkeys(_CAPABILITIES, True))

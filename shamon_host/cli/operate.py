@@ -278,6 +278,8 @@ def _migrate(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{printable(move['vm'])}: on {printable(move['to'])}, {printable(move['step'])}")
     print("  ".join(f"{part} {took_ms:.0f} ms" for part, took_ms in move["parts_ms"].items()))
+    total_s = sum(move["parts_ms"].values()) / 1000
+    print(f"{move['sent_bytes'] / _MIB:.1f} MiB in {total_s:.1f} s")
     if move["downtime_ms"]:
         frame = f", its first frame {move['first_frame_ms']:.0f} ms later" if move["first_frame_ms"] else ""
         print(f"downtime {move['downtime_ms'] / 1000:.1f} s{frame}")

@@ -151,16 +151,17 @@ class LiveArrivals:
             self._close(vm, opened)
         self.vms.discard_incoming(vm)
 
-    async def first_frame_ms(self, vm: VmName) -> int:
-        """Milliseconds until the VM sends a frame; 0 where it sends none within two seconds."""
+    async def first_frame(self, vm: VmName) -> tuple[int, int]:
+        """Milliseconds that were waited here, and until the VM sent a frame: 0 where it sent none in two seconds."""
         taps = await self.blocking(self.vms.states.devices)
         began_s = self.clock.boottime_s()
         before = await self.blocking(lambda: self._sent(taps.get(vm, ())))
         while self.clock.boottime_s() - began_s < _FRAME_S:
             await self.clock.sleep(_FRAME_LOOK_S)
             if await self.blocking(lambda: self._sent(taps.get(vm, ()))) > before:
-                return max(1, round((self.clock.boottime_s() - began_s) * 1000))
-        return 0
+                waited = max(1, round((self.clock.boottime_s() - began_s) * 1000))
+                return waited, waited
+        return round((self.clock.boottime_s() - began_s) * 1000), 0
 
     def _sent(self, taps: tuple[str, ...]) -> int:
         traffic = self.links.kernel.traffic()

@@ -7,6 +7,7 @@ Until the token is signed whatever goes wrong leaves the VM here, and lets it ru
 
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from shamon_host.daemon.admissions import Admissions
@@ -105,8 +106,8 @@ class LiveDepartures:
         opened: list[Stream] = []
         try:
             for which in (DISK_STREAM, MEMORY_STREAM):
-                opened.append(await self.blocking(lambda: streams.connect(passage, HELLO_S)))
-                await self.blocking(lambda which=which: _say(opened[-1], secret + which))  # type: ignore[misc]  # mypy knows no defaults of lambdas
+                opened.append(await self.blocking(partial(streams.connect, passage, HELLO_S)))
+                await self.blocking(partial(_say, opened[-1], secret + which))
             await call(to, VM_JOIN, Join(move=move, vm=vm).encode(), timeout_s=3 * HELLO_S)
             disk, memory = opened
             domain = await self.blocking(lambda: self.vms.states.find(vm))
@@ -171,6 +172,8 @@ class LiveDepartures:
         except ShamonError as error:
             self.audit.append("vm.not-destroyed", vm, {"reason": str(error)})
         if leaving is not None:
+            if leaving.sending is not None:
+                leaving.sending.close()
             self._close_passage(vm, leaving)
 
     def _types(self, vm: VmName, to: HostName) -> list[TypeName]:

@@ -294,7 +294,8 @@ class Arrivals:
         finally:
             self.changed()
         if live and arrived.resumed:
-            arrived = replace(arrived, first_frame_ms=await self.live.first_frame_ms(token.vm))
+            waited_ms, first_frame_ms = await self.live.first_frame(token.vm)
+            arrived = replace(arrived, waited_ms=waited_ms, first_frame_ms=first_frame_ms)
         return arrived
 
     def _start(self, vm: VmName) -> Arrived:

@@ -10,6 +10,7 @@ What is under way lies in the store: `copying` (ours, not to be started meanwhil
 told), `kept` (ours, the other host is to be told to forget what came in).
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.background import Background
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.live_departures import LiveDepartures
+from shamon_host.daemon.move_progress import Progress
 from shamon_host.daemon.peer_policies import PeerPolicies
 from shamon_host.daemon.ports import Blocking, Clock, Waker
 from shamon_host.daemon.store import Store
@@ -45,6 +47,7 @@ from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, V
 DEPARTURES = "vm-departure"
 _AGAIN_S = 10.0
 _LOOK_S = 0.2
+_LEASE_LOOK_S = 1.0
 _LONG_S = 900.0
 """For what reads a whole disk or image on the other host."""
 
@@ -55,40 +58,6 @@ class Phase(StrEnum):
     COPYING = "copying"
     GIVEN = "given"
     KEPT = "kept"
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """The last move of a VM that this run of the daemon began, for people."""
-
-    vm: VmName
-    to: HostName
-    live: bool = False
-    step: str = "the two hosts attest each other"
-    sent_bytes: int = 0
-    disk_bytes: int = 0
-    done: bool = False
-    error: ShamonError | None = None
-    parts_ms: dict[str, float] = field(default_factory=dict)
-    downtime_ms: float = 0.0
-    """From before it was stopped until the other host said that it runs."""
-    first_frame_ms: float = 0.0
-    """From then until it sent a frame there; 0 where nobody knows."""
-
-    def to_document(self) -> dict[str, Any]:
-        """In JSON's types, without the error."""
-        return {
-            "vm": self.vm,
-            "to": self.to,
-            "live": self.live,
-            "step": self.step,
-            "sent_bytes": self.sent_bytes,
-            "disk_bytes": self.disk_bytes,
-            "done": self.done,
-            "parts_ms": dict(self.parts_ms),
-            "downtime_ms": self.downtime_ms,
-            "first_frame_ms": self.first_frame_ms,
-        }
 
 
 @dataclass(kw_only=True)
@@ -343,20 +312,8 @@ class Departures:
         arrived = await self._tell(progress.vm, move)
         laps.lap("taken")
         if arrived is not None:
-            progress.step = arrived.state
-            if arrived.resumed:
-                parts = laps.parts_ms
-                running = ("attested", "prepared", "copied") if progress.live else ("attested", "prepared")
-                progress.first_frame_ms = float(arrived.first_frame_ms)
-                parts["taken"] = round(max(0.0, parts["taken"] - progress.first_frame_ms), 3)
-                before = sum(parts.get(name, 0.0) for name in running)
-                progress.downtime_ms = round(sum(parts.values()) - before, 3)
-                kind = "live migration" if progress.live else "migration"
-                figures = {**parts, "downtime": progress.downtime_ms}
-                if arrived.first_frame_ms:
-                    figures["first frame"] = progress.first_frame_ms
-                for part, took_ms in figures.items():
-                    self.measured(f"{kind}: {part}", took_ms)
+            for what, took_ms in progress.arrived(arrived, laps.parts_ms).items():
+                self.measured(what, took_ms)
 
     # What may be, and what becomes of it
 
@@ -477,12 +434,26 @@ class Departures:
     async def _call(
         self, to: HostName, path: str, body: bytes, *, timeout_s: float = 0.0, admitted: bool = True
     ) -> bytes:
-        """Only while the other host is admitted and its lease lasts, but for what says nothing of the VM. Raises
-        ShamonError."""
-        if admitted and not self.admissions.state(to).counts_at(self.clock.boottime_s()):
-            raise Refused("the host is not admitted now", where=to)
+        """Only while the other host is admitted and its lease lasts, but for what says nothing of the VM; an answer is
+        not waited for any longer than that. Raises ShamonError."""
+        if admitted:
+            self._require_admitted(to)
         policy = self.enforced.policy
         entry = policy.hosts.get(to)
         if entry is None:
             raise Refused("the policy knows no such host", where=to)
-        return await self.transport.call(entry, path, body, timeout_s=timeout_s or policy.intervals.timeout_s)
+        timeout_s = timeout_s or policy.intervals.timeout_s
+        call = asyncio.ensure_future(self.transport.call(entry, path, body, timeout_s=timeout_s))
+        try:
+            while not (await asyncio.wait({call}, timeout=_LEASE_LOOK_S))[0]:
+                if admitted:
+                    self._require_admitted(to)
+            return call.result()
+        finally:
+            if not call.done():
+                call.cancel()
+                await asyncio.wait({call})
+
+    def _require_admitted(self, to: HostName) -> None:
+        if not self.admissions.state(to).counts_at(self.clock.boottime_s()):
+            raise Refused("the host is not admitted now", where=to)

@@ -16,7 +16,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import libvirt_qemu
@@ -31,6 +31,7 @@ from shamon_host.hypervisor.relay import Relay
 from shamon_host.selinux.sockcreate import creating_under
 
 _PREFIX = "shamon-"
+_DAEMON_TYPE = "shamon_t"
 _EXPORT = "shamon"
 _POLL_S = 0.01
 _END_S = 120.0
@@ -83,7 +84,8 @@ class LibvirtLive:
             _remove_left(monitor)
             sending.start_disk(domain.disk, disk)
         except BaseException:
-            sending.cancel()
+            with contextlib.suppress(BackendFailed):
+                sending.cancel()
             disk.close()
             raise
         return sending
@@ -116,7 +118,8 @@ class LibvirtLive:
                 monitor.ask("nbd-server-start", {"addr": server, "max-connections": 1})
                 export = {"type": "nbd", "id": _EXPORT, "name": _EXPORT, "writable": True}
                 monitor.ask("block-export-add", {**export, "node-name": monitor.node_of(spec.disk)})
-            connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            with _under(_asking(spec.context)):
+                connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             try:
                 connected.connect(os.fspath(address))
             except OSError:
@@ -259,11 +262,14 @@ class _LibvirtSending:
             with contextlib.suppress(BackendFailed):
                 _remove_left(self.monitor)
         finally:
-            for relay in (self._disk, self._memory):
-                if relay is not None:
-                    relay.close()
-            self.memory_stream.close()
+            self.close()
         self.resume()
+
+    def close(self) -> None:
+        for relay in (self._disk, self._memory):
+            if relay is not None:
+                relay.close()
+        self.memory_stream.close()
 
     def _start_memory(self) -> None:
         self.monitor.set_capabilities(dict.fromkeys(_CAPABILITIES, True))
@@ -305,6 +311,12 @@ def _remove_left(monitor: QemuMonitor) -> None:
     for node in monitor.nodes():
         if node.startswith(_PREFIX):
             monitor.ask("blockdev-del", {"node-name": node})
+
+
+def _asking(context: VmContext | None) -> VmContext | None:
+    """Of a socket of the daemon's own that connects to one of the machine's: the machine's end of the connection gets
+    the categories of the one that connects (selinux_socket_unix_stream_connect), and has to have its own."""
+    return replace(context, type=_DAEMON_TYPE) if isinstance(context, SelinuxContext) else context
 
 
 def _under(context: VmContext | None) -> contextlib.AbstractContextManager[None]:

@@ -182,6 +182,10 @@ class Sending(Protocol):
         """It stays: the VM runs again if it was stopped for this, and the streams are closed. Again changes nothing."""
         ...
 
+    def close(self) -> None:
+        """End the streams, and leave the domain as it is. Again changes nothing."""
+        ...
+
 
 class Receiving(Protocol):
     """A VM that comes while it runs elsewhere. All raise BackendFailed."""

@@ -42,6 +42,8 @@ class Relay:
             if speaks:
                 arguments = (source, target, ended)
                 self._threads.append(threading.Thread(target=self._pass_on, args=arguments, name="relay", daemon=True))
+        self.near.settimeout(None)
+        self.far.settimeout(None)
         for thread in self._threads:
             thread.start()
 
@@ -60,7 +62,6 @@ class Relay:
 
     def _pass_on(self, source: Stream, target: Stream, ended: threading.Event) -> None:
         try:
-            source.settimeout(None)
             while data := source.recv(_PIECE):
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)

@@ -11,7 +11,7 @@ from shamon_host.links.model import PASSAGE_TCP_PORT, Passage
 
 _BACKLOG = 2
 _IDLE_S, _PROBE_S, _PROBES = 5, 3, 5
-_UNACKNOWLEDGED_MS = 20_000
+_UNACKNOWLEDGED_MS = 30_000
 
 
 class LinuxPassageListener:

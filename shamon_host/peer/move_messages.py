@@ -185,22 +185,31 @@ class Abort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """What became of a VM that was handed over, in words for people; `resumed`: it runs. `first_frame_ms`: from then
-    until it sent one; 0 where nobody waited for that, or none came soon."""
+    """What became of a VM that was handed over, in words for people; `resumed`: it runs. `waited_ms`: since then;
+    `first_frame_ms`: from then until it sent a frame, 0 where nobody waited for that, or none came soon."""
 
     resumed: bool
     state: str
+    waited_ms: int = 0
     first_frame_ms: int = 0
 
     def encode(self) -> bytes:
-        return encode_object({"resumed": self.resumed, "state": self.state, "first_frame_ms": self.first_frame_ms})
+        return encode_object(
+            {
+                "resumed": self.resumed,
+                "state": self.state,
+                "waited_ms": self.waited_ms,
+                "first_frame_ms": self.first_frame_ms,
+            }
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises BadInput."""
-        fields = Fields.parse(data, "arrival", frozenset({"resumed", "state", "first_frame_ms"}))
+        fields = Fields.parse(data, "arrival", frozenset({"resumed", "state", "waited_ms", "first_frame_ms"}))
         return cls(
             resumed=fields.flag("resumed"),
             state=fields.text("state", most=MAX_STATE),
+            waited_ms=fields.number("waited_ms", least=0, most=_MAX_FRAME_MS),
             first_frame_ms=fields.number("first_frame_ms", least=0, most=_MAX_FRAME_MS),
         )

@@ -95,10 +95,13 @@ class MemorySending:
         if self._cancelled:
             return
         self._cancelled = True
-        self.disk.close()
-        self.memory.close()
+        self.close()
         if self.live._state(self.name) is DomainState.PAUSED:
             self.live.hypervisor.resume(self.name)
+
+    def close(self) -> None:
+        self.disk.close()
+        self.memory.close()
 
     def _send(self, stream: Stream, content: object) -> None:
         if self.live._state(self.name) is not DomainState.PAUSED:

@@ -279,6 +279,8 @@ def _messages(data: bytes) -> None:
         move_messages.Prepare.decode,
         move_messages.DiskPart.decode,
         move_messages.Handover.decode,
+        move_messages.Receive.decode,
+        move_messages.Join.decode,
         move_messages.Abort.decode,
         move_messages.Arrived.decode,
         vm_token.token_in,

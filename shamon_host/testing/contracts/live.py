@@ -104,6 +104,8 @@ class LiveMigrationContract:
         move.receiving.finish(_PATIENCE_S)
         assert [move.domain(name).state for name in (FIRST, SECOND)] == [DomainState.PAUSED] * 2
         move.bench.hypervisor.destroy(FIRST)
+        for _ in range(2):
+            move.sending.close()
         move.bench.hypervisor.resume(SECOND)
         assert move.domain(SECOND).state is DomainState.RUNNING
 

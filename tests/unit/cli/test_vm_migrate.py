@@ -76,6 +76,7 @@ def test_how_it_goes_and_how_long_it_took(play: Any, capsys: pytest.CaptureFixtu
     assert printed.out.splitlines() == [
         "web: on beta, it is running",
         "prepared 20 ms  stopped 100 ms  copied 2000 ms  accepted 30 ms  given 2 ms  taken 400 ms",
+        "3.0 MiB in 2.6 s",
         "downtime 2.5 s",
     ]
 

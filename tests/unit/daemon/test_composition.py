@@ -28,7 +28,9 @@ from shamon_host.domain.policy import HypervisorKind
 from shamon_host.peer.sealed_key import sealed_key
 from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.hypervisor import MemoryHypervisor
+from shamon_host.testing.images import MemoryImages
 from shamon_host.testing.kernel import MemoryKernel
+from shamon_host.testing.live import MemoryLive
 from shamon_host.testing.machine import MeasuredMachine
 from shamon_host.testing.memory_world import MEMORY_TIMING
 from shamon_host.testing.severable import MemoryServiceManager
@@ -127,6 +129,10 @@ class World:
             raise self.libvirt_error
         return self.backend("hypervisor", self.hypervisor)
 
+    def libvirt_live(self, *, qemu: object, directory: Path) -> MemoryLive:
+        assert (qemu is not None, directory) == (True, self.root / "run")
+        return MemoryLive(hypervisor=self.hypervisor, images=MemoryImages(clean={}))
+
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
@@ -134,6 +140,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     capsys.readouterr()
     stubs: dict[str, dict[str, Any]] = {
         "shamon_host.attestation.tpm_device": {"DeviceTpm": lambda _: world.backend("tpm", world.machine.tpm)},
+        "shamon_host.hypervisor.libvirt_live": {"LibvirtLive": world.libvirt_live},
         "shamon_host.hypervisor.libvirt_qemu": {"LibvirtQemu": world.libvirt},
         "shamon_host.hypervisor.libvirt_live": {"LibvirtLive": lambda **_: None},
         "shamon_host.hypervisor.libvirt_xen": {"LibvirtXen": world.libvirt_xen},

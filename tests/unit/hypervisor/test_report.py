@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shamon_host.domain.contexts import allocate_for
+from shamon_host.domain.contexts import allocate_for, vm_context
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import ClaimName, ClaimStatus
@@ -262,3 +262,31 @@ def test_a_vm_is_where_it_was_moved_to() -> None:
         claim = check_hypervisor_report(report, host=host, policy=placed)
         assert (claim.status is ClaimStatus.PASS) is passes
         assert words in claim.reason
+
+
+@pytest.mark.parametrize(
+    ("state", "may_come", "passes"),
+    [(DomainState.PAUSED, True, True), (DomainState.RUNNING, True, False), (DomainState.PAUSED, False, False)],
+)
+def test_a_vm_stands_still_where_it_may_be_moved_to(state: DomainState, *, may_come: bool, passes: bool) -> None:
+    """While it moves as it runs, a second domain of it waits there."""
+    web = replace(POLICY.vms[WEB], may_move_to=frozenset({BETA} if may_come else ()))
+    policy = replace(POLICY, vms={**POLICY.vms, WEB: web})
+    label_map = allocate_for(policy, BETA)
+    if WEB not in label_map.vms:
+        label_map = replace(label_map, vms={**label_map.vms, WEB: LABEL_MAP.vms[WEB]})
+    context = vm_context(policy, label_map, WEB)
+    report = DomainReport(name=WEB, uuid="", state=state, context=context, interfaces=(), disk="")
+    claim = check_hypervisor_report(hypervisor_report([report], label_map), host=BETA, policy=policy)
+    assert (claim.status is ClaimStatus.PASS) is passes, claim
+    if not passes:
+        assert "runs on another host" in claim.reason
+
+
+def test_what_stands_still_counts_for_conflict_sets() -> None:
+    web = replace(POLICY.vms[WEB], host=BETA, may_move_to=frozenset({ALPHA}))
+    policy = replace(POLICY, vms={**POLICY.vms, WEB: web})
+    domains = [_running(WEB, DomainState.PAUSED), _running(PROBE)]
+    claim = check_hypervisor_report(hypervisor_report(domains, LABEL_MAP), host=ALPHA, policy=policy)
+    assert claim.status is ClaimStatus.FAIL
+    assert "types in conflict run together" in claim.reason

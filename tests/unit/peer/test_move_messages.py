@@ -7,10 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BadInput, NotTrusted
-from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.vm_tokens import VmToken
 from shamon_host.hypervisor.report import MAX_REPORTED_TOKEN_BYTES
-from shamon_host.peer.move_messages import MOVE_BYTES, Abort, Arrived, DiskPart, Handover, Prepare
+from shamon_host.peer.move_messages import (
+    MOVE_BYTES,
+    SECRET_BYTES,
+    Abort,
+    Arrived,
+    DiskPart,
+    Handover,
+    Join,
+    Prepare,
+    Receive,
+)
 from shamon_host.peer.signed_record import public_text, read_envelope
 from shamon_host.peer.vm_token import (
     MAX_TOKEN_ENVELOPE_BYTES,
@@ -21,7 +31,7 @@ from shamon_host.peer.vm_token import (
     read_token,
     token_in,
 )
-from shamon_host.peer.wire import MAX_DISK_PART, VM_DISK, body_limit
+from shamon_host.peer.wire import MAX_DISK_PART, VM_DISK, VM_RECEIVE, body_limit
 from shamon_host.testing.memory_ca import memory_key
 
 ALPHA, BETA, GAMMA = HostName("alpha"), HostName("beta"), HostName("gamma")
@@ -62,8 +72,25 @@ def test_what_is_sent_arrives(offset: int, data: bytes) -> None:
     assert Prepare.decode(prepare.encode()) == prepare
     abort, handover = Abort(move=MOVE, vm=WEB), Handover(move=MOVE, token=data)
     assert (Abort.decode(abort.encode()), Handover.decode(handover.encode())) == (abort, handover)
-    arrived = Arrived(resumed=bool(offset % 2), state="it is running")
+    arrived = Arrived(resumed=bool(offset % 2), state="it is running", waited_ms=offset % 99, first_frame_ms=offset % 7)
     assert Arrived.decode(arrived.encode()) == arrived
+
+    join = Join(move=MOVE, vm=WEB)
+    assert Join.decode(join.encode()) == join
+    receive = Receive(move=MOVE, vm=WEB, policy="ab" * 32, type=TypeName("acme/red"), secret=bytes(SECRET_BYTES))
+    assert Receive.decode(receive.encode()) == receive
+    assert len(receive.encode()) < body_limit(VM_RECEIVE)
+
+
+def test_the_secret_of_a_move_is_not_told() -> None:
+    receive = Receive(move=MOVE, vm=WEB, policy="ab" * 32, type=TypeName("acme/red"), secret=b"\x5a" * SECRET_BYTES)
+    assert "Z" not in repr(receive)
+    assert "5a" not in repr(receive)
+    for secret in (b"", bytes(SECRET_BYTES - 1), bytes(SECRET_BYTES + 1)):
+        with pytest.raises(BadInput):
+            Receive.decode(replace(receive, secret=secret).encode())
+    with pytest.raises(BadInput):
+        Receive.decode(replace(receive, type=TypeName("red")).encode())
 
 
 def test_the_longest_part_of_a_disk_fits() -> None:
@@ -122,6 +149,7 @@ def test_tokens_that_are_none(change: dict[str, object]) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_in_words(data: bytes) -> None:
-    for decode in (Prepare.decode, DiskPart.decode, Abort.decode, Arrived.decode, Handover.decode, token_in):
+    decoders = (Prepare.decode, DiskPart.decode, Abort.decode, Arrived.decode, Handover.decode, Receive.decode)
+    for decode in (*decoders, Join.decode, token_in):
         with pytest.raises(BadInput):
             decode(data)

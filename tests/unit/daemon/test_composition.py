@@ -142,7 +142,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         "shamon_host.attestation.tpm_device": {"DeviceTpm": lambda _: world.backend("tpm", world.machine.tpm)},
         "shamon_host.hypervisor.libvirt_live": {"LibvirtLive": world.libvirt_live},
         "shamon_host.hypervisor.libvirt_qemu": {"LibvirtQemu": world.libvirt},
-        "shamon_host.hypervisor.libvirt_live": {"LibvirtLive": lambda **_: None},
         "shamon_host.hypervisor.libvirt_xen": {"LibvirtXen": world.libvirt_xen},
         "shamon_host.hypervisor.xen_control": {"XenControl": lambda: "libxenctrl"},
         "shamon_host.hypervisor.xen_flask": {"XenFlask": world.xen_flask},

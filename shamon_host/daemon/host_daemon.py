@@ -111,7 +111,7 @@ class HostDaemon:
             vm_settings=self.vm_settings,
             measured=self.figures.add,
             moving=self._moving,
-            arriving=lambda: self.arrivals.arriving(),  # noqa: PLW0108 which is not there yet
+            standing_by=self._standing_by,
         )
         enforced, links, vms = own.enforced, own.links, own.vms
         self.policies = policies = PeerPolicies(
@@ -428,6 +428,9 @@ class HostDaemon:
 
     def _moving(self, vm: VmName) -> str:
         return self.departures.why_not_to_be_started(vm) or self.arrivals.why_not_to_be_started(vm)
+
+    def _standing_by(self) -> frozenset[VmName]:
+        return self.arrivals.arriving() | self.departures.live.leaving()
 
     def _own_tpm(self) -> TpmKind:
         return self.registry.enrolled(self.name).tpm

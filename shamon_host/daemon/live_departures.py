@@ -176,6 +176,11 @@ class LiveDepartures:
                 leaving.sending.close()
             self._close_passage(vm, leaving)
 
+    def leaving(self) -> frozenset[VmName]:
+        """VMs that are on their way out, or have just left: the domain of one that is another host's by now stands
+        still here until that host was told."""
+        return frozenset(self._leaving)
+
     def _types(self, vm: VmName, to: HostName) -> list[TypeName]:
         """By which it may cross, in order."""
         policy = self.enforced.policy

@@ -44,8 +44,8 @@ class OwnHost:
     measured: Measured
     moving: Callable[[VmName], str]
     """Why a VM must not be started now, as it is on its way from one host to another; empty where it is not."""
-    arriving: Callable[[], frozenset[VmName]]
-    """VMs of other hosts that wait here for their memory."""
+    standing_by: Callable[[], frozenset[VmName]]
+    """VMs of other hosts whose domains stand still here (`VmStates.standing_by`)."""
     session: BootSession = field(init=False)
     owners: VmOwners = field(init=False)
     enforced: EnforcedPolicy = field(init=False)
@@ -113,7 +113,7 @@ class OwnHost:
                 policy=lambda: enforced.policy,
                 label_map=lambda: enforced.label_map,
                 leases=VmLeases(documents=self.store, boottime_s=backends.clock.boottime_s, boot_id=backends.boot_id),
-                arriving=self.arriving,
+                standing_by=self.standing_by,
             ),
             images=backends.images,
             disks=VmDisks(

@@ -151,7 +151,11 @@ class Departures:
                     raise
                 progress.error, progress.step = error, "it stays"
             else:
-                await self._hand(progress, move, laps)
+                try:
+                    await self._hand(progress, move, laps)
+                finally:  # the other host was told first: the VM is down meanwhile
+                    if progress.live:
+                        await self.blocking(lambda: self.live.gone(vm))
         except ShamonError as error:
             progress.step = f"it is {to}'s, which has not answered yet"
             progress.error = Unreachable(
@@ -298,8 +302,6 @@ class Departures:
             self.audit.append("vm.give", vm, {"to": to, "generation": token.generation, "disk": token.disk})
             given = {**document, "phase": Phase.GIVEN, "token": envelope.decode("ascii")}
             self.owners.take(token, envelope, {(DEPARTURES, vm): given, (VM_DOCUMENTS, vm): None})
-            if live:
-                self.live.gone(vm)
 
     def _copying(self, vm: VmName, move: bytes) -> dict[str, Any]:
         """What is noted of the move. Raises Refused where it is over."""

@@ -80,8 +80,9 @@ class VmStates:
     policy: Callable[[], Policy]
     label_map: Callable[[], LabelMap]
     leases: VmLeases
-    arriving: Callable[[], frozenset[VmName]] = frozenset
-    """VMs of other hosts that wait here for their memory, standing still (live migration)."""
+    standing_by: Callable[[], frozenset[VmName]] = frozenset
+    """VMs of other hosts whose domains stand still here: they wait for their memory, or have just left (live
+    migration)."""
 
     def statuses(self) -> tuple[VmStatus, ...]:
         """Every VM that the policy gives to this host."""
@@ -122,20 +123,20 @@ class VmStates:
 
     def running_types(self) -> frozenset[TypeName]:
         """Types of every VM that runs or is suspended under its label, is not cut off by a quarantine, and is attested
-        if it has to be; and of those that wait here for their memory."""
-        arriving = (name for report in self._arriving() for name in self.policy().label_of(report.name).types)
-        return frozenset({*(name for status in self._connectable() for name in status.types), *arriving})
+        if it has to be; and of those that stand still here on their way."""
+        standing_by = (name for report in self._standing_by() for name in self.policy().label_of(report.name).types)
+        return frozenset({*(name for status in self._connectable() for name in status.types), *standing_by})
 
     def taps(self) -> dict[str, TypeName]:
         """Tap → type, for every interface that belongs in a type's bridge now. A type that is no more has none."""
         known = self.label_map().types
-        arriving = {
+        standing_by = {
             interface.device: name
-            for report in self._arriving()
+            for report in self._standing_by()
             for interface, name in zip(report.interfaces, self.policy().interfaces_of(report.name), strict=False)
             if name in known
         }
-        return arriving | {
+        return standing_by | {
             interface.device: name
             for status in self._connectable()
             if status.domain is not None
@@ -178,15 +179,16 @@ class VmStates:
         """The domain of a VM, where it runs or is suspended."""
         return next((report for report in self.active() if report.name == name), None)
 
-    def _arriving(self) -> tuple[DomainReport, ...]:
-        """Domains that wait for their memory, under their label."""
-        names = self.arriving()
+    def _standing_by(self) -> tuple[DomainReport, ...]:
+        """Domains of other hosts' VMs that stand still here by right, under their label."""
+        names = self.standing_by()
         if not names:
             return ()
         return tuple(
             report
             for report in self.active()
             if report.name in names
+            and self.policy().host_of(report.name) != self.host
             and report.state is DomainState.PAUSED
             and report.context == self.context(report.name)
         )

@@ -317,7 +317,7 @@ class VmManager:
         if entry is None:  # judged like any start: somebody started it past this program
             return "vm.stranger", self._decide(policy, name).as_detail()
         owner = policy.host_of(name)
-        here = owner == self.states.host or self._waits(report)
+        here = owner == self.states.host or self._stands_by(report)
         expected = self.states.context(name) if here else None
         if expected is None or report.context != expected:
             words = str(expected or f"to run on {owner}")
@@ -373,7 +373,9 @@ class VmManager:
                 ours.update(before.vms)
 
             def why(report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
-                decision = None if self._waits(report) else self._forbidden(policy, report, labels=before is not None)
+                decision = (
+                    None if self._stands_by(report) else self._forbidden(policy, report, labels=before is not None)
+                )
                 return None if decision is None else ("vm.forbidden", decision.as_detail())
 
             stopped, failed = self._destroy_each([each for each in self.states.active() if each.name in ours], why)
@@ -494,13 +496,14 @@ class VmManager:
         laps.lap("overlay made")
         return overlay
 
-    def _waits(self, report: DomainReport) -> bool:
-        """It is a VM of another host that waits here for its memory, as it may."""
+    def _stands_by(self, report: DomainReport) -> bool:
+        """It is a VM of another host that stands still here, as it may: it waits for its memory, or has just left."""
         policy, name = self.states.policy(), report.name
         return (
             report.state is DomainState.PAUSED
-            and name in self.states.arriving()
+            and name in self.states.standing_by()
             and name in policy.vms
+            and policy.host_of(name) != self.states.host
             and self.states.host in policy.hosts_for(name)
         )
 

@@ -166,24 +166,25 @@ class Conversation:
 
     def __init__(self, pair: Pair, port: int) -> None:
         self._db, self._port = VmConsole(pair.beta, "db"), port
+        self._heard = f"/run/heard-{port}"
 
     def begin(self, web: VmConsole) -> None:
         web.run("echo 'while read -r line; do echo $line; done' > /run/answer", check=True)
         web.run(f"(nc -l -p {self._port} -e sh /run/answer >/dev/null 2>&1 &)", check=True)
         self._db.run("echo 'n=0; while :; do n=$((n+1)); echo $n; usleep 200000; done' > /run/talk", check=True)
-        self._db.run(f"(sh /run/talk | nc {_WEB} {self._port} > /run/heard 2>&1 &)", check=True)
+        self._db.run(f"(sh /run/talk | nc {_WEB} {self._port} > {self._heard} 2>&1 &)", check=True)
         wait_until(lambda: self.heard() > 3, timeout_s=60, what="the two talk")
 
     def heard(self) -> int:
         """The last number that came back."""
-        words = self._db.run("tail -n 1 /run/heard").stdout.split()
+        words = self._db.run(f"tail -n 1 {self._heard}").stdout.split()
         return int(words[-1]) if words and words[-1].isdecimal() else 0
 
     def goes_on(self) -> bool:
         """The same connection, with nothing missing in what came back."""
         before = self.heard()
         wait_until(lambda: self.heard() > before + 3, timeout_s=60, what="the two talk on")
-        lines, last = self._db.run("wc -l < /run/heard; tail -n 1 /run/heard", check=True).stdout.split()
+        lines, last = self._db.run(f"wc -l < {self._heard}; tail -n 1 {self._heard}", check=True).stdout.split()
         return abs(int(lines) - int(last)) <= 2  # some come in between
 
 

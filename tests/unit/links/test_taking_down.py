@@ -100,7 +100,7 @@ def test_what_is_known_leaves_nothing_to_do(desired: DesiredState, peer: str) ->
     opening = {address: seconds for address, seconds in desired.opening.items() if address != peer}
     gate = {address: seconds for address, seconds in desired.gate.items() if address != peer}
     ports = {link.local_port for link in others}
-    passages = frozenset(each for each in desired.passages if each.local_port in ports)
+    passages = frozenset(passage for passage in desired.passages if passage.local_port in ports)
     left = replace(desired, links=tuple(others), passages=passages, gate=gate, opening=opening)
     assert plan(left, kernel.read()) == ()
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +44,7 @@ from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images, LiveMi
 from shamon_host.link_agent.divided_kernel import DividedKernel
 from shamon_host.link_agent.remote_kernel import RemoteLinkKernel, connect_to_mac_vm
 from shamon_host.link_agent.setup import CONTROL_PREFIX, HOST_ADDRESS, MAC_VM_ADDRESS, PROXY_PORT
-from shamon_host.links.linux_interfaces import make_control_wire
+from shamon_host.links.linux_control_wire import make_control_wire
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
 from shamon_host.links.linux_passage_streams import LinuxPassageStreams
@@ -119,7 +120,7 @@ def open_kernel(config: HostConfig) -> tuple[LinkKernel, MacVmBackends | None]:
         config=config.mac_vm,
         remote=remote,
         prepare=kernel.prepare,
-        make_control_wire=lambda: make_control_wire(CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}"),
+        make_control_wire=partial(make_control_wire, CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}"),
     )
 
 

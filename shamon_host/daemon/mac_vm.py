@@ -107,7 +107,7 @@ class MacVm:
             return True
 
     def _start(self, vms: VmManager) -> None:
-        self.backends.make_control_wire()
+        self.backends.make_control_wire(self.policy().hosts[self.host].port)
         self.backends.prepare([*self._uplinks()])
         vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
         self.backends.remote.forget()

@@ -19,8 +19,9 @@ class MacVmBackends:
     remote: MacVmKernel
     prepare: Callable[[Sequence[str]], None]
     """The host's halves of these bridges, for the MAC VM to be started with a tap in each (`DividedKernel.prepare`)."""
-    make_control_wire: Callable[[], None]
-    """Make the bridge of the control wire, with the host's address on it, or make it right. Raises BackendFailed."""
+    make_control_wire: Callable[[int], None]
+    """Make the bridge of the control wire, with the host's address on it, or make it right; this is the TCP port at
+    which the daemon answers there. Raises BackendFailed."""
     pause: Callable[[float], None] = time.sleep
     """For so many seconds, in a worker thread, while the MAC VM boots."""
     now_s: Callable[[], float] = time.monotonic

@@ -1,5 +1,6 @@
-"""Interfaces of a MAC VM: found by their MAC addresses, named, given addresses, and switched on (rtnetlink(7)); and the
-host's end of the wire to it. The other interfaces of a host are its operator's.
+"""Interfaces of a MAC VM: found by their MAC addresses, named, given addresses, and switched on (rtnetlink(7)).
+
+Only the MAC VM's own program calls this: the interfaces of a host are its operator's.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.links.linux_devices import write_sysctl
 
 
 def name_interface(mac: str, name: str, *, address: str = "", gateway: str = "", up: bool = True) -> None:
@@ -31,27 +31,15 @@ def name_interface(mac: str, name: str, *, address: str = "", gateway: str = "",
             route.link("set", index=index, state="down")
             route.link("set", index=index, ifname=name)
         if address:
-            _address(route, index, address)
+            set_address(route, index, address)
         if up:
             route.link("set", index=index, state="up")
         if gateway:
             route.route("replace", dst="default", gateway=gateway, oif=index)
 
 
-def make_control_wire(bridge: str, address: str) -> None:
-    """A bridge with this address and no other, without IPv6, made or made right. Raises BackendFailed."""
-    with _route(bridge) as route:
-        found = route.link_lookup(ifname=bridge)
-        if not found:
-            route.link("add", ifname=bridge, kind="bridge", br_stp_state=0, br_forward_delay=0)
-            found = route.link_lookup(ifname=bridge)
-        write_sysctl(f"ipv6/conf/{bridge}/disable_ipv6", "1")
-        write_sysctl(f"ipv4/conf/{bridge}/forwarding", "0")
-        _address(route, found[0], address)
-        route.link("set", index=found[0], state="up")
-
-
-def _address(route: IPRoute, index: int, address: str) -> None:
+def set_address(route: IPRoute, index: int, address: str) -> None:
+    """Give the interface this address (ADDRESS/LENGTH) and no other but those of the link. Raises NetlinkError."""
     wanted = ip_interface(address)
     present = {
         (item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS"), item["prefixlen"])

@@ -138,6 +138,10 @@ class Nft:
         """A transaction in nft's own language. Raises BackendFailed naming `operation`."""
         self._run(("--file", "-"), operation, script=script, absent_is_fine=absent_is_fine)
 
+    def list_table(self, family: str, name: str) -> str:
+        """As nft prints it. Raises BackendFailed, also if there is none."""
+        return self._run(("list", "table", family, name), f"read the table {name}")
+
     def _run(self, arguments: Sequence[str], operation: str, *, script: str = "", absent_is_fine: bool = False) -> str:
         """What nft says; "" if what the script names is not there and that is fine."""
         command = [self.program, *arguments]

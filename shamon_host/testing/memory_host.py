@@ -441,7 +441,7 @@ class MemoryHost:
             pause=self._pause,
             now_s=lambda: self.clock.boottime_s() + self._paused_s,
             prepare=DividedKernel(host=self.kernel, mac_vm=self.mac_vm).prepare,
-            make_control_wire=lambda: None,
+            make_control_wire=lambda _port: None,
         )
 
     def _pause(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ from shamon_host.testing.cil import Policy, names_in
 TEXT = shipped_module(LINK_MODULE).text.decode()
 OWN = {
     "shamon_t", "shamon_exec_t", "shamon_etc_t", "shamon_data_t", "shamon_key_t", "shamon_var_lib_t",
-    "shamon_var_run_t", "shamon_link_t", "shamon_spd_t",
+    "shamon_var_run_t", "shamon_link_t", "shamon_spd_t", "shamon_control_port_t",
 }  # fmt: skip
 UNCONFINED = (
     "unconfined",

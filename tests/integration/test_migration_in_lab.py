@@ -19,7 +19,10 @@ from tests.integration.lab.story_world import LAB_TIMING
 from tests.integration.lab.waiting import wait_until
 
 pytestmark = pytest.mark.full
-_CHANGES = (('[vms.web]\nlabel = "red"', '[vms.web]\nlabel = "red"\nmay_move_to = ["beta"]'),)
+_CHANGES = (
+    ('[vms.web]\nlabel = "red"', '[vms.web]\nlabel = "red"\nmay_move_to = ["beta"]'),
+    ('[types."acme/red"]\non_failure = "replace"', '[types."acme/red"]\non_failure = "keep"'),
+)
 _WEB, _DB = VM_ADDRESSES["web"][0], VM_ADDRESSES["db"][0]
 _TIMING = replace(LAB_TIMING, lease_s=120)
 """An emulated host with one processor is busy while it copies: its handshakes take longer than otherwise."""

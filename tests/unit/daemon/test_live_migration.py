@@ -392,3 +392,30 @@ def test_a_passage_that_nobody_wants_goes() -> None:
         assert is_whole(world.alpha)
 
     play(test, MOVES, KEEP)
+
+
+def test_the_other_host_is_told_before_what_is_left_is_destroyed() -> None:
+    """What is left stands still, its host's labels are enforced meanwhile, and peers go on trusting it."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+        seen = []
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_HAND:
+                seen.append((where(world), runs(world.alpha), owner(world.alpha)))
+                daemon(world.alpha).watchers.domains_changed()
+                daemon(world.gamma).schedule.wake_all()
+                await asyncio.sleep(3.0)
+                assert where(world) == ["alpha", "beta"]
+                await world.admitted("alpha", "beta", "gamma")
+            return await deliver(request)
+
+        world.network.tap = tap
+        assert (await migrate_live(world, world.alpha, "beta"))["step"] == "it is running"
+        assert seen == [(["alpha", "beta"], False, "beta")]
+        assert where(world) == ["beta"]
+        assert not records(world.alpha, "vm.mislabelled")
+        assert not records(world.gamma, "peer.suspend")
+
+    play(test, MOVES)

@@ -16,7 +16,6 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainState, VmDisk, VmInterface, VmSpec
 from shamon_host.testing.contracts.hypervisor import FIRST, Bench, HypervisorContract
-from shamon_host.testing.contracts.live import LiveBench, LiveMigrationContract
 from tests.integration.hypervisor.bridges_and_disks import (
     APP,
     BRIDGES,
@@ -31,7 +30,6 @@ from tests.integration.hypervisor.bridges_and_disks import (
 )
 
 if TYPE_CHECKING:
-    from shamon_host.hypervisor.libvirt_live import LibvirtLive
     from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 
 _PATIENCE_S = 15.0
@@ -186,26 +184,6 @@ class TestLibvirtQemu(HypervisorContract):
             bench.hypervisor.destroy(FIRST)
         run("virsh", "-q", "undefine", FIRST)
         assert bench.hypervisor.start_paused(spec).state is DomainState.PAUSED
-
-
-class LibvirtLiveBench(LibvirtBench):
-    """QEMU's guests, sent from one machine to another one of the same host."""
-
-    def __init__(self, hypervisor: "LibvirtQemu", live: "LibvirtLive") -> None:
-        super().__init__(hypervisor)
-        self.live = live
-
-
-class TestLibvirtLive(LiveMigrationContract):
-    """Each machine's sockets are its own by their label: SELinux enforces here."""
-
-    @pytest.fixture
-    def bench(self, hypervisor: "LibvirtQemu", tmp_path: Path) -> Iterator[LiveBench]:
-        from shamon_host.hypervisor.libvirt_live import LibvirtLive
-
-        yield LibvirtLiveBench(hypervisor, LibvirtLive(qemu=hypervisor, directory=tmp_path))
-        for report in hypervisor.domains():
-            hypervisor.destroy(report.name)
 
 
 def test_no_daemon() -> None:

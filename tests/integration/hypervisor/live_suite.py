@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 
 __all__ = ["hypervisor"]
+RUNTIME = Path("/run/shamon")
+"""Where the daemon has such sockets, and may."""
 
 
 class LibvirtLiveBench(LibvirtBench):
@@ -28,9 +30,9 @@ class TestLibvirtLive(LiveMigrationContract):
     """Each machine's sockets are its own by their label: SELinux enforces here."""
 
     @pytest.fixture
-    def bench(self, hypervisor: "LibvirtQemu", tmp_path: Path) -> Iterator[LiveBench]:
+    def bench(self, hypervisor: "LibvirtQemu") -> Iterator[LiveBench]:
         from shamon_host.hypervisor.libvirt_live import LibvirtLive
 
-        yield LibvirtLiveBench(hypervisor, LibvirtLive(qemu=hypervisor, directory=tmp_path))
+        yield LibvirtLiveBench(hypervisor, LibvirtLive(qemu=hypervisor, directory=RUNTIME))
         for report in hypervisor.domains():
             hypervisor.destroy(report.name)

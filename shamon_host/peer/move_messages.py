@@ -24,7 +24,7 @@ Until the owner has signed it may give up (`/v1/vm/abort`); afterwards it says `
 """
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import TypeName, VmName, plain_name, type_name
@@ -98,9 +98,10 @@ class Receive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Join:
-    """The owner has connected both streams."""
+class _OfMove:
+    """A message that names a move and its VM, and says no more."""
 
+    called: ClassVar[str]
     move: bytes
     vm: VmName
 
@@ -110,10 +111,17 @@ class Join:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises BadInput."""
-        fields = Fields.parse(data, "streams of a move", frozenset({"move", "vm"}))
+        fields = Fields.parse(data, cls.called, frozenset({"move", "vm"}))
         return cls(
             move=fields.octets("move", least=MOVE_BYTES), vm=VmName(plain_name(fields.text("vm", most=63), "VM name"))
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join(_OfMove):
+    """The owner has connected both streams."""
+
+    called: ClassVar[str] = "streams of a move"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,22 +173,10 @@ class Handover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Abort:
+class Abort(_OfMove):
     """The owner keeps the VM."""
 
-    move: bytes
-    vm: VmName
-
-    def encode(self) -> bytes:
-        return encode_object({"move": self.move.hex(), "vm": self.vm})
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises BadInput."""
-        fields = Fields.parse(data, "end of a move", frozenset({"move", "vm"}))
-        return cls(
-            move=fields.octets("move", least=MOVE_BYTES), vm=VmName(plain_name(fields.text("vm", most=63), "VM name"))
-        )
+    called: ClassVar[str] = "end of a move"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,21 +2,18 @@
 VM that is not what the policy pins, and of one that ends.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shamon_host.cli.demo_screen import PlainObserver
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.story_report import StoryReport
 from tests.integration.lab.host import LabHost
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_pair import RED, LinkPair
-from tests.integration.lab.story import CORE_FAULTS, lab_of, play
+from tests.integration.lab.story import told_on
 from tests.integration.lab.waiting import wait_until
 
 pytestmark = pytest.mark.full
@@ -32,19 +29,13 @@ with open(sys.argv[1], "r+b") as file:
 """
 
 
-def _story(kinds: Sequence[HypervisorKind]) -> Iterator[tuple[Lab, StoryReport]]:
-    logs = os.environ.get("SHAMON_LAB_LOGS")
-    with lab_of(kinds, keep=Path(logs) if logs else None) as lab:
-        yield lab, play(lab, faults=CORE_FAULTS, observer=PlainObserver(), mac_vms=True)
-
-
 def _check(report: StoryReport) -> None:
     assert report.ok, [step for step in report.steps if not step.ok]
 
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[Lab, StoryReport]]:
-    yield from _story([QEMU])
+    yield from told_on([QEMU], mac_vms=True)
 
 
 def test_the_story_with_mac_vms(told: tuple[Lab, StoryReport]) -> None:
@@ -123,5 +114,5 @@ def test_a_mac_vm_of_which_one_byte_was_changed(attacked: Attacked, file: str, p
 
 @pytest.mark.parametrize("kinds", [(XEN, XEN), (XEN, QEMU)], ids=["xen,xen", "xen,kvm"])
 def test_the_story_with_mac_vms_on_xen(kinds: Sequence[HypervisorKind]) -> None:
-    for _, report in _story(kinds):
+    for _, report in told_on(kinds, mac_vms=True):
         _check(report)

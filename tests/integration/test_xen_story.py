@@ -3,15 +3,12 @@ somebody swaps, domains that somebody starts or relabels.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shamon_host.cli.demo_screen import PlainObserver
 from shamon_host.domain.flask_labels import flask_context, flask_type
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.policy_file import parse_policy
@@ -20,7 +17,7 @@ from shamon_host.testing.story_report import StoryReport
 from tests.integration.lab.host import LabHost
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_pair import RED, LinkPair
-from tests.integration.lab.story import CORE_FAULTS, lab_of, play
+from tests.integration.lab.story import told_on
 from tests.integration.lab.waiting import wait_until
 
 pytestmark = pytest.mark.full
@@ -39,12 +36,6 @@ sys.exit(0 if xen.xc_flask_relabel_domain(handle, int(sys.argv[1]), sid) == 0 el
 """
 
 
-def _story(kinds: Sequence[HypervisorKind]) -> Iterator[tuple[Lab, StoryReport]]:
-    logs = os.environ.get("SHAMON_LAB_LOGS")
-    with lab_of(kinds, keep=Path(logs) if logs else None) as lab:
-        yield lab, play(lab, faults=CORE_FAULTS, observer=PlainObserver())
-
-
 def _check(report: StoryReport) -> None:
     assert report.ok, [step for step in report.steps if not step.ok]
     assert {"handshake_ms", "quote_ms", "detect_to_teardown_ms"} <= set(report.figures)
@@ -52,13 +43,13 @@ def _check(report: StoryReport) -> None:
 
 @pytest.mark.parametrize("kinds", [(XEN, QEMU), (QEMU, XEN)], ids=["xen,kvm", "kvm,xen"])
 def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> None:
-    for _, report in _story(kinds):
+    for _, report in told_on(kinds):
         _check(report)
 
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[Lab, StoryReport]]:
-    yield from _story([XEN])
+    yield from told_on([XEN])
 
 
 def test_the_story_on_xen(told: tuple[Lab, StoryReport]) -> None:

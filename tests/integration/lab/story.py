@@ -7,8 +7,9 @@ root, and the images that `make lab-images` builds.
 import argparse
 import asyncio
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shamon_host.cli.demo_screen import PlainObserver
@@ -35,6 +36,14 @@ def lab_of(kinds: Sequence[HypervisorKind], *, keep: Path | None = None) -> Lab:
 def play(lab: Lab, *, faults: tuple[Fault, ...], observer: Observer, mac_vms: bool = False) -> StoryReport:
     """The story in this lab, whose hosts are still off; `mac_vms`: each host's links are held by a VM of its own."""
     return asyncio.run(Story(world=LabWorld(lab, faults=faults, mac_vms=mac_vms), observer=observer).play())
+
+
+def told_on(kinds: Sequence[HypervisorKind], *, mac_vms: bool = False) -> Iterator[tuple[Lab, StoryReport]]:
+    """For a fixture: the story with its core faults, in a lab that is there until the tests are done; `SHAMON_LAB_LOGS`
+    names where its logs are kept."""
+    logs = os.environ.get("SHAMON_LAB_LOGS")
+    with lab_of(kinds, keep=Path(logs) if logs else None) as lab:
+        yield lab, play(lab, faults=CORE_FAULTS, observer=PlainObserver(), mac_vms=mac_vms)
 
 
 def main() -> int:

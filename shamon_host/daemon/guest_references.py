@@ -6,7 +6,7 @@ from typing import Protocol
 
 from shamon_host.attestation.guest_reference import GuestReference, read_guest_reference
 from shamon_host.attestation.reference_values import MAX_FILE_BYTES
-from shamon_host.daemon.files import read_limited
+from shamon_host.daemon.files import ReadAnew, read_limited
 from shamon_host.domain.errors import NotTrusted
 from shamon_host.domain.guest_demand import GuestDemand
 from shamon_host.domain.labels import plain_name
@@ -25,12 +25,16 @@ class GuestReferences:
     """Reads a file when it is first asked for, and again whenever it was replaced."""
 
     directory: Path
-    _cache: dict[str, tuple[tuple[int, int, int], GuestReference]] = field(default_factory=dict)
+    _files: ReadAnew[GuestReference] = field(default_factory=ReadAnew)
 
     def load(self, demand: GuestDemand) -> GuestReference:
         path = self.directory / f"{plain_name(demand.name, 'name of a demand')}.json"
+
+        def read() -> GuestReference:
+            return read_guest_reference(read_limited(path, MAX_FILE_BYTES, "file of Reference Values"), where=str(path))
+
         try:
-            found = path.stat()
+            reference = self._files.get(path, read)
         except OSError as error:
             raise NotTrusted(
                 "no Reference Values for the guests of this demand",
@@ -38,13 +42,7 @@ class GuestReferences:
                 found=error.strerror or "",
                 remedy="Record them from a known-good start with `shamon reference record-vm`.",
             ) from error
-        version = (found.st_ino, found.st_mtime_ns, found.st_size)
-        cached = self._cache.get(demand.name)
-        if cached is None or cached[0] != version:
-            data = read_limited(path, MAX_FILE_BYTES, "file of Reference Values")
-            cached = (version, read_guest_reference(data, where=str(path)))
-            self._cache[demand.name] = cached
-        return require_pinned(cached[1], demand, where=str(path))
+        return require_pinned(reference, demand, where=str(path))
 
 
 def require_pinned(reference: GuestReference, demand: GuestDemand, *, where: str) -> GuestReference:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from shamon_host.attestation.reference_model import ReferenceValues
 from shamon_host.daemon.audit_log import AuditLog
-from shamon_host.daemon.files import read_limited
+from shamon_host.daemon.files import ReadAnew, read_limited
 from shamon_host.daemon.store import Store
 from shamon_host.domain import monitor
 from shamon_host.domain.errors import NotTrusted
@@ -36,7 +36,7 @@ class References:
     directory: Path
     signers: ReferenceSigners | None = None
     """None: files without a signature will do, and those of others are not looked at."""
-    _cache: dict[HostName, tuple[tuple[int, int, int], ReferenceValues]] = field(default_factory=dict)
+    _files: ReadAnew[ReferenceValues] = field(default_factory=ReadAnew)
 
     @property
     def signed(self) -> bool:
@@ -47,8 +47,13 @@ class References:
         """Raises NotTrusted when there are none for this host, or they are not signed as demanded, BadInput when the
         file is malformed."""
         path = self.directory / f"{plain_name(host, 'host name')}.json"
+
+        def read() -> ReferenceValues:
+            data = read_limited(path, MAX_ENVELOPE_BYTES, "file of Reference Values")
+            return self._shared(opened(data, self.signers, source=str(path)))
+
         try:
-            found = path.stat()
+            return self._files.get(path, read)
         except OSError as error:
             raise NotTrusted(
                 "no Reference Values for this host",
@@ -56,17 +61,10 @@ class References:
                 found=error.strerror or "",
                 remedy="Record them from a known-good boot with `shamon reference record`.",
             ) from error
-        version = (found.st_ino, found.st_mtime_ns, found.st_size)
-        cached = self._cache.get(host)
-        if cached is None or cached[0] != version:
-            data = read_limited(path, MAX_ENVELOPE_BYTES, "file of Reference Values")
-            cached = (version, self._shared(opened(data, self.signers, source=str(path))))
-            self._cache[host] = cached
-        return cached[1]
 
     def _shared(self, new: ReferenceValues) -> ReferenceValues:
         """The very same object for hosts of one image: each takes a lot of memory."""
-        return next((known for _, known in self._cache.values() if known.digest == new.digest), new)
+        return next((known for known in self._files.known() if known.digest == new.digest), new)
 
 
 def note_reference(

@@ -3,7 +3,6 @@
 Part of `vms.VmManager`, whose lock it is under. Nothing is done for any other VM.
 """
 
-import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,23 +12,18 @@ from shamon_host.attestation.guest_reference import GuestBoot
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused
 from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.guest_tpms import GuestTpm
+from shamon_host.hypervisor.overlay_images import file_sha256
 from shamon_host.hypervisor.ports import Audit, DomainReport
 from shamon_host.hypervisor.vm_spec import VmSettings, vm_uuid
 from shamon_host.hypervisor.vm_states import VmStates
 
-_CHUNK = 1 << 20
-
 
 def file_digest(path: str) -> str:
     """SHA-256 of a whole file, hexadecimal. Raises BackendFailed."""
-    digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return file_sha256(Path(path))
     except OSError as error:
         raise BackendFailed("cannot be read", where=path, found=error.strerror or type(error).__name__) from error
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
-"""The story on hosts with Xen, and on hosts of both kinds; then what the hypervisor's own policy is for: a policy that
-somebody swaps, domains that somebody starts or relabels.
+"""The story on two hosts with Xen whose links are held by VMs of their own; then what the hypervisor's own policy is
+for: a policy that somebody swaps, domains that somebody starts or relabels. And the story on hosts of both kinds that
+hold their links themselves.
 """
 
 import json
@@ -14,13 +15,13 @@ from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.interchange.flask import flask_source
 from shamon_host.testing.story_report import StoryReport
+from tests.integration.daemon.mac_vm_proofs import MacVmProofs
 from tests.integration.lab.host import LabHost
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_pair import RED, LinkPair
 from tests.integration.lab.story import told_on
 from tests.integration.lab.waiting import wait_until
 
-pytestmark = pytest.mark.full
 XEN, QEMU = HypervisorKind.XEN, HypervisorKind.QEMU
 _APP = "/var/lib/libvirt/images/app"
 _IN_TOOLSTACK = "systemd-run -q --wait --pipe --collect /usr/local/sbin/lab-in-toolstack"
@@ -41,6 +42,7 @@ def _check(report: StoryReport) -> None:
     assert {"handshake_ms", "quote_ms", "detect_to_teardown_ms"} <= set(report.figures)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kinds", [(XEN, QEMU), (QEMU, XEN)], ids=["xen,kvm", "kvm,xen"])
 def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> None:
     for _, report in told_on(kinds):
@@ -49,10 +51,10 @@ def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> No
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[Lab, StoryReport]]:
-    yield from told_on([XEN])
+    yield from told_on([XEN, XEN, QEMU], mac_vms=True)
 
 
-def test_the_story_on_xen(told: tuple[Lab, StoryReport]) -> None:
+def test_the_story_on_xen_with_mac_vms(told: tuple[Lab, StoryReport]) -> None:
     _check(told[1])
 
 
@@ -84,15 +86,26 @@ class Attacked:
 
 
 @pytest.fixture(scope="module")
-def attacked(told: tuple[Lab, StoryReport]) -> Attacked:
+def pair(told: tuple[Lab, StoryReport]) -> LinkPair:
     lab, report = told
     if not report.ok:
         pytest.skip("the story did not come to its end")
     pair = LinkPair(lab)
     pair.start([RED])
+    return pair
+
+
+@pytest.fixture(scope="module")
+def attacked(pair: LinkPair) -> Attacked:
     return Attacked(pair)
 
 
+@pytest.mark.full
+class TestTheMacVm(MacVmProofs):
+    """On Xen."""
+
+
+@pytest.mark.full
 def test_a_domain_that_somebody_starts_is_stopped(attacked: Attacked) -> None:
     """Under a label of the coalition, past Shamon and libvirt: judged like any start, gone, and nothing else is."""
     since = attacked.pair.audit_end(attacked.host)
@@ -106,6 +119,7 @@ def test_a_domain_that_somebody_starts_is_stopped(attacked: Attacked) -> None:
     attacked.pair.until_carried([RED])
 
 
+@pytest.mark.full
 def test_a_vm_under_a_label_that_xen_does_not_know(attacked: Attacked) -> None:
     """libxl starts it as a domain without a label, and says nothing; Shamon reads it back."""
     since = attacked.pair.audit_end(attacked.host)
@@ -122,6 +136,7 @@ def test_a_vm_under_a_label_that_xen_does_not_know(attacked: Attacked) -> None:
     wait_until(lambda: "probe" not in attacked.domains(), timeout_s=60, what="it is gone")
 
 
+@pytest.mark.full
 def test_nobody_relabels_a_domain(attacked: Attacked) -> None:
     """Not even the toolstack: the hypervisor refuses, and says so."""
     number = attacked.host.run("virsh -q -c xen:///system domid web").stdout.strip()
@@ -139,6 +154,7 @@ def test_nobody_relabels_a_domain(attacked: Attacked) -> None:
     )
 
 
+@pytest.mark.full
 def test_a_policy_that_somebody_swaps(attacked: Attacked) -> None:
     """A laxer one, with all that the coalition's allows: it is replaced, peers hear of it, and cut the host off."""
     host, pair = attacked.host, attacked.pair

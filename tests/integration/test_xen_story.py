@@ -51,7 +51,7 @@ def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> No
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[Lab, StoryReport]]:
-    yield from told_on([XEN, XEN, QEMU], mac_vms=True)
+    yield from told_on([XEN], mac_vms=True)
 
 
 def test_the_story_on_xen_with_mac_vms(told: tuple[Lab, StoryReport]) -> None:

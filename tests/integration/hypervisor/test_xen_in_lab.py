@@ -56,7 +56,7 @@ def test_who_reaches_the_hypervisor(host: LabHost) -> None:
 @pytest.fixture(scope="module")
 def outcomes(host: LabHost) -> RemoteOutcomes:
     """The suite's run."""
-    return run_suite(host, SUITE, confined=True, timeout_s=900)
+    return run_suite(host, SUITE, confined=True, timeout_s=1800)
 
 
 @pytest.mark.parametrize("test", suite_tests(SUITE))

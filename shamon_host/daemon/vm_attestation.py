@@ -178,7 +178,8 @@ class VmAttestation:
         )
         if result.bound and not tpm.ak_public:
             self.audit.append("vm.ak", vm, {"tpm": tpm.mark})
-            if not states.note_ak(vm, GuestTpm(mark=tpm.mark, ak_public=answer.ak_public)):
+            shown = GuestTpm(mark=tpm.mark, ak_public=answer.ak_public)
+            if not await self.blocking(lambda: self.vms.note_ak(vm, shown)):
                 return  # replaced meanwhile
         if result.bound and following is not None:
             self.memory.keep(vm, tpm.mark, following)

@@ -25,11 +25,13 @@ class LinkReconciler:
     def reconcile(self) -> KernelState:
         """Bring the kernel's link objects, and the taps of our VMs, to what is wanted; they are returned as last
         read."""
-        return self.links.reconcile(self.vms.taps(), self._filters())
+        with self.links.held():
+            return self.links.reconcile(self.vms.taps(), self._filters())
 
     def pending(self) -> Pending:
         """What `reconcile` would do now."""
-        return self.links.pending(self.vms.taps(), self._filters())
+        with self.links.held():
+            return self.links.pending(self.vms.taps(), self._filters())
 
     def _filters(self) -> dict[str, TapFilter]:
         return tap_filters(self.enforced.policy, self.vms.devices(), self.clock.wall_s())

@@ -136,6 +136,72 @@ def test_without_replacement_it_stays_in_quarantine_and_a_release_begins_with_it
     play_attested(test, on_failure="keep")
 
 
+def test_one_that_boots_by_itself_does_not_hide_what_it_ran() -> None:
+    """Its TPM says so, should the hypervisor have let it."""
+
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        await _asked_again(world)
+        machine = world.alpha.hypervisor.machine("web")
+        machine.run_program(PROGRAM, b"\x7fELF strange")
+        machine.boot()
+        await world.wait(7)
+        assert ports(world.alpha) == []
+        assert "it booted by itself" in (await web(world))["quarantined"]
+        *_, last = records(world.alpha, "vm.appraised", "web")
+        assert (last["trusted"], "it booted by itself" in last["reason"]) == (False, True)
+        await world.start("alpha", "web")
+        assert ports(world.alpha) == []
+        await attested(world)
+        await world.wait(30)
+        assert len(ports(world.alpha)) == 1, "the boot that this host began is none of its own"
+
+    play_attested(test, on_failure="keep")
+
+
+async def _asked_again(world: DaemonWorld) -> None:
+    asked = len(world.alpha.guests.asked)
+    while len(world.alpha.guests.asked) == asked:
+        await world.wait(0.5)
+
+
+def test_one_that_reboots_is_gone_and_its_next_start_begins_with_its_ports_down() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        await _asked_again(world)
+        world.alpha.hypervisor.reboot(WEB)
+        await world.wait(1)
+        assert (ports(world.alpha), (await web(world))["state"]) == ([], "absent")
+        world.alpha.guests.silent.add(cid(world.alpha))
+        await world.start("alpha", "web")
+        assert ports(world.alpha) == [], "the lease of the start before would go on for seconds"
+        world.alpha.guests.silent.clear()
+        await attested(world)
+
+    play_attested(test, on_failure="keep")
+
+
+def test_an_answer_that_is_older_than_the_start_says_nothing_about_it() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        told = len(records(world.alpha, "vm.appraised", "web"))
+
+        def restart(_cid: int, _request: bytes, answer: bytes) -> bytes:
+            own = daemon(world.alpha).own
+            own.vms.stop(WEB)
+            own.vms.start(WEB)
+            world.alpha.guests.silent.add(cid(world.alpha))
+            return answer
+
+        world.alpha.hypervisor.machine("web").run_program(PROGRAM, b"\x7fELF strange")
+        world.alpha.guests.tamper = restart
+        await world.wait(12)
+        assert len(records(world.alpha, "vm.appraised", "web")) == told
+        assert (await web(world))["quarantine"] is None
+
+    play_attested(test, on_failure="keep")
+
+
 def test_a_release_from_an_operators_quarantine_is_attested_first() -> None:
     async def test(world: DaemonWorld) -> None:
         await started(world)

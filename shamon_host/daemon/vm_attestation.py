@@ -10,6 +10,7 @@ its lease, or stay down, and that is all.
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +130,13 @@ class VmAttestation:
                 self.background.spawn(self._turn(vm, demand, failed=bool(lease.failed)), f"attestation of {vm}")
         ended, self._held = self._held - held, held
         if ended:
-            self.changed()
+            self.background.spawn(self._ports_down(), "ports of VMs whose leases ended")
+
+    async def _ports_down(self) -> None:
+        """Whoever watches the domains does it too, tells what fails, and may be waiting for a MAC VM."""
+        with suppress(ShamonError):
+            await self.blocking(self.reconciler.narrow)
+        self.changed()
 
     async def _turn(self, vm: VmName, demand: GuestDemand, *, failed: bool) -> None:
         try:

@@ -1,6 +1,7 @@
 """A VM that is attested, on whole hosts: when its ports are up, what becomes of it when it fails, and that no death of
 the daemon changes either."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -420,6 +421,55 @@ def test_a_port_that_somebody_puts_back_is_taken_down_again() -> None:
         assert ports(world.alpha) == []
 
     play_attested(test)
+
+
+@pytest.mark.parametrize("by", ["watchers", "attestation", "next daemon"])
+def test_a_lease_that_ends_while_the_mac_vm_is_away(by: str) -> None:
+    """`by`: who looks first, the others being busy, for one with a MAC VM that they wait for."""
+
+    async def test(world: DaemonWorld) -> None:
+        alpha = world.alpha
+        world.enrolment.guests["app"] = guest_reference()
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await attested(world)
+        assert len(ports(alpha)) == 1
+        alpha.images.clean["mac-vm"] = b"another one"  # so that it cannot be started any more
+        alpha.hypervisor.crash(VmName("alpha-mac"))
+        del world.enrolment.guests["app"]  # nobody can judge: its ports go down with its lease, and that is all
+        match by:
+            case "watchers":
+                attestation = daemon(alpha).attestation
+                assert attestation is not None
+                attestation.reconciler = replace(attestation.reconciler, read_host=None)
+            case "attestation":
+                daemon(alpha).watchers.reconciler = replace(daemon(alpha).own.reconciler, read_host=None)
+            case _:
+                await alpha.kill_daemon()
+        await world.wait(20)
+        if by == "next daemon":
+            assert len(ports(alpha)) == 1
+            await alpha.start_daemon()
+        assert ports(alpha) == []
+        assert (await web(world))["quarantine"] is None
+
+    play(test, *demanding(on_failure="keep"), mac_vms=True)
+
+
+def test_one_that_falls_silent_while_the_mac_vm_is_away() -> None:
+    async def test(world: DaemonWorld) -> None:
+        world.enrolment.guests["app"] = guest_reference()
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await attested(world)
+        world.alpha.images.clean["mac-vm"] = b"another one"
+        world.alpha.hypervisor.crash(VmName("alpha-mac"))
+        world.alpha.guests.silent.add(cid(world.alpha))
+        await world.wait(60)
+        assert ports(world.alpha) == []
+        assert "does not answer" in (await web(world))["quarantined"]
+
+    play(test, *demanding(on_failure="keep"), mac_vms=True)
 
 
 def test_a_vm_that_was_stopped_is_asked_no_more() -> None:

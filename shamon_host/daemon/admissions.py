@@ -277,14 +277,18 @@ class Admissions:
         self._peers.setdefault(host, self._unproved(host))
 
     async def drop_host(self, host: HostName, address: str) -> None:
-        """The policy has this host no more. What still goes on with it finds its address, and nothing else."""
+        """The policy has this host no more. What still goes on with it finds its address, and nothing else. Raises
+        BackendFailed when something of it is left in the kernel; all is forgotten, so the next `reconcile` removes
+        it."""
         self._dropped[host] = address
-        await self.blocking(lambda: self.links.close_peer(host, address))
-        self._carried.forget(host)
-        self._proved_s.pop(host, None)
-        self.offered.pop(host, None)
-        self._unclosed.discard(host)
-        del self._peers[host]
+        try:
+            await self.blocking(lambda: self.links.close_peer(host, address))
+        finally:
+            self._carried.forget(host)
+            self._proved_s.pop(host, None)
+            self.offered.pop(host, None)
+            self._unclosed.discard(host)
+            del self._peers[host]
 
     def pardon(self, host: HostName) -> None:
         """The host is enrolled, newly or again: if it was out, it may prove itself from now on."""

@@ -118,8 +118,8 @@ def open_kernel(config: HostConfig) -> tuple[LinkKernel, MacVmBackends | None]:
     kernel = DividedKernel(host=host, mac_vm=remote)
     return kernel, MacVmBackends(
         config=config.mac_vm,
+        kernel=kernel,
         remote=remote,
-        prepare=kernel.prepare,
         make_control_wire=partial(make_control_wire, CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}"),
     )
 

@@ -41,9 +41,10 @@ class GuestAnswers:
 
     async def answer(self, cid: int, request: bytes) -> bytes:
         try:
+            asks = f"vsock {cid}"
+            if not self._budget.take(asks, self.clock.boottime_s()):  # before anything is done for who asks
+                raise Refused("asked too often", where=asks, expected=f"once in {_EVERY_S:g} seconds")
             vm = await self._who(cid)
-            if not self._budget.take(vm, self.clock.boottime_s()):
-                raise Refused("asked too often", where=vm, expected=f"once in {_EVERY_S:g} seconds")
             question = read_request(request)
             if not isinstance(question, HostsRequest):
                 raise BadInput("a host is asked about other hosts, and about nothing else")

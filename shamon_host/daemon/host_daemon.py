@@ -192,6 +192,7 @@ class HostDaemon:
                 vms=vms,
                 xen=own.xen,
                 reconciler=own.reconciler,
+                audit=audit,
                 blocking=blocking,
                 on_dropped=self.host.forget,
             ),

@@ -108,7 +108,7 @@ class MacVm:
 
     def _start(self, vms: VmManager) -> None:
         self.backends.make_control_wire(self.policy().hosts[self.host].port)
-        self.backends.prepare([*self._uplinks()])
+        self.backends.kernel.prepare([*self._uplinks()])
         vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
         self.backends.remote.forget()
         if not self._answers(BOOT_LIMIT_S):

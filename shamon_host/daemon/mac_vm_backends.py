@@ -1,10 +1,11 @@
 """What a host in the profile `vm` has beside the other backends: its MAC VM's kernel, and the wire to it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shamon_host.daemon.config import MacVmConfig
+from shamon_host.link_agent.divided_kernel import DividedKernel
 from shamon_host.link_agent.ports import MacVmKernel
 
 CONTROL_BRIDGE = "shcontrol"
@@ -13,12 +14,11 @@ CONTROL_BRIDGE = "shcontrol"
 
 @dataclass(frozen=True, kw_only=True)
 class MacVmBackends:
-    """`remote`: the MAC VM's half of the daemon's link kernel."""
+    """`kernel`: the daemon's link kernel; `remote`: the MAC VM's half of it."""
 
     config: MacVmConfig
+    kernel: DividedKernel
     remote: MacVmKernel
-    prepare: Callable[[Sequence[str]], None]
-    """The host's halves of these bridges, for the MAC VM to be started with a tap in each (`DividedKernel.prepare`)."""
     make_control_wire: Callable[[int], None]
     """Make the bridge of the control wire, with the host's address on it, or make it right; this is the TCP port at
     which the daemon answers there. Raises BackendFailed."""

@@ -137,7 +137,13 @@ class OwnHost:
             wall_s=backends.clock.wall_s,
             measured=self.measured,
         )
-        self.reconciler = LinkReconciler(enforced=enforced, clock=backends.clock, links=self.links, vms=self.vms.states)
+        self.reconciler = LinkReconciler(
+            enforced=enforced,
+            clock=backends.clock,
+            links=self.links,
+            vms=self.vms.states,
+            read_host=backends.mac_vm.kernel.read_host if backends.mac_vm is not None else None,
+        )
 
     async def start(self) -> None:
         """Bring kernel and VMs to what the policy allows; no VM is started yet. Raises ShamonError."""
@@ -178,6 +184,7 @@ class OwnHost:
             self.reconciler.reconcile()
             return
         try:
+            self.reconciler.narrow()
             self.bring_mac_vm_about()
             self.reconciler.reconcile()
         except ShamonError as error:

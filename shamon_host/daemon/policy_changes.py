@@ -22,7 +22,7 @@ from shamon_host.daemon.policy_switch import PolicySwitch
 from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.domain.decision import Rule
-from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry, Policy, PolicyVersion
 from shamon_host.domain.policy_file import parse_canonical
@@ -272,7 +272,8 @@ class PolicyChanges:
         return await self.blocking(vote)
 
     async def _commit(self, envelope: bytes, commit: bytes, *, passing: bool = False) -> None:
-        """Put a version in force on the strength of its record. Raises NotTrusted, Refused.
+        """Put a version in force on the strength of its record. Raises NotTrusted, Refused; BackendFailed where it is
+        not in force as links could not be closed before.
 
         `passing`: on the way to a later version, so that it may have expired meanwhile.
         """
@@ -292,8 +293,16 @@ class PolicyChanges:
         decision = await self.blocking(lambda: self.enforced.decide(record, passing=passing))
         self.audit.append(decision.check, self.name, decision.as_detail())
         decision.enforce()
-        work = self.switch.to(record)
-        await asyncio.shield(self.background.spawn(work, f"version {policy.version} of the policy", finish=True))
+        kept_from: list[BackendFailed] = []
+
+        async def switch() -> None:
+            error = await self.switch.to(record)
+            if error is not None:
+                kept_from.append(error)
+
+        await asyncio.shield(self.background.spawn(switch(), f"version {policy.version} of the policy", finish=True))
+        if kept_from:
+            raise kept_from[0]
 
     async def _read(self, envelope: bytes) -> Policy:
         """The policy in an envelope, once enough signers of the version in force are known to have signed it. Raises
@@ -326,9 +335,11 @@ class PolicyChanges:
     async def _catch_up(self, chain: Sequence[PolicyRecord]) -> None:
         """Put versions in force that were decided on while this host was away, each on the strength of its record."""
         async with self._busy:
-            for record in chain:
-                await self._commit(record.envelope, record.commit, passing=record is not chain[-1])
-        self.changed()
+            try:
+                for record in chain:
+                    await self._commit(record.envelope, record.commit, passing=record is not chain[-1])
+            finally:
+                self.changed()
 
     async def _let_go_in_time(self, statement: Statement) -> None:
         """Give the coordinator a while; then this host does as it likes, and a late record still counts."""

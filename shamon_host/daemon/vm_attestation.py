@@ -10,6 +10,7 @@ its lease, or stay down, and that is all.
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +130,13 @@ class VmAttestation:
                 self.background.spawn(self._turn(vm, demand, failed=bool(lease.failed)), f"attestation of {vm}")
         ended, self._held = self._held - held, held
         if ended:
-            self.changed()
+            self.background.spawn(self._ports_down(), "ports of VMs whose leases ended")
+
+    async def _ports_down(self) -> None:
+        """Whoever watches the domains does it too, tells what fails, and may be waiting for a MAC VM."""
+        with suppress(ShamonError):
+            await self.blocking(self.reconciler.narrow)
+        self.changed()
 
     async def _turn(self, vm: VmName, demand: GuestDemand, *, failed: bool) -> None:
         try:
@@ -178,27 +185,41 @@ class VmAttestation:
         )
         if result.bound and not tpm.ak_public:
             self.audit.append("vm.ak", vm, {"tpm": tpm.mark})
-            if not states.note_ak(vm, GuestTpm(mark=tpm.mark, ak_public=answer.ak_public)):
+            shown = GuestTpm(mark=tpm.mark, ak_public=answer.ak_public)
+            if not await self.blocking(lambda: self.vms.note_ak(vm, shown)):
                 return  # replaced meanwhile
         if result.bound and following is not None:
             self.memory.keep(vm, tpm.mark, following)
         verdict = self._verdict(_meaning(result), _words(result), result.claims)
-        await self._settle(vm, demand, lease, verdict, asked_s)
+        reset_count = following.reset_count if result.bound and following is not None else None
+        await self._settle(vm, demand, lease, verdict, asked_s, reset_count=reset_count)
 
     async def _settle(
-        self, vm: VmName, demand: GuestDemand, lease: GuestLease, verdict: GuestVerdict, asked_s: float
+        self,
+        vm: VmName,
+        demand: GuestDemand,
+        lease: GuestLease,
+        verdict: GuestVerdict,
+        asked_s: float,
+        *,
+        reset_count: int | None = None,
     ) -> None:
-        """Decide, write it down, and do what follows."""
+        """Decide, write it down, and do what follows. `reset_count`: of the VM's TPM, where the answer is bound."""
         now_s, leases = self.clock.boottime_s(), self.vms.states.leases
+        current = leases.of(vm)
+        if current is None or current.mark != lease.mark:
+            return  # it was started anew, or stopped, while it was asked
         self.verdicts[vm] = verdict
-        after = lease.after(verdict.answer, demand, asked_s=asked_s, now_s=now_s, reason=verdict.reason)
+        after = lease.after(
+            verdict.answer, demand, asked_s=asked_s, now_s=now_s, reason=verdict.reason, reset_count=reset_count
+        )
         held = lease.holds(now_s=now_s, boot_id=leases.boot_id)
         holds = after.holds(now_s=now_s, boot_id=leases.boot_id)
         if after.failed or (holds and not held):
-            detail = {"trusted": holds, "reason": verdict.reason, "lease_s": demand.lease_s if holds else 0}
+            detail = {"trusted": holds, "reason": after.failed, "lease_s": demand.lease_s if holds else 0}
             self.audit.append("vm.appraised", vm, detail)
         if not leases.settle(vm, after):
-            return  # it was started anew, stopped, or had failed, while it was asked
+            return  # the same, or it had failed
         if after.failed:
             self._laps[vm] = Laps()
             await self._react(vm, demand)

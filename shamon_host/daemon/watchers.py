@@ -111,6 +111,7 @@ class Watchers:
         while True:
             await self._domains_changed.wait()
             self._domains_changed.clear()
+            await self._narrowed()
 
             def repair() -> tuple[bool, dict[str, str]]:
                 self.vms.enforce_labels()
@@ -128,6 +129,10 @@ class Watchers:
                 self.wake_all()
             if not closed or self.vms.resisting:
                 await self._again(self._domains_changed)
+
+    async def _narrowed(self) -> None:
+        """What may not be any more on this host goes before anybody waits for a MAC VM."""
+        await self._tried("links.not-narrowed", self.reconciler.narrow)
 
     async def _close_unused(self) -> bool:
         """Remove every link of a type that no VM of this host uses now. False if it is to be tried again."""
@@ -159,6 +164,7 @@ class Watchers:
         while True:
             await self._kernel_changed.wait()
             self._kernel_changed.clear()
+            await self._narrowed()
 
             def repair() -> tuple[bool, tuple[HostName, ...], str]:
                 new_mac_vm = self.bring_mac_vm_about()

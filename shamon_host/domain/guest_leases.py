@@ -1,14 +1,17 @@
 """The lease of a VM that is attested: from its start, through its answers, to its failure. Pure.
 
 A start begins it, without a result: the VM's ports are down. An answer that passes makes the ports go up until the
-lease ends. Bad Evidence ends it at once; silence, and a log that does not lead to its quote, once the time is over that
-the VM has for an answer. Times are CLOCK_BOOTTIME in seconds.
+lease ends. Bad Evidence ends it at once, and so does a boot of the VM that is no start of it, since what ran before
+that is in no log any more; silence, and a log that does not lead to its quote, once the time is over that the VM has
+for an answer. Times are CLOCK_BOOTTIME in seconds.
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from shamon_host.domain.guest_demand import AfterFailure, GuestDemand
+
+BOOTED = "it booted by itself: what it ran since it was asked before that, nobody can tell"
 
 
 class Answer(StrEnum):
@@ -39,6 +42,8 @@ class GuestLease:
     """It has passed since its start."""
     failed: str = ""
     """Why it counts for nothing any more."""
+    reset_count: int | None = None
+    """Of the VM's TPM when it first passed, which tells a boot of it from the next one; None: it has not passed."""
 
     def holds(self, *, now_s: float, boot_id: str) -> bool:
         """Whether the VM's ports may be up."""
@@ -49,14 +54,25 @@ class GuestLease:
         return replace(self, until_s=None)
 
     def after(
-        self, answer: Answer, demand: GuestDemand, *, asked_s: float, now_s: float, reason: str = ""
+        self,
+        answer: Answer,
+        demand: GuestDemand,
+        *,
+        asked_s: float,
+        now_s: float,
+        reason: str = "",
+        reset_count: int | None = None,
     ) -> "GuestLease":
-        """The same once the VM was asked. `asked_s`: before the question was sent; `reason`: why it does not pass."""
+        """The same once the VM was asked. `asked_s`: before the question was sent; `reason`: why it does not pass;
+        `reset_count`: of its TPM, where the answer is by its AK."""
         if self.failed:
             return self
+        if self.reset_count is not None and reset_count not in (None, self.reset_count):
+            return replace(self, until_s=None, failed=BOOTED)
         match answer:
             case Answer.PASSES:
-                return replace(self, until_s=asked_s + demand.lease_s, passed=True)
+                first = reset_count if self.reset_count is None else self.reset_count
+                return replace(self, until_s=asked_s + demand.lease_s, passed=True, reset_count=first)
             case Answer.FAILS:
                 return replace(self, until_s=None, failed=reason or "it failed")
             case Answer.NONE:

@@ -28,9 +28,10 @@ class Platform:
 def domain_xml(spec: VmSpec, platform: Platform, *, incoming: bool = False) -> str:
     """The domain as libvirt wants it: its disks, interfaces on their bridges, a serial pty, a static label, no more.
 
-    A guest that crashes is destroyed: what is to follow is decided by the caller, not by the hypervisor. `incoming`: it
-    does not boot, but waits for the memory that another machine had; libvirt has no word of its own for that without a
-    connection from another libvirtd.
+    A guest that crashes is destroyed: what is to follow is decided by the caller, not by the hypervisor. So is one with
+    a TPM that reboots: what it ran is gone from the TPM then, and each of its boots is to begin with its ports down.
+    `incoming`: it does not boot, but waits for the memory that another machine had; libvirt has no word of its own for
+    that without a connection from another libvirtd.
     """
     root = ET.Element("domain", type=platform.virt_type)
     _text(root, "name", spec.name)
@@ -52,7 +53,7 @@ def domain_xml(spec: VmSpec, platform: Platform, *, incoming: bool = False) -> s
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
-    _text(root, "on_reboot", "restart")
+    _text(root, "on_reboot", "restart" if spec.cid is None else "destroy")
     _text(root, "on_crash", "destroy")
     devices = ET.SubElement(root, "devices")
     disk = ET.SubElement(devices, "disk", type="file", device="disk")

@@ -204,7 +204,7 @@ class VmStates:
             and status.domain.context == self.context(status.name)
         )
 
-    # What was noted
+    # What was noted. Whoever changes it holds the lock of `vms.VmManager`: each change reads before it writes.
 
     def quarantine(self, name: VmName) -> Quarantine | None:
         """The quarantine that the VM is in."""

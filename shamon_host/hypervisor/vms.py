@@ -23,6 +23,7 @@ from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
 from shamon_host.hypervisor.attested_starts import AttestedStarts, file_digest
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
+from shamon_host.hypervisor.guest_tpms import GuestTpm
 from shamon_host.hypervisor.ports import (
     Audit,
     BootFile,
@@ -352,6 +353,11 @@ class VmManager:
                 failed.append(report.name)
         self._told.over_but_for(failed)
         return tuple(destroyed), tuple(failed)
+
+    def note_ak(self, name: VmName, tpm: GuestTpm) -> bool:
+        """See `VmStates.note_ak`; what else is noted of the VM meanwhile, a quarantine for one, stays."""
+        with self._lock:
+            return self.states.note_ak(name, tpm)
 
     def rename_types(self, renames: Renames) -> None:
         """Follow a version of the policy that gives types new names, in what was noted of VMs."""

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import assert_never
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.link_agent.setup import host_uplink, uplink
+from shamon_host.link_agent.setup import HOST_UPLINK_PREFIX, host_uplink, uplink
 from shamon_host.links.model import (
     BRIDGE_PREFIX,
+    TAP_PREFIX,
     TUNNEL_PREFIX,
     AddSa,
     AddSpdEntry,
@@ -61,6 +62,10 @@ class DividedKernel:
             sysctls={name: _worse(name, host.sysctls, mac_vm.sysctls) for name in SYSCTLS},
             foreign=(*_from(ON_HOST, (*host.foreign, *_links_on(host))), *_from(IN_MAC_VM, mac_vm.foreign)),
         )
+
+    def read_host(self) -> KernelState:
+        """The host's half alone, of which nothing waits for the MAC VM."""
+        return self.host.read()
 
     def apply(self, operations: Sequence[Operation]) -> None:
         for kernel, run in _runs(operations):
@@ -194,6 +199,8 @@ def _place(operation: Operation) -> bool | None:
         case AttachPort(interface=interface):
             return not interface.startswith(TUNNEL_PREFIX)
         case SetTapFilter() | ClearTapFilter():
+            return True
+        case DetachPort(interface=interface) if interface.startswith((TAP_PREFIX, HOST_UPLINK_PREFIX)):
             return True
         case InstallGuard() | CreateBridge() | DeleteBridge() | DetachPort():
             return None

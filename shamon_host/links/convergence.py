@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.desired import DesiredLink, DesiredState
 from shamon_host.links.dismantling import dismantling
+from shamon_host.links.filter_plan import narrow
 from shamon_host.links.model import (
     AddSa,
     AddSpdEntry,
@@ -26,6 +27,7 @@ from shamon_host.links.model import (
 from shamon_host.links.network_state import changed_by_others
 from shamon_host.links.planner import describe, plan, teardown
 from shamon_host.links.ports import LinkKernel
+from shamon_host.links.tap_filter import TapFilter
 
 _MAX_PASSES = 3
 
@@ -62,6 +64,11 @@ class Convergence:
             self._carry_out(operations, state)
         else:
             self._until_nothing_is_left(operations, state, then)
+
+    def narrow_filters(self, filters: Mapping[str, TapFilter], state: KernelState) -> None:
+        """Let no tap exchange more than this, where the kernel, read as `state`, does; nothing else changes. Raises
+        BackendFailed when the rest is done."""
+        self._carry_out(narrow(DesiredState(filters=filters), state), state)
 
     def _until_nothing_is_left(
         self, operations: Sequence[Operation], state: KernelState, then: Callable[[KernelState], DesiredState]

@@ -5,7 +5,8 @@ the lock. A reading of the kernel is theirs for as long as they hold it, too: no
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shamon_host.domain.label_map import LabelMap
@@ -63,6 +64,12 @@ class LinkCore:
             address=self.address, documents=self.documents, label_map=self.label_map, boot_id=self.boot_id
         )
         self.convergence = Convergence(kernel=self.kernel, audit=self.audit, host=self.host)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No port comes or goes meanwhile, but by this thread."""
+        with self.lock:
+            yield
 
     def read(self) -> KernelState:
         """Read the kernel; the first time, keep what an earlier run of the daemon left and may go on."""

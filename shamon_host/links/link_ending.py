@@ -3,15 +3,16 @@
 A way down only narrows, so it is gone to its end whatever fails on it, and what is left is raised when that is done.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import HostName, TypeName
-from shamon_host.links.desired import canonical_address
+from shamon_host.links.desired import bridge_name, canonical_address
 from shamon_host.links.link_core import LinkCore
 from shamon_host.links.link_records import PeerRecord
-from shamon_host.links.model import DetachPort, SaId
-from shamon_host.links.planner import addresses_of
+from shamon_host.links.model import DetachPort, KernelState, SaId
+from shamon_host.links.planner import addresses_of, unwanted_taps
+from shamon_host.links.tap_filter import TapFilter
 
 
 class LinkEnding(LinkCore):
@@ -74,6 +75,22 @@ class LinkEnding(LinkCore):
             if retired:
                 self.audit("link.retire", self.host, {"spis": [f"{sa.spi:#010x}" for sa in retired]})
                 self.convergence.delete_sas(retired)
+
+    def narrow(self, found: KernelState, taps: Mapping[str, TypeName], filters: Mapping[str, TapFilter]) -> None:
+        """Take VMs' taps off bridges in which they may not be any more, and let none exchange more than it may; what
+        may come waits for `reconcile`. `found`: what the kernel in which they are holds. No other one is asked, and
+        nobody is waited for who waits for another one. Raises BackendFailed when all was tried."""
+        types = self.label_map().types
+        bridges = {tap: bridge_name(types[name]) for tap, name in taps.items()}
+        failures: list[BackendFailed] = []
+        for tap in unwanted_taps(bridges, found):
+            try:
+                self.detach_port(tap)
+            except BackendFailed as error:
+                failures.append(error)
+        self.convergence.narrow_filters(filters, found)
+        if failures:
+            raise failures[0]
 
     def _close(
         self, subject: str, peers: Sequence[HostName], addresses: Iterable[str], records: Collection[PeerRecord]

@@ -41,8 +41,8 @@ class LinkUpkeep(LinkCore):
     ) -> KernelState:
         """Make the kernel hold what is wanted, and nothing else of ours, and return it as last read.
 
-        `taps`: VMs' taps and their types; None leaves VMs' ports alone. Links whose gate or SAs are gone are not
-        repaired: see `needs_rekey`.
+        `taps`: VMs' taps and their types, as looked at under `held`; None leaves VMs' ports alone. Links whose gate or
+        SAs are gone are not repaired: see `needs_rekey`.
 
         `filters`: tap → what it may exchange, for every tap that has a limit, also one that is yet to come: the VM is
         started after this. Windows count from the call. What was told here is kept up until it is told anew; None

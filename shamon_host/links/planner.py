@@ -71,6 +71,12 @@ def teardown(addresses: Iterable[str], actual: KernelState) -> tuple[Operation, 
     return tuple(operations)
 
 
+def unwanted_taps(wanted: Mapping[str, str], actual: KernelState) -> tuple[str, ...]:
+    """VMs' taps that are in a bridge of ours and may not be. `wanted`: tap → the bridge in which it may be."""
+    ports = ((port, name) for name, bridge in actual.bridges.items() for port in bridge.ports)
+    return tuple(sorted(port for port, name in ports if port.startswith(TAP_PREFIX) and wanted.get(port) != name))
+
+
 def addresses_of(actual: KernelState) -> frozenset[str]:
     """Every address that something of ours in the kernel is for, this host's own included."""
     ends = {end for sa in actual.sas for end in (sa.source, sa.destination)}

@@ -116,7 +116,9 @@ class MemoryMacVm:
     def _require(self) -> None:
         if not self.runs or self.hangs:
             raise BackendFailed("the MAC VM does not answer", where="control wire")
-        self.setup()
+        lacking = [bridge for bridge, _ in self.setup().uplinks if uplink(bridge) not in self._plugged]
+        if lacking:
+            raise BackendFailed("no interface, or several, with this MAC address", where=uplink(lacking[0]))
 
     def _tell(self, what: str) -> None:
         for event in tuple(self._listeners):

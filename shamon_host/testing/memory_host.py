@@ -33,7 +33,6 @@ from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.link_agent.divided_kernel import DividedKernel
 from shamon_host.links.model import SecurityAssociation
-from shamon_host.links.ports import LinkKernel
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.ports import EnrolledPeer
 from shamon_host.testing.clock import VirtualClock
@@ -267,8 +266,9 @@ class MemoryHost:
 
     async def start_daemon(self) -> None:
         identity = self._identity
-        mac_vm = self._mac_vm_backends()
-        self._severable = SeverableKernel(self._whole_kernel())
+        whole = None if self.mac_vm is None else DividedKernel(host=self.kernel, mac_vm=self.mac_vm)
+        mac_vm = None if whole is None else self._mac_vm_backends(whole)
+        self._severable = SeverableKernel(whole or self.kernel)
         self._tpm = SeverableTpm(self.machine.tpm)
         self.database = database = SeverableDatabase(self._database)
         registry = PeerRegistry(records=self._enrolment.registry.records())
@@ -429,18 +429,14 @@ class MemoryHost:
         """The kernel that holds its links: its own, or the MAC VM's."""
         return self.kernel if self.mac_vm is None else self.mac_vm.kernel
 
-    def _whole_kernel(self) -> LinkKernel:
-        return self.kernel if self.mac_vm is None else DividedKernel(host=self.kernel, mac_vm=self.mac_vm)
-
-    def _mac_vm_backends(self) -> MacVmBackends | None:
-        if self.mac_vm is None:
-            return None
+    def _mac_vm_backends(self, kernel: DividedKernel) -> MacVmBackends:
+        assert self.mac_vm is not None
         return MacVmBackends(
             config=MacVmConfig(bridge="wire", address=f"{self._enrolment.address(self.name)}/24"),
+            kernel=kernel,
             remote=self.mac_vm,
             pause=self._pause,
             now_s=lambda: self.clock.boottime_s() + self._paused_s,
-            prepare=DividedKernel(host=self.kernel, mac_vm=self.mac_vm).prepare,
             make_control_wire=lambda _port: None,
         )
 

@@ -18,7 +18,7 @@ from shamon_host.testing.clock import run_virtual
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import CLEAN_IMAGE
 from shamon_host.testing.memory_world import MEMORY_TIMING
-from shamon_host.testing.story_policy import story_policy
+from shamon_host.testing.story_policy import MacVmPins, story_policy
 from tests.unit.daemon.daemon_world import Change, DaemonWorld, daemon
 
 KEYS = {
@@ -30,9 +30,11 @@ _SIGNING = '[signing]\nthreshold = 2\nkeys = ["o1", "o2", "o3"]\n' + "".join(
 )
 
 
-def signed_policy(*changes: Change, after: Policy | None = None, also: str = "") -> Policy:
+def signed_policy(
+    *changes: Change, after: Policy | None = None, also: str = "", mac_vm: MacVmPins | None = None
+) -> Policy:
     """The story's policy with signers, changed; as the version that follows `after`."""
-    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=MEMORY_TIMING) + _SIGNING
+    text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=MEMORY_TIMING, mac_vm=mac_vm) + _SIGNING
     if after is not None:
         changes = (("version = 1", f'version = {after.version + 1}\nparent = "{after.digest}"'), *changes)
     for old, new in changes:
@@ -53,7 +55,7 @@ class SignedWorld(DaemonWorld):
     """Three enrolled hosts under a signed policy, all off. `own`: hosts that are set up with another one."""
 
     def __init__(self, own: Mapping[str, Policy] | None = None, first: Policy | None = None) -> None:
-        super().__init__()
+        super().__init__(mac_vms=first is not None and any(host.mac_vm for host in first.hosts.values()))
         self.first = self.policy = self.enrolment.policy = first or signed_policy()
         for name in self.hosts:
             policy = (own or {}).get(name, self.first)

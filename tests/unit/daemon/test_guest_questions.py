@@ -8,7 +8,10 @@ import pytest
 from shamon_host.attestation.guest_messages import EvidenceRequest, HostsRequest, raise_refusal
 from shamon_host.domain.admission import AdmissionState
 from shamon_host.domain.errors import Refused
+from shamon_host.domain.labels import VmName
 from shamon_host.guest_agent.main import guest
+from shamon_host.hypervisor.ports import DomainReport
+from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.peer.guest_hosts import VerifiedHosts, verify_hosts
 from shamon_host.testing.memory_ca import memory_authorities
 from shamon_host.testing.world import Fault
@@ -77,6 +80,25 @@ def test_one_that_asks_without_end() -> None:
             await asked(world)
         await world.wait(3)
         await asked(world)
+
+    play_attested(test)
+
+
+def test_one_that_asks_too_often_costs_no_look_at_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        await world.start("alpha", "web")
+        looks, look = 0, VmStates.find
+
+        def count(states: VmStates, vm: VmName) -> DomainReport | None:
+            nonlocal looks
+            looks += 1
+            return look(states, vm)
+
+        monkeypatch.setattr(VmStates, "find", count)
+        for _ in range(50):
+            await world.alpha.guests.ask_host(cid(world.alpha), HostsRequest(nonce=bytes(32)).encode())
+        assert looks == 5
 
     play_attested(test)
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 
 from shamon_host.daemon.mac_vm import AGAIN_S, require_own_profile
-from shamon_host.domain.errors import BadInput
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.labels import HostName, SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.report import ReportedMacVm, check_hypervisor_report, hypervisor_report
 from shamon_host.testing.mac_vm import MemoryMacVm
 from shamon_host.testing.memory_host import MAC_VM_SETTINGS, MemoryHost
+from shamon_host.testing.memory_world import MAC_VM_PINS
 from tests.unit.daemon.daemon_world import DaemonWorld, changed_policy, daemon, play, records, state
+from tests.unit.daemon.signed_world import SignedWorld, envelope, play_signed, signed_policy
 
 ALPHA_MAC = VmName("alpha-mac")
 
@@ -195,3 +197,120 @@ def test_a_crash_while_it_starts_converges() -> None:
         assert [each.state for each in found] == [DomainState.RUNNING]
 
     play(test, mac_vms=True)
+
+
+GREEN_TYPES = '["acme/red", "rival/blue", "audit/black", "acme/green"]'
+SIGNED = signed_policy(mac_vm=MAC_VM_PINS)
+GREEN = signed_policy(
+    (
+        'mac_vm = "alpha-mac"\ntypes = ["acme/red", "rival/blue", "audit/black"]',
+        f'mac_vm = "alpha-mac"\ntypes = {GREEN_TYPES}',
+    ),
+    after=SIGNED,
+    also='[types."acme/green"]\n[labels.green]\ntypes = ["acme/green"]\n',
+    mac_vm=MAC_VM_PINS,
+)
+"""alpha may carry a type more: its MAC VM lacks the interface for it."""
+WITHOUT_GAMMA = signed_policy(
+    ('[hosts.gamma]\naddress = "192.0.2.3"\nmac_vm = "gamma-mac"\ntypes = ["acme/red", "rival/blue"]\n', ""),
+    ('[vms.gamma-mac]\nlabel = "unlabelled"\nimage = "mac-vm"\nhost = "gamma"\n', ""),
+    (
+        'mac_vm = "alpha-mac"\ntypes = ["acme/red", "rival/blue", "audit/black"]',
+        f'mac_vm = "alpha-mac"\ntypes = {GREEN_TYPES}',
+    ),
+    after=SIGNED,
+    also='[types."acme/green"]\n[labels.green]\ntypes = ["acme/green"]\n',
+    mac_vm=MAC_VM_PINS,
+)
+RENAMED = signed_policy(
+    ("acme/red", "acme/crimson"),
+    after=SIGNED,
+    also='[renames]\ntypes = {"acme/red" = "acme/crimson"}\n',
+    mac_vm=MAC_VM_PINS,
+)
+"""The link for it goes, and comes back under the new name."""
+PATIENT = signed_policy(("timeout_s = 5.0", "timeout_s = 6.0"), after=SIGNED, mac_vm=MAC_VM_PINS)
+
+
+async def _three_with_a_link(world: SignedWorld) -> None:
+    await world.boot("gamma")
+    await world.pair_with_link()
+    await world.admitted("alpha", "beta", "gamma")
+
+
+def test_a_version_with_a_type_more_has_the_mac_vm_started_anew() -> None:
+    async def test(world: SignedWorld) -> None:
+        await _three_with_a_link(world)
+        await daemon(world.alpha).changes.update(envelope(GREEN))
+        await world.until(lambda: started_anew(world), within_s=30, what="the MAC VM is another one")
+        await world.until(lambda: reaches(world), within_s=100, what="web reaches db again")
+        assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 2}
+        assert any("no interface" in each for each in told(world.alpha, "links.not-reconciled"))
+
+    play_signed(test, first=SIGNED)
+
+
+def test_a_version_comes_while_the_mac_vm_is_away() -> None:
+    async def test(world: SignedWorld) -> None:
+        await _three_with_a_link(world)
+        mac_vm(world.alpha).hangs = True
+        await daemon(world.alpha).changes.update(envelope(PATIENT))
+        assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 2}
+        await world.until(lambda: reaches(world), within_s=200, what="web reaches db again")
+        assert mac_vm(world.alpha).boots == 2
+
+    play_signed(test, first=SIGNED)
+
+
+def test_a_version_that_takes_a_link_away_waits_for_a_mac_vm_that_could_still_have_it() -> None:
+    """Nothing of the new version counts on alpha before that link is closed there; no daemon ends of it."""
+
+    async def test(world: SignedWorld) -> None:
+        await _three_with_a_link(world)
+        own = daemon(world.alpha).own
+        mac_vm(world.alpha).hangs = True
+        outcome = await daemon(world.beta).changes.update(envelope(RENAMED))
+        assert list(outcome.unconfirmed) == ["alpha"]
+        assert own.enforced.policy.version == 1
+        assert told(world.alpha, "policy.not-followed")
+        await world.until(lambda: _follows(world), within_s=200, what="alpha follows")
+        assert mac_vm(world.alpha).boots == 2
+        await world.until(lambda: reaches(world), within_s=200, what="web reaches db again")
+        links = (await world.alpha.ask("links")).value
+        assert {(link["peer"], link["type"]) for link in links} == {("beta", "acme/crimson")}
+
+    play_signed(test, first=SIGNED)
+
+
+async def _follows(world: SignedWorld) -> bool:
+    return world.versions()["alpha"] == 2
+
+
+def test_its_own_operator_hears_that_a_version_waits_for_the_mac_vm() -> None:
+    async def test(world: SignedWorld) -> None:
+        await _three_with_a_link(world)
+        mac_vm(world.alpha).hangs = True
+        with pytest.raises(BackendFailed, match="the MAC VM does not answer"):
+            await daemon(world.alpha).changes.update(envelope(RENAMED))
+        assert world.versions() == {"alpha": 1, "beta": 1, "gamma": 1}
+        await world.until(lambda: reaches(world), within_s=200, what="web reaches db again")
+        await world.wait(60)
+        await world.admitted("alpha", "beta", "gamma")
+        await daemon(world.alpha).changes.update(envelope(RENAMED))
+        assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 2}
+
+    play_signed(test, first=SIGNED)
+
+
+def test_a_version_that_drops_a_host_and_has_the_mac_vm_started_anew() -> None:
+    async def test(world: SignedWorld) -> None:
+        await _three_with_a_link(world)
+        await daemon(world.alpha).changes.update(envelope(WITHOUT_GAMMA))
+        await world.until(lambda: reaches(world), within_s=200, what="web reaches db again")
+        assert world.versions() == {"alpha": 2, "beta": 2, "gamma": 1}
+        assert mac_vm(world.alpha).boots == 2
+        assert HostName("gamma") not in daemon(world.alpha).admissions.peers
+        state = mac_vm(world.alpha).kernel.read()
+        assert "192.0.2.3" not in {*state.gate, *(sa.source for sa in state.sas)}
+
+    play_signed(test, first=SIGNED)

@@ -1,6 +1,7 @@
 """A VM that is attested, on whole hosts: when its ports are up, what becomes of it when it fails, and that no death of
 the daemon changes either."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,6 +133,72 @@ def test_without_replacement_it_stays_in_quarantine_and_a_release_begins_with_it
         await world.wait(10)
         assert len(records(world.alpha, "vm.quarantine", "web")) == 2, "what its log shows sticks"
         assert ports(world.alpha) == []
+
+    play_attested(test, on_failure="keep")
+
+
+def test_one_that_boots_by_itself_does_not_hide_what_it_ran() -> None:
+    """Its TPM says so, should the hypervisor have let it."""
+
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        await _asked_again(world)
+        machine = world.alpha.hypervisor.machine("web")
+        machine.run_program(PROGRAM, b"\x7fELF strange")
+        machine.boot()
+        await world.wait(7)
+        assert ports(world.alpha) == []
+        assert "it booted by itself" in (await web(world))["quarantined"]
+        *_, last = records(world.alpha, "vm.appraised", "web")
+        assert (last["trusted"], "it booted by itself" in last["reason"]) == (False, True)
+        await world.start("alpha", "web")
+        assert ports(world.alpha) == []
+        await attested(world)
+        await world.wait(30)
+        assert len(ports(world.alpha)) == 1, "the boot that this host began is none of its own"
+
+    play_attested(test, on_failure="keep")
+
+
+async def _asked_again(world: DaemonWorld) -> None:
+    asked = len(world.alpha.guests.asked)
+    while len(world.alpha.guests.asked) == asked:
+        await world.wait(0.5)
+
+
+def test_one_that_reboots_is_gone_and_its_next_start_begins_with_its_ports_down() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        await _asked_again(world)
+        world.alpha.hypervisor.reboot(WEB)
+        await world.wait(1)
+        assert (ports(world.alpha), (await web(world))["state"]) == ([], "absent")
+        world.alpha.guests.silent.add(cid(world.alpha))
+        await world.start("alpha", "web")
+        assert ports(world.alpha) == [], "the lease of the start before would go on for seconds"
+        world.alpha.guests.silent.clear()
+        await attested(world)
+
+    play_attested(test, on_failure="keep")
+
+
+def test_an_answer_that_is_older_than_the_start_says_nothing_about_it() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await started(world)
+        told = len(records(world.alpha, "vm.appraised", "web"))
+
+        def restart(_cid: int, _request: bytes, answer: bytes) -> bytes:
+            own = daemon(world.alpha).own
+            own.vms.stop(WEB)
+            own.vms.start(WEB)
+            world.alpha.guests.silent.add(cid(world.alpha))
+            return answer
+
+        world.alpha.hypervisor.machine("web").run_program(PROGRAM, b"\x7fELF strange")
+        world.alpha.guests.tamper = restart
+        await world.wait(12)
+        assert len(records(world.alpha, "vm.appraised", "web")) == told
+        assert (await web(world))["quarantine"] is None
 
     play_attested(test, on_failure="keep")
 
@@ -354,6 +421,55 @@ def test_a_port_that_somebody_puts_back_is_taken_down_again() -> None:
         assert ports(world.alpha) == []
 
     play_attested(test)
+
+
+@pytest.mark.parametrize("by", ["watchers", "attestation", "next daemon"])
+def test_a_lease_that_ends_while_the_mac_vm_is_away(by: str) -> None:
+    """`by`: who looks first, the others being busy, for one with a MAC VM that they wait for."""
+
+    async def test(world: DaemonWorld) -> None:
+        alpha = world.alpha
+        world.enrolment.guests["app"] = guest_reference()
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await attested(world)
+        assert len(ports(alpha)) == 1
+        alpha.images.clean["mac-vm"] = b"another one"  # so that it cannot be started any more
+        alpha.hypervisor.crash(VmName("alpha-mac"))
+        del world.enrolment.guests["app"]  # nobody can judge: its ports go down with its lease, and that is all
+        match by:
+            case "watchers":
+                attestation = daemon(alpha).attestation
+                assert attestation is not None
+                attestation.reconciler = replace(attestation.reconciler, read_host=None)
+            case "attestation":
+                daemon(alpha).watchers.reconciler = replace(daemon(alpha).own.reconciler, read_host=None)
+            case _:
+                await alpha.kill_daemon()
+        await world.wait(20)
+        if by == "next daemon":
+            assert len(ports(alpha)) == 1
+            await alpha.start_daemon()
+        assert ports(alpha) == []
+        assert (await web(world))["quarantine"] is None
+
+    play(test, *demanding(on_failure="keep"), mac_vms=True)
+
+
+def test_one_that_falls_silent_while_the_mac_vm_is_away() -> None:
+    async def test(world: DaemonWorld) -> None:
+        world.enrolment.guests["app"] = guest_reference()
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await attested(world)
+        world.alpha.images.clean["mac-vm"] = b"another one"
+        world.alpha.hypervisor.crash(VmName("alpha-mac"))
+        world.alpha.guests.silent.add(cid(world.alpha))
+        await world.wait(60)
+        assert ports(world.alpha) == []
+        assert "does not answer" in (await web(world))["quarantined"]
+
+    play(test, *demanding(on_failure="keep"), mac_vms=True)
 
 
 def test_a_vm_that_was_stopped_is_asked_no_more() -> None:

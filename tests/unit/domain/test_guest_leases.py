@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.guest_demand import AfterFailure, GuestDemand
-from shamon_host.domain.guest_leases import Answer, GuestLease
+from shamon_host.domain.guest_leases import BOOTED, Answer, GuestLease
 
 DEMAND = GuestDemand(name="app", sha256="0" * 64, period_s=5, lease_s=15, on_failure=AfterFailure.REPLACE)
 BEGUN = GuestLease(mark="one", boot_id="boot", since_s=100.0, fresh=True)
@@ -33,6 +33,24 @@ def test_bad_evidence_ends_it_at_once_and_for_good() -> None:
     failed = lease.after(Answer.FAILS, DEMAND, asked_s=102.0, now_s=102.0, reason="a program")
     assert (failed.failed, holds(failed, 102.0), failed.replaces(DEMAND)) == ("a program", False, True)
     assert failed.after(Answer.PASSES, DEMAND, asked_s=103.0, now_s=103.0) == failed
+
+
+@pytest.mark.parametrize("answer", list(Answer))
+def test_a_boot_that_is_no_start_ends_it_whatever_it_shows(answer: Answer) -> None:
+    lease = BEGUN.after(Answer.PASSES, DEMAND, asked_s=101.0, now_s=101.0, reset_count=7)
+    again = lease.after(Answer.PASSES, DEMAND, asked_s=106.0, now_s=106.0, reset_count=7)
+    assert (again.until_s, again.failed) == (121.0, "")
+    for booted in (6, 8):
+        failed = again.after(answer, DEMAND, asked_s=107.0, now_s=107.0, reset_count=booted)
+        assert (failed.failed, holds(failed, 107.0), failed.replaces(DEMAND)) == (BOOTED, False, True)
+
+
+def test_a_boot_before_it_first_passes_counts_against_nobody() -> None:
+    waiting = BEGUN.after(Answer.NONE, DEMAND, asked_s=101.0, now_s=101.0, reset_count=7)
+    lease = waiting.after(Answer.PASSES, DEMAND, asked_s=102.0, now_s=102.0, reset_count=8)
+    assert holds(lease, 102.0)
+    silent = lease.after(Answer.NONE, DEMAND, asked_s=103.0, now_s=103.0)
+    assert holds(silent, 103.0)
 
 
 @pytest.mark.parametrize("passed", [False, True])

@@ -127,6 +127,12 @@ def test_domain_of_somebody_else() -> None:
     assert tuple(interfaces_in(other)) == (VmInterface(device="", bridge="", mac=""),)
 
 
+@pytest.mark.parametrize(("cid", "then"), [(None, "restart"), (20007, "destroy")])
+def test_a_guest_that_reboots(cid: int | None, then: str) -> None:
+    """With a TPM, what ran before is in no log any more: it is not to go on with its ports up."""
+    assert _domain(replace(SPEC, cid=cid)).findtext("on_reboot") == then
+
+
 def test_a_tpm_and_an_address_for_who_is_attested() -> None:
     domain = _domain(replace(SPEC, cid=20007))
     assert (cid_in(domain), has_own_tpm(domain)) == (20007, True)

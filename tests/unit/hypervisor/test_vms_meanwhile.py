@@ -1,16 +1,19 @@
 """What is asked for while a start or a replacement reads disks, with nothing held, counts."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shamon_host.domain.errors import Refused
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
+from shamon_host.hypervisor.guest_tpms import GuestTpm
 from shamon_host.hypervisor.ports import DomainState
 from shamon_host.hypervisor.vm_disks import VmDisks
+from shamon_host.hypervisor.vm_states import VmStates
 from tests.unit.hypervisor.vm_world import WEB, VmWorld
 
 Meanwhile = Callable[[Callable[[], object]], None]
@@ -126,3 +129,37 @@ def test_a_start_whose_quarantine_somebody_released_meanwhile(world: VmWorld, me
     meanwhile(lambda: world.vms.start(WEB))
     assert world.vms.start(WEB).state is DomainState.RUNNING
     assert world.kinds(WEB).count("vm.release") == 1
+
+
+def test_a_quarantine_while_the_ak_of_a_vm_is_noted(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written down beside the AK, whichever of the two comes first."""
+    world.vms.start(WEB)
+    tpm = GuestTpm(mark="one")
+    world.vms.states.note_overlay(WEB, "", tpm=tpm)
+    change = VmStates._change
+    begun: list[Future[None]] = []
+
+    def changed(self: VmStates, name: VmName, **changes: Any) -> None:
+        read, calls = VmStates._document, [1]
+
+        def then_another(self: VmStates, name: VmName) -> dict[str, Any]:
+            found = read(self, name)
+            if calls:
+                calls.pop()
+                begun.append(another.submit(_quarantine, world, Grade.SUSPEND))
+                wait(begun, timeout=0.1)  # for as long as it takes, if it does not wait itself
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VmStates, "_change", change)
+            patch.setattr(VmStates, "_document", then_another)
+            change(self, name, **changes)
+
+    with ThreadPoolExecutor(1) as another:
+        with monkeypatch.context() as patch:
+            patch.setattr(VmStates, "_change", changed)
+            assert world.vms.note_ak(WEB, replace(tpm, ak_public=b"its AK"))
+        begun[0].result(timeout=10)
+    states = world.vms.states
+    quarantine, noted = states.quarantine(WEB), states.tpm(WEB)
+    assert (quarantine and quarantine.reason, noted and noted.ak_public) == ("seen", b"its AK")

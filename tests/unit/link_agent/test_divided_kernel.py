@@ -6,13 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.label_map import EMPTY, allocate
+from shamon_host.domain.labels import HostName
 from shamon_host.link_agent.setup import host_uplink, uplink
 from shamon_host.links.desired import bridge_name
+from shamon_host.links.manager import LinkManager
 from shamon_host.links.model import AttachPort, CreateBridge, DeleteBridge, DetachPort, InstallGuard
 from shamon_host.testing.contracts.kernel import CATEGORY, Bench, LinkKernelContract, link
 from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
 from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 from tests.unit.link_agent.divided import DividedBench
+from tests.unit.links.conftest import RED, MemoryDocuments
 
 BRIDGE = bridge_name(CATEGORY)
 
@@ -134,6 +138,31 @@ def test_a_mac_vm_that_is_gone_fails_every_call_and_says_so(bench: DividedBench)
         bench.divided.read()
     (failed,) = bench.divided.mac_vm.attempt([InstallGuard()])
     assert "does not answer" in str(failed)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_ports_of_vms_go_and_stay_without_the_mac_vm(bench: DividedBench, *, wanted: bool) -> None:
+    label_map = allocate(EMPTY, [RED], [])
+    bridge = bridge_name(label_map.types[RED])
+    bench.divided.apply([InstallGuard(), CreateBridge(name=bridge)])
+    bench.host.add_tap("shvm1-0", lambda _: None)
+    bench.divided.apply([AttachPort(bridge=bridge, interface="shvm1-0", isolated=False)])
+    bench.remote._connect = _refused
+    bench.remote.close()
+    manager = LinkManager(
+        host=HostName("alpha"),
+        address=bench.own,
+        kernel=bench.divided,
+        documents=MemoryDocuments(),
+        label_map=lambda: label_map,
+        audit=lambda *_: None,
+        boottime_s=bench.clock.boottime_s,
+        boot_id="boot-1",
+    )
+    with pytest.raises(BackendFailed):
+        manager.reconcile({}, {})
+    manager.narrow(bench.divided.read_host(), {"shvm1-0": RED} if wanted else {}, {})
+    assert ("shvm1-0" in bench.host.read().bridges[bridge].ports) is wanted
 
 
 def _refused() -> socket.socket:

@@ -57,6 +57,42 @@ def test_who_tells_nothing_of_filters_leaves_them(host: Host) -> None:
     assert host.kernel.read().filters == {TAP: MUTE}
 
 
+def test_what_only_narrows_is_done_by_itself_and_widens_nothing(host: Host) -> None:
+    host.links.reconcile(host.taps, {TAP: MUTE})
+    wide = {TAP: TapFilter(device=TAP), OTHER: TapFilter(device=OTHER)}
+    host.links.narrow(host.kernel.read(), host.taps, {**wide, TAP: DEAF})
+    assert host.kernel.read().filters == {TAP: shut(TAP), OTHER: TapFilter(device=OTHER)}
+    host.links.narrow(host.kernel.read(), host.taps, wide)
+    assert not carries(host, TAP, host, OTHER)
+    audited = len(host.audited)
+    host.links.narrow(host.kernel.read(), host.taps, wide)
+    assert len(host.audited) == audited, "nothing is left to do"
+    host.links.narrow(host.kernel.read(), {OTHER: RED}, wide)
+    host.links.narrow(host.kernel.read(), host.taps, wide)
+    (bridge,) = host.kernel.read().bridges.values()
+    assert set(bridge.ports) == {OTHER}, "what was taken off comes back by a reconcile alone"
+    host.links.reconcile(host.taps, wide)
+    assert carries(host, TAP, host, OTHER)
+
+
+def test_a_port_that_cannot_be_taken_off_does_not_hold_up_what_else_narrows(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach_port = host.links.detach_port
+
+    def refuses_one(tap: str) -> None:
+        if tap == TAP:
+            raise BackendFailed("the kernel refuses")
+        detach_port(tap)
+
+    monkeypatch.setattr(host.links, "detach_port", refuses_one)
+    with pytest.raises(BackendFailed, match="the kernel refuses"):
+        host.links.narrow(host.kernel.read(), {}, {TAP: MUTE})
+    found = host.kernel.read()
+    assert [set(bridge.ports) for bridge in found.bridges.values()] == [{TAP}]
+    assert found.filters == {TAP: MUTE}
+
+
 def test_filters_hold_between_hosts_too(alpha: Host, beta: Host) -> None:
     for host in (alpha, beta):
         host.links.reconcile({})

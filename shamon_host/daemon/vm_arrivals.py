@@ -28,6 +28,7 @@ from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import VmEntry
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.vm_tokens import VmToken, require_new
 from shamon_host.hypervisor.ports import DomainReport, DomainState
@@ -248,6 +249,8 @@ class Arrivals:
                 expected=f"{token.size} bytes, sha256 {token.disk}",
                 found=f"{document['size']} bytes, sha256 {found}",
             )
+        if document["size"]:  # one that is of no use costs the host that gives it, which keeps the VM
+            self.vms.images.fit_incoming(vm, self._entry(vm).image)
         with self.vms.held():
             policy = self.enforced.policy
             require_new(token, policy, self.owners.newest(vm))
@@ -376,6 +379,12 @@ class Arrivals:
         document = {"move": move.hex(), "from": peer, "phase": Phase.RECEIVING, "size": size, "accepted": ""}
         self.store.put(ARRIVALS, vm, {**document, **({"live": True} if live else {})})
 
+    def _entry(self, vm: VmName) -> VmEntry:
+        entry = self.enforced.policy.vms.get(vm)
+        if entry is None:
+            raise Refused("the policy has the VM no more", where=vm)
+        return entry
+
     def _waited_for(self, token: VmToken) -> dict[str, Any]:
         """What was noted of the move by which this token was accepted. Raises Refused."""
         document = self.store.get(ARRIVALS, token.vm)
@@ -392,10 +401,7 @@ class Arrivals:
             if document.get("live"):
                 pass  # QEMU wrote it where it is
             elif document["size"]:
-                entry = self.enforced.policy.vms.get(vm)
-                if entry is None:
-                    raise Refused("the policy has the VM no more", where=vm)
-                self.vms.images.place_incoming(vm, entry.image)
+                self.vms.images.place_incoming(vm, self._entry(vm).image)
             else:
                 self.vms.images.discard(vm)
             self.store.put(ARRIVALS, vm, {**document, "phase": Phase.PLACED})

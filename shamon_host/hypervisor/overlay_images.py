@@ -8,7 +8,6 @@ it; where it is copied, the copy is.
 import hashlib
 import os
 import re
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from shamon_host.domain.labels import VmName, plain_name
 from shamon_host.hypervisor import moving_disks
 from shamon_host.hypervisor.kept_files import make_directory, move
 from shamon_host.hypervisor.ports import BootFile
+from shamon_host.hypervisor.programs import run_program
 
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
@@ -134,6 +134,9 @@ class _ImageFiles(ABC):
         except OSError as error:
             raise BackendFailed("cannot read a disk", where=str(path), found=error.strerror or "") from error
 
+    def fit_incoming(self, vm: VmName, image: str) -> None:
+        self._fit(self._incoming(vm), image)
+
     def place_incoming(self, vm: VmName, image: str) -> None:
         incoming = self._incoming(vm)
         if incoming.exists():
@@ -244,17 +247,4 @@ def file_sha256(path: Path) -> str:
 
 
 def _qemu_img(*arguments: str) -> None:
-    try:
-        subprocess.run(
-            ["qemu-img", *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-        )
-    except FileNotFoundError as error:
-        raise BackendFailed("qemu-img is not installed", remedy="Install Debian's qemu-utils.") from error
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        raise BackendFailed("qemu-img failed", found=words[-1][:300] if words else "") from error
+    run_program("qemu-img", *arguments, timeout_s=_TIMEOUT_S, failed="qemu-img failed", package="qemu-utils")

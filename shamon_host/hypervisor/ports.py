@@ -314,9 +314,14 @@ class MovingDisks(Protocol):
         """Digest of all that came in, which is on the disk durably from then on."""
         ...
 
+    def fit_incoming(self, vm: VmName, image: str) -> None:
+        """What came in stands above this host's own clean image from now on, and could be placed; its digest may be
+        another one then. Again changes nothing. Raises NotTrusted for what cannot be an overlay, BackendFailed."""
+        ...
+
     def place_incoming(self, vm: VmName, image: str) -> None:
         """What came in becomes the VM's overlay, above this host's own clean image, in place of any that is there.
-        Does nothing where it was placed before. Raises NotTrusted for what cannot be an overlay."""
+        Does nothing where it was placed before. Raises as `fit_incoming` does."""
         ...
 
     def discard_incoming(self, vm: VmName) -> None: ...

@@ -303,6 +303,25 @@ def test_a_disk_that_arrives_otherwise_is_not_taken() -> None:
     play(test, MOVES)
 
 
+def test_a_disk_that_is_of_no_use_stays_where_it_is() -> None:
+    """It arrives as it was sent, and is no overlay: that is known before the other host takes the VM."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        read = world.alpha.images.read
+        world.alpha.images.read = lambda *which: b"\xff" * len(read(*which))  # type: ignore[method-assign]
+        await refused(world, "beta", "no plain overlay")
+        await asyncio.sleep(30)
+        assert not world.beta.images.incoming
+        assert daemon(world.beta).store.items("vm-arrival") == ()
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        await world.admitted("alpha", "beta")
+
+    play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
+
+
 def test_a_move_to_a_host_that_is_no_more_is_forgotten() -> None:
     """The daemon died in the midst of it, and starts under a version without that host."""
 

@@ -20,7 +20,16 @@ WEB = VmName("web")
 _ACTS = {
     "hypervisor": ("start_paused", "resume", "suspend", "destroy"),
     "live": ("start_incoming", "receive", "send"),
-    "images": ("outgoing", "read", "begin_incoming", "write_incoming", "place_incoming", "discard", "discard_incoming"),
+    "images": (
+        "outgoing",
+        "read",
+        "begin_incoming",
+        "write_incoming",
+        "fit_incoming",
+        "place_incoming",
+        "discard",
+        "discard_incoming",
+    ),
 }
 _MOST_ACTS = 80
 _MARK = "written on alpha"

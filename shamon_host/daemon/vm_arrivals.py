@@ -28,9 +28,9 @@ from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName, VmName
-from shamon_host.domain.policy import VmEntry
+from shamon_host.domain.policy import HypervisorKind, VmEntry
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.vm_tokens import VmToken, require_new
+from shamon_host.domain.vm_tokens import VmToken, require_new, why_not_its_disk
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
 from shamon_host.hypervisor.vms import VmManager
@@ -258,6 +258,14 @@ class Arrivals:
                 raise NotTrusted("the token is for another move", where=vm)
             if token.generation != self.owners.next_number(vm):
                 raise NotTrusted("the token is not the next one of the VM", where=vm)
+            why = why_not_its_disk(
+                token.base,
+                has_disk=bool(token.size or document.get("live")),
+                pin=policy.images[self._entry(vm).image].sha256,
+                stands_alone=policy.hypervisor_of(self.name) is HypervisorKind.XEN,
+            )
+            if why:
+                raise NotTrusted("the VM does not come with its disk", where=vm, found=why)
             self._permit(peer, vm)
             self.audit.append("vm.accept", vm, _detail(token))
             accepted = countersigned(handover.token, self.key)

@@ -31,8 +31,9 @@ from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
 from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.vm_tokens import VmToken
+from shamon_host.domain.vm_tokens import VmToken, why_not_its_disk
 from shamon_host.hypervisor.durations import Laps, Measured
 from shamon_host.hypervisor.ports import DomainState, SendingProgress
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
@@ -339,6 +340,21 @@ class Departures:
             why = f"version {self.enforced.successor.version} of the policy is about to come into force"
         if why:
             raise Refused("the VM does not move now", where=vm, found=why)
+        policy = self.enforced.policy
+        why = why_not_its_disk(
+            states.overlay_of(vm),
+            has_disk=self.vms.images.overlay(vm) is not None,
+            pin=policy.images[policy.vms[vm].image].sha256,
+            stands_alone=policy.hypervisor_of(self.name) is HypervisorKind.XEN,
+        )
+        if why:
+            raise Refused(
+                "the VM does not move with its disk",
+                where=vm,
+                expected="one on the pinned clean image, which the other host has",
+                found=why,
+                remedy=f"`shamon vm replace {vm}` gives it a clean one; what it wrote is lost.",
+            )
 
     def _permit(self, vm: VmName, to: HostName) -> None:
         """`vm.migrate`, as far as this host can tell: what runs there the other host knows. Raises Refused."""

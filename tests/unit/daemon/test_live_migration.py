@@ -193,7 +193,7 @@ def test_xen_sends_no_memory() -> None:
     play(test, here, XEN, there)
 
 
-def test_a_disk_on_another_clean_image_moves_otherwise() -> None:
+def test_a_disk_on_another_clean_image_does_not_move() -> None:
     """Only what is beyond the clean image is sent."""
 
     async def test(world: DaemonWorld) -> None:

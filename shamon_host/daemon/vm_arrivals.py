@@ -231,13 +231,13 @@ class Arrivals:
         """All of it is there: this host signs that it takes the VM, if the one that owns it gives it."""
         token = token_in(handover.token)
         vm = token.vm
-        document = self.store.get(ARRIVALS, vm)
-        if document is None or (document["from"], document["move"]) != (peer, handover.move.hex()):
-            raise Refused("no such VM is on its way to this host", where=vm)
+        document = self._on_its_way(peer, vm, handover.move)
         if document["phase"] == Phase.ACCEPTED:
             if token_in(document["accepted"].encode("ascii")) != token:
                 raise Refused("another token was accepted for this move", where=vm)
             return str(document["accepted"]).encode("ascii")
+        if document["phase"] != Phase.RECEIVING:
+            raise Refused("the VM is this host's", where=vm)
         if document.get("live"):
             self.live.finish(vm)
         self._open.pop(vm, None)  # nothing more comes in
@@ -252,6 +252,8 @@ class Arrivals:
         if document["size"]:  # one that is of no use costs the host that gives it, which keeps the VM
             self.vms.images.fit_incoming(vm, self._entry(vm).image)
         with self.vms.held():
+            if self._on_its_way(peer, vm, handover.move) != document:
+                raise Refused("another answer was given of the move meanwhile", where=vm)
             policy = self.enforced.policy
             require_new(token, policy, self.owners.newest(vm))
             if (token.owner, token.previous, token.policy) != (self.name, peer, policy.digest):
@@ -386,6 +388,13 @@ class Arrivals:
     def _note_receiving(self, peer: HostName, vm: VmName, move: bytes, *, size: int, live: bool = False) -> None:
         document = {"move": move.hex(), "from": peer, "phase": Phase.RECEIVING, "size": size, "accepted": ""}
         self.store.put(ARRIVALS, vm, {**document, **({"live": True} if live else {})})
+
+    def _on_its_way(self, peer: HostName, vm: VmName, move: bytes) -> dict[str, Any]:
+        """What is noted of this move. Raises Refused where it is not waited for, or no more."""
+        document = self.store.get(ARRIVALS, vm)
+        if document is None or (document["from"], document["move"]) != (peer, move.hex()):
+            raise Refused("no such VM is on its way to this host", where=vm)
+        return document
 
     def _entry(self, vm: VmName) -> VmEntry:
         entry = self.enforced.policy.vms.get(vm)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shamon_host.domain.errors import Unreachable
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.labels import HostName, VmName
 from shamon_host.links.model import PASSAGE_SESSION
 from shamon_host.peer.wire import VM_ACCEPT, VM_HAND, VM_JOIN, VM_PATHS, VM_RECEIVE
 from shamon_host.testing.memory_host import MemoryHost
@@ -214,6 +214,27 @@ def test_another_clean_image_there_is_refused() -> None:
 
 
 # It fails on its way
+
+
+def test_what_is_given_up_while_it_is_accepted_is_not_accepted() -> None:
+    """Whoever gives it up gets the lock first, when all of it was found to be there."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        arrivals = daemon(world.beta).arrivals
+        finish = arrivals.live.finish
+
+        def finishing(vm: VmName) -> None:
+            finish(vm)
+            [(_, document)] = arrivals.store.items("vm-arrival")
+            lose = arrivals._lose(vm, bytes.fromhex(document["move"]), "alpha is not admitted any more")
+            with pytest.raises(StopIteration):
+                lose.send(None)
+
+        arrivals.live.finish = finishing  # type: ignore[method-assign]
+        await refused(world, "beta", "no such VM is on its way")
+
+    play(test, MOVES)
 
 
 def test_a_copy_that_fails_leaves_it_running() -> None:

@@ -285,6 +285,8 @@ class Arrivals:
                 if newest != token and (newest is None or newest.generation <= token.generation):
                     require_new(token, self.enforced.policy, newest)
                     document = self._waited_for(token)
+                    if document["size"]:  # or it stays with the host that gives it, which has its disk
+                        self.vms.images.make_way(vm)
                     self.audit.append("vm.own", vm, _detail(token))
                     base = token.base or (None if token.size else "")
                     self.owners.take(

@@ -134,14 +134,18 @@ class _ImageFiles(ABC):
         except OSError as error:
             raise BackendFailed("cannot read a disk", where=str(path), found=error.strerror or "") from error
 
+    def make_way(self, vm: VmName) -> None:
+        self._require_came(vm)
+        self.discard(vm)
+
     def fit_incoming(self, vm: VmName, image: str) -> None:
-        self._fit(self._incoming(vm), image)
+        self._fit(self._require_came(vm), image)
 
     def place_incoming(self, vm: VmName, image: str) -> None:
-        incoming = self._incoming(vm)
-        if incoming.exists():
-            self._fit(incoming, image)
-            moving_disks.place(incoming, self._path(vm))
+        target = self._path(vm)
+        if self._incoming(vm).exists() or not target.exists():
+            self.fit_incoming(vm, image)
+            moving_disks.place(self._incoming(vm), target)
 
     def discard_incoming(self, vm: VmName) -> None:
         self._incoming(vm).unlink(missing_ok=True)
@@ -149,6 +153,16 @@ class _ImageFiles(ABC):
     def _incoming(self, vm: VmName) -> Path:
         path = self._path(vm)
         return path.with_name(path.name + moving_disks.INCOMING)
+
+    def _require_came(self, vm: VmName) -> Path:
+        incoming = self._incoming(vm)
+        if not incoming.exists():
+            raise BackendFailed(
+                "the disk that came in is gone",
+                where=str(incoming),
+                remedy="The host that gave the VM away has its disk until this one has taken it: copy it from there.",
+            )
+        return incoming
 
     @abstractmethod
     def _fit(self, incoming: Path, image: str) -> None:

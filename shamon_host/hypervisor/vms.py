@@ -414,6 +414,8 @@ class VmManager:
         """`quarantine`: the one that it is in from now on, a note alone."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
+        if overlay is None and not fresh:
+            self._require_never_had_disk(name)
         fresh = fresh or overlay is None
         if not fresh:
             self.attested.require_known_tpm(name)
@@ -451,6 +453,15 @@ class VmManager:
         laps.lap("resumed")
         self.states.note_not_replacing(name)
         return self._report(name)
+
+    def _require_never_had_disk(self, name: VmName) -> None:
+        """A VM whose disk somebody took away does not start clean without a word. Raises BackendFailed."""
+        if self.states.overlay_of(name) != "":
+            raise BackendFailed(
+                "the disk of the VM is gone",
+                where=name,
+                remedy=f"Put it back, or let it start with a clean one: `shamon vm replace {name}`.",
+            )
 
     def _booted_from(self, entry: VmEntry) -> tuple[VmSettings, GuestBoot | None]:
         """Kernel, initrd and command line, copied and compared with the policy's pins where it has any. Raises

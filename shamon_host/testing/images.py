@@ -108,6 +108,10 @@ class MemoryImages:
     def incoming_sha256(self, vm: VmName) -> str:
         return sha256_of(self._incoming(vm))
 
+    def make_way(self, vm: VmName) -> None:
+        self._incoming(vm)
+        self.discard(vm)
+
     def fit_incoming(self, vm: VmName, image: str) -> None:
         clean = self._clean(image)
         try:
@@ -118,12 +122,11 @@ class MemoryImages:
         self.incoming[vm] = bytearray(overlay.content())
 
     def place_incoming(self, vm: VmName, image: str) -> None:
-        self._clean(image)
-        if vm not in self.incoming:
-            return
-        self.fit_incoming(vm, image)
-        fields = json.loads(self.incoming.pop(vm))
-        self.overlays[f"/overlays/{vm}.qcow2"] = MemoryOverlay(base_sha256=fields["base"], written=fields["written"])
+        if vm in self.incoming or self.overlay(vm) is None:
+            self.fit_incoming(vm, image)
+            fields = json.loads(self.incoming.pop(vm))
+            overlay = MemoryOverlay(base_sha256=fields["base"], written=fields["written"])
+            self.overlays[f"/overlays/{vm}.qcow2"] = overlay
 
     def discard_incoming(self, vm: VmName) -> None:
         self.incoming.pop(vm, None)

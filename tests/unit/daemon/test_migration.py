@@ -13,6 +13,7 @@ from shamon_host.domain.quarantine import Grade
 from shamon_host.peer.move_messages import Handover
 from shamon_host.peer.vm_token import countersigned, proposed, token_in
 from shamon_host.peer.wire import VM_ACCEPT, VM_PATHS
+from shamon_host.testing.images import MemoryOverlay
 from shamon_host.testing.live import MemoryLive
 from shamon_host.testing.memory_ca import memory_key
 from shamon_host.testing.memory_host import MemoryHost
@@ -366,6 +367,66 @@ def test_on_xen_a_copy_of_another_image_moves_as_it_is() -> None:
 
     here, there = (MOVES[0], MOVES[1].replace(', "gamma"', "")), ('192.0.2.2"', '192.0.2.2"\nhypervisor = "xen"')
     play(test, here, XEN, there)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_came_in_and_is_gone_is_not_started_otherwise(older: bool) -> None:
+    """Neither clean nor with a disk that lay there; the host that gave it keeps its disk, and says so again and
+    again."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await world.alpha.guest("web").write_marker("written on alpha")
+        came = bytearray()
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path == VM_ACCEPT:
+                came.extend(world.beta.images.incoming.pop(WEB))
+                if older:
+                    world.beta.images.overlays["/overlays/web.qcow2"] = MemoryOverlay(base_sha256="", written="older")
+            return answer
+
+        world.network.tap = tap
+        answer = await migrate(world, world.alpha, "beta")
+        assert "has not answered yet" in str(answer["error"])
+        await world.alpha.kill_daemon()
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        await world.alpha.start_daemon()
+        await asyncio.sleep(30)
+        assert where(world) == []
+        assert world.alpha.images.overlays["/overlays/web.qcow2"].written == "written on alpha"
+        world.beta.images.incoming[WEB] = came
+        await asyncio.sleep(60)
+        assert where(world) == ["beta"]
+        assert world.beta.images.overlays["/overlays/web.qcow2"].written == "written on alpha"
+
+    play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
+
+
+def test_a_disk_that_is_gone_when_the_vm_is_this_host_s() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        images, place = world.beta.images, world.beta.images.place_incoming
+        images.overlays["/overlays/web.qcow2"] = MemoryOverlay(base_sha256="", written="older")
+
+        def gone(vm: VmName, image: str) -> None:
+            images.discard_incoming(vm)
+            place(vm, image)
+
+        images.place_incoming = gone  # type: ignore[method-assign]
+        answer = await migrate(world, world.alpha, "beta")
+        assert "has not answered yet" in str(answer["error"])
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        await asyncio.sleep(30)
+        assert where(world) == []
+        assert world.alpha.images.overlay(WEB) is not None
+
+    play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
 
 
 def test_a_disk_that_is_of_no_use_stays_where_it_is() -> None:

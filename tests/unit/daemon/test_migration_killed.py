@@ -26,6 +26,7 @@ _ACTS = {
         "begin_incoming",
         "write_incoming",
         "fit_incoming",
+        "make_way",
         "place_incoming",
         "discard",
         "discard_incoming",

@@ -496,6 +496,17 @@ def test_crashed_vm_starts_again(world: VmWorld) -> None:
     assert world.vms.start(WEB).state is DomainState.RUNNING
 
 
+def test_a_disk_that_is_gone_is_not_replaced_without_a_word(world: VmWorld) -> None:
+    world.vms.start(WEB)
+    world.vms.stop(WEB)
+    world.images.discard(WEB)
+    with pytest.raises(BackendFailed, match=r"the disk of the VM is gone.*shamon vm replace web"):
+        world.vms.start(WEB)
+    assert world.images.overlay(WEB) is None
+    world.vms.replace(WEB, "its disk is gone")
+    assert world.status(WEB).image_state is ImageState.CURRENT
+
+
 def test_vm_that_ends_at_once(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.hypervisor, "resume", world.hypervisor.crash)
     with pytest.raises(BackendFailed, match="ended right after") as raised:

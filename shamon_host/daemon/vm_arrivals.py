@@ -150,6 +150,8 @@ class Arrivals:
                 return token_in(document["accepted"].encode("ascii")) != token
             self.audit.append("vm.owner", token.vm, _detail(token))
             self.owners.take(token, envelope)
+            if document is not None and _ended_by(token, document):
+                self._give_up(token.vm, document, f"it is {token.owner}'s")
             return True
 
     # The steps, in order
@@ -210,11 +212,7 @@ class Arrivals:
                 document = self.store.get(ARRIVALS, vm)
                 if document is None or (document["move"], document["phase"]) != (move.hex(), Phase.RECEIVING):
                     return
-                self.audit.append("vm.arrival-given-up", vm, {"from": document["from"], "reason": reason})
-                try:
-                    self._forget(vm)
-                except ShamonError as error:
-                    self.audit.append("vm.not-destroyed", vm, {"reason": str(error)})
+                self._give_up(vm, document, reason)
 
         await self.blocking(lose)
         self.changed()
@@ -425,6 +423,13 @@ class Arrivals:
                 self.vms.images.discard(vm)
             self.store.put(ARRIVALS, vm, {**document, "phase": Phase.PLACED})
 
+    def _give_up(self, vm: VmName, document: dict[str, Any], reason: str) -> None:
+        self.audit.append("vm.arrival-given-up", vm, {"from": document["from"], "reason": reason})
+        try:
+            self._forget(vm)
+        except ShamonError as error:
+            self.audit.append("vm.not-destroyed", vm, {"reason": str(error)})
+
     def _forget(self, vm: VmName) -> None:
         """Of a VM that is not this host's. What its domain stands on goes before what is written down of it."""
         self._open.pop(vm, None)
@@ -433,6 +438,12 @@ class Arrivals:
             self.live.discard(vm)
         self.vms.images.discard_incoming(vm)
         self.store.delete(ARRIVALS, vm)
+
+
+def _ended_by(token: VmToken, document: dict[str, Any]) -> bool:
+    """Whether a newer token than was known says that nothing comes of a move to this host."""
+    phase: str = document["phase"]
+    return phase == Phase.ACCEPTED or (phase == Phase.RECEIVING and token.owner != str(document["from"]))
 
 
 def _detail(token: VmToken) -> dict[str, Any]:

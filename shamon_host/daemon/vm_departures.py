@@ -7,7 +7,8 @@ never starts here, and the other host is told until it answers. So it is in one 
 that moves while it runs (`live_departures`) is copied first and stopped last; all the rest is the same.
 
 What is under way lies in the store: `copying` (ours, not to be started meanwhile), `given` (no longer ours, to be
-told), `kept` (ours, the other host is to be told to forget what came in).
+told), `kept` (ours, the other host is to be told to forget what came in). A VM that moves again before that was heard
+has both: what is still to be told is kept by its move.
 """
 
 import asyncio
@@ -38,7 +39,6 @@ from shamon_host.hypervisor.durations import Laps, Measured
 from shamon_host.hypervisor.ports import DomainState, SendingProgress
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
 from shamon_host.hypervisor.vms import VmManager
-from shamon_host.peer.errors import Busy
 from shamon_host.peer.move_messages import MOVE_BYTES, Abort, Arrived, DiskPart, Handover, Prepare
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
@@ -46,6 +46,8 @@ from shamon_host.peer.vm_token import countersigned, proposed, read_acceptance, 
 from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE
 
 DEPARTURES = "vm-departure"
+UNTOLD = "vm-departure-untold"
+"""Moves that came to nothing, of VMs that have moved again since; by move."""
 _AGAIN_S = 10.0
 _LOOK_S = 0.2
 _LEASE_LOOK_S = 1.0
@@ -121,6 +123,8 @@ class Departures:
             if document["phase"] != Phase.GIVEN and document["stopped"]:
                 stay.append(vm)
             self._tell_until_heard(vm, bytes.fromhex(document["move"]))
+        for move, document in self.store.items(UNTOLD):
+            self._tell_until_heard(VmName(document["vm"]), bytes.fromhex(move))
         return tuple(stay)
 
     def started(self, vm: VmName) -> None:
@@ -140,7 +144,11 @@ class Departures:
                 self.live.require_possible(vm, to)
             self.audit.append("vm.move", vm, {"to": to, "move": move.hex(), "reason": reason, "live": live})
             document = {"move": move.hex(), "to": to, "phase": Phase.COPYING, "stopped": False, "token": ""}
-            self.store.put(DEPARTURES, vm, document)
+            changes: dict[tuple[str, str], dict[str, Any]] = {(DEPARTURES, vm): document}
+            before = self.store.get(DEPARTURES, vm)
+            if before is not None and before["phase"] == Phase.KEPT:
+                changes[UNTOLD, before["move"]] = {**before, "vm": vm}
+            self.store.change(changes)
 
     async def _run(self, progress: Progress, move: bytes) -> None:
         vm, to, laps = progress.vm, progress.to, Laps()
@@ -421,26 +429,28 @@ class Departures:
 
     async def _tell(self, vm: VmName, move: bytes) -> Arrived | None:
         """Say to the other host what became of the move; nothing where that was heard. Raises ShamonError."""
-        document = await self.blocking(lambda: self.store.get(DEPARTURES, vm))
-        if document is None or document["move"] != move.hex() or document["phase"] == Phase.COPYING:
+        document = await self.blocking(lambda: self._to_be_told(vm, move))
+        if document is None:
             return None
         to, arrived = HostName(document["to"]), None
         if document["phase"] == Phase.GIVEN:
             handover = Handover(move=move, token=document["token"].encode("ascii"))
             arrived = Arrived.decode(await self._call(to, VM_HAND, handover.encode(), timeout_s=_LONG_S))
-        else:
-            try:
-                await self._call(to, VM_ABORT, Abort(move=move, vm=vm).encode(), admitted=False)
-            except Busy:
-                raise
-            except Refused:  # it is not waited for there, or never will be
-                pass
+        elif to in self.enforced.policy.hosts:  # one that is no more takes nothing either
+            await self._call(to, VM_ABORT, Abort(move=move, vm=vm).encode(), admitted=False)
         await self.blocking(lambda: self._heard(vm, document))
         return arrived
+
+    def _to_be_told(self, vm: VmName, move: bytes) -> dict[str, Any] | None:
+        document = self.store.get(DEPARTURES, vm)
+        if document is None or document["move"] != move.hex():
+            return self.store.get(UNTOLD, move.hex())
+        return None if document["phase"] == Phase.COPYING else document
 
     def _heard(self, vm: VmName, document: dict[str, Any]) -> None:
         with self.vms.held():
             if (self.store.get(DEPARTURES, vm) or {}).get("move") != document["move"]:
+                self.store.delete(UNTOLD, document["move"])
                 return
             if document["phase"] == Phase.GIVEN:
                 token = token_in(document["token"].encode("ascii"))

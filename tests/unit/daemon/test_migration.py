@@ -39,7 +39,7 @@ MOVES = (
 )
 
 
-KINDS = ("vm-departure", "vm-arrival")
+KINDS = ("vm-departure", "vm-departure-untold", "vm-arrival")
 
 
 async def migrate(world: DaemonWorld, source: MemoryHost, to: str, vm: str = "web") -> dict[str, Any]:

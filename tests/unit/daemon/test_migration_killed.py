@@ -14,7 +14,7 @@ from shamon_host.peer.wire import VM_PATHS
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import ON_FAILURE, DaemonWorld, daemon, play
-from tests.unit.daemon.test_migration import MOVES, live_of, owner, runs, where
+from tests.unit.daemon.test_migration import KINDS, MOVES, live_of, owner, runs, where
 
 WEB = VmName("web")
 _ACTS = {
@@ -128,7 +128,7 @@ async def settled(world: DaemonWorld) -> str:
             [runs(host) for host in hosts].count(True) == 1
             and len({owner(host) for host in hosts}) == 1
             and where(world) == [owner(world.alpha)]
-            and not any(daemon(host).store.items(kind) for host in hosts for kind in ("vm-departure", "vm-arrival"))
+            and not any(daemon(host).store.items(kind) for host in hosts for kind in KINDS)
         )
 
     await world.until(rests, within_s=200, what=f"the VM is in one place: {where(world)}")

@@ -82,13 +82,15 @@ class LiveArrivals:
         if message.type not in carried:
             raise Refused("the VM does not cross by a link of this type", where=message.vm, found=message.type)
 
-    async def begin(self, peer: HostName, message: Receive, lost: Callable[[str], None]) -> None:
-        """Until the other host can connect. `lost`: called, in the event loop, if nothing comes of it any more. Raises
-        ShamonError."""
+    async def begin(
+        self, peer: HostName, message: Receive, lost: Callable[[str], None], *, permit: Callable[[], None]
+    ) -> None:
+        """Until the other host can connect. `lost`: called, in the event loop, if nothing comes of it any more.
+        `permit`: raises Refused where the VM may not come now. Raises ShamonError."""
         vm, live, streams = message.vm, self.live, self.streams
         if live is None or streams is None:
             raise Refused("only QEMU's VMs move while they run", where=self.name)
-        spec = await self.blocking(lambda: self.vms.start_incoming(vm, live.start_incoming))
+        spec = await self.blocking(lambda: self.vms.start_incoming(vm, live.start_incoming, permit=permit))
         self._open[vm] = opened = _Open(
             peer=peer,
             move=message.move,

@@ -198,7 +198,7 @@ class Arrivals:
 
         await self.blocking(begin)
         try:
-            await self.live.begin(peer, message, lost)
+            await self.live.begin(peer, message, lost, permit=lambda: self._permit(peer, vm))
         except ShamonError as error:
             await self._lose(vm, message.move, str(error))
             raise

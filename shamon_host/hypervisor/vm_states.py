@@ -259,7 +259,8 @@ class VmStates:
     def arrived(self, name: VmName, *, wanted: bool, base: str | None, runs: bool = False) -> dict[str, Any]:
         """The document of a VM that comes from another host, in place of whatever was noted of it here; `base` as for
         `note_overlay`. `runs`: its domain is there, so what that was started with stays noted."""
-        started = {key: value for key, value in self._document(name).items() if runs and key in ("interfaces", "disks")}
+        kept = ("interfaces", "disks", "boot") if runs else ()
+        started = {key: value for key, value in self._document(name).items() if key in kept}
         return {"wanted": wanted, **started, **({} if base is None else {"base": base})}
 
     def note_incoming(self, name: VmName) -> None:

@@ -139,27 +139,31 @@ class VmManager:
             self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
 
-    def start_incoming(self, name: VmName, start: Callable[[VmSpec], DomainReport]) -> VmSpec:
+    def start_incoming(
+        self, name: VmName, start: Callable[[VmSpec], DomainReport], *, permit: Callable[[], None]
+    ) -> VmSpec:
         """Have a VM of another host started to wait for its memory, on a fresh overlay, its label read back; return
-        what it was started with. Raises NotTrusted (image or label), Refused, BackendFailed; then nothing of it is
-        left."""
+        what it was started with. `permit`: raises Refused where it may not come beside what runs here now. Raises
+        NotTrusted (image, what it is booted from, or label), Refused, BackendFailed; then nothing of it is left."""
         with self._lock:
             self.require_enforced()
+            permit()
             policy = self.states.policy()
             entry = policy.vms[name]
             self._hypervisor.destroy(name)
             self.states.note_incoming(name)
             try:
+                settings, boot = self._booted_from(entry)
                 spec = vm_spec(
                     policy,
                     self.states.label_map(),
                     name,
                     disk=self.images.fresh_overlay(name, entry.image, policy.images[entry.image].sha256),
                     disks=(),
-                    settings=self.settings.get(name, VmSettings()),
+                    settings=settings,
                     bridge_of=self.ensure_bridge,
                 )
-                self.states.note_start(name)
+                self.states.note_start(name, boot)
                 report = start(spec)
                 self._verify(report)
                 self._require_disks(report)

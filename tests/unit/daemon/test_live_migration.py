@@ -213,6 +213,22 @@ def test_another_clean_image_there_is_refused() -> None:
     play(test, MOVES, KEEP)
 
 
+def test_what_starts_there_just_before_it_is_in_its_way() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        live = daemon(world.beta).arrivals.live
+        begin = live.begin
+
+        async def beginning(*which: Any, **named: Any) -> None:
+            await world.start("beta", "spy")
+            await begin(*which, **named)
+
+        live.begin = beginning  # type: ignore[method-assign]
+        await refused(world, "beta", "(conflict set rivals) would run together on beta")
+
+    play(test, MOVES, CONFLICT, KEEP)
+
+
 # It fails on its way
 
 

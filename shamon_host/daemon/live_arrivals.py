@@ -6,8 +6,10 @@ beside it, and the two streams that the other host connects there are given to t
 another host's, until this one owns it by a token.
 """
 
+import contextlib
 import hmac
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +31,7 @@ from shamon_host.peer.move_messages import SECRET_BYTES, Join, Receive
 DISK_STREAM, MEMORY_STREAM = b"D", b"M"
 """What the giver says first in each stream, behind the secret."""
 HELLO_S = 20.0
-"""For a stream to be connected, and to say whose it is."""
+"""For a stream to be connected, and to say whose it is; twice that for both."""
 _LOOK_S = 0.2
 _WATCH_S = 2.0
 _WHOLE_S = 60.0
@@ -51,6 +53,11 @@ class _Open:
     began_s: float
     listener: PassageListener | None = None
     receiving: Receiving | None = None
+    streams: list[Stream] = field(default_factory=list)
+    """That were connected, whoever has them."""
+    joined: bool = False
+    """The other host has said that they are, which it says once."""
+    closed: bool = False
 
 
 @dataclass(kw_only=True)
@@ -82,13 +89,15 @@ class LiveArrivals:
         if message.type not in carried:
             raise Refused("the VM does not cross by a link of this type", where=message.vm, found=message.type)
 
-    async def begin(self, peer: HostName, message: Receive, lost: Callable[[str], None]) -> None:
-        """Until the other host can connect. `lost`: called, in the event loop, if nothing comes of it any more. Raises
-        ShamonError."""
+    async def begin(
+        self, peer: HostName, message: Receive, lost: Callable[[str], None], *, permit: Callable[[], None]
+    ) -> None:
+        """Until the other host can connect. `lost`: called, in the event loop, if nothing comes of it any more.
+        `permit`: raises Refused where the VM may not come now. Raises ShamonError."""
         vm, live, streams = message.vm, self.live, self.streams
         if live is None or streams is None:
             raise Refused("only QEMU's VMs move while they run", where=self.name)
-        spec = await self.blocking(lambda: self.vms.start_incoming(vm, live.start_incoming))
+        spec = await self.blocking(lambda: self.vms.start_incoming(vm, live.start_incoming, permit=permit))
         self._open[vm] = opened = _Open(
             peer=peer,
             move=message.move,
@@ -110,29 +119,43 @@ class LiveArrivals:
             raise Refused("no such VM is on its way to this host", where=message.vm)
         if opened.receiving is not None:
             return
-        listener, live = opened.listener, self.live
+        if opened.joined:
+            raise Refused("the streams of the move were announced before", where=message.vm)
+        opened.joined, listener = True, opened.listener
+        await self.blocking(lambda: self._join(message.vm, opened, listener))
 
-        def join() -> Receiving:
-            found: dict[bytes, Stream] = {}
-            try:
-                for _ in (DISK_STREAM, MEMORY_STREAM):
-                    stream = listener.accept(HELLO_S)
-                    which = _said(stream, opened.secret)
-                    if which in found or which not in (DISK_STREAM, MEMORY_STREAM):
-                        stream.close()
-                        raise NotTrusted("a stream of the move is not one that was announced", where=message.vm)
-                    found[which] = stream
-                if live is None:
-                    raise Refused("only QEMU's VMs move while they run", where=self.name)
-                return live.receive(opened.spec, disk=found[DISK_STREAM], memory=found[MEMORY_STREAM])
-            except BaseException:
-                for stream in found.values():
-                    stream.close()
-                raise
-            finally:
-                listener.close()
+    def _join(self, vm: VmName, opened: _Open, listener: PassageListener) -> None:
+        """A thread is kept no longer than the two streams may take, nor once the move was given up."""
+        until_s, live = self.clock.boottime_s() + 2 * HELLO_S, self.live
 
-        opened.receiving = await self.blocking(join)
+        def left_s() -> float:
+            left = until_s - self.clock.boottime_s()
+            if left <= 0 or opened.closed:
+                raise Refused("the streams of the move were not there in time", where=vm)
+            return left
+
+        found: dict[bytes, Stream] = {}
+        try:
+            for _ in (DISK_STREAM, MEMORY_STREAM):
+                stream = listener.accept(left_s())
+                opened.streams.append(stream)
+                which = _said(stream, opened.secret, left_s)
+                if which in found or which not in (DISK_STREAM, MEMORY_STREAM):
+                    raise NotTrusted("a stream of the move is not one that was announced", where=vm)
+                found[which] = stream
+            if live is None:
+                raise Refused("only QEMU's VMs move while they run", where=self.name)
+            opened.receiving = live.receive(opened.spec, disk=found[DISK_STREAM], memory=found[MEMORY_STREAM])
+            if opened.closed:
+                opened.receiving.close()
+                raise Refused("the move was given up meanwhile", where=vm)
+        except BaseException as error:
+            _end(opened.streams)
+            if isinstance(error, OSError):
+                raise BackendFailed("a stream of the move ended too early", where=vm, found=str(error)) from None
+            raise
+        finally:
+            listener.close()
 
     def finish(self, vm: VmName) -> None:
         """All of it is there, or BackendFailed, Refused. Synchronous."""
@@ -171,10 +194,12 @@ class LiveArrivals:
         return 3 * self.enforced.policy.intervals.timeout_s
 
     def _close(self, vm: VmName, opened: _Open) -> None:
+        opened.closed = True
         if opened.listener is not None:
             opened.listener.close()
         if opened.receiving is not None:
             opened.receiving.close()
+        _end(opened.streams)
         try:
             self.links.close_passage(opened.peer, opened.type)
         except BackendFailed as error:  # nobody wants it any more: the next look at the kernel removes it
@@ -214,16 +239,21 @@ async def linked(
         await clock.sleep(_LOOK_S)
 
 
-def _said(stream: Stream, secret: bytes) -> bytes:
-    """Which stream it is. Raises NotTrusted for one of a stranger; it is closed then."""
-    try:
-        stream.settimeout(HELLO_S)
-        said = read_exactly(stream, SECRET_BYTES + 1)
-    except OSError as error:
+def _end(streams: Iterable[Stream]) -> None:
+    """Whoever waits for one of them does not any more. Again changes nothing."""
+    for stream in tuple(streams):
+        with contextlib.suppress(OSError):
+            stream.shutdown(socket.SHUT_RDWR)
         stream.close()
+
+
+def _said(stream: Stream, secret: bytes, left_s: Callable[[], float]) -> bytes:
+    """Which stream it is. Raises NotTrusted for one of a stranger, and what `left_s` does."""
+    try:
+        said = read_exactly(stream, SECRET_BYTES + 1, left_s)
+    except OSError as error:
         raise NotTrusted("a stream of the move does not say whose it is", found=str(error)) from None
     if not hmac.compare_digest(said[:SECRET_BYTES], secret):
-        stream.close()
         raise NotTrusted("a stream of the move is a stranger's")
     return said[SECRET_BYTES:]
 

@@ -83,8 +83,6 @@ class LiveDepartures:
             why = "it does not run"
         elif entry.resources:
             why = "it has disks beside its own"
-        elif states.overlay_of(vm) != policy.images[entry.image].sha256:
-            why = "its disk stands on another clean image than the pinned one, which the other host has"
         elif not self._types(vm, to):
             why = "none of its types may be carried to that host"
         if why:

@@ -28,8 +28,9 @@ from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import HypervisorKind, VmEntry
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.vm_tokens import VmToken, require_new
+from shamon_host.domain.vm_tokens import VmToken, require_new, why_not_its_disk
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
 from shamon_host.hypervisor.vms import VmManager
@@ -149,6 +150,8 @@ class Arrivals:
                 return token_in(document["accepted"].encode("ascii")) != token
             self.audit.append("vm.owner", token.vm, _detail(token))
             self.owners.take(token, envelope)
+            if document is not None and _ended_by(token, document):
+                self._give_up(token.vm, document, f"it is {token.owner}'s")
             return True
 
     # The steps, in order
@@ -195,7 +198,7 @@ class Arrivals:
 
         await self.blocking(begin)
         try:
-            await self.live.begin(peer, message, lost)
+            await self.live.begin(peer, message, lost, permit=lambda: self._permit(peer, vm))
         except ShamonError as error:
             await self._lose(vm, message.move, str(error))
             raise
@@ -209,11 +212,7 @@ class Arrivals:
                 document = self.store.get(ARRIVALS, vm)
                 if document is None or (document["move"], document["phase"]) != (move.hex(), Phase.RECEIVING):
                     return
-                self.audit.append("vm.arrival-given-up", vm, {"from": document["from"], "reason": reason})
-                try:
-                    self._forget(vm)
-                except ShamonError as error:
-                    self.audit.append("vm.not-destroyed", vm, {"reason": str(error)})
+                self._give_up(vm, document, reason)
 
         await self.blocking(lose)
         self.changed()
@@ -230,13 +229,13 @@ class Arrivals:
         """All of it is there: this host signs that it takes the VM, if the one that owns it gives it."""
         token = token_in(handover.token)
         vm = token.vm
-        document = self.store.get(ARRIVALS, vm)
-        if document is None or (document["from"], document["move"]) != (peer, handover.move.hex()):
-            raise Refused("no such VM is on its way to this host", where=vm)
+        document = self._on_its_way(peer, vm, handover.move)
         if document["phase"] == Phase.ACCEPTED:
             if token_in(document["accepted"].encode("ascii")) != token:
                 raise Refused("another token was accepted for this move", where=vm)
             return str(document["accepted"]).encode("ascii")
+        if document["phase"] != Phase.RECEIVING:
+            raise Refused("the VM is this host's", where=vm)
         if document.get("live"):
             self.live.finish(vm)
         self._open.pop(vm, None)  # nothing more comes in
@@ -248,13 +247,25 @@ class Arrivals:
                 expected=f"{token.size} bytes, sha256 {token.disk}",
                 found=f"{document['size']} bytes, sha256 {found}",
             )
+        if document["size"]:  # one that is of no use costs the host that gives it, which keeps the VM
+            self.vms.images.fit_incoming(vm, self._entry(vm).image)
         with self.vms.held():
+            if self._on_its_way(peer, vm, handover.move) != document:
+                raise Refused("another answer was given of the move meanwhile", where=vm)
             policy = self.enforced.policy
             require_new(token, policy, self.owners.newest(vm))
             if (token.owner, token.previous, token.policy) != (self.name, peer, policy.digest):
                 raise NotTrusted("the token is for another move", where=vm)
             if token.generation != self.owners.next_number(vm):
                 raise NotTrusted("the token is not the next one of the VM", where=vm)
+            why = why_not_its_disk(
+                token.base,
+                has_disk=bool(token.size or document.get("live")),
+                pin=policy.images[self._entry(vm).image].sha256,
+                stands_alone=policy.hypervisor_of(self.name) is HypervisorKind.XEN,
+            )
+            if why:
+                raise NotTrusted("the VM does not come with its disk", where=vm, found=why)
             self._permit(peer, vm)
             self.audit.append("vm.accept", vm, _detail(token))
             accepted = countersigned(handover.token, self.key)
@@ -272,6 +283,8 @@ class Arrivals:
                 if newest != token and (newest is None or newest.generation <= token.generation):
                     require_new(token, self.enforced.policy, newest)
                     document = self._waited_for(token)
+                    if document["size"]:  # or it stays with the host that gives it, which has its disk
+                        self.vms.images.make_way(vm)
                     self.audit.append("vm.own", vm, _detail(token))
                     base = token.base or (None if token.size else "")
                     self.owners.take(
@@ -376,6 +389,19 @@ class Arrivals:
         document = {"move": move.hex(), "from": peer, "phase": Phase.RECEIVING, "size": size, "accepted": ""}
         self.store.put(ARRIVALS, vm, {**document, **({"live": True} if live else {})})
 
+    def _on_its_way(self, peer: HostName, vm: VmName, move: bytes) -> dict[str, Any]:
+        """What is noted of this move. Raises Refused where it is not waited for, or no more."""
+        document = self.store.get(ARRIVALS, vm)
+        if document is None or (document["from"], document["move"]) != (peer, move.hex()):
+            raise Refused("no such VM is on its way to this host", where=vm)
+        return document
+
+    def _entry(self, vm: VmName) -> VmEntry:
+        entry = self.enforced.policy.vms.get(vm)
+        if entry is None:
+            raise Refused("the policy has the VM no more", where=vm)
+        return entry
+
     def _waited_for(self, token: VmToken) -> dict[str, Any]:
         """What was noted of the move by which this token was accepted. Raises Refused."""
         document = self.store.get(ARRIVALS, token.vm)
@@ -392,13 +418,17 @@ class Arrivals:
             if document.get("live"):
                 pass  # QEMU wrote it where it is
             elif document["size"]:
-                entry = self.enforced.policy.vms.get(vm)
-                if entry is None:
-                    raise Refused("the policy has the VM no more", where=vm)
-                self.vms.images.place_incoming(vm, entry.image)
+                self.vms.images.place_incoming(vm, self._entry(vm).image)
             else:
                 self.vms.images.discard(vm)
             self.store.put(ARRIVALS, vm, {**document, "phase": Phase.PLACED})
+
+    def _give_up(self, vm: VmName, document: dict[str, Any], reason: str) -> None:
+        self.audit.append("vm.arrival-given-up", vm, {"from": document["from"], "reason": reason})
+        try:
+            self._forget(vm)
+        except ShamonError as error:
+            self.audit.append("vm.not-destroyed", vm, {"reason": str(error)})
 
     def _forget(self, vm: VmName) -> None:
         """Of a VM that is not this host's. What its domain stands on goes before what is written down of it."""
@@ -408,6 +438,12 @@ class Arrivals:
             self.live.discard(vm)
         self.vms.images.discard_incoming(vm)
         self.store.delete(ARRIVALS, vm)
+
+
+def _ended_by(token: VmToken, document: dict[str, Any]) -> bool:
+    """Whether a newer token than was known says that nothing comes of a move to this host."""
+    phase: str = document["phase"]
+    return phase == Phase.ACCEPTED or (phase == Phase.RECEIVING and token.owner != str(document["from"]))
 
 
 def _detail(token: VmToken) -> dict[str, Any]:

@@ -7,7 +7,8 @@ never starts here, and the other host is told until it answers. So it is in one 
 that moves while it runs (`live_departures`) is copied first and stopped last; all the rest is the same.
 
 What is under way lies in the store: `copying` (ours, not to be started meanwhile), `given` (no longer ours, to be
-told), `kept` (ours, the other host is to be told to forget what came in).
+told), `kept` (ours, the other host is to be told to forget what came in). A VM that moves again before that was heard
+has both: what is still to be told is kept by its move.
 """
 
 import asyncio
@@ -31,13 +32,13 @@ from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
 from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.vm_tokens import VmToken
+from shamon_host.domain.vm_tokens import VmToken, why_not_its_disk
 from shamon_host.hypervisor.durations import Laps, Measured
 from shamon_host.hypervisor.ports import DomainState, SendingProgress
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
 from shamon_host.hypervisor.vms import VmManager
-from shamon_host.peer.errors import Busy
 from shamon_host.peer.move_messages import MOVE_BYTES, Abort, Arrived, DiskPart, Handover, Prepare
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
@@ -45,6 +46,8 @@ from shamon_host.peer.vm_token import countersigned, proposed, read_acceptance, 
 from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE
 
 DEPARTURES = "vm-departure"
+UNTOLD = "vm-departure-untold"
+"""Moves that came to nothing, of VMs that have moved again since; by move."""
 _AGAIN_S = 10.0
 _LOOK_S = 0.2
 _LEASE_LOOK_S = 1.0
@@ -120,6 +123,8 @@ class Departures:
             if document["phase"] != Phase.GIVEN and document["stopped"]:
                 stay.append(vm)
             self._tell_until_heard(vm, bytes.fromhex(document["move"]))
+        for move, document in self.store.items(UNTOLD):
+            self._tell_until_heard(VmName(document["vm"]), bytes.fromhex(move))
         return tuple(stay)
 
     def started(self, vm: VmName) -> None:
@@ -139,7 +144,11 @@ class Departures:
                 self.live.require_possible(vm, to)
             self.audit.append("vm.move", vm, {"to": to, "move": move.hex(), "reason": reason, "live": live})
             document = {"move": move.hex(), "to": to, "phase": Phase.COPYING, "stopped": False, "token": ""}
-            self.store.put(DEPARTURES, vm, document)
+            changes: dict[tuple[str, str], dict[str, Any]] = {(DEPARTURES, vm): document}
+            before = self.store.get(DEPARTURES, vm)
+            if before is not None and before["phase"] == Phase.KEPT:
+                changes[UNTOLD, before["move"]] = {**before, "vm": vm}
+            self.store.change(changes)
 
     async def _run(self, progress: Progress, move: bytes) -> None:
         vm, to, laps = progress.vm, progress.to, Laps()
@@ -339,6 +348,21 @@ class Departures:
             why = f"version {self.enforced.successor.version} of the policy is about to come into force"
         if why:
             raise Refused("the VM does not move now", where=vm, found=why)
+        policy = self.enforced.policy
+        why = why_not_its_disk(
+            states.overlay_of(vm),
+            has_disk=self.vms.images.overlay(vm) is not None,
+            pin=policy.images[policy.vms[vm].image].sha256,
+            stands_alone=policy.hypervisor_of(self.name) is HypervisorKind.XEN,
+        )
+        if why:
+            raise Refused(
+                "the VM does not move with its disk",
+                where=vm,
+                expected="one on the pinned clean image, which the other host has",
+                found=why,
+                remedy=f"`shamon vm replace {vm}` gives it a clean one; what it wrote is lost.",
+            )
 
     def _permit(self, vm: VmName, to: HostName) -> None:
         """`vm.migrate`, as far as this host can tell: what runs there the other host knows. Raises Refused."""
@@ -405,26 +429,28 @@ class Departures:
 
     async def _tell(self, vm: VmName, move: bytes) -> Arrived | None:
         """Say to the other host what became of the move; nothing where that was heard. Raises ShamonError."""
-        document = await self.blocking(lambda: self.store.get(DEPARTURES, vm))
-        if document is None or document["move"] != move.hex() or document["phase"] == Phase.COPYING:
+        document = await self.blocking(lambda: self._to_be_told(vm, move))
+        if document is None:
             return None
         to, arrived = HostName(document["to"]), None
         if document["phase"] == Phase.GIVEN:
             handover = Handover(move=move, token=document["token"].encode("ascii"))
             arrived = Arrived.decode(await self._call(to, VM_HAND, handover.encode(), timeout_s=_LONG_S))
-        else:
-            try:
-                await self._call(to, VM_ABORT, Abort(move=move, vm=vm).encode(), admitted=False)
-            except Busy:
-                raise
-            except Refused:  # it is not waited for there, or never will be
-                pass
+        elif to in self.enforced.policy.hosts:  # one that is no more takes nothing either
+            await self._call(to, VM_ABORT, Abort(move=move, vm=vm).encode(), admitted=False)
         await self.blocking(lambda: self._heard(vm, document))
         return arrived
+
+    def _to_be_told(self, vm: VmName, move: bytes) -> dict[str, Any] | None:
+        document = self.store.get(DEPARTURES, vm)
+        if document is None or document["move"] != move.hex():
+            return self.store.get(UNTOLD, move.hex())
+        return None if document["phase"] == Phase.COPYING else document
 
     def _heard(self, vm: VmName, document: dict[str, Any]) -> None:
         with self.vms.held():
             if (self.store.get(DEPARTURES, vm) or {}).get("move") != document["move"]:
+                self.store.delete(UNTOLD, document["move"])
                 return
             if document["phase"] == Phase.GIVEN:
                 token = token_in(document["token"].encode("ascii"))

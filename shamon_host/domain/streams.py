@@ -1,5 +1,6 @@
 """A connected stream of bytes, as the memory and the disk of a VM cross from one host to another: what a socket is."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -24,10 +25,12 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-def read_exactly(stream: Stream, count: int) -> bytes:
-    """So many bytes. Raises OSError, also where the stream ends before."""
+def read_exactly(stream: Stream, count: int, left_s: Callable[[], float]) -> bytes:
+    """So many bytes. `left_s`: seconds that are left for all of them together; asked before each part, and raises
+    when none are. Raises OSError, also where the stream ends before, and what `left_s` does."""
     data = b""
     while len(data) < count:
+        stream.settimeout(left_s())
         more = stream.recv(count - len(data))
         if not more:
             raise ConnectionResetError("the stream ended too early")

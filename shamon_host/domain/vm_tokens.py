@@ -66,6 +66,21 @@ def owners(tokens: Mapping[VmName, VmToken]) -> dict[VmName, HostName]:
     return {vm: token.owner for vm, token in tokens.items()}
 
 
+def why_not_its_disk(base: str | None, *, has_disk: bool, pin: str, stands_alone: bool) -> str:
+    """Why a host that has the pinned clean image alone cannot go on with a VM's disk; empty where it can.
+
+    `base`: digest of the clean image that the disk was made from, "" where it has none yet, None where nobody knows.
+    `stands_alone`: it needs no clean image below it.
+    """
+    if not has_disk:
+        return "" if base == "" else "its disk is not there"
+    if not base:
+        return "nobody noted which clean image its disk was made from"
+    if base != pin and not stands_alone:
+        return "its disk stands on another clean image than the pinned one"
+    return ""
+
+
 def require_new(token: VmToken, policy: Policy, newest: VmToken | None) -> None:
     """Raises NotTrusted unless the token counts for a host that enforces `policy` and knows no newer one than `newest`.
 

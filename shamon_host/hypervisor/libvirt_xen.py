@@ -7,8 +7,6 @@ domain that was started past libvirt, or given another label.
 """
 
 import contextlib
-import os
-import subprocess
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +16,7 @@ from shamon_host.domain.labels import FlaskContext, VmName
 from shamon_host.hypervisor.libvirt_domain import xen_domain_xml
 from shamon_host.hypervisor.libvirt_domains import LibvirtDomains
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, VmSpec
+from shamon_host.hypervisor.programs import run_program
 from shamon_host.hypervisor.xen_control import XenControl, XenDomain
 
 _DOM0 = 0
@@ -150,19 +149,11 @@ def _refuse_sharing(spec: VmSpec, other: DomainReport) -> None:
 
 def _xl_destroy(number: str) -> None:
     """By the toolstack that libvirt shares with `xl`: its own records go too. Raises BackendFailed."""
-    try:
-        subprocess.run(
-            ["xl", "destroy", number],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_DESTROY_S,
-            env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
-        )
-    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        raise BackendFailed(
-            "a domain of Xen that libvirt does not know cannot be destroyed",
-            where=f"domain {number}",
-            found=words[-1][:300] if words else "",
-        ) from error
+    run_program(
+        "xl",
+        "destroy",
+        number,
+        timeout_s=_DESTROY_S,
+        failed="a domain of Xen that libvirt does not know cannot be destroyed",
+        where=f"domain {number}",
+    )

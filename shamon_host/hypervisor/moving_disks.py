@@ -83,12 +83,13 @@ def place(incoming: Path, target: Path) -> None:
 
 def require_plain_qcow2(path: Path) -> None:
     """Raises NotTrusted for a file that QEMU would read more from than itself and the clean image below it: no
-    external data file, no encryption, no snapshots, no feature that is not known here."""
+    external data file, no encryption, no snapshots, no bitmaps, no feature that is not known here."""
     data = read(path, 0, _HEADER.size)
     problem = "it is shorter than a header"
     if len(data) == _HEADER.size:
         fields = _HEADER.unpack(data)
-        magic, version, encryption, snapshots, incompatible = fields[0], fields[1], fields[6], fields[11], fields[13]
+        magic, version, encryption, snapshots = fields[0], fields[1], fields[6], fields[11]
+        incompatible, _, autoclear = fields[13:]
         problem = next(
             (
                 words
@@ -97,6 +98,7 @@ def require_plain_qcow2(path: Path) -> None:
                     ("it is encrypted", encryption),
                     ("it has snapshots", snapshots),
                     (f"features {incompatible:#x}", incompatible),
+                    (f"autoclear features {autoclear:#x}", autoclear),
                 )
                 if holds
             ),

@@ -8,7 +8,6 @@ it; where it is copied, the copy is.
 import hashlib
 import os
 import re
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from shamon_host.domain.labels import VmName, plain_name
 from shamon_host.hypervisor import moving_disks
 from shamon_host.hypervisor.kept_files import make_directory, move
 from shamon_host.hypervisor.ports import BootFile
+from shamon_host.hypervisor.programs import run_program
 
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
@@ -134,11 +134,18 @@ class _ImageFiles(ABC):
         except OSError as error:
             raise BackendFailed("cannot read a disk", where=str(path), found=error.strerror or "") from error
 
+    def make_way(self, vm: VmName) -> None:
+        self._require_came(vm)
+        self.discard(vm)
+
+    def fit_incoming(self, vm: VmName, image: str) -> None:
+        self._fit(self._require_came(vm), image)
+
     def place_incoming(self, vm: VmName, image: str) -> None:
-        incoming = self._incoming(vm)
-        if incoming.exists():
-            self._fit(incoming, image)
-            moving_disks.place(incoming, self._path(vm))
+        target = self._path(vm)
+        if self._incoming(vm).exists() or not target.exists():
+            self.fit_incoming(vm, image)
+            moving_disks.place(self._incoming(vm), target)
 
     def discard_incoming(self, vm: VmName) -> None:
         self._incoming(vm).unlink(missing_ok=True)
@@ -146,6 +153,16 @@ class _ImageFiles(ABC):
     def _incoming(self, vm: VmName) -> Path:
         path = self._path(vm)
         return path.with_name(path.name + moving_disks.INCOMING)
+
+    def _require_came(self, vm: VmName) -> Path:
+        incoming = self._incoming(vm)
+        if not incoming.exists():
+            raise BackendFailed(
+                "the disk that came in is gone",
+                where=str(incoming),
+                remedy="The host that gave the VM away has its disk until this one has taken it: copy it from there.",
+            )
+        return incoming
 
     @abstractmethod
     def _fit(self, incoming: Path, image: str) -> None:
@@ -244,17 +261,4 @@ def file_sha256(path: Path) -> str:
 
 
 def _qemu_img(*arguments: str) -> None:
-    try:
-        subprocess.run(
-            ["qemu-img", *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-        )
-    except FileNotFoundError as error:
-        raise BackendFailed("qemu-img is not installed", remedy="Install Debian's qemu-utils.") from error
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        raise BackendFailed("qemu-img failed", found=words[-1][:300] if words else "") from error
+    run_program("qemu-img", *arguments, timeout_s=_TIMEOUT_S, failed="qemu-img failed", package="qemu-utils")

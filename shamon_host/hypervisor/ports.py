@@ -314,9 +314,20 @@ class MovingDisks(Protocol):
         """Digest of all that came in, which is on the disk durably from then on."""
         ...
 
+    def make_way(self, vm: VmName) -> None:
+        """Before what came in is placed: an overlay that is there goes, so that nobody takes it for that later. Raises
+        BackendFailed where nothing came in."""
+        ...
+
+    def fit_incoming(self, vm: VmName, image: str) -> None:
+        """What came in stands above this host's own clean image from now on, and could be placed; its digest may be
+        another one then. Again changes nothing. Raises NotTrusted for what cannot be an overlay, BackendFailed."""
+        ...
+
     def place_incoming(self, vm: VmName, image: str) -> None:
         """What came in becomes the VM's overlay, above this host's own clean image, in place of any that is there.
-        Does nothing where it was placed before. Raises NotTrusted for what cannot be an overlay."""
+        Where nothing came in, what is there was placed before (`make_way`), and stays. Raises as `fit_incoming` does,
+        also where there is neither."""
         ...
 
     def discard_incoming(self, vm: VmName) -> None: ...

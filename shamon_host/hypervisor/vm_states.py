@@ -93,7 +93,7 @@ class VmStates:
         for name in policy.vms_of(self.host):
             document = self._document(name)
             noted = _interfaces_in(document) if name in running else None
-            base = document.get("base", "" if document.get("interfaces") is None else None)
+            base = _base_in(document)
             pin = policy.images[policy.vms[name].image].sha256
             statuses.append(
                 VmStatus(
@@ -212,8 +212,7 @@ class VmStates:
 
     def overlay_of(self, name: VmName) -> str | None:
         """The digest of the image that the VM's overlay was made from; "" when there is none, None if nobody knows."""
-        base = self._document(name).get("base")
-        return None if base is None else str(base)
+        return _base_in(self._document(name))
 
     def replacing(self, name: VmName) -> str | None:
         """Why the VM is being replaced; None when it is not."""
@@ -260,7 +259,8 @@ class VmStates:
     def arrived(self, name: VmName, *, wanted: bool, base: str | None, runs: bool = False) -> dict[str, Any]:
         """The document of a VM that comes from another host, in place of whatever was noted of it here; `base` as for
         `note_overlay`. `runs`: its domain is there, so what that was started with stays noted."""
-        started = {key: value for key, value in self._document(name).items() if runs and key in ("interfaces", "disks")}
+        kept = ("interfaces", "disks", "boot") if runs else ()
+        started = {key: value for key, value in self._document(name).items() if key in kept}
         return {"wanted": wanted, **started, **({} if base is None else {"base": base})}
 
     def note_incoming(self, name: VmName) -> None:
@@ -321,6 +321,12 @@ class VmStates:
 
 def _wanted_in(document: Mapping[str, Any]) -> bool:
     return bool(document.get("wanted"))
+
+
+def _base_in(document: Mapping[str, Any]) -> str | None:
+    """One that was never started has no overlay."""
+    base = document.get("base", "" if document.get("interfaces") is None else None)
+    return None if base is None else str(base)
 
 
 def _image_state(base: str | None, pin: str) -> ImageState:

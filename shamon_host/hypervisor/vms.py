@@ -140,27 +140,31 @@ class VmManager:
             self.states.note(name, wanted=True, quarantine=stays)
             return self._report(name)
 
-    def start_incoming(self, name: VmName, start: Callable[[VmSpec], DomainReport]) -> VmSpec:
+    def start_incoming(
+        self, name: VmName, start: Callable[[VmSpec], DomainReport], *, permit: Callable[[], None]
+    ) -> VmSpec:
         """Have a VM of another host started to wait for its memory, on a fresh overlay, its label read back; return
-        what it was started with. Raises NotTrusted (image or label), Refused, BackendFailed; then nothing of it is
-        left."""
+        what it was started with. `permit`: raises Refused where it may not come beside what runs here now. Raises
+        NotTrusted (image, what it is booted from, or label), Refused, BackendFailed; then nothing of it is left."""
         with self._lock:
             self.require_enforced()
+            permit()
             policy = self.states.policy()
             entry = policy.vms[name]
             self._hypervisor.destroy(name)
             self.states.note_incoming(name)
             try:
+                settings, boot = self._booted_from(entry)
                 spec = vm_spec(
                     policy,
                     self.states.label_map(),
                     name,
                     disk=self.images.fresh_overlay(name, entry.image, policy.images[entry.image].sha256),
                     disks=(),
-                    settings=self.settings.get(name, VmSettings()),
+                    settings=settings,
                     bridge_of=self.ensure_bridge,
                 )
-                self.states.note_start(name)
+                self.states.note_start(name, boot)
                 report = start(spec)
                 self._verify(report)
                 self._require_disks(report)
@@ -420,6 +424,8 @@ class VmManager:
         """`quarantine`: the one that it is in from now on, a note alone."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
+        if overlay is None and not fresh:
+            self._require_never_had_disk(name)
         fresh = fresh or overlay is None
         if not fresh:
             self.attested.require_known_tpm(name)
@@ -457,6 +463,15 @@ class VmManager:
         laps.lap("resumed")
         self.states.note_not_replacing(name)
         return self._report(name)
+
+    def _require_never_had_disk(self, name: VmName) -> None:
+        """A VM whose disk somebody took away does not start clean without a word. Raises BackendFailed."""
+        if self.states.overlay_of(name) != "":
+            raise BackendFailed(
+                "the disk of the VM is gone",
+                where=name,
+                remedy=f"Put it back, or let it start with a clean one: `shamon vm replace {name}`.",
+            )
 
     def _booted_from(self, entry: VmEntry) -> tuple[VmSettings, GuestBoot | None]:
         """Kernel, initrd and command line, copied and compared with the policy's pins where it has any. Raises

@@ -6,9 +6,7 @@ classes and permissions have in the hypervisor, which are those of their order (
 `access_vectors`).
 """
 
-import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.hypervisor.ports import FlaskState
+from shamon_host.hypervisor.programs import run_program
 from shamon_host.hypervisor.xen_control import XenControl
 
 BASE = Path("/usr/share/shamon/flask")
@@ -126,17 +125,11 @@ def _role(name: str) -> str:
 
 
 def _checkpolicy(*arguments: str) -> None:
-    try:
-        subprocess.run(
-            ["checkpolicy", *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
-        )
-    except FileNotFoundError as error:
-        raise BackendFailed("checkpolicy is not installed", remedy="Install Debian's checkpolicy.") from error
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        raise BackendFailed("checkpolicy refused the FLASK policy", found=" / ".join(words[-3:])[:400]) from error
+    run_program(
+        "checkpolicy",
+        *arguments,
+        timeout_s=_TIMEOUT_S,
+        failed="checkpolicy refused the FLASK policy",
+        package="checkpolicy",
+        lines=3,
+    )

@@ -4,6 +4,7 @@ An end that dies, or a gate that closes, says nothing. So a stream that is silen
 acknowledged in time ends it.
 """
 
+import contextlib
 import socket
 
 from shamon_host.domain.errors import BackendFailed
@@ -29,6 +30,8 @@ class LinuxPassageListener:
         return _watched(accepted)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # wakes whoever waits for a connection
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 

@@ -108,17 +108,25 @@ class MemoryImages:
     def incoming_sha256(self, vm: VmName) -> str:
         return sha256_of(self._incoming(vm))
 
-    def place_incoming(self, vm: VmName, image: str) -> None:
-        self._clean(image)
-        if vm not in self.incoming:
-            return
+    def make_way(self, vm: VmName) -> None:
+        self._incoming(vm)
+        self.discard(vm)
+
+    def fit_incoming(self, vm: VmName, image: str) -> None:
+        clean = self._clean(image)
         try:
-            fields = json.loads(self.incoming[vm])
-            overlay = MemoryOverlay(base_sha256=str(fields["base"]), written=str(fields["written"]))
+            fields = json.loads(self._incoming(vm))
+            overlay = MemoryOverlay(base_sha256=sha256_of(clean), written=str(fields["written"]))
         except (ValueError, KeyError, TypeError):
             raise NotTrusted("the disk that came in is no plain overlay", where=vm) from None
-        self.overlays[f"/overlays/{vm}.qcow2"] = overlay
-        del self.incoming[vm]
+        self.incoming[vm] = bytearray(overlay.content())
+
+    def place_incoming(self, vm: VmName, image: str) -> None:
+        if vm in self.incoming or self.overlay(vm) is None:
+            self.fit_incoming(vm, image)
+            fields = json.loads(self.incoming.pop(vm))
+            overlay = MemoryOverlay(base_sha256=fields["base"], written=fields["written"])
+            self.overlays[f"/overlays/{vm}.qcow2"] = overlay
 
     def discard_incoming(self, vm: VmName) -> None:
         self.incoming.pop(vm, None)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 import pytest
@@ -182,6 +183,9 @@ class ImagesContract:
         images.begin_incoming(DB, len(content))
         images.write_incoming(DB, 0, content)
         assert not shelf.is_written(placed)
+        images.make_way(DB)
+        images.make_way(DB)
+        assert images.overlay(DB) is None
         images.place_incoming(DB, IMAGE)
         assert shelf.is_written(placed)
 
@@ -194,8 +198,13 @@ class ImagesContract:
             images.write_incoming(WEB, 4, b"too long")
         for _ in range(2):
             images.discard_incoming(WEB)
-        images.place_incoming(WEB, IMAGE)
-        assert images.overlay(WEB) is None
+        for act in (partial(images.place_incoming, WEB, IMAGE), partial(images.fit_incoming, WEB, IMAGE)):
+            with pytest.raises(BackendFailed):
+                act()
+        kept = images.fresh_overlay(WEB, IMAGE, shelf.pin())
+        with pytest.raises(BackendFailed):
+            images.make_way(WEB)
+        assert images.overlay(WEB) == kept, "nothing came in: it is the VM's own"
 
     @pytest.mark.parametrize("file", ["../web", "a/b", ""])
     def test_what_is_kept_lies_in_its_directory(self, shelf: Shelf, file: str) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted
 from shamon_host.domain.labels import VmName
 from shamon_host.hypervisor.overlay_images import OverlayImages, file_sha256
+from shamon_host.hypervisor.programs import run_program
 from shamon_host.testing.contracts.images import IMAGE, WEB, ImagesContract
 
 needs_qemu = pytest.mark.skipif(
@@ -145,3 +146,24 @@ def test_what_comes_from_another_host_stands_on_this_host_s_clean_image(tmp_path
             capture_output=True,
         )
         assert b"Pattern verification failed" not in seen.stdout
+
+
+@needs_qemu
+def test_a_disk_with_a_bitmap_whose_name_is_no_text(overlays: OverlayShelf, tmp_path: Path) -> None:
+    """Plain by its incompatible features; qemu-img prints the name as it is when it opens the file to write."""
+    path = tmp_path / "hostile.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--add", path, "NAMENAMENAME"], check=True)
+    data = bytearray(path.read_bytes())
+    name = data.find(b"NAMENAMENAME")
+    data[name - 24 + 17] = 60  # granularity
+    data[name : name + 12] = b"\xff\xfe" * 6
+    path.write_bytes(data)
+    overlays.images.begin_incoming(WEB, len(data))
+    overlays.images.write_incoming(WEB, 0, bytes(data))
+    with pytest.raises(NotTrusted, match="autoclear"):
+        overlays.images.fit_incoming(WEB, IMAGE)
+    with pytest.raises(BackendFailed, match=r"qemu-img failed.*\\xff\\xfe"):
+        run_program(
+            "qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", str(path), timeout_s=60, failed="qemu-img failed"
+        )

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from shamon_host.domain.errors import Unreachable
-from shamon_host.domain.labels import HostName
+from shamon_host.domain.errors import BackendFailed, Unreachable
+from shamon_host.domain.labels import HostName, VmName
 from shamon_host.links.model import PASSAGE_SESSION
-from shamon_host.peer.wire import VM_ACCEPT, VM_HAND, VM_JOIN, VM_PATHS, VM_RECEIVE
+from shamon_host.peer.wire import VM_ABORT, VM_ACCEPT, VM_HAND, VM_JOIN, VM_PATHS, VM_RECEIVE
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request, memory_identity
 from tests.unit.daemon.daemon_world import ALPHA, BETA, GAMMA, ON_FAILURE, XEN, DaemonWorld, daemon, play, records
@@ -193,7 +193,7 @@ def test_xen_sends_no_memory() -> None:
     play(test, here, XEN, there)
 
 
-def test_a_disk_on_another_clean_image_moves_otherwise() -> None:
+def test_a_disk_on_another_clean_image_does_not_move() -> None:
     """Only what is beyond the clean image is sent."""
 
     async def test(world: DaemonWorld) -> None:
@@ -213,7 +213,162 @@ def test_another_clean_image_there_is_refused() -> None:
     play(test, MOVES, KEEP)
 
 
+def test_what_starts_there_just_before_it_is_in_its_way() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        live = daemon(world.beta).arrivals.live
+        begin = live.begin
+
+        async def beginning(*which: Any, **named: Any) -> None:
+            await world.start("beta", "spy")
+            await begin(*which, **named)
+
+        live.begin = beginning  # type: ignore[method-assign]
+        await refused(world, "beta", "(conflict set rivals) would run together on beta")
+
+    play(test, MOVES, CONFLICT, KEEP)
+
+
 # It fails on its way
+
+
+@pytest.mark.parametrize("dies", ["", "alpha", "beta"])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_host_that_could_not_be_told_is_told_although_the_vm_moves_elsewhere(live: bool, dies: str) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.to == BETA and request.path == VM_ACCEPT:
+                await deliver(request)
+                raise Unreachable("the answer was lost", where=BETA)
+            if request.to == BETA and request.path == VM_ABORT:
+                raise Unreachable("no connection", where=BETA)
+            return await deliver(request)
+
+        world.network.tap = tap
+        move = migrate_live if live else migrate
+        assert "the answer was lost" in str((await move(world, world.alpha, "beta"))["error"])
+        assert (await move(world, world.alpha, "gamma"))["step"] == "it is running"
+        if dies:
+            await world.hosts[dies].kill_daemon()
+            await world.hosts[dies].start_daemon()
+        world.network.tap = None
+        await world.admitted("alpha", "beta", "gamma")
+        await asyncio.sleep(60.0)
+        assert where(world) == ["gamma"]
+        assert nothing_is_left(world)
+        assert not world.beta.images.incoming
+
+    play(test, MOVES, KEEP)
+
+
+def test_each_of_several_hosts_that_could_not_be_told_is_told() -> None:
+    """No token says that nothing comes of it: the VM stays."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_ACCEPT:
+                await deliver(request)
+            if request.path in (VM_ACCEPT, VM_ABORT):
+                raise Unreachable("no connection", where=request.to)
+            return await deliver(request)
+
+        world.network.tap = tap
+        for to in ("beta", "gamma"):
+            assert "no connection" in str((await migrate_live(world, world.alpha, to))["error"])
+        assert where(world) == ["alpha", "beta", "gamma"]
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        world.network.tap = None
+        await asyncio.sleep(30.0)
+        assert where(world) == ["alpha"]
+        assert is_whole(world.alpha)
+        assert nothing_is_left(world)
+
+    play(test, MOVES, KEEP)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_newer_token_ends_what_was_waited_for(live: bool) -> None:
+    """The host that gave the move up is gone, and cannot say so."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world, "gamma")
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.to == BETA and request.path == VM_ACCEPT:
+                await deliver(request)
+                raise Unreachable("the answer was lost", where=BETA)
+            if request.path == VM_ABORT:
+                raise Unreachable("no connection", where=BETA)
+            return await deliver(request)
+
+        world.network.tap = tap
+        move = migrate_live if live else migrate
+        await move(world, world.alpha, "beta")
+        assert daemon(world.beta).store.items("vm-arrival")
+        assert (await move(world, world.alpha, "gamma"))["step"] == "it is running"
+        await world.admitted("beta", "gamma")
+        await asyncio.sleep(60.0)
+        assert owner(world.beta) == "gamma"
+        assert not daemon(world.beta).store.items("vm-arrival")
+        assert where(world) == ["gamma"]
+        assert not world.beta.images.incoming
+
+    play(test, MOVES, KEEP)
+
+
+def test_an_end_that_the_other_host_could_not_carry_out_is_said_again() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        destroy, failing = world.beta.hypervisor.destroy, [True]
+
+        def fails(name: VmName) -> None:
+            if failing:
+                raise BackendFailed("libvirt failed")
+            destroy(name)
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_ACCEPT:
+                await deliver(request)
+                world.beta.hypervisor.destroy = fails  # type: ignore[method-assign]
+                raise Unreachable("the answer was lost", where=BETA)
+            return await deliver(request)
+
+        world.network.tap = tap
+        await migrate_live(world, world.alpha, "beta")
+        await asyncio.sleep(5.0)
+        assert where(world) == ["alpha", "beta"]
+        failing.clear()
+        await asyncio.sleep(15.0)
+        assert where(world) == ["alpha"]
+        assert nothing_is_left(world)
+
+    play(test, MOVES, KEEP)
+
+
+def test_what_is_given_up_while_it_is_accepted_is_not_accepted() -> None:
+    """Whoever gives it up gets the lock first, when all of it was found to be there."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        arrivals = daemon(world.beta).arrivals
+        finish = arrivals.live.finish
+
+        def finishing(vm: VmName) -> None:
+            finish(vm)
+            [(_, document)] = arrivals.store.items("vm-arrival")
+            lose = arrivals._lose(vm, bytes.fromhex(document["move"]), "alpha is not admitted any more")
+            with pytest.raises(StopIteration):
+                lose.send(None)
+
+        arrivals.live.finish = finishing  # type: ignore[method-assign]
+        await refused(world, "beta", "no such VM is on its way")
+
+    play(test, MOVES)
 
 
 def test_a_copy_that_fails_leaves_it_running() -> None:

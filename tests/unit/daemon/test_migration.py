@@ -10,8 +10,10 @@ from shamon_host.domain.errors import Refused, Unreachable
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.domain.quarantine import Grade
+from shamon_host.peer.move_messages import Handover
 from shamon_host.peer.vm_token import countersigned, proposed, token_in
-from shamon_host.peer.wire import VM_PATHS
+from shamon_host.peer.wire import VM_ACCEPT, VM_PATHS
+from shamon_host.testing.images import MemoryOverlay
 from shamon_host.testing.live import MemoryLive
 from shamon_host.testing.memory_ca import memory_key
 from shamon_host.testing.memory_host import MemoryHost
@@ -37,7 +39,7 @@ MOVES = (
 )
 
 
-KINDS = ("vm-departure", "vm-arrival")
+KINDS = ("vm-departure", "vm-departure-untold", "vm-arrival")
 
 
 async def migrate(world: DaemonWorld, source: MemoryHost, to: str, vm: str = "web") -> dict[str, Any]:
@@ -301,6 +303,149 @@ def test_a_disk_that_arrives_otherwise_is_not_taken() -> None:
         assert not world.beta.images.incoming
 
     play(test, MOVES)
+
+
+ANOTHER_IMAGE = "00" * 32
+
+
+def test_a_vm_whose_disk_stands_on_another_image_does_not_move() -> None:
+    """A new image was pinned, and it was not replaced yet: the other host would put its disk on the new one."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        states = daemon(world.alpha).own.vms.states
+        states.note_overlay(WEB, ANOTHER_IMAGE)
+        await refused(world, "beta", "another clean image than the pinned one")
+        states._change(WEB, base=None)
+        await refused(world, "beta", "nobody noted")
+        assert records(world.alpha, "vm.stop") == [], "it was not even stopped"
+
+    play(test, MOVES)
+
+
+@pytest.mark.parametrize("base", [ANOTHER_IMAGE, ""])
+def test_a_disk_that_is_given_on_another_image_is_not_taken(base: str) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_ACCEPT:
+                handover = Handover.decode(request.body)
+                token = proposed(replace(token_in(handover.token), base=base))
+                request = replace(request, body=replace(handover, token=token).encode())
+            return await deliver(request)
+
+        world.network.tap = tap
+        await refused(world, "beta", "another clean image than the pinned one" if base else "nobody noted")
+        assert not world.beta.images.incoming
+
+    play(test, MOVES)
+
+
+def test_a_vm_whose_disk_is_gone_does_not_move() -> None:
+    """It would get a clean one there, and nobody would be told."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await world.alpha.ask("vm", "stop", "web")
+        world.alpha.images.discard(WEB)
+        await refused(world, "beta", "its disk is not there", runs_on=False)
+
+    play(test, MOVES)
+
+
+def test_on_xen_a_copy_of_another_image_moves_as_it_is() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        daemon(world.alpha).own.vms.states.note_overlay(WEB, ANOTHER_IMAGE)
+        assert (await migrate(world, world.alpha, "beta"))["step"] == "it is running"
+        assert daemon(world.beta).own.vms.states.overlay_of(WEB) == ANOTHER_IMAGE
+
+    here, there = (MOVES[0], MOVES[1].replace(', "gamma"', "")), ('192.0.2.2"', '192.0.2.2"\nhypervisor = "xen"')
+    play(test, here, XEN, there)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_came_in_and_is_gone_is_not_started_otherwise(older: bool) -> None:
+    """Neither clean nor with a disk that lay there; the host that gave it keeps its disk, and says so again and
+    again."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        await world.alpha.guest("web").write_marker("written on alpha")
+        came = bytearray()
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            answer = await deliver(request)
+            if request.path == VM_ACCEPT:
+                came.extend(world.beta.images.incoming.pop(WEB))
+                if older:
+                    world.beta.images.overlays["/overlays/web.qcow2"] = MemoryOverlay(base_sha256="", written="older")
+            return answer
+
+        world.network.tap = tap
+        answer = await migrate(world, world.alpha, "beta")
+        assert "has not answered yet" in str(answer["error"])
+        await world.alpha.kill_daemon()
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        await world.alpha.start_daemon()
+        await asyncio.sleep(30)
+        assert where(world) == []
+        assert world.alpha.images.overlays["/overlays/web.qcow2"].written == "written on alpha"
+        world.beta.images.incoming[WEB] = came
+        await asyncio.sleep(60)
+        assert where(world) == ["beta"]
+        assert world.beta.images.overlays["/overlays/web.qcow2"].written == "written on alpha"
+
+    play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
+
+
+def test_a_disk_that_is_gone_when_the_vm_is_this_host_s() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        images, place = world.beta.images, world.beta.images.place_incoming
+        images.overlays["/overlays/web.qcow2"] = MemoryOverlay(base_sha256="", written="older")
+
+        def gone(vm: VmName, image: str) -> None:
+            images.discard_incoming(vm)
+            place(vm, image)
+
+        images.place_incoming = gone  # type: ignore[method-assign]
+        answer = await migrate(world, world.alpha, "beta")
+        assert "has not answered yet" in str(answer["error"])
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        await asyncio.sleep(30)
+        assert where(world) == []
+        assert world.alpha.images.overlay(WEB) is not None
+
+    play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
+
+
+def test_a_disk_that_is_of_no_use_stays_where_it_is() -> None:
+    """It arrives as it was sent, and is no overlay: that is known before the other host takes the VM."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        await world.start("alpha", "web")
+        read = world.alpha.images.read
+        world.alpha.images.read = lambda *which: b"\xff" * len(read(*which))  # type: ignore[method-assign]
+        await refused(world, "beta", "no plain overlay")
+        await asyncio.sleep(30)
+        assert not world.beta.images.incoming
+        assert daemon(world.beta).store.items("vm-arrival") == ()
+        await world.beta.kill_daemon()
+        await world.beta.start_daemon()
+        await world.admitted("alpha", "beta")
+
+    play(test, MOVES, (ON_FAILURE, 'on_failure = "keep"'))
 
 
 def test_a_move_to_a_host_that_is_no_more_is_forgotten() -> None:

@@ -14,13 +14,23 @@ from shamon_host.peer.wire import VM_PATHS
 from shamon_host.testing.memory_host import MemoryHost
 from shamon_host.testing.network import Deliver, Request
 from tests.unit.daemon.daemon_world import ON_FAILURE, DaemonWorld, daemon, play
-from tests.unit.daemon.test_migration import MOVES, live_of, owner, runs, where
+from tests.unit.daemon.test_migration import KINDS, MOVES, live_of, owner, runs, where
 
 WEB = VmName("web")
 _ACTS = {
     "hypervisor": ("start_paused", "resume", "suspend", "destroy"),
     "live": ("start_incoming", "receive", "send"),
-    "images": ("outgoing", "read", "begin_incoming", "write_incoming", "place_incoming", "discard", "discard_incoming"),
+    "images": (
+        "outgoing",
+        "read",
+        "begin_incoming",
+        "write_incoming",
+        "fit_incoming",
+        "make_way",
+        "place_incoming",
+        "discard",
+        "discard_incoming",
+    ),
 }
 _MOST_ACTS = 80
 _MARK = "written on alpha"
@@ -118,7 +128,7 @@ async def settled(world: DaemonWorld) -> str:
             [runs(host) for host in hosts].count(True) == 1
             and len({owner(host) for host in hosts}) == 1
             and where(world) == [owner(world.alpha)]
-            and not any(daemon(host).store.items(kind) for host in hosts for kind in ("vm-departure", "vm-arrival"))
+            and not any(daemon(host).store.items(kind) for host in hosts for kind in KINDS)
         )
 
     await world.until(rests, within_s=200, what=f"the VM is in one place: {where(world)}")

@@ -14,7 +14,7 @@ from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_
 from shamon_host.domain.policy_form import policy_bytes
 from shamon_host.domain.replay import Running, violations
 from shamon_host.domain.results import TpmKind
-from shamon_host.domain.vm_tokens import VmToken, owners, require_new
+from shamon_host.domain.vm_tokens import VmToken, owners, require_new, why_not_its_disk
 
 ALPHA, BETA, GAMMA = HostName("alpha"), HostName("beta"), HostName("gamma")
 WEB, DB = VmName("web"), VmName("db")
@@ -164,6 +164,31 @@ def test_tokens_that_do_not_count(changes: dict[str, object], newest: VmToken | 
     with pytest.raises(NotTrusted) as raised:
         require_new(token(**changes), POLICY, newest)
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "has_disk", "stands_alone", "words"),
+    [
+        ("", False, False, ""),
+        ("", False, True, ""),
+        ("aa", True, False, ""),
+        ("aa", True, True, ""),
+        ("bb", True, True, ""),
+        ("bb", True, False, "another clean image"),
+        ("", True, False, "nobody noted"),
+        (None, True, False, "nobody noted"),
+        (None, True, True, "nobody noted"),
+        ("aa", False, False, "not there"),
+        ("aa", False, True, "not there"),
+        (None, False, False, "not there"),
+    ],
+)
+def test_disks_that_another_host_can_go_on_with(
+    base: str | None, has_disk: bool, stands_alone: bool, words: str
+) -> None:
+    why = why_not_its_disk(base, has_disk=has_disk, pin="aa", stands_alone=stands_alone)
+    assert words in why
+    assert bool(words) is bool(why)
 
 
 def test_after_a_version_that_took_a_host_back_its_home_gives_it_away() -> None:

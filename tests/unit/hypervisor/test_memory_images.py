@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shamon_host.testing.contracts.images import IMAGE, ImagesContract
+from shamon_host.testing.contracts.images import IMAGE, WEB, ImagesContract
 from shamon_host.testing.images import MemoryImages, sha256_of
 
 _CONTENT = b"a clean disk image"
@@ -38,3 +38,14 @@ class TestMemoryImages(ImagesContract):
     @pytest.fixture
     def shelf(self) -> MemoryShelf:
         return MemoryShelf()
+
+
+def test_what_came_in_stands_on_this_host_s_clean_image() -> None:
+    """As `qemu-img rebase -u` makes it, whatever it stood on before."""
+    alpha, beta = MemoryImages(clean={IMAGE: b"older"}), MemoryImages(clean={IMAGE: b"newer"})
+    alpha.fresh_overlay(WEB, IMAGE, sha256_of(b"older"))
+    content = alpha.read(WEB, 0, alpha.size(WEB))
+    beta.begin_incoming(WEB, len(content))
+    beta.write_incoming(WEB, 0, content)
+    beta.place_incoming(WEB, IMAGE)
+    assert [overlay.base_sha256 for overlay in beta.overlays.values()] == [sha256_of(b"newer")]

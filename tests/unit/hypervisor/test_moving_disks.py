@@ -10,11 +10,17 @@ from shamon_host.hypervisor.moving_disks import begin, require_plain_qcow2
 
 
 def header(
-    *, magic: bytes = b"QFI\xfb", version: int = 3, encryption: int = 0, snapshots: int = 0, incompatible: int = 0
+    *,
+    magic: bytes = b"QFI\xfb",
+    version: int = 3,
+    encryption: int = 0,
+    snapshots: int = 0,
+    incompatible: int = 0,
+    autoclear: int = 0,
 ) -> bytes:
     return struct.pack(
         ">4sIQIIQIIQQIIQQQQ",
-        magic, version, 0, 0, 16, 1 << 30, encryption, 2, 1 << 18, 1 << 16, 1, snapshots, 0, incompatible, 0, 0,
+        magic, version, 0, 0, 16, 1 << 30, encryption, 2, 1 << 18, 1 << 16, 1, snapshots, 0, incompatible, 0, autoclear,
     )  # fmt: skip
 
 
@@ -35,10 +41,11 @@ def test_a_plain_overlay(tmp_path: Path) -> None:
         (header(snapshots=1), "snapshots"),
         (header(incompatible=4), "features 0x4"),
         (header(incompatible=1 << 63), "features 0x8"),
+        (header(autoclear=1), "autoclear features 0x1"),
     ],
 )
 def test_files_that_qemu_would_read_more_from(tmp_path: Path, data: bytes, words: str) -> None:
-    """Feature 4 is an external data file: any file of the host."""
+    """Feature 4 is an external data file: any file of the host. Autoclear feature 1 is bitmaps."""
     path = tmp_path / "web.qcow2"
     path.write_bytes(data)
     with pytest.raises(NotTrusted, match=words):

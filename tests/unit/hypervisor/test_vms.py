@@ -6,15 +6,20 @@ import pytest
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
+from shamon_host.hypervisor.vm_spec import VmSettings
 from shamon_host.hypervisor.vm_states import ImageState
+from shamon_host.testing.images import sha256_of
 from tests.unit.hypervisor.vm_world import (
     ADDRESSES,
     ALPHA,
     BLUE,
     DB,
     GATE,
+    IMAGE,
+    POLICY_TEXT,
     PROBE,
     RED,
     SHOP,
@@ -496,8 +501,76 @@ def test_crashed_vm_starts_again(world: VmWorld) -> None:
     assert world.vms.start(WEB).state is DomainState.RUNNING
 
 
+def test_a_disk_that_is_gone_is_not_replaced_without_a_word(world: VmWorld) -> None:
+    world.vms.start(WEB)
+    world.vms.stop(WEB)
+    world.images.discard(WEB)
+    with pytest.raises(BackendFailed, match=r"the disk of the VM is gone.*shamon vm replace web"):
+        world.vms.start(WEB)
+    assert world.images.overlay(WEB) is None
+    world.vms.replace(WEB, "its disk is gone")
+    assert world.status(WEB).image_state is ImageState.CURRENT
+
+
 def test_vm_that_ends_at_once(world: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.hypervisor, "resume", world.hypervisor.crash)
     with pytest.raises(BackendFailed, match="ended right after") as raised:
         world.vms.start(WEB)
     assert "/var/log/libvirt/qemu" in raised.value.remedy
+
+
+class TestIncoming:
+    """A VM of another host that is started here to wait for its memory."""
+
+    @pytest.fixture
+    def pinned(self, world: VmWorld) -> VmWorld:
+        """What web is booted from is pinned, and as it should be."""
+        pins = f'kernel_sha256 = "{sha256_of(b"kernel")}", initrd_sha256 = "{sha256_of(b"initrd")}", cmdline = "quiet"'
+        text = POLICY_TEXT.replace("images.app.sha256 = ", "images.app = {sha256 = ").replace(
+            f'"{sha256_of(IMAGE)}"\n', f'"{sha256_of(IMAGE)}", {pins}}}\n'
+        )
+        world.policy = parse_policy(text.encode(), source="policy.toml")
+        world.images.files = {"/vmlinux": b"kernel", "/initrd": b"initrd"}
+        return world
+
+    def started(self, world: VmWorld) -> list[VmSpec]:
+        asked: list[VmSpec] = []
+
+        def start(spec: VmSpec) -> DomainReport:
+            asked.append(spec)
+            return world.hypervisor.start_paused(spec)
+
+        try:
+            assert world.vms.start_incoming(WEB, start, permit=lambda: None) == asked[0]
+        except NotTrusted:
+            assert not asked
+            assert world.images.overlay(WEB) is None
+            raise
+        return asked
+
+    def test_it_is_booted_from_what_is_pinned(self, pinned: VmWorld) -> None:
+        [spec] = self.started(pinned)
+        assert (spec.kernel, spec.initrd, spec.cmdline) == ("/overlays/web.kernel", "/overlays/web.initrd", "quiet")
+        assert pinned.vms.states.booted(WEB) is not None
+        arrived = pinned.vms.states.arrived(WEB, wanted=True, base=sha256_of(IMAGE), runs=True)
+        assert set(arrived) == {"wanted", "base", "interfaces", "disks", "boot"}
+
+    def test_another_kernel_than_the_pinned_one(self, pinned: VmWorld) -> None:
+        pinned.images.files["/vmlinux"] = b"another kernel"
+        with pytest.raises(NotTrusted, match="not the pinned one"):
+            self.started(pinned)
+
+    def test_another_command_line_than_the_pinned_one(self, pinned: VmWorld) -> None:
+        pinned.vms.settings = {WEB: VmSettings(kernel="/vmlinux", initrd="/initrd", cmdline="init=/bin/sh")}
+        with pytest.raises(NotTrusted, match="another command line"):
+            self.started(pinned)
+
+    def test_what_is_not_permitted_now_changes_nothing(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+
+        def permit() -> None:
+            raise Refused("no")
+
+        with pytest.raises(Refused, match="no"):
+            world.vms.start_incoming(WEB, world.hypervisor.start_paused, permit=permit)
+        assert world.status(WEB).domain is not None

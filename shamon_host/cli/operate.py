@@ -110,7 +110,7 @@ def _mac_vm(arguments: argparse.Namespace) -> int:
     elif status is None:
         print("the host itself holds its links")
     else:
-        answers = f"answers, boot {status['boot_id']}" if status["boot_id"] else printable(status["wrong"])
+        answers = f"answers, boot {printable(status['boot_id'])}" if status["boot_id"] else printable(status["wrong"])
         print(f"{status['name']}: {status['state']}; {answers}")
         for line in status["denials"]:
             print(f"  {printable(line)}")

@@ -6,12 +6,13 @@ be asked, with the types of what goes along and comes back.
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.link_agent.setup import MacVmSetup
+from shamon_host.link_agent.values import from_json
 from shamon_host.links.model import KernelState, Operation
 from shamon_host.links.ports import KernelEvent, Traffic
 
@@ -47,8 +48,11 @@ CALLS: Mapping[str, Call] = {
 
 
 def frame(document: Any) -> bytes:
-    """Raises BadInput for more than a frame may have."""
-    body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    """Raises BadInput for more than a frame may have, and for a number that is not finite."""
+    try:
+        body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise BadInput("no frame for a number that is not finite", found=str(error)) from None
     if len(body) > MAX_FRAME_BYTES:
         raise BadInput("too much for one frame", expected=f"at most {MAX_FRAME_BYTES} bytes", found=str(len(body)))
     return HEADER.pack(len(body)) + body
@@ -73,14 +77,27 @@ def document_in(body: bytes) -> dict[str, Any]:
     return document
 
 
+def answer_in(body: bytes, gives: Any) -> Any:
+    """What the MAC VM answered, a value of the type `gives` (None: there is none). Raises BackendFailed: what it says
+    that failed; and BadInput, and nothing else, whatever it sent."""
+    document = document_in(body)
+    if "failed" in document:
+        raise failure_in(document["failed"])
+    return from_json(gives, document.get("answer")) if gives is not None else None
+
+
 def failure_words(error: BackendFailed) -> tuple[str, ...]:
     """An error as it crosses the wire."""
     return tuple(part[:MAX_WORDS] for part in (error.what, error.where, error.expected, error.found, error.remedy))
 
 
-def failure_in(words: Sequence[str]) -> BackendFailed:
+def failure_in(words: object) -> BackendFailed:
     """Raises BadInput."""
-    if len(words) != 5 or not all(isinstance(part, str) and len(part) <= MAX_WORDS for part in words):
+    if (
+        not isinstance(words, list | tuple)
+        or len(words) != 5
+        or not all(isinstance(part, str) and len(part) <= MAX_WORDS for part in words)
+    ):
         raise BadInput("a malformed error from the MAC VM", expected="five strings")
     what, where, expected, found, remedy = (printable(part) for part in words)
     return BackendFailed(what, where=where, expected=expected, found=found, remedy=remedy)

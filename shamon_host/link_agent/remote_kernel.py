@@ -17,14 +17,14 @@ from shamon_host.link_agent.frames import (
     EVENTS,
     HEADER,
     MAX_WORDS,
-    document_in,
+    answer_in,
     failure_in,
     frame,
     frame_length,
     printable,
 )
 from shamon_host.link_agent.setup import AGENT_PORT, HOST_ADDRESS, MAC_VM_ADDRESS, MacVmSetup
-from shamon_host.link_agent.values import from_json, to_json
+from shamon_host.link_agent.values import to_json
 from shamon_host.links.model import KernelState, Operation
 from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
 
@@ -112,22 +112,18 @@ class RemoteLinkKernel:
 
     def _call(self, name: str, argument: Any = None) -> Any:
         """Raises BackendFailed: what the agent raised, or that it did not answer."""
-        call = CALLS[name]
         with self._lock:
             connection = self._connected()
             try:
-                answer = self._exchange(connection, name, argument)
-                if "failed" in answer:
-                    raise failure_in(answer["failed"])
-                return from_json(call.gives, answer.get("answer")) if call.gives is not None else None
+                return self._exchange(connection, name, argument)
             except (OSError, BadInput) as error:
                 self._disconnect()
                 raise _no_answer(str(error)) from error
 
-    def _exchange(self, connection: socket.socket, name: str, argument: Any) -> dict[str, Any]:
+    def _exchange(self, connection: socket.socket, name: str, argument: Any) -> Any:
         connection.sendall(frame({"ask": name, "with": to_json(argument)}))
         length = frame_length(_exactly(connection, HEADER.size))
-        return document_in(_exactly(connection, length))
+        return answer_in(_exactly(connection, length), CALLS[name].gives)
 
     def _connected(self) -> socket.socket:
         """The connection, set up as the host is now."""
@@ -141,10 +137,7 @@ class RemoteLinkKernel:
             self._told_as = None
         if self._told_as != setup:
             try:
-                answer = self._exchange(self._connection, "set up", setup)
-                if "failed" in answer:
-                    raise failure_in(answer["failed"])
-                self._boot_id = from_json(str, answer.get("answer"))
+                self._boot_id = printable(self._exchange(self._connection, "set up", setup)[:MAX_WORDS])
             except (OSError, BadInput) as error:
                 self._disconnect()
                 raise _no_answer(str(error)) from error
@@ -161,7 +154,7 @@ class RemoteLinkKernel:
 
     async def _listen(self, event: Callable[[KernelEvent], None]) -> None:
         while True:
-            with suppress(OSError, BadInput, asyncio.IncompleteReadError):
+            with suppress(OSError, BadInput, BackendFailed, asyncio.IncompleteReadError):
                 connection = await asyncio.to_thread(self._connect)
                 connection.setblocking(False)
                 reader, writer = await asyncio.open_connection(sock=connection)
@@ -170,8 +163,7 @@ class RemoteLinkKernel:
                     event(ChangedEvent(what="the MAC VM is listened to"))
                     while True:
                         length = frame_length(await reader.readexactly(HEADER.size))
-                        document = document_in(await reader.readexactly(length))
-                        event(from_json(CALLS[EVENTS].gives, document.get("answer")))
+                        event(answer_in(await reader.readexactly(length), CALLS[EVENTS].gives))
                 finally:
                     writer.close()
             event(ChangedEvent(what="the MAC VM is not listened to"))

@@ -6,6 +6,7 @@ does not fit its type is BadInput.
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
@@ -47,7 +48,7 @@ def from_json(wanted: Any, data: Any) -> Any:
         return _read(wanted, data)
     except BadInput:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, KeyError, AttributeError, RecursionError) as error:
         raise _malformed(wanted, error) from error
 
 
@@ -67,10 +68,10 @@ def _read(wanted: Any, data: Any) -> Any:
 
 
 def _read_plain(wanted: Any, data: Any) -> Any:
-    if wanted is float and type(data) in (int, float):
+    if wanted is float and type(data) in (int, float) and math.isfinite(data):
         return float(data)
     if wanted in (bool, int, str):
-        if type(data) is not wanted:
+        if type(data) is not wanted or not _is_bounded(data):
             raise _malformed(wanted, data)
         return data
     if wanted is bytes and isinstance(data, str):
@@ -86,6 +87,13 @@ def _read_plain(wanted: Any, data: Any) -> Any:
             raise _malformed(wanted, sorted(map(str, data))[:20])
         return wanted(**{name: _read(kind, data[name]) for name, kind in hints.items()})
     raise _malformed(wanted, data)
+
+
+def _is_bounded(data: bool | int | str) -> bool:
+    """It goes wherever a kernel's number or text goes: 64 bits hold it; it can be encoded (RFC 3629, section 3)."""
+    if isinstance(data, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in data)
+    return -(1 << 63) <= data < 1 << 64
 
 
 def _read_one_of(arguments: tuple[Any, ...], data: Any) -> Any:

@@ -7,7 +7,7 @@ Behind `link_agent.ports.MacVmKernel` as the daemon asks it, each value as it wo
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.hypervisor.ports import VmInterface
 from shamon_host.link_agent.frames import CALLS
 from shamon_host.link_agent.setup import MacVmSetup, uplink
@@ -126,4 +126,8 @@ class MemoryMacVm:
 
 
 def _crossed(kind: Any, value: Any) -> Any:
-    return from_json(kind, to_json(value))
+    """Raises BackendFailed for what cannot cross."""
+    try:
+        return from_json(kind, to_json(value))
+    except BadInput as error:
+        raise BackendFailed("the MAC VM does not answer", where="control wire", found=str(error)) from error

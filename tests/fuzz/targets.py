@@ -64,7 +64,7 @@ from shamon_host.attestation.tpm_structures import (
 from shamon_host.attestation.uki import UkiError, expected_pcr4_events, expected_pcr9_events, expected_pcr11_events
 from shamon_host.attestation.verifier_state import VerifierState
 from shamon_host.domain.contexts import allocate_for
-from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.flask_expected import expected_flask
 from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
@@ -72,20 +72,29 @@ from shamon_host.domain.results import TpmKind
 from shamon_host.guest_agent.answering import Answering
 from shamon_host.hypervisor.ports import FlaskState
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
+from shamon_host.link_agent.frames import CALLS, HEADER, answer_in, failure_words, frame
+from shamon_host.link_agent.values import to_json
+from shamon_host.links import planner
 from shamon_host.links.denials import denials_of
+from shamon_host.links.desired import BLOCK_ENTRIES, DesiredState
+from shamon_host.links.model import Bridge, KernelState
+from shamon_host.links.network_state import check_network_state, encode_network_state
 from shamon_host.links.path_report import LinkEnds, Part, PathReport, Stage, Verdict, parse_report
+from shamon_host.links.ports import AcquireEvent, Traffic
 from shamon_host.peer import join_messages, messages, move_messages, policy_messages, registry_messages, vm_token
 from shamon_host.peer.host_record import read_host_record
 from shamon_host.peer.policy_envelope import read_envelope
 from shamon_host.peer.wire import decode_refusal
 from shamon_host.pyxfrm import XfrmError
 from shamon_host.testing.contracts import flask as flask_contract
+from shamon_host.testing.contracts.kernel import link as link_of
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_certificate, memory_peer, memory_record
 from tests.fuzz.netlink import datagrams, read_datagram
 from tests.unit.attestation.appraised_world import Attested, recorded
 from tests.unit.attestation.guest_world import recorded as guest_recorded
 from tests.unit.attestation.guest_world import without_selinux
+from tests.unit.links.test_memory_kernel import MemoryBench
 
 Seeds = Callable[[], tuple[bytes, ...]]
 
@@ -330,6 +339,46 @@ def _record() -> tuple[bytes, ...]:
     return (memory_record(memory_peer(HostName("alpha"), _machine().tpm.ak_public())).envelope,)
 
 
+def _mac_vm_answers() -> tuple[bytes, ...]:
+    """What a MAC VM answers to each call, without the frame's length."""
+    bridge = Bridge(name="shbr1", ports={"shvm1-0": False}, faulty={"shvm1-0": "hairpin"})
+    link = link_of(MemoryBench())
+    state = KernelState(
+        sas=frozenset({link.sa(inbound=True, spi=0x1000, key=bytes(36), lifetime_s=60)}),
+        spd=frozenset({*link.spd_entries, *BLOCK_ENTRIES}),
+        tunnels=frozenset({link.tunnel}),
+        bridges={"shbr1": bridge},
+        gate={"192.0.2.2": 4.5},
+        guard=True,
+        selinux_enforcing=True,
+        sysctls={"net.ipv4.ip_forward": "0"},
+        foreign=("a stranger",),
+    )
+    event = AcquireEvent(source="a", destination="b", source_port=1, destination_port=2, context=link.link_context)
+    traffic = {"shl24576": Traffic(up=True, rx_packets=1)}
+    words = failure_words(BackendFailed("it failed", where="here"))
+    answers = (to_json(state), "boot", None, [words], 0x1000, {"guard_out": 1}, to_json(traffic), ["a"], to_json(event))
+    return (
+        *(frame({"answer": answer})[HEADER.size :] for answer in answers),
+        frame({"failed": words})[HEADER.size :],
+        b'{"answer":{"is":"OpenGate","seconds":NaN}}',
+    )
+
+
+def _mac_vm_answer(data: bytes) -> None:
+    """To each call; and what is done with a state."""
+    for name, call in CALLS.items():
+        try:
+            answer = answer_in(data, call.gives)
+        except (BadInput, BackendFailed):
+            continue
+        if name == "read":
+            for operation in (*planner.plan(DesiredState(), answer), *planner.teardown(answer.gate, answer)):
+                planner.describe(operation)
+                frame(to_json(operation))
+            check_network_state(encode_network_state(answer, allocate_for(flask_contract.POLICY, flask_contract.ALPHA)))
+
+
 def _joining(data: bytes) -> None:
     """Every message of joining, and of the registry; each refuses the others' forms."""
     for decode in (
@@ -494,6 +543,7 @@ _ALL = (
         errors=(),
         seeds=lambda: (_DENIAL,),
     ),
+    Target(name="mac-vm-answer", parse=_mac_vm_answer, errors=(), seeds=_mac_vm_answers),
     Target(name="hypervisor-report", parse=parse_hypervisor_report, errors=(BadInput,), seeds=_hypervisor_reports),
     Target(name="hypervisor-claim", parse=_hypervisor_claim, errors=(), seeds=_hypervisor_reports),
     Target(name="xfrm", parse=read_datagram, errors=(XfrmError,), seeds=datagrams),

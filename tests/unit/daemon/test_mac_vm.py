@@ -10,6 +10,7 @@ from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName, SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.report import ReportedMacVm, check_hypervisor_report, hypervisor_report
+from shamon_host.links.model import KernelState
 from shamon_host.testing.mac_vm import MemoryMacVm
 from shamon_host.testing.memory_host import MAC_VM_SETTINGS, MemoryHost
 from shamon_host.testing.memory_world import MAC_VM_PINS
@@ -314,3 +315,21 @@ def test_a_version_that_drops_a_host_and_has_the_mac_vm_started_anew() -> None:
         assert "192.0.2.3" not in {*state.gate, *(sa.source for sa in state.sas)}
 
     play_signed(test, first=SIGNED)
+
+
+def test_bytes_of_a_mac_vm_end_neither_this_daemon_nor_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hostile() -> KernelState:
+        return KernelState(gate={"192.0.2.2": 10**400})
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        monkeypatch.setattr(mac_vm(world.alpha).kernel, "read", hostile)
+        daemon(world.alpha).watchers.domains_changed()
+        await world.wait(20)
+        assert world.alpha.failure() is None
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        await world.wait(20)
+        assert world.alpha.failure() is None
+
+    play(test, mac_vms=True)

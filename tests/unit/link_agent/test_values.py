@@ -166,7 +166,7 @@ def test_frames_have_an_end() -> None:
 @pytest.mark.parametrize("words", [[], ["a"] * 4, ["a"] * 4 + [1], ["a"] * 4 + ["b" * 2000]])
 def test_malformed_errors_are_refused(words: list[object]) -> None:
     with pytest.raises(BadInput):
-        failure_in(words)  # type: ignore[arg-type]  # that is the point
+        failure_in(words)
 
 
 def test_an_error_of_the_mac_vm_has_no_control_characters() -> None:

@@ -1,0 +1,59 @@
+"""Whatever a MAC VM answers, and however slowly, its host gets a value or a failure of its own."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shamon_host.domain.errors import BackendFailed
+from shamon_host.link_agent.values import to_json
+from shamon_host.links.model import KernelState, OpenGate
+from tests.unit.link_agent.hostile import HostileMacVm
+
+STATE: dict[str, Any] = to_json(KernelState())
+
+
+def state_with(**changes: object) -> bytes:
+    return json.dumps({"answer": {**STATE, **changes}}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"failed":5}',
+        b'{"failed":null}',
+        b'{"failed":true}',
+        b'{"failed":{"a":1,"b":2,"c":3,"d":4,"e":5}}',
+        state_with(gate={"192.0.2.2": 10**400}),
+        state_with(gate={"192.0.2.2": float("nan")}),
+        state_with(gate={"192.0.2.2": float("inf")}),
+        state_with(gate={"\ud800": 1.0}),
+        state_with(foreign=["\udfff"]),
+    ],
+)
+def test_what_cannot_be_read_is_a_failure_of_the_mac_vm(answer: bytes) -> None:
+    with HostileMacVm(answer).kernel() as kernel, pytest.raises(BackendFailed, match="the MAC VM does not answer"):
+        kernel.read()
+
+
+def test_a_number_that_no_kernel_counts_to_is_refused() -> None:
+    mac_vm = HostileMacVm(json.dumps({"answer": {"guard_out": 1 << 64}}).encode())
+    with mac_vm.kernel() as kernel, pytest.raises(BackendFailed, match="the MAC VM does not answer"):
+        kernel.counters()
+
+
+@pytest.mark.parametrize("answer", [b'{"failed":5}', b'{"answer":5}', b'{"answer":"\\ud800"}'])
+def test_a_malformed_answer_to_the_set_up_is_a_failure_of_the_mac_vm(answer: bytes) -> None:
+    mac_vm = HostileMacVm(b"{}", to_set_up=answer)
+    with mac_vm.kernel() as kernel, pytest.raises(BackendFailed, match="the MAC VM does not answer"):
+        kernel.boot_id()
+
+
+def test_its_boot_id_has_no_control_characters() -> None:
+    with HostileMacVm(b"{}", to_set_up=b'{"answer":"a\\u001b[2J"}').kernel() as kernel:
+        assert kernel.boot_id() == "a?[2J"
+
+
+def test_what_cannot_be_asked_is_a_failure_too() -> None:
+    with HostileMacVm(b'{"answer":null}').kernel() as kernel, pytest.raises(BackendFailed):
+        kernel.apply([OpenGate(address="192.0.2.2", seconds=float("nan"))])

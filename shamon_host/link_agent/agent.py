@@ -63,7 +63,7 @@ class LinkAgent:
             if call is None or set(document) != {"ask", "with"}:
                 raise BackendFailed("the MAC VM is asked for what it does not know", found=str(name)[:80])
             argument = from_json(call.takes, document["with"]) if call.takes is not None else None
-            return frame({"answer": to_json(self._carry_out(str(name), argument))})
+            return frame({"answer": to_json(self._carry_out(str(name), argument))}, call.most)
         except BackendFailed as error:
             return frame({"failed": list(failure_words(error))})
         except ShamonError as error:
@@ -108,7 +108,7 @@ class LinkAgent:
                 if event not in done:
                     event.cancel()
                     return
-                writer.write(frame({"answer": to_json(event.result())}))
+                writer.write(frame({"answer": to_json(event.result())}, CALLS[EVENTS].most))
                 await writer.drain()
         finally:
             ended.cancel()

@@ -19,8 +19,12 @@ from shamon_host.links.ports import KernelEvent, Traffic
 HEADER = struct.Struct("!I")
 MAX_FRAME_BYTES = 64 << 20
 """The state of a kernel with 16,384 links has some 30 MiB."""
+MAX_EVENT_BYTES = 4 << 10
+"""They are read where everything else of the host's daemon goes on."""
 MAX_WORDS = 1000
 """Characters of each part of an error."""
+_SHORT, _LONG = 64 << 10, 8 << 20
+"""An error of five parts has room in the one; counts of 16,384 links, or the denials that are told, in the other."""
 
 EVENTS = "events"
 """Asked as a connection's first: from then on it carries what the kernel tells, and nothing is asked on it."""
@@ -32,37 +36,39 @@ class Call:
 
     takes: Any
     gives: Any
+    most: int = _SHORT
+    """Bytes of the answer."""
 
 
 CALLS: Mapping[str, Call] = {
     "set up": Call(takes=MacVmSetup, gives=str),
-    "read": Call(takes=None, gives=KernelState),
+    "read": Call(takes=None, gives=KernelState, most=MAX_FRAME_BYTES),
     "apply": Call(takes=tuple[Operation, ...], gives=None),
-    "attempt": Call(takes=tuple[Operation, ...], gives=tuple[tuple[str, ...], ...]),
+    "attempt": Call(takes=tuple[Operation, ...], gives=tuple[tuple[str, ...], ...], most=MAX_FRAME_BYTES),
     "allocate SPI": Call(takes=tuple[str, str], gives=int),
-    "counters": Call(takes=None, gives=Mapping[str, int]),
-    "traffic": Call(takes=None, gives=Mapping[str, Traffic]),
-    "denials": Call(takes=None, gives=tuple[str, ...]),
-    EVENTS: Call(takes=None, gives=KernelEvent),
+    "counters": Call(takes=None, gives=Mapping[str, int], most=_LONG),
+    "traffic": Call(takes=None, gives=Mapping[str, Traffic], most=_LONG),
+    "denials": Call(takes=None, gives=tuple[str, ...], most=_LONG),
+    EVENTS: Call(takes=None, gives=KernelEvent, most=MAX_EVENT_BYTES),
 }
 
 
-def frame(document: Any) -> bytes:
-    """Raises BadInput for more than a frame may have, and for a number that is not finite."""
+def frame(document: Any, most: int = MAX_FRAME_BYTES) -> bytes:
+    """Raises BadInput for a body of more than `most` bytes, and for a number that is not finite."""
     try:
         body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
         raise BadInput("no frame for a number that is not finite", found=str(error)) from None
-    if len(body) > MAX_FRAME_BYTES:
-        raise BadInput("too much for one frame", expected=f"at most {MAX_FRAME_BYTES} bytes", found=str(len(body)))
+    if len(body) > most:
+        raise BadInput("too much for one frame", expected=f"at most {most} bytes", found=str(len(body)))
     return HEADER.pack(len(body)) + body
 
 
-def frame_length(header: bytes) -> int:
+def frame_length(header: bytes, most: int = MAX_FRAME_BYTES) -> int:
     """Of the body that follows. Raises BadInput."""
     (length,) = HEADER.unpack(header)
-    if length > MAX_FRAME_BYTES:
-        raise BadInput("a frame is too long", expected=f"at most {MAX_FRAME_BYTES} bytes", found=str(length))
+    if length > most:
+        raise BadInput("a frame is too long", expected=f"at most {most} bytes", found=str(length))
     return int(length)
 
 

@@ -122,7 +122,7 @@ class RemoteLinkKernel:
 
     def _exchange(self, connection: socket.socket, name: str, argument: Any) -> Any:
         connection.sendall(frame({"ask": name, "with": to_json(argument)}))
-        length = frame_length(_exactly(connection, HEADER.size))
+        length = frame_length(_exactly(connection, HEADER.size), CALLS[name].most)
         return answer_in(_exactly(connection, length), CALLS[name].gives)
 
     def _connected(self) -> socket.socket:
@@ -162,7 +162,7 @@ class RemoteLinkKernel:
                     writer.write(frame({"ask": EVENTS, "with": None}))
                     event(ChangedEvent(what="the MAC VM is listened to"))
                     while True:
-                        length = frame_length(await reader.readexactly(HEADER.size))
+                        length = frame_length(await reader.readexactly(HEADER.size), CALLS[EVENTS].most)
                         event(answer_in(await reader.readexactly(length), CALLS[EVENTS].gives))
                 finally:
                     writer.close()

@@ -1,13 +1,18 @@
 """Whatever a MAC VM answers, and however slowly, its host gets a value or a failure of its own."""
 
+import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.link_agent.frames import CALLS, HEADER, MAX_EVENT_BYTES, frame
+from shamon_host.link_agent.remote_kernel import RemoteLinkKernel
 from shamon_host.link_agent.values import to_json
 from shamon_host.links.model import KernelState, OpenGate
+from shamon_host.links.ports import ChangedEvent, KernelEvent
 from tests.unit.link_agent.hostile import HostileMacVm
 
 STATE: dict[str, Any] = to_json(KernelState())
@@ -57,3 +62,37 @@ def test_its_boot_id_has_no_control_characters() -> None:
 def test_what_cannot_be_asked_is_a_failure_too() -> None:
     with HostileMacVm(b'{"answer":null}').kernel() as kernel, pytest.raises(BackendFailed):
         kernel.apply([OpenGate(address="192.0.2.2", seconds=float("nan"))])
+
+
+@pytest.mark.parametrize("name", ["set up", "apply", "allocate SPI", "counters", "traffic", "denials"])
+def test_each_answer_has_a_length_of_its_own(name: str) -> None:
+    assert CALLS[name].most < CALLS["read"].most
+
+
+def test_a_short_answer_is_not_taken_in_long() -> None:
+    with HostileMacVm(b" " * (CALLS["apply"].most + 1)).kernel() as kernel, pytest.raises(BackendFailed) as raised:
+        kernel.apply([])
+    assert "too long" in str(raised.value)
+
+
+async def test_an_event_that_is_too_long_is_not_read() -> None:
+    near, far = socket.socketpair()
+    once, told, over = iter([near]), list[KernelEvent](), asyncio.Event()
+
+    def connect() -> socket.socket:
+        for connection in once:
+            return connection
+        raise ConnectionRefusedError
+
+    def hear(event: KernelEvent) -> None:
+        told.append(event)
+        if event == ChangedEvent(what="the MAC VM is not listened to"):
+            over.set()
+
+    kernel = RemoteLinkKernel(connect)
+    kernel.subscribe(hear)
+    with far:
+        far.sendall(frame({"answer": to_json(ChangedEvent(what="SPD"))}) + HEADER.pack(MAX_EVENT_BYTES + 1))
+        await asyncio.wait_for(over.wait(), 10)
+    assert ChangedEvent(what="SPD") in told
+    kernel.close()

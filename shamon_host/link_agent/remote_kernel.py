@@ -7,6 +7,7 @@ is set up before anything is asked of it. What comes back is not trusted to be w
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,7 +30,7 @@ from shamon_host.links.model import KernelState, Operation
 from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
 
 _ANSWER_S = 90.0
-"""How long one call may take: the MAC VM may be emulated."""
+"""How long one call may take, to the last byte of its answer: the MAC VM may be emulated."""
 _CONNECT_S = 5.0
 _SOON_GONE = {
     socket.TCP_KEEPIDLE: 4,
@@ -121,9 +122,11 @@ class RemoteLinkKernel:
                 raise _no_answer(str(error)) from error
 
     def _exchange(self, connection: socket.socket, name: str, argument: Any) -> Any:
+        deadline_s = time.monotonic() + _ANSWER_S
+        connection.settimeout(_ANSWER_S)
         connection.sendall(frame({"ask": name, "with": to_json(argument)}))
-        length = frame_length(_exactly(connection, HEADER.size), CALLS[name].most)
-        return answer_in(_exactly(connection, length), CALLS[name].gives)
+        length = frame_length(_exactly(connection, HEADER.size, deadline_s), CALLS[name].most)
+        return answer_in(_exactly(connection, length, deadline_s), CALLS[name].gives)
 
     def _connected(self) -> socket.socket:
         """The connection, set up as the host is now."""
@@ -131,7 +134,6 @@ class RemoteLinkKernel:
         if self._connection is None:
             try:
                 self._connection = self._connect()
-                self._connection.settimeout(_ANSWER_S)
             except OSError as error:
                 raise _no_answer(error.strerror or str(error)) from error
             self._told_as = None
@@ -179,9 +181,14 @@ def connect_to_mac_vm() -> socket.socket:
     return connection
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def _exactly(connection: socket.socket, length: int, deadline_s: float) -> bytes:
+    """Raises OSError, also when the deadline, on the monotonic clock, has passed."""
     body = bytearray()
     while len(body) < length:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        connection.settimeout(left_s)
         part = connection.recv(min(length - len(body), 1 << 20))
         if not part:
             raise ConnectionResetError("the connection was closed")

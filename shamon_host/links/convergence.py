@@ -28,6 +28,7 @@ from shamon_host.links.network_state import changed_by_others
 from shamon_host.links.planner import describe, plan, teardown
 from shamon_host.links.ports import LinkKernel
 from shamon_host.links.tap_filter import TapFilter
+from shamon_host.links.tap_ports import TapPorts
 
 _MAX_PASSES = 3
 
@@ -43,6 +44,7 @@ class Convergence:
     """Carries out plans on one kernel. `host`: the subject of its audit records."""
 
     kernel: LinkKernel
+    ports: TapPorts
     audit: Audit
     host: str
 
@@ -141,7 +143,7 @@ class Convergence:
             if not isinstance(item, AttachPort) or item.isolated or item.interface in unfiltered:
                 continue
             try:
-                self.kernel.apply([item])
+                self.ports.attach(item)
             except BackendFailed as error:
                 self.audit("link.port-not-attached", item.interface, {"bridge": item.bridge, "reason": str(error)})
         if unfiltered:

@@ -19,6 +19,7 @@ from shamon_host.links.model import KernelState
 from shamon_host.links.ports import LinkKernel
 from shamon_host.links.rekeying import GRACE_S
 from shamon_host.links.sa_limits import RekeyAfter
+from shamon_host.links.tap_ports import TapPorts
 from shamon_host.links.told_filters import ToldFilters
 
 
@@ -43,6 +44,7 @@ class LinkCore:
     no_links_because: str = field(init=False, default="")
     """Why SELinux of this host lets it carry no type, as last read; "" when it does."""
     book: LinkBook = field(init=False, repr=False)
+    ports: TapPorts = field(init=False, repr=False)
     convergence: Convergence = field(init=False, repr=False)
     taps: dict[str, TypeName] = field(init=False, default_factory=dict, repr=False)
     """VMs' taps and their types, as last told."""
@@ -56,6 +58,7 @@ class LinkCore:
     reserved: dict[HostName, set[int]] = field(init=False, default_factory=dict, repr=False)
     """SPIs that were offered and neither installed nor given back, some of them to a handshake that was cancelled."""
     lock: threading.RLock = field(init=False, default_factory=threading.RLock, repr=False)
+    _held: int = field(init=False, default=0, repr=False)
     _adopted: bool = field(init=False, default=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,13 +66,21 @@ class LinkCore:
         self.book = LinkBook(
             address=self.address, documents=self.documents, label_map=self.label_map, boot_id=self.boot_id
         )
-        self.convergence = Convergence(kernel=self.kernel, audit=self.audit, host=self.host)
+        self.ports = TapPorts(kernel=self.kernel)
+        self.convergence = Convergence(kernel=self.kernel, ports=self.ports, audit=self.audit, host=self.host)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No port comes or goes meanwhile, but by this thread."""
+        """No port comes or goes meanwhile, but by this thread; and but for one that `detach_port` takes off: that stays
+        off, whatever is looked at here."""
         with self.lock:
-            yield
+            if not self._held:
+                self.ports.look_anew()
+            self._held += 1
+            try:
+                yield
+            finally:
+                self._held -= 1
 
     def read(self) -> KernelState:
         """Read the kernel; the first time, keep what an earlier run of the daemon left and may go on."""
@@ -102,7 +113,7 @@ class LinkCore:
         return self.book.desired(
             found,
             now_s,
-            carried_by_vms={*self.taps.values(), *self.ensured},
+            carried_by_vms={*(name for tap, name in self.taps.items() if not self.ports.is_off(tap)), *self.ensured},
             taps=taps,
             filters=self.filters.at(now_s),
             with_keys=with_keys,

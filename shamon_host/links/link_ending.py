@@ -10,7 +10,7 @@ from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.links.desired import bridge_name, canonical_address
 from shamon_host.links.link_core import LinkCore
 from shamon_host.links.link_records import PeerRecord
-from shamon_host.links.model import DetachPort, KernelState, SaId
+from shamon_host.links.model import KernelState, SaId
 from shamon_host.links.planner import addresses_of, unwanted_taps
 from shamon_host.links.tap_filter import TapFilter
 
@@ -55,11 +55,10 @@ class LinkEnding(LinkCore):
                 self._give_back(*tuple(self.reserved))
 
     def detach_port(self, interface: str) -> None:
-        """Take a VM's tap off its bridge (quarantine)."""
-        with self.lock:
-            self.taps.pop(interface, None)
-            self.audit("link.detach-port", interface, {})
-            self.kernel.apply([DetachPort(interface=interface)])
+        """Take a VM's tap off its bridge (quarantine) at once, as whoever has the lock may wait for a MAC VM. It stays
+        off until it is looked at anew which belong on one."""
+        self.audit("link.detach-port", interface, {})
+        self.ports.detach(interface)
 
     def tidy(self) -> None:
         """Every few seconds: remove superseded SAs after their grace period, and links whose lease is over."""

@@ -48,7 +48,7 @@ class LinkUpkeep(LinkCore):
         started after this. Windows count from the call. What was told here is kept up until it is told anew; None
         tells nothing. A tap whose filter cannot be set is taken off its bridge, and BackendFailed raised."""
         told_s = self.boottime_s()
-        with self.lock:
+        with self.held():
             if filters is not None:
                 self.filters.tell(filters, told_s)
             if taps is not None:

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -12,17 +11,24 @@ from tests.unit.link_agent.divided import SETUP
 
 
 class HostileMacVm:
-    """`answer`: to each call but `set up`, which gets `to_set_up`; a byte each `slow_s` where that is not 0."""
+    """`answer`: to each call but `set up`, which gets `to_set_up`; a byte each `slow_s` where that is not 0. It ends
+    with `kernel`."""
 
     def __init__(self, answer: bytes, *, slow_s: float = 0.0, to_set_up: bytes = b'{"answer":"boot"}') -> None:
         self.answer, self.slow_s, self.to_set_up = answer, slow_s, to_set_up
+        self.asked = threading.Event()
+        """For more than the set-up."""
+        self._ended = threading.Event()
 
     @contextmanager
     def kernel(self) -> Iterator[RemoteLinkKernel]:
         """What its host has of it."""
         with closing(RemoteLinkKernel(self.connect)) as made:
             made.setup = lambda: SETUP
-            yield made
+            try:
+                yield made
+            finally:
+                self._ended.set()
 
     def connect(self) -> socket.socket:
         near, far = socket.socketpair()
@@ -39,9 +45,11 @@ class HostileMacVm:
                 if asked == "set up" or not self.slow_s:
                     far.sendall(data)
                     continue
+                self.asked.set()
                 for byte in data:
                     far.sendall(bytes([byte]))
-                    time.sleep(self.slow_s)
+                    if self._ended.wait(self.slow_s):
+                        return
 
 
 def _exactly(far: socket.socket, length: int) -> bytes:

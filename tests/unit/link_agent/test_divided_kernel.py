@@ -1,7 +1,9 @@
 """The two kernels of a host with a MAC VM keep the contract of one, over the real agent and its wire."""
 
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -16,6 +18,7 @@ from shamon_host.testing.contracts.kernel import CATEGORY, Bench, LinkKernelCont
 from shamon_host.testing.contracts.kernel_changes import KernelChangesContract
 from shamon_host.testing.contracts.kernel_limits import SaLimitsContract
 from tests.unit.link_agent.divided import DividedBench
+from tests.unit.link_agent.hostile import HostileMacVm
 from tests.unit.links.conftest import RED, MemoryDocuments
 
 BRIDGE = bridge_name(CATEGORY)
@@ -123,6 +126,40 @@ def test_a_link_in_the_hosts_own_kernel_is_foreign(bench: DividedBench) -> None:
     bench.divided.apply([InstallGuard()])
     bench.host.put_policy(entry)
     assert any(each.startswith("on the host: SPD entry") for each in bench.divided.read().foreign)
+
+
+def test_a_port_comes_off_while_somebody_waits_for_the_mac_vm(bench: DividedBench) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    bench.host.add_tap("shvm1-0", lambda _: None)
+    bench.divided.apply([AttachPort(bridge=BRIDGE, interface="shvm1-0", isolated=False)])
+    silent = HostileMacVm(b" ", slow_s=3600.0)
+    with silent.kernel() as kernel:
+        bench.divided.mac_vm = kernel
+        manager = LinkManager(
+            host=HostName("alpha"),
+            address=bench.own,
+            kernel=bench.divided,
+            documents=MemoryDocuments(),
+            label_map=lambda: EMPTY,
+            audit=lambda *_: None,
+            boottime_s=bench.clock.boottime_s,
+            boot_id="boot-1",
+        )
+        waits = threading.Thread(target=_reconcile, args=(manager,), daemon=True)
+        waits.start()
+        assert silent.asked.wait(10)
+        cuts_off = threading.Thread(target=manager.detach_port, args=("shvm1-0",), daemon=True)
+        cuts_off.start()
+        cuts_off.join(10)
+        assert waits.is_alive()
+        assert "shvm1-0" not in bench.host.read().bridges[BRIDGE].ports
+    waits.join(10)
+    bench.divided.mac_vm = bench.remote
+
+
+def _reconcile(manager: LinkManager) -> None:
+    with suppress(BackendFailed):
+        manager.reconcile({}, {})
 
 
 def test_what_is_told_of_the_mac_vm(bench: DividedBench) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.link_agent import remote_kernel
 from shamon_host.link_agent.frames import CALLS, HEADER, MAX_EVENT_BYTES, frame
 from shamon_host.link_agent.remote_kernel import RemoteLinkKernel
 from shamon_host.link_agent.values import to_json
@@ -67,6 +69,14 @@ def test_what_cannot_be_asked_is_a_failure_too() -> None:
 @pytest.mark.parametrize("name", ["set up", "apply", "allocate SPI", "counters", "traffic", "denials"])
 def test_each_answer_has_a_length_of_its_own(name: str) -> None:
     assert CALLS[name].most < CALLS["read"].most
+
+
+def test_one_call_has_an_end_whatever_trickles_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_kernel, "_ANSWER_S", 0.2)
+    mac_vm, began_s = HostileMacVm(b" " * 1000, slow_s=0.05), time.monotonic()
+    with mac_vm.kernel() as kernel, pytest.raises(BackendFailed, match="does not answer"):
+        kernel.read()
+    assert time.monotonic() - began_s < 20
 
 
 def test_a_short_answer_is_not_taken_in_long() -> None:

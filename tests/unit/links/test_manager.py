@@ -8,7 +8,7 @@ import pytest
 from shamon_host.domain.errors import BackendFailed, BadInput, Refused
 from shamon_host.domain.results import ClaimStatus
 from shamon_host.links.desired import BLOCK_ENTRIES
-from shamon_host.links.model import Direction, SpdEntry
+from shamon_host.links.model import Direction, KernelState, SpdEntry
 from shamon_host.links.network_state import check_network_state
 from shamon_host.links.rekeying import SWITCH_S
 from shamon_host.testing.kernel_sad import seal
@@ -329,6 +329,26 @@ def test_a_quarantined_vm_is_off_the_network(joined: tuple[Host, Host]) -> None:
     alpha, beta = joined
     alpha.links.detach_port("shvm0-0")
     assert not carries(beta, "shvm1-0", alpha, "shvm0-0")
+
+
+def test_a_tap_that_is_cut_off_while_a_reconcile_runs_stays_off(
+    joined: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, beta = joined
+    alpha.links.detach_port("shvm0-0")
+    read = alpha.kernel.read
+
+    def read_meanwhile() -> KernelState:
+        alpha.links.detach_port("shvm0-0")
+        return read()
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(alpha.kernel, "read", read_meanwhile)
+        with alpha.links.held():
+            alpha.links.reconcile(alpha.taps)  # looked at before
+    assert not carries(beta, "shvm1-0", alpha, "shvm0-0")
+    alpha.links.reconcile(alpha.taps)
+    assert carries(beta, "shvm1-0", alpha, "shvm0-0")
 
 
 @pytest.mark.parametrize("mode", [SelinuxMode.PERMISSIVE, SelinuxMode.DISABLED])

@@ -13,41 +13,32 @@ from ipaddress import ip_address
 from shamon_host.domain.errors import BadInput
 
 MAX_CONNECTIONS = 256
+"""From the network."""
+MAX_OWN_CONNECTIONS = 192
+"""The daemon's. Each takes two descriptors, of which a program has 1024."""
 _CHUNK = 64 * 1024
 _IDLE_S = 120.0
 """A connection over which nothing goes for so long is closed."""
 _CONNECT_S = 20.0
+_REST_S = 1.0
+"""How long the other end of a connection has for the rest once the daemon has ended its own."""
 _REQUEST_BYTES = 1024
 
 Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Relay:
-    """Carries at most `MAX_CONNECTIONS` at a time, each until both ends are done."""
+    """Carries at most `MAX_CONNECTIONS` from the network at a time, and `MAX_OWN_CONNECTIONS` of the daemon's, whoever
+    has taken those. Each until both ends are done, or soon after the daemon is."""
 
     def __init__(self) -> None:
-        self._open = 0
+        self._open = {"in": 0, "out": 0}
 
     async def through(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connect: Callable[[], Awaitable[Opened]]
     ) -> None:
-        """Join a connection that came in with one that `connect` opens."""
-        if self._open >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._open += 1
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                far_reader, far_writer = await connect()
-            try:
-                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-            finally:
-                far_writer.close()
-        except (OSError, TimeoutError):
-            pass  # whoever came sees its connection closed
-        finally:
-            self._open -= 1
-            writer.close()
+        """Join a connection that came in from the network with one to the daemon, which `connect` opens."""
+        await self._join("in", reader, writer, connect)
 
     async def proxied(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection of the daemon's that is to go out."""
@@ -63,7 +54,48 @@ class Relay:
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             return opened
 
-        await self.through(reader, writer, connect)
+        await self._join("out", reader, writer, connect)
+
+    async def _join(
+        self,
+        way: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        connect: Callable[[], Awaitable[Opened]],
+    ) -> None:
+        if self._open[way] >= (MAX_CONNECTIONS if way == "in" else MAX_OWN_CONNECTIONS):
+            writer.close()
+            return
+        self._open[way] += 1
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                far = await connect()
+            try:
+                near = reader, writer
+                await (_carry(far, near) if way == "in" else _carry(near, far))
+            finally:
+                far[1].close()
+        except (OSError, TimeoutError):
+            pass  # whoever came sees its connection closed
+        finally:
+            self._open[way] -= 1
+            writer.close()
+
+
+async def _carry(daemon: Opened, other: Opened) -> None:
+    """Both ways, to the end. Raises OSError, TimeoutError; both are closed then, whoever still reads."""
+    try:
+        async with asyncio.timeout(None) as end:
+
+            async def from_daemon() -> None:
+                await _copy(daemon[0], other[1])
+                end.reschedule(asyncio.get_running_loop().time() + _REST_S)
+
+            await asyncio.gather(from_daemon(), _copy(other[0], daemon[1]))
+    except (OSError, TimeoutError):
+        other[1].transport.abort()
+        daemon[1].transport.abort()
+        raise
 
 
 def connect_target(request: bytes) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shamon_host.domain.errors import BadInput
+from shamon_host.link_agent import relay as relay_module
 from shamon_host.link_agent.relay import MAX_CONNECTIONS, Opened, Relay, connect_target
 
 
@@ -104,3 +105,39 @@ async def test_there_is_an_end_to_how_many() -> None:
     for writer in (*ends, peer, inward):
         writer.close()
         await writer.wait_closed()
+
+
+async def test_strangers_do_not_keep_the_daemon_from_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not end its side of what the daemon has ended has no more of it, and never had a place of the daemon's
+    own connections."""
+    monkeypatch.setattr(relay_module, "_REST_S", 0.01)
+    relay, ends, tasks = Relay(), [], []
+    for _ in range(MAX_CONNECTIONS):
+        (_, peer), (in_reader, inward) = await pair()
+        far, (_, daemon) = await pair()
+
+        async def connect(opened: Opened = far) -> Opened:
+            return opened
+
+        ends += [peer, inward, far[1], daemon]
+        tasks.append(asyncio.create_task(relay.through(in_reader, inward, connect)))
+    await asyncio.sleep(0)
+    listener = await asyncio.start_server(_close, "127.0.0.1", 0)
+    (reader, own), (out_reader, outward) = await pair()
+    own.write(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n\r\n" % listener.sockets[0].getsockname()[1])
+    proxied = asyncio.create_task(relay.proxied(out_reader, outward))
+    assert (await reader.read(15)).startswith(b"HTTP/1.1 200")
+    own.close()
+    for daemon in ends[3::4]:
+        daemon.close()  # no handshake in its time
+    async with asyncio.timeout(30):
+        await asyncio.gather(proxied, *tasks)
+    listener.close()
+    for writer in (*ends, own, outward):
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()

@@ -24,7 +24,7 @@ from shamon_host.daemon.database import Database
 from shamon_host.daemon.guest_channel import VsockGuests
 from shamon_host.daemon.guest_references import GuestReferences
 from shamon_host.daemon.host_daemon import HostDaemon
-from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
+from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, CONTROL_TAP, MacVmBackends
 from shamon_host.daemon.policy_source import read_policy_or_envelope
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.references import References
@@ -120,7 +120,7 @@ def open_kernel(config: HostConfig) -> tuple[LinkKernel, MacVmBackends | None]:
         config=config.mac_vm,
         kernel=kernel,
         remote=remote,
-        make_control_wire=partial(make_control_wire, CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}"),
+        make_control_wire=partial(make_control_wire, CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}", CONTROL_TAP),
     )
 
 

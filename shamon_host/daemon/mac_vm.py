@@ -13,7 +13,7 @@ from typing import Any
 
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import MacVmConfig
-from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, MacVmBackends
+from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, CONTROL_TAP, MacVmBackends
 from shamon_host.domain.errors import BackendFailed, BadInput, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, VmName
@@ -26,7 +26,7 @@ from shamon_host.hypervisor.vms import VmManager
 from shamon_host.link_agent.setup import CONTROL_MAC, MacVmSetup, host_uplink
 from shamon_host.links.desired import bridge_name
 
-_CONTROL_TAP, _NETWORK_TAP = "shmc-control", "shmc-network"
+_NETWORK_TAP = "shmc-network"
 _NETWORK_INDEX = 1 << 16
 """Of the interface to the network, beside those numbered by the categories of their types."""
 BOOT_LIMIT_S = 240.0
@@ -48,6 +48,8 @@ class MacVm:
     audit: AuditLog
     _failed: tuple[float, ShamonError] | None = field(default=None, init=False, repr=False)
     """When it could last not be started, and why."""
+    wrong: tuple[str, ...] = field(default=(), init=False)
+    """What is wrong with the wire to it, and could not be put right, as of the last look."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -63,7 +65,7 @@ class MacVm:
         if vm != self.name:
             return ()
         return (
-            VmInterface(device=_CONTROL_TAP, bridge=CONTROL_BRIDGE, mac=CONTROL_MAC),
+            VmInterface(device=CONTROL_TAP, bridge=CONTROL_BRIDGE, mac=CONTROL_MAC),
             VmInterface(device=_NETWORK_TAP, bridge=self.backends.config.bridge, mac=self._mac(_NETWORK_INDEX)),
             *(
                 VmInterface(device=host_uplink(bridge), bridge=bridge, mac=mac)
@@ -91,9 +93,10 @@ class MacVm:
         )
 
     def bring_about(self, vms: VmManager) -> bool:
-        """Start it where it does not run as it should, or does not answer, and wait until it does; True where it was
-        started."""
+        """Make the wire to it right; start it where it does not run as it should, or does not answer, and wait until it
+        does; True where it was started."""
         with self._lock:
+            self._keep_wire()
             if self._runs(vms.states) and self._answers(ANSWER_LIMIT_S):
                 return False
             self._require_patience()
@@ -106,8 +109,18 @@ class MacVm:
             self.audit.append("mac-vm.up", self.name, {"boot_id": self.backends.remote.boot_id()})
             return True
 
+    def _keep_wire(self) -> None:
+        """Nobody but this daemon speaks to the MAC VM, and that to nothing else: before anything is asked of it."""
+        try:
+            wrong = self.backends.make_control_wire(self.policy().hosts[self.host].port)
+        except BackendFailed as error:
+            self.wrong = (f"control wire: {error}",)
+            raise
+        self.wrong = ()
+        if wrong:
+            self.audit.append("mac-vm.control-wire", self.name, {"wrong": list(wrong)})
+
     def _start(self, vms: VmManager) -> None:
-        self.backends.make_control_wire(self.policy().hosts[self.host].port)
         self.backends.kernel.prepare([*self._uplinks()])
         vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
         self.backends.remote.forget()

@@ -1,7 +1,7 @@
 """What a host in the profile `vm` has beside the other backends: its MAC VM's kernel, and the wire to it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shamon_host.daemon.config import MacVmConfig
@@ -10,6 +10,8 @@ from shamon_host.link_agent.ports import MacVmKernel
 
 CONTROL_BRIDGE = "shcontrol"
 """On the host: the control wire, with nobody else on it."""
+CONTROL_TAP = "shmc-control"
+"""Its only port."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +21,10 @@ class MacVmBackends:
     config: MacVmConfig
     kernel: DividedKernel
     remote: MacVmKernel
-    make_control_wire: Callable[[int], None]
-    """Make the bridge of the control wire, with the host's address on it, or make it right; this is the TCP port at
-    which the daemon answers there. Raises BackendFailed."""
+    make_control_wire: Callable[[int], Sequence[str]]
+    """Look at the control wire, its bridge with the host's address on it and its rules, and make it right; this is the
+    TCP port at which the daemon answers there. Returns what was wrong, in words. Raises BackendFailed where it stays
+    so."""
     pause: Callable[[float], None] = time.sleep
     """For so many seconds, in a worker thread, while the MAC VM boots."""
     now_s: Callable[[], float] = time.monotonic

@@ -105,6 +105,7 @@ class OwnHost:
                 audit=self.audit,
             )
             backends.mac_vm.remote.setup = self.mac_vm.setup
+            backends.mac_vm.kernel.beside = self._wrong_beside_links
         self.vms = VmManager(
             states=VmStates(
                 host=name,
@@ -194,6 +195,9 @@ class OwnHost:
         """Without it this host has no links, and no VM of its gets a port. True where it was started now. Raises
         ShamonError."""
         return self.mac_vm is not None and self.mac_vm.bring_about(self.vms)
+
+    def _wrong_beside_links(self) -> tuple[str, ...]:
+        return self.mac_vm.wrong if self.mac_vm is not None else ()
 
     def _or_later(self, kind: str, call: Callable[[], object]) -> None:
         """Where Xen does not enforce the policy, it may not say what runs either, or let nobody end it: then no VM

@@ -48,9 +48,12 @@ class DividedKernel:
 
     def __init__(self, *, host: LinkKernel, mac_vm: LinkKernel) -> None:
         self.host, self.mac_vm = host, mac_vm
+        self.beside: Callable[[], Sequence[str]] = tuple
+        """What else is wrong on the host, in words."""
 
     def read(self) -> KernelState:
         host, mac_vm = self.host.read(), self.mac_vm.read()
+        on_host = (*host.foreign, *_links_on(host), *self.beside())
         return replace(
             mac_vm,
             bridges=_joined_bridges(host.bridges, mac_vm.bridges),
@@ -60,7 +63,7 @@ class DividedKernel:
             selinux_enforcing=host.selinux_enforcing and mac_vm.selinux_enforcing,
             selinux_missing=(*_from(ON_HOST, host.selinux_missing), *_from(IN_MAC_VM, mac_vm.selinux_missing)),
             sysctls={name: _worse(name, host.sysctls, mac_vm.sysctls) for name in SYSCTLS},
-            foreign=(*_from(ON_HOST, (*host.foreign, *_links_on(host))), *_from(IN_MAC_VM, mac_vm.foreign)),
+            foreign=(*_from(ON_HOST, on_host), *_from(IN_MAC_VM, mac_vm.foreign)),
         )
 
     def read_host(self) -> KernelState:

@@ -28,7 +28,7 @@ from shamon_host.links.linux_netlink import (
     parse,
     text_of,
 )
-from shamon_host.links.linux_nft import FILTER_TABLE, TABLE
+from shamon_host.links.linux_nft import CONTROL_TABLE, FILTER_TABLE, TABLE
 from shamon_host.links.linux_spd import entry_from_policy, is_links_sa, policy_key
 from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
@@ -263,13 +263,13 @@ class KernelEvents:
             found = parse(frame.body, _NFGEN_SIZE, "read an nft notification")
             if frame.type & 0xFF != _NFT_MSG_NEWGEN:
                 table = text_of(found.get(_NFTA_TABLE, b""))
-                touched = touched or table in (TABLE, FILTER_TABLE)
+                touched = touched or table in (TABLE, FILTER_TABLE, CONTROL_TABLE)
                 self._nft_touched = self._nft_touched or touched
                 continue
             if self._nft_touched:
                 pid = int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big")
                 if pid not in self._nft_pids:
-                    yield ChangedEvent(what="nft rules of the guard or of a filter changed")
+                    yield ChangedEvent(what="nft rules of the guard, of a filter or of the control wire changed")
             touched = self._nft_touched = False
 
     _nft_touched = False

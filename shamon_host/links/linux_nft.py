@@ -11,7 +11,7 @@ import math
 import subprocess
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -29,6 +29,8 @@ from shamon_host.links.model import (
 TABLE = "shamon"
 FILTER_TABLE = "shamon-taps"
 """The table with the filters of taps: see `linux_filter_table`."""
+CONTROL_TABLE = "shamon-control"
+"""The table of the wire to a MAC VM: see `linux_control_wire`."""
 _HOST_COUNTERS = ("host_in", "host_out", "host_forward")
 """Of what was on its way from a type's bridge to the host, from the host to one, and from one through the host."""
 COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in", *_HOST_COUNTERS)
@@ -111,10 +113,14 @@ class Nft:
 
     def read(self) -> tuple[Object, ...]:
         """All objects of the guard's tables and of the filters', () when none is there. Raises BackendFailed."""
+        return self.list_tables((TABLE, FILTER_TABLE))
+
+    def list_tables(self, names: Collection[str]) -> tuple[Object, ...]:
+        """The same of the tables with these names."""
         text = self._run(("--json", "list", "ruleset"), "read the nft rules")
         try:
             listed = json.loads(text)["nftables"]
-            return tuple(item for item in listed if table_of(item) in (TABLE, FILTER_TABLE))
+            return tuple(item for item in listed if table_of(item) in names)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
 
@@ -137,10 +143,6 @@ class Nft:
     def run_script(self, script: str, operation: str, *, absent_is_fine: bool = False) -> None:
         """A transaction in nft's own language. Raises BackendFailed naming `operation`."""
         self._run(("--file", "-"), operation, script=script, absent_is_fine=absent_is_fine)
-
-    def list_table(self, family: str, name: str) -> str:
-        """As nft prints it. Raises BackendFailed, also if there is none."""
-        return self._run(("list", "table", family, name), f"read the table {name}")
 
     def _run(self, arguments: Sequence[str], operation: str, *, script: str = "", absent_is_fine: bool = False) -> str:
         """What nft says; "" if what the script names is not there and that is fine."""

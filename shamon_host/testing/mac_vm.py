@@ -125,6 +125,23 @@ class MemoryMacVm:
             event(ChangedEvent(what=what))
 
 
+class MemoryControlWire:
+    """The wire to it, of which the daemon sees what somebody did to it."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+        self.stays_wrong = False
+        """Whatever the daemon does."""
+
+    def make(self, _port: int) -> list[str]:
+        """`MacVmBackends.make_control_wire`."""
+        found = list(self.wrong)
+        if found and self.stays_wrong:
+            raise BackendFailed("the control wire reads back otherwise", where="shcontrol", found="; ".join(found))
+        self.wrong.clear()
+        return found
+
+
 def _crossed(kind: Any, value: Any) -> Any:
     """Raises BackendFailed for what cannot cross."""
     try:

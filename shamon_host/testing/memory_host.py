@@ -44,7 +44,7 @@ from shamon_host.testing.images import MemoryImages, sha256_of
 from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.live import MemoryLive
-from shamon_host.testing.mac_vm import MemoryMacVm
+from shamon_host.testing.mac_vm import MemoryControlWire, MemoryMacVm
 from shamon_host.testing.machine import BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_key, memory_peer, memory_record
 from shamon_host.testing.network import MemoryNetwork, memory_identity
@@ -166,6 +166,7 @@ class MemoryHost:
         self.mac_vm = MemoryMacVm(MemoryKernel([address], wire, self.clock)) if mac_vm is not None else None
         """What holds its links; None where the host itself does."""
         self.kernel = MemoryKernel([address] if self.mac_vm is None else [], wire, self.clock)
+        self.control_wire = MemoryControlWire()
         self.disks = MemoryDisks()
         on_xen = enrolment.policy.hypervisor_of(self.host) is HypervisorKind.XEN
         self.flask = MemoryFlask() if on_xen else None
@@ -437,7 +438,7 @@ class MemoryHost:
             remote=self.mac_vm,
             pause=self._pause,
             now_s=lambda: self.clock.boottime_s() + self._paused_s,
-            make_control_wire=lambda _port: None,
+            make_control_wire=self.control_wire.make,
         )
 
     def _pause(self, seconds: float) -> None:

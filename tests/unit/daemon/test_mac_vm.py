@@ -33,6 +33,10 @@ async def started_anew(world: DaemonWorld) -> bool:
     return mac_vm(world.alpha).boots == 2
 
 
+async def is_not_admitted(world: DaemonWorld) -> bool:
+    return state(world.beta, "alpha") != "admitted"
+
+
 def told(host: MemoryHost, kind: str) -> list[str]:
     return [str(detail) for detail in records(host, kind)]
 
@@ -331,5 +335,44 @@ def test_bytes_of_a_mac_vm_end_neither_this_daemon_nor_the_next(monkeypatch: pyt
         await world.alpha.start_daemon()
         await world.wait(20)
         assert world.alpha.failure() is None
+
+    play(test, mac_vms=True)
+
+
+def test_the_control_wire_is_made_right_again_and_told() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.alpha.control_wire.wrong.append("there is no table shamon-control")
+        world.alpha.kernel.flush_nft()
+        await world.wait(20)
+        assert world.alpha.control_wire.wrong == []
+        assert any("there is no table" in each for each in told(world.alpha, "mac-vm.control-wire"))
+        assert await reaches(world)
+
+    play(test, mac_vms=True)
+
+
+def test_the_next_daemon_looks_at_the_control_wire_of_a_mac_vm_that_runs() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.alpha.kill_daemon()
+        world.alpha.control_wire.wrong.append("veth0 is a port of shcontrol")
+        await world.alpha.start_daemon()
+        await world.wait(5)
+        assert mac_vm(world.alpha).boots == 1
+        assert any("veth0" in each for each in told(world.alpha, "mac-vm.control-wire"))
+
+    play(test, mac_vms=True)
+
+
+def test_peers_see_a_control_wire_that_stays_wrong() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.alpha.control_wire.wrong.append("veth0 is a port of shcontrol")
+        world.alpha.control_wire.stays_wrong = True
+        daemon(world.alpha).watchers.domains_changed()
+        await world.until(lambda: is_not_admitted(world), within_s=60, what="beta refuses alpha")
+        (row,) = [row for row in (await world.beta.ask("peers")).value if row["host"] == "alpha"]
+        assert "veth0" in str(row)
 
     play(test, mac_vms=True)

@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +43,7 @@ from shamon_host.hypervisor.ports import FlaskPolicy, Hypervisor, Images, LiveMi
 from shamon_host.link_agent.divided_kernel import DividedKernel
 from shamon_host.link_agent.remote_kernel import RemoteLinkKernel, connect_to_mac_vm
 from shamon_host.link_agent.setup import CONTROL_PREFIX, HOST_ADDRESS, MAC_VM_ADDRESS, PROXY_PORT
-from shamon_host.links.linux_control_wire import make_control_wire
+from shamon_host.links.linux_control_wire import ControlWire
 from shamon_host.links.linux_kernel import LinuxLinkKernel
 from shamon_host.links.linux_labelled_objects import labelled_objects
 from shamon_host.links.linux_passage_streams import LinuxPassageStreams
@@ -120,7 +119,12 @@ def open_kernel(config: HostConfig) -> tuple[LinkKernel, MacVmBackends | None]:
         config=config.mac_vm,
         kernel=kernel,
         remote=remote,
-        make_control_wire=partial(make_control_wire, CONTROL_BRIDGE, f"{HOST_ADDRESS}/{CONTROL_PREFIX}", CONTROL_TAP),
+        make_control_wire=ControlWire(
+            bridge=CONTROL_BRIDGE,
+            address=f"{HOST_ADDRESS}/{CONTROL_PREFIX}",
+            port=CONTROL_TAP,
+            network=config.mac_vm.bridge,
+        ).make,
     )
 
 

@@ -24,7 +24,7 @@ class MacVmBackends:
     make_control_wire: Callable[[int], Sequence[str]]
     """Look at the control wire, its bridge with the host's address on it and its rules, and make it right; this is the
     TCP port at which the daemon answers there. Returns what was wrong, in words. Raises BackendFailed where it stays
-    so."""
+    so, or the host has an address on the MAC VM's network."""
     pause: Callable[[float], None] = time.sleep
     """For so many seconds, in a worker thread, while the MAC VM boots."""
     now_s: Callable[[], float] = time.monotonic

@@ -3,8 +3,11 @@
 From the MAC VM comes nothing but answers and connections to the daemon: what else listens on this host, on every
 address, is not for it. To the MAC VM go connections of root's alone; SELinux leaves of these the daemon
 (`shamon_control_port_t`).
+
+The rules keep the host off the MAC VM's network, too: Linux takes packets for any of its addresses at any device.
 """
 
+from dataclasses import dataclass, field
 from ipaddress import ip_interface
 
 from pyroute2 import IPRoute
@@ -18,39 +21,72 @@ from shamon_host.links.linux_nft import CONTROL_TABLE, DROP, Nft, Object, compar
 _IPV6_OFF, _FORWARDING = "ipv6/conf/{}/disable_ipv6", "ipv4/conf/{}/forwarding"
 
 
-def make_control_wire(bridge: str, address: str, port: str, daemon_port: int, nft: Nft | None = None) -> list[str]:
-    """A bridge with this address (ADDRESS/LENGTH) and no other, without IPv6, and with no other port than `port`, where
-    that is there; and the rules. Made, or made right; `daemon_port`: TCP, where the daemon answers on it. Returns what
-    was wrong, in words. Raises BackendFailed where it is not right after that."""
-    nft = nft or Nft()
-    try:
-        with IPRoute() as route:
-            wrong = [*wrong_rules(nft, bridge, daemon_port), *_wrong_bridge(route, bridge, address, port)]
-            if not wrong:
-                return []
-            _install(nft, bridge, daemon_port)
-            _make_bridge(route, bridge, address, port)
-            still = [*wrong_rules(nft, bridge, daemon_port), *_wrong_bridge(route, bridge, address, port)]
-    except (NetlinkError, OSError) as error:
-        raise BackendFailed("the control wire cannot be set up", where=bridge, found=str(error)[:300]) from error
-    if still:
-        raise BackendFailed("the control wire reads back otherwise", where=bridge, found="; ".join(still)[:300])
-    return wrong
+@dataclass(frozen=True, kw_only=True)
+class ControlWire:
+    """The bridge with this address (ADDRESS/LENGTH) and no other, without IPv6, and with no other port than `port`,
+    where that is there; and the rules. `network`: the bridge to the MAC VM's network."""
+
+    bridge: str
+    address: str
+    port: str
+    network: str
+    nft: Nft = field(default_factory=Nft)
+
+    def make(self, daemon_port: int) -> list[str]:
+        """Made, or made right; `daemon_port`: TCP, where the daemon answers on it. Returns what was wrong, in words.
+        Raises BackendFailed where it is not right after that; and, with nothing changed, while the host has an address
+        on `network`."""
+        try:
+            with IPRoute() as route:
+                require_no_address(route, self.network)
+                wrong = self._wrong(route, daemon_port)
+                if not wrong:
+                    return []
+                self._install(daemon_port)
+                _make_bridge(route, self.bridge, self.address, self.port)
+                still = self._wrong(route, daemon_port)
+        except (NetlinkError, OSError) as error:
+            raise BackendFailed(
+                "the control wire cannot be set up", where=self.bridge, found=str(error)[:300]
+            ) from error
+        if still:
+            raise BackendFailed(
+                "the control wire reads back otherwise", where=self.bridge, found="; ".join(still)[:300]
+            )
+        return wrong
+
+    def wrong_rules(self, daemon_port: int) -> list[str]:
+        """What is wrong with the table, in words. Raises BackendFailed."""
+        listed = self.nft.list_tables((CONTROL_TABLE,))
+        if comparable(listed) == comparable(expected_rules(self.bridge, self.network, daemon_port)):
+            return []
+        return [f"the rules of table {CONTROL_TABLE} are others" if listed else f"there is no table {CONTROL_TABLE}"]
+
+    def _wrong(self, route: IPRoute, daemon_port: int) -> list[str]:
+        return [*self.wrong_rules(daemon_port), *_wrong_bridge(route, self.bridge, self.address, self.port)]
+
+    def _install(self, daemon_port: int) -> None:
+        """In the place of what has the table's name, in one transaction."""
+        table, *rest = expected_rules(self.bridge, self.network, daemon_port)
+        commands = [{"add": table}, {"delete": table}, *({"add": item} for item in (table, *rest))]
+        self.nft.transact(commands, "keep the control wire apart")
 
 
-def expected_rules(bridge: str, daemon_port: int) -> list[Object]:
+def expected_rules(bridge: str, network: str, daemon_port: int) -> list[Object]:
     """Every object of the table, in the form in which nft lists them. A first packet of TCP has SYN and not ACK (RFC
     9293, section 3.5)."""
     arrives, leaves = (match("==", {"meta": {"key": key}}, bridge) for key in ("iifname", "oifname"))
+    from_network, to_network = (match("==", {"meta": {"key": key}}, network) for key in ("iifname", "oifname"))
     first = match("==", {"&": [payload("tcp", "flags"), ["syn", "ack"]]}, "syn")
     place = {"family": "inet", "table": CONTROL_TABLE}
     chains: dict[str, list[list[Object]]] = {
         "input": [
             [arrives, match("!=", {"meta": {"key": "l4proto"}}, "tcp"), DROP],
             [arrives, first, match("!=", payload("tcp", "dport"), daemon_port), DROP],
+            [from_network, DROP],
         ],
         "forward": [[arrives, DROP]],
-        "output": [[leaves, match("!=", {"meta": {"key": "skuid"}}, 0), DROP]],
+        "output": [[leaves, match("!=", {"meta": {"key": "skuid"}}, 0), DROP], [to_network, DROP]],
     }
     return [
         {"table": {"family": "inet", "name": CONTROL_TABLE}},
@@ -62,19 +98,28 @@ def expected_rules(bridge: str, daemon_port: int) -> list[Object]:
     ]
 
 
-def wrong_rules(nft: Nft, bridge: str, daemon_port: int) -> list[str]:
-    """What is wrong with the table, in words. Raises BackendFailed."""
-    listed = nft.list_tables((CONTROL_TABLE,))
-    if comparable(listed) == comparable(expected_rules(bridge, daemon_port)):
-        return []
-    return [f"the rules of table {CONTROL_TABLE} are others" if listed else f"there is no table {CONTROL_TABLE}"]
+def require_no_address(route: IPRoute, network: str) -> None:
+    """Raises BackendFailed while the host could be spoken to on this bridge."""
+    index = route.link_lookup(ifname=network)
+    if not index:
+        raise BackendFailed("there is no bridge for the MAC VM's network", where=network, remedy="Make it first.")
+    addresses = _addresses(route, index[0])
+    has_ipv6 = read_sysctl(_IPV6_OFF.format(network)) not in ("1", None)
+    if addresses or has_ipv6:
+        raise BackendFailed(
+            "the host is on the MAC VM's network itself",
+            where=network,
+            expected="no address, and IPv6 off",
+            found=", ".join([*sorted(addresses), *(["IPv6 on"] if has_ipv6 else [])]),
+            remedy=f"Take its addresses away, and set net.ipv6.conf.{network}.disable_ipv6 to 1.",
+        )
 
 
-def _install(nft: Nft, bridge: str, daemon_port: int) -> None:
-    """In the place of what has the table's name, in one transaction."""
-    table, *rest = expected_rules(bridge, daemon_port)
-    commands = [{"add": table}, {"delete": table}, *({"add": item} for item in (table, *rest))]
-    nft.transact(commands, "keep the control wire apart")
+def _addresses(route: IPRoute, index: int) -> frozenset[str]:
+    found = route.get_addr(index=index)
+    return frozenset(
+        f"{item.get_attr('IFA_LOCAL') or item.get_attr('IFA_ADDRESS')}/{item['prefixlen']}" for item in found
+    )
 
 
 def _wrong_bridge(route: IPRoute, bridge: str, address: str, port: str) -> list[str]:
@@ -83,10 +128,7 @@ def _wrong_bridge(route: IPRoute, bridge: str, address: str, port: str) -> list[
     if found is None:
         return [f"there is no {bridge}"]
     names = [link.get_attr("IFLA_IFNAME") for link in links.values() if link.get_attr("IFLA_MASTER") == found["index"]]
-    addresses = {
-        f"{item.get_attr('IFA_LOCAL') or item.get_attr('IFA_ADDRESS')}/{item['prefixlen']}"
-        for item in route.get_addr(index=found["index"])
-    }
+    addresses = _addresses(route, found["index"])
     wrong = {
         f"{bridge} is no bridge": found.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "bridge",
         f"{bridge} is a port itself": found.get_attr("IFLA_MASTER") is not None,

@@ -146,7 +146,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         "shamon_host.hypervisor.xen_control": {"XenControl": lambda: "libxenctrl"},
         "shamon_host.hypervisor.xen_flask": {"XenFlask": world.xen_flask},
         "shamon_host.links.linux_passage_streams": {"LinuxPassageStreams": lambda: None},
-        "shamon_host.links.linux_control_wire": {"make_control_wire": None},
+        "shamon_host.links.linux_control_wire": {"ControlWire": None},
         "shamon_host.links.linux_kernel": {"LinuxLinkKernel": lambda: world.backend("kernel", world.kernel)},
     }
     for name, members in stubs.items():

@@ -335,6 +335,7 @@ class HostDaemon:
             wake=self.schedule.wake,
             wake_all=self.schedule.wake_all,
             bring_mac_vm_about=own.bring_mac_vm_about,
+            has_mac_vm=own.mac_vm is not None,
             demands=self.demands,
         )
         self.attestation = None

@@ -48,6 +48,8 @@ class MacVm:
     audit: AuditLog
     _failed: tuple[float, ShamonError] | None = field(default=None, init=False, repr=False)
     """When it could last not be started, and why."""
+    _outdated_since_s: float | None = field(default=None, init=False, repr=False)
+    """Since when the policy pins another one than runs."""
     wrong: tuple[str, ...] = field(default=(), init=False)
     """What is wrong with the wire to it, and could not be put right, as of the last look."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -163,7 +165,20 @@ class MacVm:
             and report.state is DomainState.RUNNING
             and report.context == states.context(self.name)
             and self._is_wired(report)
+            and self._is_pinned(states)
         )
+
+    def _is_pinned(self, states: VmStates) -> bool:
+        """It was started from what the policy pins now. One of before a change of the policy is left for as long as
+        that may still be told to the other hosts, through it."""
+        image, found = self.policy().images[self.policy().vms[self.name].image], self.reported(states)
+        if found is not None and (found.image_sha256, found.boot) == (image.sha256, image.boot):
+            self._outdated_since_s = None
+            return True
+        now_s = self.backends.now_s()
+        if self._outdated_since_s is None:
+            self._outdated_since_s = now_s
+        return now_s - self._outdated_since_s < self.policy().intervals.timeout_s
 
     def _is_wired(self, report: DomainReport) -> bool:
         return set(report.interfaces) == set(self.interfaces(self.name))

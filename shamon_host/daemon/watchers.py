@@ -30,6 +30,8 @@ from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, Ker
 MEASUREMENT_POLL_S = 1.0
 """IMA's counter has no notification; reading it costs microseconds."""
 _TIDY_S = 5.0
+MAC_VM_LOOK_S = 20.0
+"""Between two looks at the MAC VM and the wire to it: not all that may be wrong with them is told by anybody."""
 POLICY_POLL_S = 5.0
 """Xen tells nobody that its policy was replaced; asking takes milliseconds."""
 
@@ -57,6 +59,7 @@ class Watchers:
     bring_mac_vm_about: Callable[[], bool]
     """Start what holds this host's links, where it does not run; whether it was started now. Raises ShamonError."""
     demands: Demands
+    has_mac_vm: bool = False
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
@@ -86,6 +89,8 @@ class Watchers:
             group.create_task(self._tidy(), name="superseded SAs")
             group.create_task(self._windows(), name="windows of overlays")
             group.create_task(self.demands.run(), name="what the kernel asks for")
+            if self.has_mac_vm:
+                group.create_task(self._mac_vm(), name="MAC VM")
             if self.xen is not None:
                 group.create_task(self._hypervisor_policy(self.xen), name="policy of the hypervisor")
 
@@ -206,6 +211,11 @@ class Watchers:
                 self.wake_all()
             if before[1] and not xen.wrong:
                 self.on_enforced()
+
+    async def _mac_vm(self) -> None:
+        while True:
+            await self.clock.sleep(MAC_VM_LOOK_S)
+            self._domains_changed.set()
 
     async def _windows(self) -> None:
         """A window closes by itself, and the kernel sees to that; somebody has to open it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import ascii_lowercase
 
 from shamon_host.domain.labels import VmName
-from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
+from shamon_host.hypervisor.ports import DomainBoot, VmDisk, VmInterface, VmSpec
 
 FORGETTING = "+tpm"
 """Behind the name of a VM whose TPM is removed, in the name of the definition that this takes: no VM's name has it."""
@@ -144,6 +144,12 @@ def tpm_xml(name: VmName, uuid: str) -> str:
     tpm = ET.SubElement(ET.SubElement(root, "devices"), "tpm", model="tpm-crb")
     ET.SubElement(tpm, "backend", type="emulator", version="2.0", persistent_state="yes")
     return ET.tostring(root, encoding="unicode")
+
+
+def boot_in(root: ET.Element) -> DomainBoot:
+    """What a domain's XML boots from beside its disk."""
+    found = {tag: (root.findtext(f"./os/{tag}") or "").strip() for tag in ("kernel", "initrd", "cmdline")}
+    return DomainBoot(**found)
 
 
 def cid_in(root: ET.Element) -> int | None:

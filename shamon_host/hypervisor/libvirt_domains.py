@@ -21,7 +21,7 @@ import libvirt
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import VmContext, VmName
 from shamon_host.hypervisor.kept_files import keeping
-from shamon_host.hypervisor.libvirt_domain import cid_in, disk_in, disks_in, has_own_tpm, interfaces_in
+from shamon_host.hypervisor.libvirt_domain import boot_in, cid_in, disk_in, disks_in, has_own_tpm, interfaces_in
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, VmSpec
 
 _STATES = {
@@ -229,6 +229,7 @@ class LibvirtDomains(ABC):
             enforced=enforced,
             cid=cid_in(root),
             tpm=has_own_tpm(root),
+            boot=boot_in(root),
         )
 
 

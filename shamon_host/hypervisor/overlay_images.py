@@ -74,13 +74,16 @@ class _ImageFiles(ABC):
         self._path(vm).unlink(missing_ok=True)
 
     def boot_file(self, vm: VmName, kind: BootFile, source: str, sha256: str) -> str:
-        target = self.directory / f"{plain_name(vm, 'VM name')}.{kind}"
+        target = Path(self.boot_path(vm, kind))
         fresh = target.with_name(target.name + ".new")
         self._make_directory()
         fresh.unlink(missing_ok=True)
         self._copy_pinned(Path(source), fresh, sha256)
         os.replace(fresh, target)
         return str(target)
+
+    def boot_path(self, vm: VmName, kind: BootFile) -> str:
+        return str(self.directory / f"{plain_name(vm, 'VM name')}.{kind}")
 
     @staticmethod
     def _copy_pinned(source: Path, target: Path, sha256: str) -> None:

@@ -7,7 +7,7 @@ All calls are synchronous; the daemon runs them in a worker thread. They raise B
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -78,6 +78,15 @@ class VmSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DomainBoot:
+    """Paths of a domain's kernel and initial RAM disk, and the kernel's command line; empty where it has none."""
+
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DomainReport:
     """What the hypervisor says of one domain. `context` is the running process's own label, as the kernel has it, or
     on Xen the domain's, as the hypervisor has it; None when it has none or is not running. `enforced` is False where
@@ -95,6 +104,8 @@ class DomainReport:
     """Its address on vsock; None: it has none."""
     tpm: bool = False
     """It has a TPM of its own, whose state is kept from start to start."""
+    boot: DomainBoot = field(default_factory=DomainBoot)
+    """What it was booted from beside its disk."""
 
 
 class Hypervisor(Protocol):
@@ -363,6 +374,10 @@ class Images(MovingDisks, Protocol):
     def boot_file(self, vm: VmName, kind: BootFile, source: str, sha256: str) -> str:
         """A copy of what a VM is booted from, which only this program writes; return its path. Raises NotTrusted when
         the copy has another digest: then there is none."""
+        ...
+
+    def boot_path(self, vm: VmName, kind: BootFile) -> str:
+        """Where that copy is, or would be: nothing is looked at."""
         ...
 
     def set_aside(self, vm: VmName, file: str) -> str | None:

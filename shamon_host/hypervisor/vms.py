@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shamon_host.attestation.guest_reference import GuestBoot
@@ -27,6 +27,7 @@ from shamon_host.hypervisor.guest_tpms import GuestTpm
 from shamon_host.hypervisor.ports import (
     Audit,
     BootFile,
+    DomainBoot,
     DomainReport,
     DomainState,
     Hypervisor,
@@ -336,6 +337,9 @@ class VmManager:
             return None  # it does nothing, and is kept as it is until it is started, replaced or stopped
         if not self.states.has_its_tpm(report):
             return "vm.other-devices", self.attested.tpm_detail(report)
+        boot = self._wanted_boot(name)
+        if boot is not None and report.boot != boot:
+            return "vm.other-boot", {"expected": asdict(boot), "found": asdict(report.boot)}
         return None if self._has_its_disks(report) else ("vm.other-disks", self._disks_detail(report))
 
     def _destroy_each(
@@ -494,6 +498,15 @@ class VmManager:
             initrd=self.images.boot_file(entry.name, BootFile.INITRD, settings.initrd, pins.initrd_sha256),
         )
         return pinned, GuestBoot(kernel=pins.kernel_sha256, initrd=pins.initrd_sha256, cmdline=pins.cmdline)
+
+    def _wanted_boot(self, name: VmName) -> DomainBoot | None:
+        """What a VM runs with that this program started from what its image pins, then; None for every other one."""
+        booted = self.states.booted(name)
+        policy = self.states.policy()
+        if booted is None or policy.images[policy.vms[name].image].boot is None:
+            return None
+        kernel, initrd = (self.images.boot_path(name, kind) for kind in (BootFile.KERNEL, BootFile.INITRD))
+        return DomainBoot(kernel=kernel, initrd=initrd, cmdline=booted.cmdline.strip())
 
     def _require_not_moving(self, name: VmName) -> None:
         why = self.moving(name)

@@ -9,12 +9,12 @@ with their host.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import FlaskContext, SelinuxContext, VmContext, VmName
-from shamon_host.hypervisor.ports import DomainReport, DomainState, VmDisk, VmInterface, VmSpec
+from shamon_host.hypervisor.ports import DomainBoot, DomainReport, DomainState, VmDisk, VmInterface, VmSpec
 from shamon_host.testing.disks import MemoryDisks
 from shamon_host.testing.flask import MemoryFlask
 from shamon_host.testing.guest import MemoryGuest, TapSwitch
@@ -171,6 +171,13 @@ class MemoryHypervisor:
         """The machine's process dies, and its domain is gone with it."""
         self._end(self._find(name).spec.name)
 
+    def exchange(self, name: VmName, **changes: Any) -> None:
+        """Somebody destroys the domain and starts, by hand, one that differs in this, and no more."""
+        spec = replace(self._find(name).spec, **changes)
+        self.destroy(name)
+        self.start_paused(spec)
+        self.resume(name)
+
     def relabel(self, name: VmName, context: VmContext | None) -> None:
         """Somebody with the power to do it gives the running process, or domain, another label."""
         self._find(name).context = context
@@ -312,6 +319,7 @@ class MemoryHypervisor:
             enforced=self.enforcing() if flask is None else flask.enforcing,
             cid=spec.cid,
             tpm=spec.cid is not None,
+            boot=DomainBoot(kernel=spec.kernel, initrd=spec.initrd, cmdline=spec.cmdline),
         )
 
     def _context(self, domain: _Domain) -> VmContext | None:

@@ -68,6 +68,9 @@ class MemoryImages:
         found = sha256_of(self.files[source])
         if found != sha256:
             raise NotTrusted("the clean image is not the pinned one", where=source, expected=sha256, found=found)
+        return self.boot_path(vm, kind)
+
+    def boot_path(self, vm: VmName, kind: BootFile) -> str:
         return f"/overlays/{vm}.{kind}"
 
     def set_aside(self, vm: VmName, file: str) -> str | None:

@@ -81,6 +81,7 @@ class ImagesContract:
         ]
         assert len({*files, source}) == 5
         assert shelf.images.boot_file(WEB, BootFile.KERNEL, source, shelf.pin()) == files[0]
+        assert shelf.images.boot_path(WEB, BootFile.KERNEL) == files[0]
         with pytest.raises(NotTrusted):
             shelf.images.boot_file(WEB, BootFile.KERNEL, source, "0" * 64)
         with pytest.raises(BackendFailed):

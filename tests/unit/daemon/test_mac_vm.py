@@ -11,6 +11,7 @@ from shamon_host.domain.labels import HostName, SelinuxContext, VmName
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.report import ReportedMacVm, check_hypervisor_report, hypervisor_report
 from shamon_host.links.model import KernelState
+from shamon_host.testing.images import sha256_of
 from shamon_host.testing.mac_vm import MemoryMacVm
 from shamon_host.testing.memory_host import MAC_VM_SETTINGS, MemoryHost
 from shamon_host.testing.memory_world import MAC_VM_PINS
@@ -374,5 +375,39 @@ def test_peers_see_a_control_wire_that_stays_wrong() -> None:
         await world.until(lambda: is_not_admitted(world), within_s=60, what="beta refuses alpha")
         (row,) = [row for row in (await world.beta.ask("peers")).value if row["host"] == "alpha"]
         assert "veth0" in str(row)
+
+    play(test, mac_vms=True)
+
+
+def test_a_mac_vm_that_the_policy_does_not_pin_any_more_is_started_anew() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        image, first = b"the next image of a MAC VM", changed_policy(mac_vms=True)
+        policy = changed_policy(
+            (MAC_VM_PINS.image_sha256, sha256_of(image)),
+            ("version = 1", f'version = 2\nparent = "{first.digest}"'),
+            mac_vms=True,
+        )
+        for host in (world.alpha, world.beta):
+            await host.kill_daemon()
+            host.images.clean["mac-vm"] = image
+        world.enrolment.policy = policy
+        for host in (world.alpha, world.beta):
+            await host.start_daemon()
+        await world.until(lambda: started_anew(world), within_s=60, what="the MAC VM is another one")
+        await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
+        assert mac_vm(world.alpha).boots == 2
+
+    play(test, mac_vms=True)
+
+
+@pytest.mark.parametrize("what", ["kernel", "initrd", "cmdline"])
+def test_a_mac_vm_that_somebody_starts_otherwise_by_hand_is_destroyed(what: str) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        world.alpha.hypervisor.exchange(ALPHA_MAC, **{what: "/root/another"})
+        await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
+        assert mac_vm(world.alpha).boots == 3
+        assert any("/root/another" in each for each in told(world.alpha, "vm.other-boot"))
 
     play(test, mac_vms=True)

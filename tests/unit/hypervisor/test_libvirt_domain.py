@@ -8,6 +8,7 @@ import pytest
 from shamon_host.domain.labels import SelinuxContext, VmName
 from shamon_host.hypervisor.libvirt_domain import (
     Platform,
+    boot_in,
     cid_in,
     disk_in,
     disks_in,
@@ -15,8 +16,9 @@ from shamon_host.hypervisor.libvirt_domain import (
     has_own_tpm,
     interfaces_in,
     tpm_xml,
+    xen_domain_xml,
 )
-from shamon_host.hypervisor.ports import VmDisk, VmInterface, VmSpec
+from shamon_host.hypervisor.ports import DomainBoot, VmDisk, VmInterface, VmSpec
 
 SPEC = VmSpec(
     name=VmName("web"),
@@ -48,7 +50,8 @@ def test_static_label() -> None:
 def test_reads_back_what_it_wrote() -> None:
     assert tuple(interfaces_in(_domain())) == SPEC.interfaces
     assert disk_in(_domain()) == SPEC.disk
-    assert _domain().findtext("os/cmdline") == SPEC.cmdline
+    assert boot_in(_domain()) == DomainBoot(kernel=SPEC.kernel, initrd=SPEC.initrd, cmdline=SPEC.cmdline)
+    assert boot_in(ET.fromstring(xen_domain_xml(SPEC))) == boot_in(_domain())
 
 
 def test_further_disks_keep_their_labels() -> None:
@@ -124,6 +127,7 @@ def test_fits_the_platform(platform: Platform, kernel: str, loader: bool, cpu: s
 def test_domain_of_somebody_else() -> None:
     other = ET.fromstring("<domain><devices><interface type='user'/></devices></domain>")
     assert disk_in(other) == ""
+    assert boot_in(other) == DomainBoot()
     assert tuple(interfaces_in(other)) == (VmInterface(device="", bridge="", mac=""),)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.daemon.config import MacVmConfig
 from shamon_host.daemon.mac_vm_backends import CONTROL_BRIDGE, CONTROL_TAP, MacVmBackends
-from shamon_host.domain.errors import BackendFailed, BadInput, ShamonError
+from shamon_host.domain.errors import BackendFailed, BadInput, Refused, ShamonError
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import PinnedBoot, Policy
@@ -48,6 +48,8 @@ class MacVm:
     audit: AuditLog
     _failed: tuple[float, ShamonError] | None = field(default=None, init=False, repr=False)
     """When it could last not be started, and why."""
+    _boot_id: str = field(default="", init=False, repr=False)
+    """As of the last look."""
     _outdated_since_s: float | None = field(default=None, init=False, repr=False)
     """Since when the policy pins another one than runs."""
     wrong: tuple[str, ...] = field(default=(), init=False)
@@ -96,20 +98,25 @@ class MacVm:
 
     def bring_about(self, vms: VmManager) -> bool:
         """Make the wire to it right; start it where it does not run as it should, or does not answer, and wait until it
-        does; True where it was started."""
+        does; True where it was started since the last look, by this or by people. Raises Refused while it is in
+        quarantine."""
         with self._lock:
             self._keep_wire()
-            if self._runs(vms.states) and self._answers(ANSWER_LIMIT_S):
-                return False
-            self._require_patience()
-            try:
-                self._start(vms)
-            except ShamonError as error:
-                self._failed = self.backends.now_s(), error
-                raise
-            self._failed = None
-            self.audit.append("mac-vm.up", self.name, {"boot_id": self.backends.remote.boot_id()})
-            return True
+            self._require_no_quarantine(vms.states)
+            runs = self._runs(vms.states) and self._answers(ANSWER_LIMIT_S)
+            if not runs:
+                self._require_patience()
+                try:
+                    self._start(vms)
+                except ShamonError as error:
+                    self._failed = self.backends.now_s(), error
+                    raise
+                self._failed = None
+            before, self._boot_id = self._boot_id, self.backends.remote.boot_id()
+            is_new = not runs or before not in ("", self._boot_id)
+            if is_new:
+                self.audit.append("mac-vm.up", self.name, {"boot_id": self._boot_id})
+            return is_new
 
     def _keep_wire(self) -> None:
         """Nobody but this daemon speaks to the MAC VM, and that to nothing else: before anything is asked of it."""
@@ -128,6 +135,16 @@ class MacVm:
         self.backends.remote.forget()
         if not self._answers(BOOT_LIMIT_S):
             raise BackendFailed("the MAC VM was started and does not answer", where=self.name)
+
+    def _require_no_quarantine(self, states: VmStates) -> None:
+        why = self.held_apart(states)
+        if why:
+            raise Refused(
+                "the MAC VM is in quarantine: this host has no links",
+                where=self.name,
+                found=why,
+                remedy=f"`shamon vm replace {self.name}` starts a clean one in its place.",
+            )
 
     def _require_patience(self) -> None:
         """Two watchers ask again and again: one that cannot be started is not tried, and told, each time."""
@@ -157,6 +174,11 @@ class MacVm:
             return None
         pinned = PinnedBoot(kernel_sha256=boot.kernel, initrd_sha256=boot.initrd, cmdline=boot.cmdline)
         return ReportedMacVm(name=self.name, image_sha256=image, boot=pinned)
+
+    def held_apart(self, states: VmStates) -> str:
+        """Why it is apart from this host's VMs: it is in quarantine; empty where it is not."""
+        quarantine = states.quarantine(self.name)
+        return quarantine.reason if quarantine is not None and quarantine.cuts_off else ""
 
     def _runs(self, states: VmStates) -> bool:
         report = states.find(self.name)

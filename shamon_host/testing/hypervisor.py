@@ -49,6 +49,10 @@ class Appliance(Protocol):
         """It runs, or runs on."""
         ...
 
+    def pause(self) -> None:
+        """It stands still."""
+        ...
+
     def end(self) -> None:
         """Its domain is gone."""
         ...
@@ -115,6 +119,8 @@ class MemoryHypervisor:
     def suspend(self, name: VmName) -> None:
         self._require("pause", name)
         self._set(name, DomainState.PAUSED)
+        if name in self.appliances:
+            self.appliances[name].pause()
 
     def destroy(self, name: VmName) -> None:
         """All of its domains are transient, so there is no definition."""

@@ -27,6 +27,7 @@ class MemoryMacVm:
         self.runs = False
         self.hangs = False
         """It runs, and its agent answers nobody."""
+        self.paused = False
         self.boots = 0
         self._plugged: list[str] = []
         self._listeners: list[Callable[[KernelEvent], None]] = []
@@ -44,11 +45,16 @@ class MemoryMacVm:
         return lambda frame: self._arrives(device, frame)
 
     def start(self) -> None:
-        """It boots, at once."""
+        """It boots, at once, or runs on."""
+        self.paused = False
         if not self.runs:
             self.runs, self.hangs = True, False
             self.boots += 1
             self._tell("the MAC VM is listened to")
+
+    def pause(self) -> None:
+        """It stands still, with what its kernel holds."""
+        self.paused = True
 
     def end(self) -> None:
         """It is gone, with everything that its kernel held."""
@@ -60,7 +66,7 @@ class MemoryMacVm:
         self._tell("the MAC VM is not listened to")
 
     def _arrives(self, device: str, frame: bytes) -> None:
-        if self.runs:
+        if self.runs and not self.paused:
             self.kernel.send_from_tap(device, frame)
 
     # What the daemon asks
@@ -114,7 +120,7 @@ class MemoryMacVm:
         self.kernel.close()
 
     def _require(self) -> None:
-        if not self.runs or self.hangs:
+        if not self.runs or self.hangs or self.paused:
             raise BackendFailed("the MAC VM does not answer", where="control wire")
         lacking = [bridge for bridge, _ in self.setup().uplinks if uplink(bridge) not in self._plugged]
         if lacking:

@@ -8,6 +8,7 @@ import pytest
 from shamon_host.daemon.mac_vm import AGAIN_S, require_own_profile
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName, SelinuxContext, VmName
+from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.report import ReportedMacVm, check_hypervisor_report, hypervisor_report
 from shamon_host.links.model import KernelState
@@ -409,5 +410,24 @@ def test_a_mac_vm_that_somebody_starts_otherwise_by_hand_is_destroyed(what: str)
         await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
         assert mac_vm(world.alpha).boots == 3
         assert any("/root/another" in each for each in told(world.alpha, "vm.other-boot"))
+
+    play(test, mac_vms=True)
+
+
+@pytest.mark.parametrize("grade", [Grade.SUSPEND, Grade.DESTROY])
+def test_a_mac_vm_in_quarantine_stays_there_until_it_is_replaced(grade: Grade) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        own = daemon(world.alpha).own
+        own.vms.quarantine(ALPHA_MAC, "odd frames", ports_down=own.links.detach_port, grade=grade)
+        daemon(world.alpha).watchers.domains_changed()
+        await world.wait(60)
+        (row,) = [row for row in (await world.alpha.ask("vms")).value if row["name"] == ALPHA_MAC]
+        assert row["quarantined"]
+        assert not await reaches(world)
+        assert any("is in quarantine" in each for each in told(world.alpha, "host.domains-unreadable"))
+        assert mac_vm(world.alpha).boots == 1
+        assert (await world.alpha.ask("vm", "replace", ALPHA_MAC)).exit_code == 0
+        await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
 
     play(test, mac_vms=True)

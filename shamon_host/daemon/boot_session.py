@@ -24,19 +24,27 @@ class BootSession:
     def take_up(self) -> None:
         """At the start of the daemon: go on with what an earlier run of it left."""
         self._document = self.store.get(_KIND, _SESSION) or {}
-        if not self.is_new:  # what it was admitted for may go on
+        if self._was_begun:  # what it was admitted for may go on
             self.admitted = bool(self._document["admitted"])
 
     @property
+    def _was_begun(self) -> bool:
+        return self._document.get("boot_id") == self.boot_id
+
+    @property
     def is_new(self) -> bool:
-        """Whether no earlier run of the daemon was in this boot: `begin` is to follow `take_up`."""
-        return self._document.get("boot_id") != self.boot_id
+        """Whether no earlier run of the daemon in this boot has come to `keep`: `begin` is to follow `take_up`."""
+        return not self._was_begun or bool(self._document.get("restores"))
 
     def begin(self) -> None:
-        """The host was booted since the daemon ran last: see whether that boot can be trusted."""
+        """The host was booted since the daemon ran last: see whether that boot can be trusted; an earlier run of the
+        daemon in this boot may have seen already."""
+        if self._was_begun:
+            return
         refused = self.store.get(_KIND, _REFUSED)
-        self._document = {
+        document = {
             "boot_id": self.boot_id,
+            "restores": True,
             "watched_to_the_end": False,
             "admitted": False,
             "replace": not self._document.get("watched_to_the_end") or refused is not None,
@@ -44,6 +52,7 @@ class BootSession:
             if refused
             else "this daemon did not watch the last boot to its end",
         }
+        self._keep(document)
 
     @property
     def replaces_vms(self) -> bool:
@@ -56,12 +65,12 @@ class BootSession:
         return str(self._document["reason"])
 
     def forget_refusal(self) -> None:
-        """What was refused in the boot before was dealt with."""
+        """What was refused in the boot before is dealt with: `begin` has it."""
         self.store.delete(_KIND, _REFUSED)
 
     def keep(self) -> None:
         """What should run runs: the next start of the daemon goes on from here."""
-        self._keep(self._document)
+        self._keep({**self._document, "restores": False})
 
     def note_admitted(self) -> bool:
         """Some peer and this host have admitted each other. True iff for the first time in this boot."""

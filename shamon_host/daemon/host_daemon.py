@@ -1,7 +1,8 @@
 """One host's whole program over its ports: start, run, stop. `composition` builds it with real backends.
 
 Starting: the guard and what the kernel already holds first, then the VMs (replaced by clean ones where this host's
-last boot cannot be trusted), and only then does it ask its peers for admission. Stopping closes all links, unless the
+last boot cannot be trusted), and only then does it ask its peers for admission. Where a MAC VM holds the links, which
+may take minutes to boot, the daemon is ready before it, and VMs start behind it. Stopping closes all links, unless the
 service manager says that it is half of a restart. A daemon that is killed leaves the gate, which closes by itself.
 """
 
@@ -93,6 +94,7 @@ class HostDaemon:
     attestation: VmAttestation | None = field(init=False)
     """Of this host's VMs; None where they have no TPMs."""
     _started: bool = field(init=False, default=False)
+    """What should run was started, if it could be."""
     _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -383,17 +385,19 @@ class HostDaemon:
                 await self.admissions.close_expelled(peer)
         unfinished = (*await self.backends.blocking(self.arrivals.restore), *self.departures.restore())
         session = self.own.session
-        if session.is_new:
+        is_new = session.is_new
+        if is_new:
             session.begin()
-            await self._restore_vms()
             session.forget_refusal()
-        if unfinished:
-            self.background.spawn(self._start_moved(unfinished), "VMs that were being moved")
-        session.keep()
+        if self.own.mac_vm is None:
+            await self._start_vms(unfinished, is_new=is_new)
+        else:
+            if is_new and session.replaces_vms:
+                await self.backends.blocking(lambda: self.own.vms.replace_at_start(session.reason))
+            self.background.spawn(self._start_vms_behind_mac_vm(unfinished, is_new=is_new), "VMs behind the MAC VM")
         await self.reactions.restore()
         await self.changes.restore()
-        self.background.spawn(self._finish_vms(), "what was begun with VMs")
-        self._started = True
+        self._started = self.own.mac_vm is None
 
     async def run(self) -> None:
         """Attest and watch until cancelled.
@@ -402,6 +406,8 @@ class HostDaemon:
         this program. Whoever runs the daemon stops it then, which closes every link.
         """
         async with asyncio.TaskGroup() as group:
+            if self.own.mac_vm is not None:
+                group.create_task(self.own.mac_vm.end_with_this_task(), name="waiting for the MAC VM")
             group.create_task(self.background.run(), name="background")
             group.create_task(self.watchers.run(), name="watchers")
             group.create_task(self.schedule.run(), name="schedule")
@@ -469,6 +475,23 @@ class HostDaemon:
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)
 
+    async def _start_vms(self, unfinished: Sequence[VmName], *, is_new: bool) -> None:
+        """What should run and does not, what was being moved, what was begun. `is_new`: nothing was started in this
+        boot."""
+        if is_new:
+            await self._restore_vms()
+        if unfinished:
+            self.background.spawn(self._start_moved(unfinished), "VMs that were being moved")
+        self.own.session.keep()
+        self.background.spawn(self._finish_vms(), "what was begun with VMs")
+
+    async def _start_vms_behind_mac_vm(self, unfinished: Sequence[VmName], *, is_new: bool) -> None:
+        """Once it answers, or could not be started: VMs without a port run without it."""
+        await self.watchers.looked.wait()
+        await self._start_vms(unfinished, is_new=is_new)
+        self._started = True
+        self.watchers.domains_changed()
+
     async def _restore_vms(self, *, missing_only: bool = False) -> None:
         """Start what should run, from clean images where the last boot cannot be trusted."""
         replace, reason = self.own.session.replaces_vms, self.own.session.reason
@@ -506,12 +529,13 @@ class HostDaemon:
 
     def _on_first_admitted(self) -> None:
         """What this host may run only as a proven member may start now (`HostEntry.starting`)."""
-        if self.policy.hosts[self.name].starting is not None:
+        if self._started and self.policy.hosts[self.name].starting is not None:
             self.background.spawn(self._restore_vms(missing_only=True), "VMs of an admitted host")
 
     def _on_enforced(self) -> None:
-        """What should run and could not, because labels bound nobody."""
-        self.background.spawn(self._restore_vms(missing_only=True), "VMs of a host whose labels bind again")
+        """What should run and could not, because labels bound nobody, or there was no MAC VM."""
+        if self._started:  # else it is about to start
+            self.background.spawn(self._restore_vms(missing_only=True), "VMs that may run again")
 
     def _on_admitted(self, peer: HostName) -> None:
         self.schedule.admitted(peer)

@@ -5,6 +5,7 @@ initial RAM disk, command line. What it has beside others is its wiring: the con
 in the bridge of each type that this host may carry.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class MacVm:
     """Since when the policy pins another one than runs."""
     wrong: tuple[str, ...] = field(default=(), init=False)
     """What is wrong with the wire to it, and could not be put right, as of the last look."""
+    _ends: threading.Event = field(default_factory=threading.Event, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -101,9 +103,9 @@ class MacVm:
         does; True where it was started since the last look, by this or by people. Raises Refused while it is in
         quarantine."""
         with self._lock:
-            self._keep_wire()
+            self.keep_wire()
             self._require_no_quarantine(vms.states)
-            runs = self._runs(vms.states) and self._answers(ANSWER_LIMIT_S)
+            runs = self._runs(vms.states) and self._answers(vms.states, ANSWER_LIMIT_S)
             if not runs:
                 self._require_patience()
                 try:
@@ -118,8 +120,9 @@ class MacVm:
                 self.audit.append("mac-vm.up", self.name, {"boot_id": self._boot_id})
             return is_new
 
-    def _keep_wire(self) -> None:
-        """Nobody but this daemon speaks to the MAC VM, and that to nothing else: before anything is asked of it."""
+    def keep_wire(self) -> None:
+        """Nobody but this daemon speaks to the MAC VM, and that to nothing else: before anything is asked of it. Raises
+        BackendFailed."""
         try:
             wrong = self.backends.make_control_wire(self.policy().hosts[self.host].port)
         except BackendFailed as error:
@@ -133,8 +136,12 @@ class MacVm:
         self.backends.kernel.prepare([*self._uplinks()])
         vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
         self.backends.remote.forget()
-        if not self._answers(BOOT_LIMIT_S):
-            raise BackendFailed("the MAC VM was started and does not answer", where=self.name)
+        if not self._answers(vms.states, BOOT_LIMIT_S):
+            raise BackendFailed(
+                "the MAC VM was started and does not answer, or has ended",
+                where=self.name,
+                remedy="Its console says why it ended.",
+            )
 
     def _require_no_quarantine(self, states: VmStates) -> None:
         why = self.held_apart(states)
@@ -205,15 +212,25 @@ class MacVm:
     def _is_wired(self, report: DomainReport) -> bool:
         return set(report.interfaces) == set(self.interfaces(self.name))
 
-    def _answers(self, within_s: float) -> bool:
+    async def end_with_this_task(self) -> None:
+        """Nobody waits for the MAC VM any more once this is cancelled: a thread that does cannot be."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._ends.set()
+
+    def _answers(self, states: VmStates, within_s: float) -> bool:
+        """Wait for it while it is there. Raises BackendFailed where the daemon ends meanwhile."""
         backends = self.backends
         deadline = backends.now_s() + within_s
         while True:
             try:
                 backends.remote.boot_id()
             except BackendFailed:
-                if backends.now_s() > deadline:
+                if backends.now_s() > deadline or states.find(self.name) is None:
                     return False
+                if self._ends.is_set():
+                    raise BackendFailed("the daemon ends before the MAC VM answers", where=self.name) from None
                 backends.pause(_POLL_S)
             else:
                 return True

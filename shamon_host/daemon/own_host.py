@@ -179,14 +179,14 @@ class OwnHost:
         self.vms.enforce_labels()
 
     def _reconcile(self) -> None:
-        """Without its MAC VM this host has no links and gives no VM a port, but the daemon starts, says why, and tries
-        again (`watchers`)."""
+        """Without its MAC VM this host has no links and gives no VM a port, but the daemon starts, says why, and brings
+        it about when it is ready itself (`watchers`)."""
         if self.mac_vm is None:
             self.reconciler.reconcile()
             return
         try:
             self.reconciler.narrow()
-            self.bring_mac_vm_about()
+            self.mac_vm.keep_wire()
             self.reconciler.reconcile()
         except ShamonError as error:
             self.audit.append("links.not-reconciled", self.name, {"reason": str(error)})

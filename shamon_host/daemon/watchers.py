@@ -30,7 +30,7 @@ from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, Ker
 MEASUREMENT_POLL_S = 1.0
 """IMA's counter has no notification; reading it costs microseconds."""
 _TIDY_S = 5.0
-MAC_VM_LOOK_S = 20.0
+MAC_VM_LOOK_S = 60.0
 """Between two looks at the MAC VM and the wire to it: not all that may be wrong with them is told by anybody."""
 POLICY_POLL_S = 5.0
 """Xen tells nobody that its policy was replaced; asking takes milliseconds."""
@@ -60,6 +60,8 @@ class Watchers:
     """Start what holds this host's links, where it does not run; whether it was started now. Raises ShamonError."""
     demands: Demands
     has_mac_vm: bool = False
+    looked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Domains were looked at once, and the MAC VM was brought about, or could not be."""
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class Watchers:
             if new_mac_vm:
                 self._kernel_changed.set()
                 self.on_enforced()
+            self.looked.set()
             closed = taps is not None and await self._close_unused()
             if taps is not None and taps != self._taps:
                 self._taps = taps

@@ -283,6 +283,13 @@ class VmManager:
             except ShamonError as error:
                 self.audit("vm.not-restored", status.name, {"reason": str(error)})
 
+    def replace_at_start(self, reason: str) -> None:
+        """Whatever starts a VM that should run, before `restore` replaces it, starts a clean one."""
+        with self._lock:
+            for name in self.states.wanted():
+                if not self.states.policy().is_mac_vm(name) and not self.moving(name):
+                    self.states.note_replacing(name, reason)
+
     def restore(self, *, replace: bool, reason: str, missing_only: bool = False) -> tuple[VmName, ...]:
         """After a boot: start every VM that should run, from the clean image if `replace`; not the MAC VM, which runs
         before them. With `missing_only` those that run already are left alone. One that cannot be started (the policy

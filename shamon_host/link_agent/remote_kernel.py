@@ -29,9 +29,9 @@ from shamon_host.link_agent.values import to_json
 from shamon_host.links.model import KernelState, Operation
 from shamon_host.links.ports import ChangedEvent, KernelEvent, Traffic
 
-_ANSWER_S = 90.0
+ANSWER_S = 90.0
 """How long one call may take, to the last byte of its answer: the MAC VM may be emulated."""
-_CONNECT_S = 5.0
+CONNECT_S = 5.0
 _SOON_GONE = {
     socket.TCP_KEEPIDLE: 4,
     socket.TCP_KEEPINTVL: 2,
@@ -122,8 +122,8 @@ class RemoteLinkKernel:
                 raise _no_answer(str(error)) from error
 
     def _exchange(self, connection: socket.socket, name: str, argument: Any) -> Any:
-        deadline_s = time.monotonic() + _ANSWER_S
-        connection.settimeout(_ANSWER_S)
+        deadline_s = time.monotonic() + ANSWER_S
+        connection.settimeout(ANSWER_S)
         connection.sendall(frame({"ask": name, "with": to_json(argument)}))
         length = frame_length(_exactly(connection, HEADER.size, deadline_s), CALLS[name].most)
         return answer_in(_exactly(connection, length, deadline_s), CALLS[name].gives)
@@ -174,7 +174,7 @@ class RemoteLinkKernel:
 
 def connect_to_mac_vm() -> socket.socket:
     """A connection over the control wire, which ends soon after the MAC VM (tcp(7)). Raises OSError."""
-    connection = socket.create_connection((MAC_VM_ADDRESS, AGENT_PORT), _CONNECT_S, source_address=(HOST_ADDRESS, 0))
+    connection = socket.create_connection((MAC_VM_ADDRESS, AGENT_PORT), CONNECT_S, source_address=(HOST_ADDRESS, 0))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _SOON_GONE.items():
         connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,16 +1,22 @@
 """Hosts whose links are held by a VM of their own: it is there before anything labelled, or nothing labelled is."""
 
+import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import resources
 
 import pytest
 
+from shamon_host import systemd
 from shamon_host.daemon.mac_vm import AGAIN_S, require_own_profile
+from shamon_host.daemon.watchers import MAC_VM_LOOK_S
 from shamon_host.domain.errors import BackendFailed, BadInput
 from shamon_host.domain.labels import HostName, SelinuxContext, VmName
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainReport, DomainState
 from shamon_host.hypervisor.report import ReportedMacVm, check_hypervisor_report, hypervisor_report
+from shamon_host.link_agent import remote_kernel
 from shamon_host.links.model import KernelState
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.mac_vm import MemoryMacVm
@@ -195,6 +201,7 @@ def test_policy_and_configuration_have_to_agree() -> None:
 def test_a_crash_while_it_starts_converges() -> None:
     async def test(world: DaemonWorld) -> None:
         await world.alpha.boot()
+        await world.wait(1)
         world.alpha.hypervisor.crash(ALPHA_MAC)
         await world.alpha.kill_daemon()
         await world.alpha.start_daemon()
@@ -395,7 +402,7 @@ def test_a_mac_vm_that_the_policy_does_not_pin_any_more_is_started_anew() -> Non
         world.enrolment.policy = policy
         for host in (world.alpha, world.beta):
             await host.start_daemon()
-        await world.until(lambda: started_anew(world), within_s=60, what="the MAC VM is another one")
+        await world.until(lambda: started_anew(world), within_s=2 * MAC_VM_LOOK_S, what="the MAC VM is another one")
         await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
         assert mac_vm(world.alpha).boots == 2
 
@@ -429,5 +436,101 @@ def test_a_mac_vm_in_quarantine_stays_there_until_it_is_replaced(grade: Grade) -
         assert mac_vm(world.alpha).boots == 1
         assert (await world.alpha.ask("vm", "replace", ALPHA_MAC)).exit_code == 0
         await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
+
+    play(test, mac_vms=True)
+
+
+def hanging(host: MemoryHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its MAC VM answers nobody once it was started."""
+    start = mac_vm(host).start
+
+    def and_hang() -> None:
+        start()
+        mac_vm(host).hangs = True
+
+    monkeypatch.setattr(mac_vm(host), "start", and_hang)
+
+
+def test_the_daemon_is_ready_before_its_mac_vm(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: DaemonWorld) -> None:
+        hanging(world.alpha, monkeypatch)
+        await world.alpha.boot()
+        assert (mac_vm(world.alpha).boots, world.alpha._paused_s) == (0, 0)
+        await world.wait(5)
+        assert mac_vm(world.alpha).boots
+        assert any("does not answer" in each for each in told(world.alpha, "host.domains-unreadable"))
+
+    play(test, mac_vms=True)
+
+
+def test_the_unit_waits_for_as_long_as_a_start_may_take() -> None:
+    unit = resources.files(systemd).joinpath("shamon.service").read_text()
+    (limit_s,) = re.findall(r"^TimeoutStartSec=(\d+)$", unit, re.MULTILINE)
+    assert float(limit_s) > 2 * remote_kernel.ANSWER_S + remote_kernel.CONNECT_S + 30
+
+
+def test_a_mac_vm_that_ends_at_once_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: DaemonWorld) -> None:
+        alpha = world.alpha
+        hanging(alpha, monkeypatch)
+        pause = alpha._pause
+
+        def it_ends(seconds: float) -> None:
+            pause(seconds)
+            if mac_vm(alpha).runs:
+                alpha.hypervisor.crash(ALPHA_MAC)
+
+        monkeypatch.setattr(alpha, "_pause", it_ends)
+        await alpha.boot()
+        await world.wait(5)
+        assert mac_vm(alpha).boots >= 1
+        assert alpha._paused_s < 5
+        assert any("has ended" in each for each in told(alpha, "host.domains-unreadable"))
+
+    play(test, mac_vms=True)
+
+
+def test_nobody_waits_for_a_mac_vm_when_the_daemon_ends() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha", "beta")
+        own = daemon(world.alpha).own
+        assert own.mac_vm is not None
+        ends = asyncio.create_task(own.mac_vm.end_with_this_task())
+        await asyncio.sleep(0)
+        ends.cancel()
+        await asyncio.gather(ends, return_exceptions=True)
+        mac_vm(world.alpha).hangs = True
+        with pytest.raises(BackendFailed, match="the daemon ends"):
+            own.mac_vm.bring_about(own.vms)
+        assert world.alpha._paused_s == 0
+
+    play(test, mac_vms=True)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_vms_start_behind_the_mac_vm_after_a_boot(watched: bool) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        if not watched:
+            await world.alpha.kill_daemon()
+        await world.alpha.boot()
+        assert not mac_vm(world.alpha).runs
+        await world.until(lambda: reaches(world), within_s=120, what="web reaches db again")
+        all_records = list(daemon(world.alpha).audit.records(limit=10_000))
+        boots = [index for index, record in enumerate(all_records) if record.kind == "daemon.start"]
+        since = [(record.kind, record.subject) for record in all_records[boots[-1] :]]
+        assert since.index(("mac-vm.up", ALPHA_MAC)) < since.index(("vm.start", "web"))
+        assert since.count(("vm.start", "web")) == 1
+        assert (("vm.replace", "web") in since) is not watched
+
+    play(test, mac_vms=True)
+
+
+def test_a_vm_of_an_untrusted_boot_that_somebody_starts_before_the_mac_vm_is_a_clean_one() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.alpha.kill_daemon()
+        await world.alpha.boot()
+        assert daemon(world.alpha).own.vms.states.needs_fresh(VmName("web"))
 
     play(test, mac_vms=True)

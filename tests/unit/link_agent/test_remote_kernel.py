@@ -72,7 +72,7 @@ def test_each_answer_has_a_length_of_its_own(name: str) -> None:
 
 
 def test_one_call_has_an_end_whatever_trickles_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_kernel, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(remote_kernel, "ANSWER_S", 0.2)
     mac_vm, began_s = HostileMacVm(b" " * 1000, slow_s=0.05), time.monotonic()
     with mac_vm.kernel() as kernel, pytest.raises(BackendFailed, match="does not answer"):
         kernel.read()

@@ -30,7 +30,7 @@ from shamon_host.daemon.ports import Blocking, Clock, Waker
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
-from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.results import TpmKind
@@ -43,7 +43,7 @@ from shamon_host.peer.move_messages import MOVE_BYTES, Abort, Arrived, DiskPart,
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
 from shamon_host.peer.vm_token import countersigned, proposed, read_acceptance, token_in
-from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE
+from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE, printable
 
 DEPARTURES = "vm-departure"
 UNTOLD = "vm-departure-untold"
@@ -53,6 +53,7 @@ _LOOK_S = 0.2
 _LEASE_LOOK_S = 1.0
 _LONG_S = 900.0
 """For what reads a whole disk or image on the other host."""
+_MAX_WORDS = 300
 
 
 class Phase(StrEnum):
@@ -155,9 +156,10 @@ class Departures:
         try:
             try:
                 await self._move(progress, move, laps)
-            except ShamonError as error:
+            except Exception as mistake:  # noqa: BLE001  whatever was answered, it is the end of this move alone
+                error = _as_ours(mistake)
                 if not await self._keep(vm, move, str(error)):
-                    raise
+                    raise error from None
                 progress.error, progress.step = error, "it stays"
             else:
                 try:
@@ -485,3 +487,10 @@ class Departures:
     def _require_admitted(self, to: HostName) -> None:
         if not self.admissions.state(to).counts_at(self.clock.boottime_s()):
             raise Refused("the host is not admitted now", where=to)
+
+
+def _as_ours(error: Exception) -> ShamonError:
+    if isinstance(error, ShamonError):
+        return error
+    words = f"{type(error).__name__}: {error}"
+    return BackendFailed("the move met what it was not made for", found=printable(words, _MAX_WORDS))

@@ -394,6 +394,21 @@ def test_a_copy_that_fails_leaves_it_running() -> None:
     play(test, MOVES)
 
 
+def test_what_this_program_did_not_expect_of_a_machine_ends_its_move_alone() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        def send(*_arguments: Any, **_named: Any) -> Any:
+            raise KeyError("node-name")
+
+        live_of(world.alpha).send = send  # type: ignore[method-assign]
+        await refused(world, "beta", "KeyError: 'node-name'")
+        assert any("KeyError" in detail["reason"] for detail in records(world.alpha, "vm.stays"))
+        assert world.alpha.failure() is None
+
+    play(test, MOVES, KEEP)
+
+
 def test_a_lease_that_ends_amid_the_copy_ends_the_move() -> None:
     """Nothing is given up by anybody else: the other host forgets it by itself."""
 

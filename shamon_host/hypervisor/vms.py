@@ -224,8 +224,9 @@ class VmManager:
         """
         self.quarantines.impose(name, reason, ports_down=ports_down, grade=grade, keep=keep)
 
-    def replace(self, name: VmName, reason: str) -> DomainReport:
-        """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
+    def replace(self, name: VmName, reason: str, *, in_service: bool = False) -> DomainReport:
+        """Destroy the VM and start a clean one: image verified, fresh overlay, label read back. `in_service`: only one
+        that runs, or should, and is neither suspended nor in quarantine; Refused for any other.
 
         It is destroyed also when no clean one may be started. Raises as `start` does, and Refused where somebody asks
         for something else before the clean one starts. A replacement that is cut short is finished by `finish`, or by
@@ -236,6 +237,8 @@ class VmManager:
             self.states.entry(name)
             self._require_not_moving(name)
             self.quarantines.require_kept(name)
+            if in_service:
+                self._require_in_service(name)
             self.audit("vm.replace", name, {"reason": reason})
             ends = self.states.quarantine(name)
             self.states.note_replacing(name, reason)
@@ -258,6 +261,19 @@ class VmManager:
         for part, took_ms in {**laps.parts_ms, "connected": laps.total_ms}.items():
             self.measured(f"replacement: {part}", took_ms)
         return report
+
+    def _require_in_service(self, name: VmName) -> None:
+        """A replacement would start it, or end what somebody has put it in. Raises Refused."""
+        quarantine, domain = self.states.quarantine(name), self.states.find(name)
+        why = ""
+        if quarantine is not None:
+            why = f"it is in quarantine: {quarantine.reason}"
+        elif domain is not None and domain.state is DomainState.PAUSED:
+            why = "it is suspended"
+        elif domain is None and name not in self.states.wanted():
+            why = "it does not run"
+        if why:
+            raise Refused("the VM is left as it is", where=name, expected="one that runs, or should", found=why)
 
     def _require_replacing(self, name: VmName, reason: str) -> None:
         """Raises Refused where somebody has asked for something else since this replacement began."""

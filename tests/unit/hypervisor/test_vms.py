@@ -410,6 +410,30 @@ class TestReplace:
             world.vms.replace(WEB, "a test")
         assert world.domain(WEB) is None
 
+    @pytest.mark.parametrize("became", ["quarantined", "noted", "suspended", "stopped"])
+    def test_only_one_that_is_in_service(self, world: VmWorld, became: str) -> None:
+        world.vms.start(WEB)
+        world.write_marker(WEB, "mine")
+        if became == "stopped":
+            world.vms.stop(WEB)
+        elif became == "suspended":
+            world.vms.suspend(WEB, "its peer failed")
+        else:
+            if became == "noted":
+                entry = replace(world.policy.vms[WEB], quarantine=Grade.NOTE)
+                world.policy = replace(world.policy, vms={**world.policy.vms, WEB: entry})
+            world.vms.quarantine(WEB, "odd", ports_down=world.hub.detach)
+        before = world.status(WEB)
+        with pytest.raises(Refused, match="left as it is"):
+            world.vms.replace(WEB, "its image is rolled", in_service=True)
+        assert (world.status(WEB), world.marker(WEB)) == (before, "mine")
+        assert "vm.replace" not in world.kinds(WEB)
+
+    def test_one_in_service_that_does_not_run_is_replaced(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.hypervisor.crash(WEB)
+        assert world.vms.replace(WEB, "its image is rolled", in_service=True).state is DomainState.RUNNING
+
     def test_refused_replacement_leaves_nothing_running(self, world: VmWorld) -> None:
         world.vms.start(WEB)
         blue = replace(world.policy.hosts[ALPHA], types=frozenset({BLUE}))

@@ -17,7 +17,7 @@ from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
-from shamon_host.domain.labels import FlaskContext, TypeName, VmName
+from shamon_host.domain.labels import FlaskContext, HostName, TypeName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
@@ -97,17 +97,19 @@ class VmManager:
             measured=self.measured,
         )
 
-    def start(self, name: VmName, *, release: bool = True) -> DomainReport:
+    def start(self, name: VmName, *, release: bool = True, back: HostName | None = None) -> DomainReport:
         """Start a VM, resume it when it is suspended, release it when it is in quarantine.
 
-        Without `release`, a quarantine that is a note alone stays, and any other one is no start. With it, one is
-        released that was there when this was asked for, and no other. Raises Refused (the monitor, or that, or memory
-        that is still to be kept), NotTrusted (image or label), BackendFailed.
+        Without `release`, a quarantine that is a note alone stays, and any other one is no start; a VM that is
+        suspended for another peer than `back` is there afterwards, and stands still. With it, what was there when this
+        was asked for ends, and nothing else. Raises Refused (the monitor, or that, or memory that is still to be kept),
+        NotTrusted (image or label), BackendFailed.
         """
-        seen = self.states.quarantine(name)
+        seen, seen_for = self.states.quarantine(name), self.states.suspended_for(name)
         self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
+            stays_for = self.states.suspended_for(name) - (seen_for if release else {back})
             self._require_not_moving(name)
             self.quarantines.require_kept(name)
             quarantine = self.states.quarantine(name)
@@ -125,9 +127,14 @@ class VmManager:
             if quarantine is not None and release:
                 self.audit("vm.release", name, {"quarantined": quarantine.reason, "grade": quarantine.grade})
                 self.quarantines.settle_destroyed(name)
+            if release and seen_for:
+                self.audit("vm.release", name, {"suspended_for": sorted(seen_for)})
             running = self.states.find(name)
             if running is None:
-                return self._start_new(entry, fresh=self.states.needs_fresh(name), quarantine=stays)
+                fresh = self.states.needs_fresh(name)
+                self._start_new(entry, fresh=fresh, quarantine=stays, stands_still=bool(stays_for))
+                self.states.note_suspended_for(name, stays_for)
+                return self._report(name)
             self._verify(running)
             self.disks.prepare(name)
             self._require_disks(running)
@@ -136,8 +143,10 @@ class VmManager:
             if released or running.state is DomainState.PAUSED:
                 self.attested.begin_unless_holds(name, anew=released)
             self.attested.ports_down(running)
-            self._hypervisor.resume(name)
+            if not stays_for:
+                self._hypervisor.resume(name)
             self.states.note(name, wanted=True, quarantine=stays)
+            self.states.note_suspended_for(name, stays_for)
             return self._report(name)
 
     def start_incoming(
@@ -200,12 +209,33 @@ class VmManager:
             self._hypervisor.destroy(name)
             self.states.leases.forget(name)
 
-    def suspend(self, name: VmName, reason: str) -> None:
-        """Pause the domain; it is still wanted, and `start` resumes it."""
+    def suspend(self, name: VmName, reason: str, *, peer: HostName | None = None) -> None:
+        """Pause the domain; it is still wanted, and `start` resumes it. `peer`: the one for which it stands still,
+        until `resume_for`, or somebody starts or replaces it, whatever pauses or resumes it meanwhile. Raises
+        BackendFailed, and BadInput for a VM of another host that is to stand still for a peer."""
         with self._lock:
+            if peer is not None:
+                self.states.entry(name)
             self.audit("vm.suspend", name, {"reason": reason})
+            if peer is not None:
+                self.states.note_suspended_for(name, self.states.suspended_for(name) | {peer})
             if self.states.find(name) is not None:
                 self._hypervisor.suspend(name)
+
+    def resume_for(self, name: VmName, peer: HostName) -> None:
+        """This peer is back: a VM that stood still for no other one runs again, as by `start`, unless somebody has
+        stopped it or put it in quarantine meanwhile. Raises as that does; then it still stands still for the peer."""
+        with self._lock:
+            peers = self.states.suspended_for(name)
+            domain = self.states.find(name) if name in self.states.wanted() else None
+            if peers == {peer} and domain is not None and domain.state is DomainState.PAUSED:
+                self.start(name, release=False, back=peer)
+            self.states.note_suspended_for(name, self.states.suspended_for(name) - {peer})
+
+    def hold(self, name: VmName) -> None:
+        """A VM that is to stand still, or to be gone, is, whatever let it go on. Raises BackendFailed."""
+        with self._lock:
+            self.quarantines.settle(name)
 
     def quarantine(
         self,
@@ -254,6 +284,7 @@ class VmManager:
                 now = self.states.quarantine(name)
                 stays = None if now is None or now.is_same_as(ends) else now  # a note that was made meanwhile
                 report = self._start_new(entry, fresh=True, quarantine=stays, laps=laps)
+                self.states.note_suspended_for(name, frozenset())
             except ShamonError:
                 self.states.note_not_replacing(name)
                 raise
@@ -322,8 +353,8 @@ class VmManager:
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
         own (it may have been started by hand), and every domain that the policy does not know; bring what is in
-        quarantine back to what that demands. One with which that fails does not hold up the others: it is in the audit
-        log, once, and in `resisting`. Returns what was destroyed."""
+        quarantine, or suspended for a peer, back to what that demands. One with which that fails does not hold up the
+        others: it is in the audit log, once, and in `resisting`. Returns what was destroyed."""
         with self._lock:
             active = self.states.active()
             destroyed, failed = self._destroy_each(active, self._why_not_here)
@@ -435,9 +466,15 @@ class VmManager:
             yield
 
     def _start_new(
-        self, entry: VmEntry, *, fresh: bool, quarantine: Quarantine | None = None, laps: Laps | None = None
+        self,
+        entry: VmEntry,
+        *,
+        fresh: bool,
+        quarantine: Quarantine | None = None,
+        laps: Laps | None = None,
+        stands_still: bool = False,
     ) -> DomainReport:
-        """`quarantine`: the one that it is in from now on, a note alone."""
+        """`quarantine`: the one that it is in from now on, a note alone. `stands_still`: it is not to run yet."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
         if overlay is None and not fresh:
@@ -472,7 +509,8 @@ class VmManager:
             self.attested.ports_down(report)
             laps.lap("label read back")
             self.states.note(name, wanted=True, quarantine=quarantine)
-            self._hypervisor.resume(name)
+            if not stands_still:
+                self._hypervisor.resume(name)
         except ShamonError:
             self._hypervisor.destroy(name)
             raise

@@ -380,14 +380,16 @@ class HostDaemon:
         for peer, state in self.admissions.peers.items():
             if state.state is AdmissionState.EXPELLED:
                 await self.admissions.close_expelled(peer)
-        unfinished = (*await self.backends.blocking(self.arrivals.restore), *self.departures.restore())
+        unfinished, stay = await self.backends.blocking(self.arrivals.restore), self.departures.restore()
         session = self.own.session
         if session.is_new:
             session.begin()
             await self._restore_vms()
             session.forget_refusal()
         if unfinished:
-            self.background.spawn(self._start_moved(unfinished), "VMs that were being moved")
+            self.background.spawn(self._start_arrived(unfinished), "VMs that came from other hosts")
+        for vm in stay:
+            self.background.spawn(self.departures.run_again(vm), f"{vm} runs again")
         session.keep()
         await self.reactions.restore()
         await self.changes.restore()
@@ -477,15 +479,14 @@ class HostDaemon:
         if replace:
             self.reactions.forget(started)
 
-    async def _start_moved(self, names: Sequence[VmName]) -> None:
-        """VMs that an earlier run of this daemon had stopped, or taken, to move them: on the disks that they have."""
+    async def _start_arrived(self, names: Sequence[VmName]) -> None:
+        """VMs that an earlier run of this daemon had taken: on the disks that they have."""
         for name in names:
             try:
                 await self.backends.blocking(partial(self.own.vms.start_again, name))
             except ShamonError as error:
                 self.audit.append("vm.not-restored", name, {"reason": str(error)})
-            for moves in (self.departures, self.arrivals):
-                await self.backends.blocking(partial(moves.started, name))
+            await self.backends.blocking(partial(self.arrivals.started, name))
         self.watchers.domains_changed()
 
     async def _finish_vms(self) -> None:

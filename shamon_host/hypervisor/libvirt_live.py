@@ -25,7 +25,15 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmContext, VmName
 from shamon_host.domain.streams import Stream
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
-from shamon_host.hypervisor.ports import DomainReport, Receiving, Sending, SendingProgress, SendingState, VmSpec
+from shamon_host.hypervisor.ports import (
+    RUNNING_STATES,
+    DomainReport,
+    Receiving,
+    Sending,
+    SendingProgress,
+    SendingState,
+    VmSpec,
+)
 from shamon_host.hypervisor.qemu_monitor import QemuMonitor
 from shamon_host.hypervisor.relay import Relay
 from shamon_host.selinux.sockcreate import creating_under
@@ -78,7 +86,6 @@ class LibvirtLive:
             name=f"{_PREFIX}{secrets.token_hex(4)}",
             context=domain.context,
             memory_stream=memory,
-            resume=lambda: self.qemu.resume(domain.name),
         )
         try:
             _remove_left(monitor)
@@ -89,6 +96,10 @@ class LibvirtLive:
             disk.close()
             raise
         return sending
+
+    def abandon(self, name: VmName) -> None:
+        if any(report.name == name and report.state in RUNNING_STATES for report in self.qemu.domains()):
+            _abandon(self._monitor(name))
 
     def _monitor(self, name: VmName) -> QemuMonitor:
         def command(text: str, descriptor: int = -1, /) -> str:
@@ -174,7 +185,6 @@ class _LibvirtSending:
     name: str
     context: VmContext | None
     memory_stream: Stream
-    resume: Callable[[], None]
     _disk: Relay | None = field(init=False, default=None)
     _memory: Relay | None = field(init=False, default=None)
     _cancelled: bool = field(init=False, default=False)
@@ -247,23 +257,13 @@ class _LibvirtSending:
             raise BackendFailed("the memory was not sent to its end", found=self._memory.broken if self._memory else "")
 
     def cancel(self) -> None:
-        """QEMU lets a machine run on whose migration is cancelled; one that was sent whole is resumed."""
         if self._cancelled:
             return
         self._cancelled = True
         try:
-            if self._memory is not None:
-                with contextlib.suppress(BackendFailed):
-                    self.monitor.ask("migrate_cancel")
-                with contextlib.suppress(BackendFailed):
-                    _until(lambda: self.monitor.migration().status in _OVER, _CANCEL_S, "the migration is over")
-                with contextlib.suppress(BackendFailed):
-                    self.monitor.set_capabilities(dict.fromkeys(_CAPABILITIES, False))
-            with contextlib.suppress(BackendFailed):
-                _remove_left(self.monitor)
+            _abandon(self.monitor)
         finally:
             self.close()
-        self.resume()
 
     def close(self) -> None:
         for relay in (self._disk, self._memory):
@@ -292,6 +292,15 @@ class _LibvirtSending:
 
 
 _CAPABILITIES = ("pause-before-switchover", "auto-converge")
+
+
+def _abandon(monitor: QemuMonitor) -> None:
+    """End a migration however far it came. QEMU lets a machine run on that it had stopped itself, but for one that was
+    sent whole; until this, no machine that it stopped before the switchover can be resumed. Raises BackendFailed."""
+    monitor.ask("migrate_cancel")
+    _until(lambda: monitor.migration().status in _OVER, _CANCEL_S, "the migration is over")
+    monitor.set_capabilities(dict.fromkeys(_CAPABILITIES, False))
+    _remove_left(monitor)
 
 
 def _remove_left(monitor: QemuMonitor) -> None:

@@ -35,6 +35,7 @@ from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.vm_tokens import VmToken, why_not_its_disk
+from shamon_host.hypervisor.answers import Unanswered
 from shamon_host.hypervisor.durations import Laps, Measured
 from shamon_host.hypervisor.ports import DomainState, SendingProgress
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
@@ -152,7 +153,12 @@ class Departures:
         if document is None:
             return
         if document.get("live"):
-            self.live.abandon(vm)  # nothing is held meanwhile: a machine may take its time
+            try:
+                self.live.abandon(vm)  # nothing is held meanwhile: a machine may take its time
+            except Unanswered as error:  # it can be neither resumed nor suspended
+                with self.vms.held():
+                    self.audit.append("vm.stop", vm, {"reason": str(error)})
+                    self.vms.states.hypervisor.destroy(vm)
         with self.vms.held():
             document = self._kept_stopped(vm)
             if document is None:

@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import libvirt_qemu
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmContext, VmName
 from shamon_host.domain.streams import Stream
+from shamon_host.hypervisor.answers import Unanswered, answered
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
 from shamon_host.hypervisor.ports import (
     RUNNING_STATES,
@@ -42,6 +43,8 @@ _PREFIX = "shamon-"
 _DAEMON_TYPE = "shamon_t"
 _EXPORT = "shamon"
 _POLL_S = 0.01
+_ANSWER_S = 20.0
+"""For one answer of a machine's monitor: less than the 30 s after which libvirt refuses a second question."""
 _END_S = 120.0
 """For what is left when the machine has stopped."""
 _CANCEL_S = 20.0
@@ -102,8 +105,22 @@ class LibvirtLive:
             _abandon(self._monitor(name))
 
     def _monitor(self, name: VmName) -> QemuMonitor:
+        silent: list[Unanswered] = []
+
         def command(text: str, descriptor: int = -1, /) -> str:
-            with self.qemu.connected() as connection:
+            """What did not answer once is not waited for again."""
+            if silent:
+                raise silent[0]
+            # The thread may be left behind, and whoever gives the file closes it then.
+            given = -1 if descriptor < 0 else os.dup(descriptor)
+            try:
+                return answered(lambda: asked(text, given), _ANSWER_S, where=name)
+            except Unanswered as error:
+                silent.append(error)
+                raise
+
+        def asked(text: str, descriptor: int) -> str:
+            with _closing(descriptor), self.qemu.connected() as connection:
                 domain = connection.lookupByName(name)
                 if descriptor < 0:
                     return str(libvirt_qemu.qemuMonitorCommand(domain, text, 0))
@@ -343,6 +360,16 @@ def _pair(context: VmContext | None) -> tuple[socket.socket, socket.socket]:
             return socket.socketpair()
     except OSError as error:
         raise BackendFailed("no socket can be made under the label", where=str(context), found=str(error)) from None
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    """Afterwards, where there is one."""
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _until(holds: Callable[[], bool], within_s: float, what: str) -> None:

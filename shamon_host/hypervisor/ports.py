@@ -226,7 +226,7 @@ class LiveMigration(Protocol):
 
     def abandon(self, name: VmName) -> None:
         """What an attempt left of which nobody has the `Sending` any more ends, as by `Sending.cancel`. Changes nothing
-        where nothing is left, or there is no such domain."""
+        where nothing is left, or there is no such domain. Raises Unanswered too (`answers`)."""
         ...
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from shamon_host.domain.errors import BackendFailed, BadInput, Refused, ShamonError
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
+from shamon_host.hypervisor.answers import Answers
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainState, Images
 from shamon_host.hypervisor.told_once import ToldOnce
@@ -44,6 +45,7 @@ class Quarantines:
     states: VmStates
     images: Images
     audit: Audit
+    answers: Answers
     wall_s: Callable[[], float]
     lock: threading.RLock
     measured: Measured = unmeasured
@@ -218,7 +220,7 @@ class Quarantines:
         elif wanted.suspends:
             self._suspend(name, why)
         elif wanted.resumes and domain.state is DomainState.PAUSED and self._may_go_on(name):
-            self.states.hypervisor.resume(name)
+            self.answers.resume(name)
             self.states.note(name, quarantine=replace(wanted, resumes=False))
 
     def _may_go_on(self, name: VmName) -> bool:
@@ -239,7 +241,7 @@ class Quarantines:
         if domain is not None and domain.state is DomainState.RUNNING:
             if why:
                 self.audit("vm.suspend", name, {"reason": why})
-            self.states.hypervisor.suspend(name)
+            self.answers.suspend(name)
 
     def _write(self, name: VmName, path: str) -> ShamonError | None:
         """What kept the memory from being written."""

@@ -21,6 +21,7 @@ from shamon_host.domain.labels import FlaskContext, HostName, TypeName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
+from shamon_host.hypervisor.answers import Answers, Unanswered
 from shamon_host.hypervisor.attested_starts import AttestedStarts, file_digest
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.guest_tpms import GuestTpm
@@ -75,6 +76,7 @@ class VmManager:
     digest: Callable[[str], str] = file_digest
     """Of a file, SHA-256 in hexadecimal. Raises BackendFailed."""
     attested: AttestedStarts = field(init=False)
+    answers: Answers = field(init=False)
     quarantines: Quarantines = field(init=False)
     resisting: frozenset[VmName] = field(default=frozenset(), init=False)
     """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
@@ -88,10 +90,12 @@ class VmManager:
         self.attested = AttestedStarts(
             states=self.states, audit=self.audit, detach_port=self.detach_port, digest=self.digest
         )
+        self.answers = Answers(hypervisor=self.states.hypervisor, audit=self.audit, lock=self._lock)
         self.quarantines = Quarantines(
             states=self.states,
             images=self.images,
             audit=self.audit,
+            answers=self.answers,
             wall_s=self.wall_s,
             lock=self._lock,
             measured=self.measured,
@@ -143,11 +147,21 @@ class VmManager:
             if released or running.state is DomainState.PAUSED:
                 self.attested.begin_unless_holds(name, anew=released)
             self.attested.ports_down(running)
-            if not stays_for:
-                self._hypervisor.resume(name)
+            unanswered = None if stays_for else self._resumed(name)
             self.states.note(name, wanted=True, quarantine=stays)
             self.states.note_suspended_for(name, stays_for)
+            if unanswered is not None:
+                raise unanswered
             return self._report(name)
+
+    def _resumed(self, name: VmName) -> Unanswered | None:
+        """The error of a machine that has not answered: it may run on by and by, so it counts as one that is to. Raises
+        BackendFailed."""
+        try:
+            self.answers.resume(name)
+        except Unanswered as error:
+            return error
+        return None
 
     def start_incoming(
         self, name: VmName, start: Callable[[VmSpec], DomainReport], *, permit: Callable[[], None]
@@ -220,7 +234,7 @@ class VmManager:
             if peer is not None:
                 self.states.note_suspended_for(name, self.states.suspended_for(name) | {peer})
             if self.states.find(name) is not None:
-                self._hypervisor.suspend(name)
+                self.answers.suspend(name)
 
     def resume_for(self, name: VmName, peer: HostName) -> None:
         """This peer is back: a VM that stood still for no other one runs again, as by `start`, unless somebody has

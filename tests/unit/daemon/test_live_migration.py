@@ -2,6 +2,7 @@
 when."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from shamon_host.daemon.store import Store
 from shamon_host.daemon.suspension import Suspension
 from shamon_host.domain.errors import BackendFailed, Unreachable
 from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.hypervisor.answers import Unanswered
 from shamon_host.hypervisor.durations import Laps
 from shamon_host.hypervisor.ports import DomainState
 from shamon_host.links.model import PASSAGE_SESSION
@@ -770,6 +772,33 @@ def test_one_that_a_dead_daemon_left_standing_still_runs_on(failures: int) -> No
         await asyncio.sleep(60.0)
         assert nothing_is_left(world)
         assert (await migrate_live(world, world.alpha, "beta"))["step"] == "it is running"
+
+    play(test, MOVES, KEEP)
+
+
+def test_a_machine_that_does_not_answer_when_it_is_given_up_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is lost, its disk is not, and nothing is held meanwhile."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await copying(world)
+        vms, held = daemon(world.alpha).own.vms, []
+
+        def silent(_name: VmName = WEB) -> None:
+            with ThreadPoolExecutor(1) as another:  # which would wait for a lock that is held here
+                held.append(another.submit(vms.hold, WEB).exception(timeout=10))
+            raise Unanswered("the machine does not answer its monitor")
+
+        sending: Any = live_of(world.alpha).sending
+        sending.cancel = silent
+        sending.fails = "it does not answer"
+        monkeypatch.setattr(live_of(world.alpha), "abandon", silent)
+        await ended(world, world.alpha)
+        assert held == [None, None]
+        assert runs(world.alpha)
+        assert world.alpha.hypervisor.guest("web").note == ""
+        assert world.alpha.images.overlays["/overlays/web.qcow2"].written == "on disk"
+        assert "does not answer" in records(world.alpha, "vm.stop", "web")[-1]["reason"]
 
     play(test, MOVES, KEEP)
 

@@ -152,7 +152,7 @@ def _why_left(vm: Mapping[str, Any]) -> str:
     """Why a VM is left as it is: a replacement would start it, or end its quarantine."""
     if vm["quarantine"]:
         return "in quarantine"
-    if vm["state"] == "paused":
+    if vm["state"] == "paused" or vm["suspended_for"]:
         return "suspended"
     return "" if vm["state"] == "running" or vm["wanted"] else "does not run"
 

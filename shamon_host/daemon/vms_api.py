@@ -144,6 +144,7 @@ def _vm(status: VmStatus) -> dict[str, Any]:
         "wanted": status.wanted,
         "quarantined": status.quarantine.reason if status.quarantine else "",
         "quarantine": status.quarantine.to_document() if status.quarantine else None,
+        "suspended_for": list(status.suspended_for),
         "image": status.image,
         "image_state": status.image_state.value,
         "image_sha256": status.image_sha256,

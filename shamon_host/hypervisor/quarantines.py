@@ -80,9 +80,9 @@ class Quarantines:
         """Bring every VM in quarantine, or suspended for a peer, to what it is to be, but for ports: whoever reconciles
         them takes them down. One with which that fails does not hold up the others, and the audit log says why. Returns
         those."""
-        failed, suspended = [], self.states.all_suspended_for()
+        failed = []
         for status in self.states.statuses():
-            if status.cut_off or status.name in suspended:
+            if status.cut_off or status.suspended_for:
                 try:
                     self.settle(status.name)
                 except ShamonError as error:

@@ -59,6 +59,8 @@ class VmStatus:
     replacing: str
     """Why it is being replaced; empty when it is not."""
     domain: DomainReport | None
+    suspended_for: tuple[HostName, ...] = ()
+    """The peers that failed, and are not back, for which it stands still."""
     attested: bool | None = None
     """Whether its lease holds; None: it need not be attested."""
 
@@ -92,7 +94,7 @@ class VmStates:
         policy = self.policy()
         reports = {report.name: report for report in self.hypervisor.domains()}
         running = {name for name, report in reports.items() if report.state in RUNNING_STATES}
-        statuses = []
+        statuses, suspended = [], self.all_suspended_for()
         for name in policy.vms_of(self.host):
             document = self._document(name)
             noted = _interfaces_in(document) if name in running else None
@@ -111,6 +113,7 @@ class VmStates:
                     image_sha256=base or "",
                     replacing=str(document.get("replacing", "")),
                     domain=reports.get(name),
+                    suspended_for=tuple(sorted(suspended.get(name, ()))),
                     attested=None if policy.attested(name) is None else self.leases.holds(name),
                 )
             )

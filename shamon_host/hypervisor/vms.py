@@ -313,7 +313,7 @@ class VmManager:
         why = ""
         if quarantine is not None:
             why = f"it is in quarantine: {quarantine.reason}"
-        elif domain is not None and domain.state is DomainState.PAUSED:
+        elif self.states.suspended_for(name) or (domain is not None and domain.state is DomainState.PAUSED):
             why = "it is suspended"
         elif domain is None and name not in self.states.wanted():
             why = "it does not run"

@@ -22,7 +22,7 @@ class Daemon:
         self.asked: list[tuple[str, Any]] = []
         self.meanwhile: Callable[[], object] = lambda: None
         """What somebody else does before a VM is replaced."""
-        self.vms = {
+        self.vms: dict[str, dict[str, Any]] = {
             name: {
                 "name": name,
                 "image": image,
@@ -31,6 +31,7 @@ class Daemon:
                 "state": state,
                 "wanted": wanted,
                 "quarantine": quarantine,
+                "suspended_for": [],
                 "replacing": "",
             }
             for name, image, sha256, state, wanted, quarantine in (
@@ -60,7 +61,8 @@ class Daemon:
                 fields = json.loads(body or "")
                 self.asked.append((name, fields["reason"]))
                 self.meanwhile()
-                if fields["in_service"] and (self.vms[name]["quarantine"] or self.vms[name]["state"] == "paused"):
+                vm = self.vms[name]
+                if fields["in_service"] and (vm["quarantine"] or vm["state"] == "paused" or vm["suspended_for"]):
                     raise Refused("the VM is not in service", where=name)
                 if name in self.fails:
                     self.vms[name] |= {"state": "absent"}
@@ -136,8 +138,9 @@ def test_it_stops_at_the_first_that_fails_and_goes_on_when_it_is_run_again(
     [
         ({"quarantine": {"grade": "suspend"}, "state": "paused", "wanted": False}, "in quarantine"),
         ({"state": "paused"}, "suspended"),
+        ({"state": "absent", "suspended_for": ["beta"]}, "suspended"),
     ],
-    ids=["quarantine", "suspended"],
+    ids=["quarantine", "suspended", "ended while it was suspended"],
 )
 def test_what_changed_while_others_were_replaced_is_left_too(
     daemon: Daemon, shamon: Callable[..., tuple[int, str, str]], change: dict[str, Any], words: str

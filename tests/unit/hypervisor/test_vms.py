@@ -465,7 +465,7 @@ class TestReplace:
             world.vms.replace(WEB, "a test")
         assert world.domain(WEB) is None
 
-    @pytest.mark.parametrize("became", ["quarantined", "noted", "suspended", "stopped"])
+    @pytest.mark.parametrize("became", ["quarantined", "noted", "suspended", "ended", "stopped"])
     def test_only_one_that_is_in_service(self, world: VmWorld, became: str) -> None:
         world.vms.start(WEB)
         world.write_marker(WEB, "mine")
@@ -473,6 +473,9 @@ class TestReplace:
             world.vms.stop(WEB)
         elif became == "suspended":
             world.vms.suspend(WEB, "its peer failed")
+        elif became == "ended":
+            world.vms.suspend(WEB, "its peer failed", peer=BETA)
+            world.hypervisor.crash(WEB)
         else:
             if became == "noted":
                 entry = replace(world.policy.vms[WEB], quarantine=Grade.NOTE)

@@ -65,7 +65,7 @@ class Roll:
     image: str
     sha256: str
     due: Sequence[str]
-    left: Mapping[str, str]
+    left: dict[str, str]
     replaced: dict[str, float] = field(default_factory=dict)
     """VM → seconds that it took until it ran again."""
     failed: str = ""
@@ -77,7 +77,7 @@ class Roll:
             say(f"{name}: replacing, {number} of {len(self.due)}")
             began = time.monotonic()
             try:
-                vm = client.post(f"/v1/vms/{quote(name, safe='')}/replace", {"reason": reason})
+                vm = client.post(f"/v1/vms/{quote(name, safe='')}/replace", {"reason": reason, "in_service": True})
                 if (vm["state"], vm["image_sha256"]) != ("running", self.sha256):
                     raise NotTrusted(
                         "the VM does not run on the image that is rolled",
@@ -87,15 +87,20 @@ class Roll:
                         remedy="The policy may have changed meanwhile; run it again.",
                     )
             except ShamonError as error:
-                self.failed, self.error = name, error
-                return
+                why = _why_now(client, name) if error.exit_code == ShamonError.exit_code else ""
+                if not why:
+                    self.failed, self.error = name, error
+                    return
+                self.left[name] = why
+                say(f"{name}: left as it is, {why}")
+                continue
             self.replaced[name] = round(time.monotonic() - began, 3)
             say(f"{name}: runs again after {self.replaced[name]:.1f} s")
 
     @property
     def not_replaced(self) -> list[str]:
         """Those that are still due."""
-        return [name for name in self.due if name not in self.replaced]
+        return [name for name in self.due if name not in self.replaced and name not in self.left]
 
     def to_document(self) -> dict[str, Any]:
         return {
@@ -147,9 +152,17 @@ def _why_left(vm: Mapping[str, Any]) -> str:
     """Why a VM is left as it is: a replacement would start it, or end its quarantine."""
     if vm["quarantine"]:
         return "in quarantine"
-    if vm["state"] == "paused":
+    if vm["state"] == "paused" or vm["suspended_for"]:
         return "suspended"
     return "" if vm["state"] == "running" or vm["wanted"] else "does not run"
+
+
+def _why_now(client: ApiClient, name: str) -> str:
+    """Why a VM whose replacement was refused is to be left, as it is now; empty where it is to be replaced."""
+    try:
+        return next((_why_left(vm) for vm in client.get("/v1/vms") if vm["name"] == name), "")
+    except ShamonError:
+        return ""
 
 
 def _tell(roll: Roll) -> None:

@@ -383,18 +383,18 @@ class HostDaemon:
         for peer, state in self.admissions.peers.items():
             if state.state is AdmissionState.EXPELLED:
                 await self.admissions.close_expelled(peer)
-        unfinished = (*await self.backends.blocking(self.arrivals.restore), *self.departures.restore())
+        arrived, stay = await self.backends.blocking(self.arrivals.restore), self.departures.restore()
         session = self.own.session
         is_new = session.is_new
         if is_new:
             session.begin()
             session.forget_refusal()
         if self.own.mac_vm is None:
-            await self._start_vms(unfinished, is_new=is_new)
+            await self._start_vms(arrived, stay, is_new=is_new)
         else:
             if is_new and session.replaces_vms:
                 await self.backends.blocking(lambda: self.own.vms.replace_at_start(session.reason))
-            self.background.spawn(self._start_vms_behind_mac_vm(unfinished, is_new=is_new), "VMs behind the MAC VM")
+            self.background.spawn(self._start_vms_behind_mac_vm(arrived, stay, is_new=is_new), "VMs behind the MAC VM")
         await self.reactions.restore()
         await self.changes.restore()
         self._started = self.own.mac_vm is None
@@ -475,20 +475,24 @@ class HostDaemon:
     def _on_hint(self, about: HostName) -> None:
         self.schedule.wake(about)
 
-    async def _start_vms(self, unfinished: Sequence[VmName], *, is_new: bool) -> None:
-        """What should run and does not, what was being moved, what was begun. `is_new`: nothing was started in this
-        boot."""
+    async def _start_vms(self, arrived: Sequence[VmName], stay: Sequence[VmName], *, is_new: bool) -> None:
+        """What should run and does not, what came, or was to go, when the last daemon ended, and what was begun.
+        `is_new`: nothing was started in this boot."""
         if is_new:
             await self._restore_vms()
-        if unfinished:
-            self.background.spawn(self._start_moved(unfinished), "VMs that were being moved")
+        if arrived:
+            self.background.spawn(self._start_arrived(arrived), "VMs that came from other hosts")
+        for vm in stay:
+            self.background.spawn(self.departures.run_again(vm), f"{vm} runs again")
         self.own.session.keep()
         self.background.spawn(self._finish_vms(), "what was begun with VMs")
 
-    async def _start_vms_behind_mac_vm(self, unfinished: Sequence[VmName], *, is_new: bool) -> None:
+    async def _start_vms_behind_mac_vm(
+        self, arrived: Sequence[VmName], stay: Sequence[VmName], *, is_new: bool
+    ) -> None:
         """Once it answers, or could not be started: VMs without a port run without it."""
         await self.watchers.looked.wait()
-        await self._start_vms(unfinished, is_new=is_new)
+        await self._start_vms(arrived, stay, is_new=is_new)
         self._started = True
         self.watchers.domains_changed()
 
@@ -501,15 +505,14 @@ class HostDaemon:
         if replace:
             self.reactions.forget(started)
 
-    async def _start_moved(self, names: Sequence[VmName]) -> None:
-        """VMs that an earlier run of this daemon had stopped, or taken, to move them: on the disks that they have."""
+    async def _start_arrived(self, names: Sequence[VmName]) -> None:
+        """VMs that an earlier run of this daemon had taken: on the disks that they have."""
         for name in names:
             try:
                 await self.backends.blocking(partial(self.own.vms.start_again, name))
             except ShamonError as error:
                 self.audit.append("vm.not-restored", name, {"reason": str(error)})
-            for moves in (self.departures, self.arrivals):
-                await self.backends.blocking(partial(moves.started, name))
+            await self.backends.blocking(partial(self.arrivals.started, name))
         self.watchers.domains_changed()
 
     async def _finish_vms(self) -> None:

@@ -6,6 +6,7 @@ Until the token is signed whatever goes wrong leaves the VM here, and lets it ru
 """
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -118,8 +119,9 @@ class LiveDepartures:
             raise
         leaving.sending = sending
 
-    async def copied(self, vm: VmName, told: Told) -> None:
-        """Until the VM stands still for what is left. Raises ShamonError."""
+    async def copied(self, vm: VmName, told: Told, require_wanted: Callable[[], None]) -> None:
+        """Until the VM stands still for what is left. `require_wanted` raises what ends it at once. Raises
+        ShamonError."""
         leaving = self._leaving[vm]
         until_s = self.clock.boottime_s() + _MOST_S
         sending = self._sending(vm)
@@ -130,6 +132,7 @@ class LiveDepartures:
                 return
             if progress.state is SendingState.FAILED:
                 raise BackendFailed("the VM could not be copied", where=vm, found=progress.found)
+            await self.blocking(require_wanted)
             now = self.clock.boottime_s()
             if not self.admissions.state(leaving.to).counts_at(now):
                 raise Refused("the host is not admitted any more", where=leaving.to)
@@ -150,8 +153,8 @@ class LiveDepartures:
         laps.lap("memory ended")
 
     def cancel(self, vm: VmName) -> None:
-        """It stays, and runs on. Synchronous. Raises BackendFailed where QEMU does not let it; no error where it was
-        not on its way."""
+        """It stays, as by `Sending.cancel`; nothing is done where it was not on its way. Synchronous, and not to be
+        called while VMs are held: a machine may take its time. Raises BackendFailed."""
         leaving = self._leaving.pop(vm, None)
         if leaving is None:
             return
@@ -160,6 +163,11 @@ class LiveDepartures:
                 leaving.sending.cancel()
         finally:
             self._close_passage(vm, leaving)
+
+    def abandon(self, vm: VmName) -> None:
+        """The same of what an earlier run of the daemon began, or `cancel` could not end."""
+        if self.live is not None:
+            self.live.abandon(vm)
 
     def gone(self, vm: VmName) -> None:
         """It is the other host's: the domain that stands still here goes. Synchronous; what cannot be done now whatever

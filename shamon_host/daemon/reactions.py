@@ -27,7 +27,6 @@ from shamon_host.hypervisor.vms import VmManager
 from shamon_host.peer.handshake import Handshaker
 
 _PENDING = "pending-action"
-_SUSPENDED_FOR = "suspended-for"
 _AGAIN_S = 10.0
 """Between two tries of an action that failed, or whose VM does not run."""
 
@@ -72,9 +71,9 @@ class Reactions:
         """A peer passes: drop what was pending only because it was silent, resume what was suspended for it."""
         self._forget_strangers()
         self._plan(without_silent(self.pending, peer))
-        names = [VmName(name) for name, document in self.store.items(_SUSPENDED_FOR) if document["peer"] == peer]
+        names = [name for name, peers in self.vms.states.all_suspended_for().items() if peer in peers]
         if names:
-            self.background.spawn(self._resume(names), f"resume what was suspended for {peer}")
+            self.background.spawn(self._resume(names, peer), f"resume what was suspended for {peer}")
 
     async def restore(self) -> None:
         """At the start: take up what an earlier run of this daemon left to do."""
@@ -88,11 +87,7 @@ class Reactions:
             else:
                 kept.append(item)
         self._plan(tuple(kept))
-        for name, document in self.store.items(_SUSPENDED_FOR):
-            if not self._is_ours(VmName(name)):
-                self.store.delete(_SUSPENDED_FOR, name)
-            elif _runs(await self._status(VmName(name))):
-                await self._suspend(VmName(name), HostName(document["peer"]), f"still suspended for {document['peer']}")
+        self._forget_strangers()
 
     def forget(self, vms: Iterable[VmName]) -> None:
         """These VMs are clean ones now: whatever was to be done to them is moot."""
@@ -102,12 +97,12 @@ class Reactions:
             if document["action"]["vm"] in names:
                 self.store.delete(_PENDING, key)
         for name in names:
-            self.store.delete(_SUSPENDED_FOR, name)
+            self.vms.states.note_suspended_for(name, frozenset())
 
     def _forget_strangers(self) -> None:
         """An update of the policy may have taken VMs away from this host: nothing is to be done to those."""
         known = {item.vm for item in self.pending}
-        known.update(VmName(name) for name, _ in self.store.items(_SUSPENDED_FOR))
+        known.update(self.vms.states.all_suspended_for())
         gone = [name for name in sorted(known) if not self._is_ours(name)]
         if gone:
             self.forget(gone)
@@ -154,9 +149,8 @@ class Reactions:
         if item.action is FailureAction.REPLACE:
             await self.blocking(lambda: self.vms.replace(item.vm, reason))
             self.forget([item.vm])
-        else:
-            if _runs(status):
-                await self._suspend(item.vm, item.peer, reason)
+        else:  # also where it stands still, whoever stopped it: it is not to go on then
+            await self._suspend(item.vm, item.peer, reason)
             self._plan(tuple(other for other in self.pending if other != item))
         return True
 
@@ -164,18 +158,17 @@ class Reactions:
         if not self._is_ours(vm):  # since its status was asked for
             self.forget([vm])
             return
-        self.store.put(_SUSPENDED_FOR, vm, {"peer": peer})
-        await self.blocking(lambda: self.vms.suspend(vm, reason))
+        await self.blocking(lambda: self.vms.suspend(vm, reason, peer=peer))
 
-    async def _resume(self, names: Iterable[VmName]) -> None:
-        """Resume them, unless somebody has stopped, replaced or quarantined them meanwhile."""
+    async def _resume(self, names: Iterable[VmName], peer: HostName) -> None:
+        """Those that stand still for no other peer, unless somebody has stopped, replaced or quarantined them
+        meanwhile."""
         for name in names:
             try:
-                status = await self._status(name)
-                domain = status.domain if status is not None and status.wanted else None
-                if domain is not None and domain.state is DomainState.PAUSED:
-                    await self.blocking(partial(self.vms.start, name, release=False))
-                self.store.delete(_SUSPENDED_FOR, name)
+                if await self._status(name) is None:
+                    self.forget([name])
+                    continue
+                await self.blocking(partial(self.vms.resume_for, name, peer))
             except ShamonError as error:  # the next admission tries again
                 self.audit.append("vm.not-resumed", name, {"reason": str(error)})
 
@@ -192,9 +185,3 @@ class Reactions:
     def _is_ours(self, vm: VmName) -> bool:
         policy = self.enforced.policy
         return vm in policy.vms and policy.host_of(vm) == self.name
-
-
-def _runs(status: VmStatus | None) -> bool:
-    if status is None:
-        return False
-    return status.domain is not None and status.domain.state is DomainState.RUNNING and not status.cut_off

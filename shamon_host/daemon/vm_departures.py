@@ -7,8 +7,8 @@ never starts here, and the other host is told until it answers. So it is in one 
 that moves while it runs (`live_departures`) is copied first and stopped last; all the rest is the same.
 
 What is under way lies in the store: `copying` (ours, not to be started meanwhile), `given` (no longer ours, to be
-told), `kept` (ours, the other host is to be told to forget what came in). A VM that moves again before that was heard
-has both: what is still to be told is kept by its move.
+told), `kept` (ours, the other host is to be told to forget what came in, and the VM to run again where it was `stopped`
+for this). A VM that moves again before that was heard has both: what is still to be told is kept by its move.
 """
 
 import asyncio
@@ -30,11 +30,12 @@ from shamon_host.daemon.ports import Blocking, Clock, Waker
 from shamon_host.daemon.store import Store
 from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import monitor
-from shamon_host.domain.errors import NotTrusted, Refused, ShamonError, Unreachable
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError, Unreachable
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.results import TpmKind
 from shamon_host.domain.vm_tokens import VmToken, why_not_its_disk
+from shamon_host.hypervisor.answers import Unanswered
 from shamon_host.hypervisor.durations import Laps, Measured
 from shamon_host.hypervisor.ports import DomainState, SendingProgress
 from shamon_host.hypervisor.vm_states import VM_DOCUMENTS
@@ -43,7 +44,7 @@ from shamon_host.peer.move_messages import MOVE_BYTES, Abort, Arrived, DiskPart,
 from shamon_host.peer.ports import PeerTransport
 from shamon_host.peer.signed_record import PrivateKey
 from shamon_host.peer.vm_token import countersigned, proposed, read_acceptance, token_in
-from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE
+from shamon_host.peer.wire import MAX_DISK_PART, VM_ABORT, VM_ACCEPT, VM_DISK, VM_HAND, VM_PREPARE, printable
 
 DEPARTURES = "vm-departure"
 UNTOLD = "vm-departure-untold"
@@ -53,6 +54,7 @@ _LOOK_S = 0.2
 _LEASE_LOOK_S = 1.0
 _LONG_S = 900.0
 """For what reads a whole disk or image on the other host."""
+_MAX_WORDS = 300
 
 
 class Phase(StrEnum):
@@ -127,24 +129,73 @@ class Departures:
             self._tell_until_heard(VmName(document["vm"]), bytes.fromhex(move))
         return tuple(stay)
 
-    def started(self, vm: VmName) -> None:
-        """Whatever could be done for a VM to run here again after it was stopped to be moved was done."""
+    async def run_again(self, vm: VmName) -> None:
+        """A VM that stays, and may have been stopped to be moved, runs again if it is to; tried until the hypervisor
+        does it, or refuses for good."""
+        told = ""
+        while told := await self._try_again(vm, told):
+            await self.clock.sleep(_AGAIN_S)
+        self.changed()
+
+    async def _try_again(self, vm: VmName, told: str) -> str:
+        """Why it is to be tried again, in words, which the audit log is told unless it was; empty where it is not."""
+        try:
+            await self.blocking(lambda: self._run_again(vm))
+        except BackendFailed as error:
+            if told != str(error):
+                self.audit.append("vm.not-restored", vm, {"reason": str(error)})
+            return str(error)
+        return ""
+
+    def _run_again(self, vm: VmName) -> None:
+        """Raises BackendFailed."""
+        document = self._kept_stopped(vm)
+        if document is None:
+            return
+        if document.get("live"):
+            try:
+                self.live.abandon(vm)  # nothing is held meanwhile: a machine may take its time
+            except Unanswered as error:  # it can be neither resumed nor suspended
+                with self.vms.held():
+                    self.audit.append("vm.stop", vm, {"reason": str(error)})
+                    self.vms.states.hypervisor.destroy(vm)
         with self.vms.held():
-            document = self.store.get(DEPARTURES, vm)
-            if document is not None and document["phase"] == Phase.KEPT:
+            document = self._kept_stopped(vm)
+            if document is None:
+                return
+            try:
+                self.vms.start_again(vm)
+            except BackendFailed:
+                raise
+            except ShamonError as error:
+                self.audit.append("vm.not-restored", vm, {"reason": str(error)})
+            self.vms.hold(vm)  # QEMU lets one run on that was suspended while QEMU had stopped it itself
+            if document.get("heard"):
+                self.store.delete(DEPARTURES, vm)
+            else:
                 self.store.put(DEPARTURES, vm, {**document, "stopped": False})
+
+    def _kept_stopped(self, vm: VmName) -> dict[str, Any] | None:
+        """What is noted of a move of the VM, where that came to nothing and the VM is still to run again."""
+        document = self.store.get(DEPARTURES, vm)
+        return document if document and document["phase"] == Phase.KEPT and document["stopped"] else None
 
     # The steps, in order
 
     def _begin(self, vm: VmName, to: HostName, move: bytes, reason: str, *, live: bool) -> None:
         with self.vms.held():
             self._require_movable(vm)
+            if self._kept_stopped(vm) is not None:
+                raise Refused("the VM is still to run again, after an earlier move", where=vm)
             self._permit(vm, to)
             if live:
                 self.live.require_possible(vm, to)
             self.audit.append("vm.move", vm, {"to": to, "move": move.hex(), "reason": reason, "live": live})
-            document = {"move": move.hex(), "to": to, "phase": Phase.COPYING, "stopped": False, "token": ""}
-            changes: dict[tuple[str, str], dict[str, Any]] = {(DEPARTURES, vm): document}
+            document = {"move": move.hex(), "to": to, "phase": Phase.COPYING, "token": ""}
+            # QEMU may stop one that moves while it runs at any moment.
+            changes: dict[tuple[str, str], dict[str, Any]] = {
+                (DEPARTURES, vm): {**document, "live": live, "stopped": live}
+            }
             before = self.store.get(DEPARTURES, vm)
             if before is not None and before["phase"] == Phase.KEPT:
                 changes[UNTOLD, before["move"]] = {**before, "vm": vm}
@@ -155,9 +206,10 @@ class Departures:
         try:
             try:
                 await self._move(progress, move, laps)
-            except ShamonError as error:
+            except Exception as mistake:  # noqa: BLE001  whatever was answered, it is the end of this move alone
+                error = _as_ours(mistake)
                 if not await self._keep(vm, move, str(error)):
-                    raise
+                    raise error from None
                 progress.error, progress.step = error, "it stays"
             else:
                 try:
@@ -219,23 +271,15 @@ class Departures:
         await self.live.begin(vm, to, move, self._call)
         laps.lap("prepared")
         progress.step = "is copied while it runs"
-        await self.blocking(lambda: self._may_stop(vm, to, move))
 
         def told(sent: SendingProgress, /) -> None:
             progress.sent_bytes = sent.disk_bytes + sent.memory_bytes
 
-        await self.live.copied(vm, told)
+        await self.live.copied(vm, told, lambda: self._require_nothing_else(vm))
         laps.lap("copied")
         progress.step = "stands still for the rest"
         await self.live.ended(vm, laps)
         return True, 0, ""
-
-    def _may_stop(self, vm: VmName, to: HostName, move: bytes) -> None:
-        """From now on it may be found standing still: whoever starts after this daemon lets it run on."""
-        with self.vms.held():
-            self._require_movable(vm)
-            document = self._copying(vm, move)
-            self.store.put(DEPARTURES, vm, {**document, "stopped": True})
 
     async def _copy_stopped(self, progress: Progress, move: bytes, laps: Laps) -> tuple[bool, int, str]:
         """Whether it should run, size and digest of its disk."""
@@ -331,17 +375,24 @@ class Departures:
     def _require_movable(self, vm: VmName, *, stands_still: bool = False) -> None:
         """Nothing is under way with the VM that the other host would not know of. `stands_still`:
         it was stopped for this. Raises Refused, BadInput."""
+        self._require_nothing_else(vm)
+        self.vms.quarantines.require_kept(vm)
+        domain = self.vms.states.find(vm)
+        if domain is not None and (domain.state is DomainState.PAUSED) is not stands_still:
+            why = "it is not suspended, as it was for this" if stands_still else "it is suspended"
+            raise Refused("the VM does not move now", where=vm, found=why)
+
+    def _require_nothing_else(self, vm: VmName) -> None:
+        """Nothing else is asked of the VM, whatever its domain does. Raises Refused, BadInput."""
         states = self.vms.states
         states.entry(vm)
-        self.vms.quarantines.require_kept(vm)
-        quarantine, domain = states.quarantine(vm), states.find(vm)
-        why = ""
+        quarantine, peers, why = states.quarantine(vm), states.suspended_for(vm), ""
         if quarantine is not None:
             why = f"it is in quarantine: {quarantine.reason}"
         elif states.replacing(vm) or states.needs_fresh(vm):
             why = "it is being replaced"
-        elif domain is not None and (domain.state is DomainState.PAUSED) is not stands_still:
-            why = "it is not suspended, as it was for this" if stands_still else "it is suspended"
+        elif peers:
+            why = f"it is suspended for {', '.join(sorted(peers))}"
         elif self.pending(vm):
             why = "something is still to be done to it, as a peer failed"
         elif self.enforced.successor is not None:
@@ -383,31 +434,31 @@ class Departures:
             raise Refused("a VM moves between hosts with one policy alone", where=to, expected=policy.digest)
 
     async def _keep(self, vm: VmName, move: bytes, reason: str) -> bool:
-        """The move came to nothing: the VM runs here again, if it did. False where it is the other host's already."""
+        """The move came to nothing: the VM runs here again, if it is to. False where it is the other host's already."""
 
-        def keep() -> bool:
+        def stays() -> bool:
             with self.vms.held():
                 document = self.store.get(DEPARTURES, vm)
                 if document is None or document["phase"] != Phase.COPYING:
                     return False
                 self.audit.append("vm.stays", vm, {"to": document["to"], "reason": reason})
-                try:
-                    self.live.cancel(vm)
-                except ShamonError as error:
-                    self.audit.append("vm.not-restored", vm, {"reason": str(error)})
-                self.store.put(DEPARTURES, vm, {**document, "phase": Phase.KEPT})
-                if document["stopped"]:
-                    try:
-                        self.vms.start_again(vm)
-                    except ShamonError as error:
-                        self.audit.append("vm.not-restored", vm, {"reason": str(error)})
-                    self.started(vm)
                 return True
 
-        kept = await self.blocking(keep)
-        if kept:
-            self._tell_until_heard(vm, move)
-        return kept
+        def kept() -> None:
+            with self.vms.held():
+                self.store.put(DEPARTURES, vm, {**self._copying(vm, move), "phase": Phase.KEPT})
+
+        if not await self.blocking(stays):
+            return False
+        try:
+            await self.blocking(lambda: self.live.cancel(vm))
+        except ShamonError as error:  # it is tried again with all that follows
+            self.audit.append("vm.not-restored", vm, {"reason": str(error)})
+        await self.blocking(kept)
+        if await self._try_again(vm, ""):
+            self.background.spawn(self.run_again(vm), f"{vm} runs again")
+        self._tell_until_heard(vm, move)
+        return True
 
     # What the other host is told afterwards
 
@@ -432,6 +483,8 @@ class Departures:
         document = await self.blocking(lambda: self._to_be_told(vm, move))
         if document is None:
             return None
+        if document.get("heard"):
+            return None
         to, arrived = HostName(document["to"]), None
         if document["phase"] == Phase.GIVEN:
             handover = Handover(move=move, token=document["token"].encode("ascii"))
@@ -449,8 +502,12 @@ class Departures:
 
     def _heard(self, vm: VmName, document: dict[str, Any]) -> None:
         with self.vms.held():
-            if (self.store.get(DEPARTURES, vm) or {}).get("move") != document["move"]:
+            now = self.store.get(DEPARTURES, vm)
+            if now is None or now["move"] != document["move"]:
                 self.store.delete(UNTOLD, document["move"])
+                return
+            if self._kept_stopped(vm) is not None:
+                self.store.put(DEPARTURES, vm, {**now, "heard": True})
                 return
             if document["phase"] == Phase.GIVEN:
                 token = token_in(document["token"].encode("ascii"))
@@ -485,3 +542,10 @@ class Departures:
     def _require_admitted(self, to: HostName) -> None:
         if not self.admissions.state(to).counts_at(self.clock.boottime_s()):
             raise Refused("the host is not admitted now", where=to)
+
+
+def _as_ours(error: Exception) -> ShamonError:
+    if isinstance(error, ShamonError):
+        return error
+    words = f"{type(error).__name__}: {error}"
+    return BackendFailed("the move met what it was not made for", found=printable(words, _MAX_WORDS))

@@ -48,11 +48,12 @@ class VmsApi:
         vms, links = self.daemon.own.vms, self.daemon.own.links
         reason = text(fields, "reason", "asked for by the operator")
         grade, keep = _grade(fields), Keep(memory=flag(fields, "keep_memory"), disk=flag(fields, "keep_disk"))
+        in_service = flag(fields, "in_service")
         calls: dict[str, Callable[[], object]] = {
             "start": lambda: vms.start(name),
             "stop": lambda: vms.stop(name),
             "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port, grade=grade, keep=keep),
-            "replace": lambda: vms.replace(name, reason),
+            "replace": lambda: vms.replace(name, reason, in_service=in_service),
         }
         try:
             await self._blocking(calls[action])
@@ -143,6 +144,7 @@ def _vm(status: VmStatus) -> dict[str, Any]:
         "wanted": status.wanted,
         "quarantined": status.quarantine.reason if status.quarantine else "",
         "quarantine": status.quarantine.to_document() if status.quarantine else None,
+        "suspended_for": list(status.suspended_for),
         "image": status.image,
         "image_state": status.image_state.value,
         "image_sha256": status.image_sha256,

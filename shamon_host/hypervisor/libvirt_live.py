@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +24,17 @@ import libvirt_qemu
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.labels import SelinuxContext, VmContext, VmName
 from shamon_host.domain.streams import Stream
+from shamon_host.hypervisor.answers import Unanswered, answered
 from shamon_host.hypervisor.libvirt_qemu import LibvirtQemu
-from shamon_host.hypervisor.ports import DomainReport, Receiving, Sending, SendingProgress, SendingState, VmSpec
+from shamon_host.hypervisor.ports import (
+    RUNNING_STATES,
+    DomainReport,
+    Receiving,
+    Sending,
+    SendingProgress,
+    SendingState,
+    VmSpec,
+)
 from shamon_host.hypervisor.qemu_monitor import QemuMonitor
 from shamon_host.hypervisor.relay import Relay
 from shamon_host.selinux.sockcreate import creating_under
@@ -34,6 +43,8 @@ _PREFIX = "shamon-"
 _DAEMON_TYPE = "shamon_t"
 _EXPORT = "shamon"
 _POLL_S = 0.01
+_ANSWER_S = 20.0
+"""For one answer of a machine's monitor: less than the 30 s after which libvirt refuses a second question."""
 _END_S = 120.0
 """For what is left when the machine has stopped."""
 _CANCEL_S = 20.0
@@ -78,7 +89,6 @@ class LibvirtLive:
             name=f"{_PREFIX}{secrets.token_hex(4)}",
             context=domain.context,
             memory_stream=memory,
-            resume=lambda: self.qemu.resume(domain.name),
         )
         try:
             _remove_left(monitor)
@@ -90,9 +100,27 @@ class LibvirtLive:
             raise
         return sending
 
+    def abandon(self, name: VmName) -> None:
+        if any(report.name == name and report.state in RUNNING_STATES for report in self.qemu.domains()):
+            _abandon(self._monitor(name))
+
     def _monitor(self, name: VmName) -> QemuMonitor:
+        silent: list[Unanswered] = []
+
         def command(text: str, descriptor: int = -1, /) -> str:
-            with self.qemu.connected() as connection:
+            """What did not answer once is not waited for again."""
+            if silent:
+                raise silent[0]
+            # The thread may be left behind, and whoever gives the file closes it then.
+            given = -1 if descriptor < 0 else os.dup(descriptor)
+            try:
+                return answered(lambda: asked(text, given), _ANSWER_S, where=name)
+            except Unanswered as error:
+                silent.append(error)
+                raise
+
+        def asked(text: str, descriptor: int) -> str:
+            with _closing(descriptor), self.qemu.connected() as connection:
                 domain = connection.lookupByName(name)
                 if descriptor < 0:
                     return str(libvirt_qemu.qemuMonitorCommand(domain, text, 0))
@@ -174,7 +202,6 @@ class _LibvirtSending:
     name: str
     context: VmContext | None
     memory_stream: Stream
-    resume: Callable[[], None]
     _disk: Relay | None = field(init=False, default=None)
     _memory: Relay | None = field(init=False, default=None)
     _cancelled: bool = field(init=False, default=False)
@@ -247,23 +274,13 @@ class _LibvirtSending:
             raise BackendFailed("the memory was not sent to its end", found=self._memory.broken if self._memory else "")
 
     def cancel(self) -> None:
-        """QEMU lets a machine run on whose migration is cancelled; one that was sent whole is resumed."""
         if self._cancelled:
             return
         self._cancelled = True
         try:
-            if self._memory is not None:
-                with contextlib.suppress(BackendFailed):
-                    self.monitor.ask("migrate_cancel")
-                with contextlib.suppress(BackendFailed):
-                    _until(lambda: self.monitor.migration().status in _OVER, _CANCEL_S, "the migration is over")
-                with contextlib.suppress(BackendFailed):
-                    self.monitor.set_capabilities(dict.fromkeys(_CAPABILITIES, False))
-            with contextlib.suppress(BackendFailed):
-                _remove_left(self.monitor)
+            _abandon(self.monitor)
         finally:
             self.close()
-        self.resume()
 
     def close(self) -> None:
         for relay in (self._disk, self._memory):
@@ -292,6 +309,15 @@ class _LibvirtSending:
 
 
 _CAPABILITIES = ("pause-before-switchover", "auto-converge")
+
+
+def _abandon(monitor: QemuMonitor) -> None:
+    """End a migration however far it came. QEMU lets a machine run on that it had stopped itself, but for one that was
+    sent whole; until this, no machine that it stopped before the switchover can be resumed. Raises BackendFailed."""
+    monitor.ask("migrate_cancel")
+    _until(lambda: monitor.migration().status in _OVER, _CANCEL_S, "the migration is over")
+    monitor.set_capabilities(dict.fromkeys(_CAPABILITIES, False))
+    _remove_left(monitor)
 
 
 def _remove_left(monitor: QemuMonitor) -> None:
@@ -334,6 +360,16 @@ def _pair(context: VmContext | None) -> tuple[socket.socket, socket.socket]:
             return socket.socketpair()
     except OSError as error:
         raise BackendFailed("no socket can be made under the label", where=str(context), found=str(error)) from None
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    """Afterwards, where there is one."""
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _until(holds: Callable[[], bool], within_s: float, what: str) -> None:

@@ -2,8 +2,8 @@
 
 libvirt knows what it was asked for, and no domain that somebody else started (`xl create`); libxl starts a domain
 whose label the hypervisor's policy does not know under the label of those without one, and tells only its log. So the
-domains and their labels are read from the hypervisor itself, and looked at again every second: nothing tells of a
-domain that was started past libvirt, or given another label.
+domains, their labels, and whether they are paused are read from the hypervisor itself, and looked at again every
+second: nothing tells of a domain that was started, paused or unpaused past libvirt, or given another label.
 """
 
 import contextlib
@@ -45,12 +45,22 @@ class LibvirtXen(LibvirtDomains):
         return xen_domain_xml(spec)
 
     def observed(self, domain: Any, name: VmName, state: DomainState) -> tuple[DomainState, FlaskContext | None, bool]:
-        """A domain that Xen takes apart, or knows no more, runs no more, whatever libvirt still says."""
-        number, uuid = domain.ID(), domain.UUIDString()
-        for found in self._control.domains():
-            if (found.number, found.uuid) == (number, uuid) and not found.dying:
-                return state, self._context(found), self._control.enforcing()
-        return DomainState.SHUT_OFF, None, True
+        """A domain that Xen takes apart, or knows no more, runs no more, and one that somebody has paused or unpaused
+        past libvirt is what Xen says, whatever libvirt still does."""
+        found = self._known_to_xen(domain)
+        if found is None:
+            return DomainState.SHUT_OFF, None, True
+        return _state_of(found), self._context(found), self._control.enforcing()
+
+    def resume(self, name: VmName) -> None:
+        if self._is_paused(name):
+            super().resume(name)
+            self._bring_to(name, paused=False)
+
+    def suspend(self, name: VmName) -> None:
+        if not self._is_paused(name):
+            super().suspend(name)
+            self._bring_to(name, paused=True)
 
     def write_memory(self, domain: Any, path: str) -> None:
         """In Xen's own format of core dumps, by libxl."""
@@ -86,6 +96,39 @@ class LibvirtXen(LibvirtDomains):
     def listed(self, connection: Any) -> Sequence[Any]:
         return [domain for domain in connection.listAllDomains() if domain.ID() != _DOM0]
 
+    def _known_to_xen(self, domain: Any) -> XenDomain | None:
+        """libvirt's domain as the hypervisor has it; None where it has none, or takes it apart."""
+        wanted = (domain.ID(), domain.UUIDString())
+        return next(
+            (found for found in self._control.domains() if (found.number, found.uuid) == wanted and not found.dying),
+            None,
+        )
+
+    def _found(self, name: VmName) -> XenDomain:
+        with self.connected() as connection:
+            found = self._known_to_xen(connection.lookupByName(name))
+        if found is None:
+            raise BackendFailed("the hypervisor has no such domain", where=name)
+        return found
+
+    def _is_paused(self, name: VmName) -> bool:
+        return self._found(name).paused
+
+    def _bring_to(self, name: VmName, *, paused: bool) -> None:
+        """libvirt does nothing where it believes that it is done. Raises BackendFailed, also where the hypervisor says
+        afterwards that it is not."""
+        found = self._found(name)
+        if found.paused is not paused:
+            (self._control.pause if paused else self._control.unpause)(found.number)
+        if self._is_paused(name) is not paused:
+            raise BackendFailed(
+                "a domain of Xen does not do as it is told",
+                where=name,
+                expected="it stands still" if paused else "it runs",
+                found=f"it is {_state_of(self._found(name))}",
+                remedy=f"See `xl list` for who else pauses or unpauses domain {found.number}.",
+            )
+
     def _strangers(self) -> Sequence[XenDomain]:
         """Domains that libvirt does not know."""
         there = [domain for domain in self._control.domains() if not domain.dying and not self._is_starting(domain)]
@@ -104,7 +147,7 @@ class LibvirtXen(LibvirtDomains):
         return DomainReport(
             name=VmName(f"{_STRANGER}{domain.number}"),
             uuid=domain.uuid,
-            state=DomainState.PAUSED if domain.paused else DomainState.RUNNING,
+            state=_state_of(domain),
             context=self._context(domain),
             interfaces=(),
             disk="",
@@ -128,6 +171,10 @@ class LibvirtXen(LibvirtDomains):
                 if now != self._seen:
                     self._seen = now
                     self._tell()
+
+
+def _state_of(domain: XenDomain) -> DomainState:
+    return DomainState.PAUSED if domain.paused else DomainState.RUNNING
 
 
 def _refuse_sharing(spec: VmSpec, other: DomainReport) -> None:

@@ -190,7 +190,9 @@ class Sending(Protocol):
         ...
 
     def cancel(self) -> None:
-        """It stays: the VM runs again if it was stopped for this, and the streams are closed. Again changes nothing."""
+        """It stays: what is under way ends, and the streams are closed. A domain that was stopped for this may run
+        again by itself, or stand still, and can be resumed from now on; one that stood still before still does. Again
+        changes nothing."""
         ...
 
     def close(self) -> None:
@@ -231,6 +233,11 @@ class LiveMigration(Protocol):
 
     def send(self, domain: DomainReport, *, disk: Stream, memory: Stream) -> Sending:
         """Of a domain that runs. What an earlier attempt left is removed first."""
+        ...
+
+    def abandon(self, name: VmName) -> None:
+        """What an attempt left of which nobody has the `Sending` any more ends, as by `Sending.cancel`. Changes nothing
+        where nothing is left, or there is no such domain. Raises Unanswered too (`answers`)."""
         ...
 
 

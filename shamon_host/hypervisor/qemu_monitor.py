@@ -69,7 +69,10 @@ class QemuMonitor:
         for drive in self._list("query-block"):
             inserted = drive.get("inserted")
             if isinstance(inserted, dict) and inserted.get("file") == path:
-                return str(inserted["node-name"])
+                node = inserted.get("node-name")
+                if not isinstance(node, str):
+                    raise _malformed("query-block", TypeError())
+                return node
         raise BackendFailed("QEMU has no such disk", where=path)
 
     def nodes(self) -> tuple[str, ...]:

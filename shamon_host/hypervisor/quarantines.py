@@ -1,4 +1,5 @@
-"""Quarantines brought about: a VM is taken off its bridges, suspended or destroyed, its memory and disk are kept.
+"""Quarantines brought about: a VM is taken off its bridges, suspended or destroyed, its memory and disk are kept. One
+that is suspended for a peer (`VmManager.suspend`) is held to that here too.
 
 What is wanted is written down first, and everything after that brings the VM to it, from wherever it is: so it does not
 matter where a daemon died. It only narrows, hence no check of the monitor is asked; the end of a quarantine is a start.
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from shamon_host.domain.errors import BackendFailed, BadInput, Refused, ShamonError
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.quarantine import Grade
+from shamon_host.hypervisor.answers import Answers
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.ports import Audit, DomainState, Images
 from shamon_host.hypervisor.told_once import ToldOnce
@@ -43,6 +45,7 @@ class Quarantines:
     states: VmStates
     images: Images
     audit: Audit
+    answers: Answers
     wall_s: Callable[[], float]
     lock: threading.RLock
     measured: Measured = unmeasured
@@ -74,18 +77,27 @@ class Quarantines:
                 self.keep_memory(name)
 
     def enforce(self) -> tuple[VmName, ...]:
-        """Bring every VM in quarantine to what it is to be, but for ports: whoever reconciles them takes them down. One
-        with which that fails does not hold up the others, and the audit log says why. Returns those."""
+        """Bring every VM in quarantine, or suspended for a peer, to what it is to be, but for ports: whoever reconciles
+        them takes them down. One with which that fails does not hold up the others, and the audit log says why. Returns
+        those."""
         failed = []
         for status in self.states.statuses():
-            if status.quarantine is not None and status.quarantine.cuts_off:
+            if status.cut_off or status.suspended_for:
                 try:
-                    self._settle(status.name, status.quarantine, "its quarantine demands it")
+                    self.settle(status.name)
                 except ShamonError as error:
                     self._told.failed("vm.quarantine-failed", status.name, error)
                     failed.append(status.name)
         self._told.over_but_for(failed)
         return tuple(failed)
+
+    def settle(self, name: VmName) -> None:
+        """Bring a VM to what its quarantine, and the peers that it is suspended for, ask for. Raises BackendFailed."""
+        wanted, peers = self.states.quarantine(name), self.states.suspended_for(name)
+        if wanted is not None and wanted.cuts_off:
+            self._settle(name, wanted, "its quarantine demands it")
+        if peers:
+            self._suspend(name, f"it is suspended for {', '.join(sorted(peers))}")
 
     def keep_memory(self, name: VmName) -> None:
         """Write the memory of a VM to a file, if that was asked for and not done; it may take minutes.
@@ -207,9 +219,12 @@ class Quarantines:
             return
         elif wanted.suspends:
             self._suspend(name, why)
-        elif wanted.resumes and domain.state is DomainState.PAUSED and name not in self._writing:
-            self.states.hypervisor.resume(name)
+        elif wanted.resumes and domain.state is DomainState.PAUSED and self._may_go_on(name):
+            self.answers.resume(name)
             self.states.note(name, quarantine=replace(wanted, resumes=False))
+
+    def _may_go_on(self, name: VmName) -> bool:
+        return name not in self._writing and not self.states.suspended_for(name)
 
     def _let_go_of_disk(self, name: VmName, wanted: Quarantine) -> None:
         """The domain is destroyed: its overlay goes, or is moved aside."""
@@ -226,7 +241,7 @@ class Quarantines:
         if domain is not None and domain.state is DomainState.RUNNING:
             if why:
                 self.audit("vm.suspend", name, {"reason": why})
-            self.states.hypervisor.suspend(name)
+            self.answers.suspend(name)
 
     def _write(self, name: VmName, path: str) -> ShamonError | None:
         """What kept the memory from being written."""

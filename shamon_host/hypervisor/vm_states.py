@@ -23,6 +23,9 @@ from shamon_host.hypervisor.vm_spec import guest_cid, tap_devices
 VM_DOCUMENTS = "vm"
 """Kind of the documents in which what is to become of each VM is noted."""
 
+SUSPENDED_FOR = "suspended-for"
+"""Kind of the documents with the peers for which a VM stands still."""
+
 
 class ImageState(StrEnum):
     """How the image that a VM's overlay was made from stands to the pinned one."""
@@ -56,6 +59,8 @@ class VmStatus:
     replacing: str
     """Why it is being replaced; empty when it is not."""
     domain: DomainReport | None
+    suspended_for: tuple[HostName, ...] = ()
+    """The peers that failed, and are not back, for which it stands still."""
     attested: bool | None = None
     """Whether its lease holds; None: it need not be attested."""
 
@@ -89,7 +94,7 @@ class VmStates:
         policy = self.policy()
         reports = {report.name: report for report in self.hypervisor.domains()}
         running = {name for name, report in reports.items() if report.state in RUNNING_STATES}
-        statuses = []
+        statuses, suspended = [], self.all_suspended_for()
         for name in policy.vms_of(self.host):
             document = self._document(name)
             noted = _interfaces_in(document) if name in running else None
@@ -108,6 +113,7 @@ class VmStates:
                     image_sha256=base or "",
                     replacing=str(document.get("replacing", "")),
                     domain=reports.get(name),
+                    suspended_for=tuple(sorted(suspended.get(name, ()))),
                     attested=None if policy.attested(name) is None else self.leases.holds(name),
                 )
             )
@@ -209,6 +215,21 @@ class VmStates:
     def quarantine(self, name: VmName) -> Quarantine | None:
         """The quarantine that the VM is in."""
         return quarantine_in(self._document(name))
+
+    def suspended_for(self, name: VmName) -> frozenset[HostName]:
+        """The peers that failed, and are not back, for which the VM is to stand still."""
+        return _peers_in(self.documents.get(SUSPENDED_FOR, name))
+
+    def all_suspended_for(self) -> dict[VmName, frozenset[HostName]]:
+        """Of every VM of which any are noted, this host's or not."""
+        return {VmName(name): _peers_in(document) for name, document in self.documents.items(SUSPENDED_FOR)}
+
+    def note_suspended_for(self, name: VmName, peers: frozenset[HostName]) -> None:
+        """In place of what was noted."""
+        if peers:
+            self.documents.put(SUSPENDED_FOR, name, {"peers": sorted(peers)})
+        else:
+            self.documents.delete(SUSPENDED_FOR, name)
 
     def overlay_of(self, name: VmName) -> str | None:
         """The digest of the image that the VM's overlay was made from; "" when there is none, None if nobody knows."""
@@ -317,6 +338,12 @@ class VmStates:
 
     def _document(self, name: VmName) -> dict[str, Any]:
         return self.documents.get(VM_DOCUMENTS, name) or {}
+
+
+def _peers_in(document: Mapping[str, Any] | None) -> frozenset[HostName]:
+    """Of one, in documents from before there could be several."""
+    document = document or {"peers": ()}
+    return frozenset(map(HostName, document["peers"] if "peers" in document else (document["peer"],)))
 
 
 def _wanted_in(document: Mapping[str, Any]) -> bool:

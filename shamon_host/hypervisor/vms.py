@@ -17,10 +17,11 @@ from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
 from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
-from shamon_host.domain.labels import FlaskContext, TypeName, VmName
+from shamon_host.domain.labels import FlaskContext, HostName, TypeName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
 from shamon_host.domain.quarantine import Grade
 from shamon_host.domain.results import TpmKind
+from shamon_host.hypervisor.answers import Answers, Unanswered
 from shamon_host.hypervisor.attested_starts import AttestedStarts, file_digest
 from shamon_host.hypervisor.durations import Laps, Measured, unmeasured
 from shamon_host.hypervisor.guest_tpms import GuestTpm
@@ -76,6 +77,7 @@ class VmManager:
     digest: Callable[[str], str] = file_digest
     """Of a file, SHA-256 in hexadecimal. Raises BackendFailed."""
     attested: AttestedStarts = field(init=False)
+    answers: Answers = field(init=False)
     quarantines: Quarantines = field(init=False)
     resisting: frozenset[VmName] = field(default=frozenset(), init=False)
     """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
@@ -89,26 +91,30 @@ class VmManager:
         self.attested = AttestedStarts(
             states=self.states, audit=self.audit, detach_port=self.detach_port, digest=self.digest
         )
+        self.answers = Answers(hypervisor=self.states.hypervisor, audit=self.audit, lock=self._lock)
         self.quarantines = Quarantines(
             states=self.states,
             images=self.images,
             audit=self.audit,
+            answers=self.answers,
             wall_s=self.wall_s,
             lock=self._lock,
             measured=self.measured,
         )
 
-    def start(self, name: VmName, *, release: bool = True) -> DomainReport:
+    def start(self, name: VmName, *, release: bool = True, back: HostName | None = None) -> DomainReport:
         """Start a VM, resume it when it is suspended, release it when it is in quarantine.
 
-        Without `release`, a quarantine that is a note alone stays, and any other one is no start. With it, one is
-        released that was there when this was asked for, and no other. Raises Refused (the monitor, or that, or memory
-        that is still to be kept), NotTrusted (image or label), BackendFailed.
+        Without `release`, a quarantine that is a note alone stays, and any other one is no start; a VM that is
+        suspended for another peer than `back` is there afterwards, and stands still. With it, what was there when this
+        was asked for ends, and nothing else. Raises Refused (the monitor, or that, or memory that is still to be kept),
+        NotTrusted (image or label), BackendFailed.
         """
-        seen = self.states.quarantine(name)
+        seen, seen_for = self.states.quarantine(name), self.states.suspended_for(name)
         self.disks.read_pinned(name)
         with self._lock:
             entry = self.states.entry(name)
+            stays_for = self.states.suspended_for(name) - (seen_for if release else {back})
             self._require_not_moving(name)
             self.quarantines.require_kept(name)
             quarantine = self.states.quarantine(name)
@@ -126,9 +132,14 @@ class VmManager:
             if quarantine is not None and release:
                 self.audit("vm.release", name, {"quarantined": quarantine.reason, "grade": quarantine.grade})
                 self.quarantines.settle_destroyed(name)
+            if release and seen_for:
+                self.audit("vm.release", name, {"suspended_for": sorted(seen_for)})
             running = self.states.find(name)
             if running is None:
-                return self._start_new(entry, fresh=self.states.needs_fresh(name), quarantine=stays)
+                fresh = self.states.needs_fresh(name)
+                self._start_new(entry, fresh=fresh, quarantine=stays, stands_still=bool(stays_for))
+                self.states.note_suspended_for(name, stays_for)
+                return self._report(name)
             self._verify(running)
             self.disks.prepare(name)
             self._require_disks(running)
@@ -137,9 +148,21 @@ class VmManager:
             if released or running.state is DomainState.PAUSED:
                 self.attested.begin_unless_holds(name, anew=released)
             self.attested.ports_down(running)
-            self._hypervisor.resume(name)
+            unanswered = None if stays_for else self._resumed(name)
             self.states.note(name, wanted=True, quarantine=stays)
+            self.states.note_suspended_for(name, stays_for)
+            if unanswered is not None:
+                raise unanswered
             return self._report(name)
+
+    def _resumed(self, name: VmName) -> Unanswered | None:
+        """The error of a machine that has not answered: it may run on by and by, so it counts as one that is to. Raises
+        BackendFailed."""
+        try:
+            self.answers.resume(name)
+        except Unanswered as error:
+            return error
+        return None
 
     def start_incoming(
         self, name: VmName, start: Callable[[VmSpec], DomainReport], *, permit: Callable[[], None]
@@ -201,12 +224,33 @@ class VmManager:
             self._hypervisor.destroy(name)
             self.states.leases.forget(name)
 
-    def suspend(self, name: VmName, reason: str) -> None:
-        """Pause the domain; it is still wanted, and `start` resumes it."""
+    def suspend(self, name: VmName, reason: str, *, peer: HostName | None = None) -> None:
+        """Pause the domain; it is still wanted, and `start` resumes it. `peer`: the one for which it stands still,
+        until `resume_for`, or somebody starts or replaces it, whatever pauses or resumes it meanwhile. Raises
+        BackendFailed, and BadInput for a VM of another host that is to stand still for a peer."""
         with self._lock:
+            if peer is not None:
+                self.states.entry(name)
             self.audit("vm.suspend", name, {"reason": reason})
+            if peer is not None:
+                self.states.note_suspended_for(name, self.states.suspended_for(name) | {peer})
             if self.states.find(name) is not None:
-                self._hypervisor.suspend(name)
+                self.answers.suspend(name)
+
+    def resume_for(self, name: VmName, peer: HostName) -> None:
+        """This peer is back: a VM that stood still for no other one runs again, as by `start`, unless somebody has
+        stopped it or put it in quarantine meanwhile. Raises as that does; then it still stands still for the peer."""
+        with self._lock:
+            peers = self.states.suspended_for(name)
+            domain = self.states.find(name) if name in self.states.wanted() else None
+            if peers == {peer} and domain is not None and domain.state is DomainState.PAUSED:
+                self.start(name, release=False, back=peer)
+            self.states.note_suspended_for(name, self.states.suspended_for(name) - {peer})
+
+    def hold(self, name: VmName) -> None:
+        """A VM that is to stand still, or to be gone, is, whatever let it go on. Raises BackendFailed."""
+        with self._lock:
+            self.quarantines.settle(name)
 
     def quarantine(
         self,
@@ -225,8 +269,9 @@ class VmManager:
         """
         self.quarantines.impose(name, reason, ports_down=ports_down, grade=grade, keep=keep)
 
-    def replace(self, name: VmName, reason: str) -> DomainReport:
-        """Destroy the VM and start a clean one: image verified, fresh overlay, label read back.
+    def replace(self, name: VmName, reason: str, *, in_service: bool = False) -> DomainReport:
+        """Destroy the VM and start a clean one: image verified, fresh overlay, label read back. `in_service`: only one
+        that runs, or should, and is neither suspended nor in quarantine; Refused for any other.
 
         It is destroyed also when no clean one may be started. Raises as `start` does, and Refused where somebody asks
         for something else before the clean one starts. A replacement that is cut short is finished by `finish`, or by
@@ -237,6 +282,8 @@ class VmManager:
             self.states.entry(name)
             self._require_not_moving(name)
             self.quarantines.require_kept(name)
+            if in_service:
+                self._require_in_service(name)
             self.audit("vm.replace", name, {"reason": reason})
             ends = self.states.quarantine(name)
             self.states.note_replacing(name, reason)
@@ -252,6 +299,7 @@ class VmManager:
                 now = self.states.quarantine(name)
                 stays = None if now is None or now.is_same_as(ends) else now  # a note that was made meanwhile
                 report = self._start_new(entry, fresh=True, quarantine=stays, laps=laps)
+                self.states.note_suspended_for(name, frozenset())
             except ShamonError:
                 self.states.note_not_replacing(name)
                 raise
@@ -259,6 +307,19 @@ class VmManager:
         for part, took_ms in {**laps.parts_ms, "connected": laps.total_ms}.items():
             self.measured(f"replacement: {part}", took_ms)
         return report
+
+    def _require_in_service(self, name: VmName) -> None:
+        """A replacement would start it, or end what somebody has put it in. Raises Refused."""
+        quarantine, domain = self.states.quarantine(name), self.states.find(name)
+        why = ""
+        if quarantine is not None:
+            why = f"it is in quarantine: {quarantine.reason}"
+        elif self.states.suspended_for(name) or (domain is not None and domain.state is DomainState.PAUSED):
+            why = "it is suspended"
+        elif domain is None and name not in self.states.wanted():
+            why = "it does not run"
+        if why:
+            raise Refused("the VM is left as it is", where=name, expected="one that runs, or should", found=why)
 
     def _require_replacing(self, name: VmName, reason: str) -> None:
         """Raises Refused where somebody has asked for something else since this replacement began."""
@@ -314,8 +375,8 @@ class VmManager:
     def enforce_labels(self) -> tuple[VmName, ...]:
         """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
         own (it may have been started by hand), and every domain that the policy does not know; bring what is in
-        quarantine back to what that demands. One with which that fails does not hold up the others: it is in the audit
-        log, once, and in `resisting`. Returns what was destroyed."""
+        quarantine, or suspended for a peer, back to what that demands. One with which that fails does not hold up the
+        others: it is in the audit log, once, and in `resisting`. Returns what was destroyed."""
         with self._lock:
             active = self.states.active()
             destroyed, failed = self._destroy_each(active, self._why_not_here)
@@ -430,9 +491,15 @@ class VmManager:
             yield
 
     def _start_new(
-        self, entry: VmEntry, *, fresh: bool, quarantine: Quarantine | None = None, laps: Laps | None = None
+        self,
+        entry: VmEntry,
+        *,
+        fresh: bool,
+        quarantine: Quarantine | None = None,
+        laps: Laps | None = None,
+        stands_still: bool = False,
     ) -> DomainReport:
-        """`quarantine`: the one that it is in from now on, a note alone."""
+        """`quarantine`: the one that it is in from now on, a note alone. `stands_still`: it is not to run yet."""
         name, laps = entry.name, laps or Laps()
         overlay = self.images.overlay(name)
         if overlay is None and not fresh:
@@ -467,7 +534,8 @@ class VmManager:
             self.attested.ports_down(report)
             laps.lap("label read back")
             self.states.note(name, wanted=True, quarantine=quarantine)
-            self._hypervisor.resume(name)
+            if not stands_still:
+                self._hypervisor.resume(name)
         except ShamonError:
             self._hypervisor.destroy(name)
             raise

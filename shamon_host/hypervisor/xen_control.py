@@ -99,6 +99,13 @@ class XenControl:
             )
             first = info.domid + 1
 
+    def pause(self, number: int) -> None:
+        """Of a domain that runs. The hypervisor counts: twice is once too often."""
+        self._checked("xc_domain_pause", ctypes.c_uint32(number))
+
+    def unpause(self, number: int) -> None:
+        self._checked("xc_domain_unpause", ctypes.c_uint32(number))
+
     def context_of(self, sid: int) -> str:
         """The security context that a SID stands for."""
         text = ctypes.create_string_buffer(_CONTEXT_BYTES)

@@ -73,6 +73,8 @@ class MemoryHypervisor:
     """Path → the domain whose memory was written there."""
     waiting: set[VmName] = field(default_factory=set)
     """Domains that wait for the memory of another one."""
+    unfinished: dict[VmName, bool] = field(default_factory=dict)
+    """Domains that QEMU stopped to send what is left of them → whether they ran until then."""
     flask: MemoryFlask | None = None
     """Of a Xen hypervisor; None: QEMU."""
     appliances: Mapping[VmName, Appliance] = field(default_factory=dict)
@@ -111,10 +113,24 @@ class MemoryHypervisor:
     def resume(self, name: VmName) -> None:
         if name in self.waiting:
             raise BackendFailed("the domain waits for its memory", where=name)
+        if name in self.unfinished:
+            raise BackendFailed("Migration is not finalized yet", where=name)
         self._require("unpause", name)
         self._set(name, DomainState.RUNNING)
         if name in self.appliances:
             self.appliances[name].start()
+
+    def stop_for_the_rest(self, name: VmName) -> None:
+        """As QEMU does before the switchover, by itself."""
+        if name not in self.unfinished:
+            self.unfinished[name] = self._find(name).state is DomainState.RUNNING
+            self._set(name, DomainState.PAUSED)
+
+    def end_sending(self, name: VmName, *, whole: bool) -> None:
+        """QEMU lets it run on that it had stopped itself, unless it was sent whole."""
+        ran = self.unfinished.pop(name, False)
+        if ran and not whole:
+            self._set(name, DomainState.RUNNING)
 
     def suspend(self, name: VmName) -> None:
         self._require("pause", name)
@@ -201,6 +217,7 @@ class MemoryHypervisor:
             self._unplug(domain)
         self._domains.clear()
         self.waiting.clear()
+        self.unfinished.clear()
         self._subscribers.clear()
 
     def forget_subscribers(self) -> None:
@@ -210,6 +227,7 @@ class MemoryHypervisor:
     def _end(self, name: VmName) -> None:
         self._unplug(self._domains.pop(name))
         self.waiting.discard(name)
+        self.unfinished.pop(name, None)
         self._notify()
 
     def _require(self, permission: str, name: VmName) -> None:

@@ -57,6 +57,9 @@ class MemoryLive:
         self.sending = MemorySending(live=self, name=name, path=path, disk=disk, memory=memory)
         return self.sending
 
+    def abandon(self, name: VmName) -> None:
+        self.hypervisor.end_sending(name, whole=False)
+
     def _state(self, name: VmName) -> DomainState | None:
         return next((each.state for each in self.hypervisor.domains() if each.name == name), None)
 
@@ -82,22 +85,26 @@ class MemorySending:
         self.looks += 1
         if self.looks < _LOOKS:
             return SendingProgress(state=SendingState.COPYING, disk_bytes=self.looks)
-        self.live.hypervisor.suspend(self.name)
+        self.live.hypervisor.stop_for_the_rest(self.name)
         return SendingProgress(state=SendingState.STOPPED, disk_bytes=self.looks)
 
     def end_disk(self) -> None:
         self._send(self.disk, {"written": self.live.images.overlays[self.path].written})
 
     def end_memory(self) -> None:
-        self._send(self.memory, self.live.hypervisor.guest(self.name).memory())
+        try:
+            self._send(self.memory, self.live.hypervisor.guest(self.name).memory())
+        except BackendFailed:
+            self.live.hypervisor.end_sending(self.name, whole=False)
+            raise
+        self.live.hypervisor.end_sending(self.name, whole=True)
 
     def cancel(self) -> None:
         if self._cancelled:
             return
         self._cancelled = True
         self.close()
-        if self.live._state(self.name) is DomainState.PAUSED:
-            self.live.hypervisor.resume(self.name)
+        self.live.abandon(self.name)
 
     def close(self) -> None:
         self.disk.close()

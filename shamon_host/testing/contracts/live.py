@@ -61,6 +61,11 @@ class _Move:
             assert time.monotonic() < deadline, progress
             time.sleep(_LOOK_S)
 
+    def runs_again(self) -> bool:
+        """Whoever gave it up resumes it; it may run by itself."""
+        self.bench.hypervisor.resume(FIRST)
+        return self.bench.until(lambda: self.domain(FIRST).state is DomainState.RUNNING)
+
     def break_streams(self) -> None:
         for end in self.ends:
             with suppress(OSError):
@@ -117,13 +122,44 @@ class LiveMigrationContract:
     def test_given_up_when_it_was_stopped_it_runs_again(self, move: _Move) -> None:
         move.until(SendingState.STOPPED)
         move.sending.cancel()
-        assert move.bench.until(lambda: move.domain(FIRST).state is DomainState.RUNNING)
+        assert move.runs_again()
 
     def test_given_up_when_all_was_sent_it_runs_again(self, move: _Move) -> None:
         move.until(SendingState.STOPPED)
         _end(move.sending)
         move.sending.cancel()
-        assert move.bench.until(lambda: move.domain(FIRST).state is DomainState.RUNNING)
+        assert move.domain(FIRST).state is DomainState.PAUSED
+        assert move.runs_again()
+
+    def test_given_up_one_that_was_suspended_meanwhile_stands_still(self, move: _Move) -> None:
+        move.bench.hypervisor.suspend(FIRST)
+        move.until(SendingState.STOPPED)
+        move.sending.cancel()
+        assert move.domain(FIRST).state is DomainState.PAUSED
+        assert move.runs_again()
+
+    @pytest.mark.parametrize("far", ["copied", "stopped", "sent"])
+    def test_one_that_whoever_sent_it_has_left_runs_again(self, move: _Move, far: str) -> None:
+        """However far it came, and whether its streams are there: nobody has the `Sending` any more."""
+        if far != "copied":
+            move.until(SendingState.STOPPED)
+        if far == "sent":
+            _end(move.sending)
+        move.sending.close()
+        for _ in range(2):
+            move.bench.live.abandon(FIRST)
+        assert move.runs_again()
+
+    def test_nothing_is_left_of_what_was_never_sent(self, bench: LiveBench) -> None:
+        bench.live.abandon(FIRST)
+        bench.hypervisor.start_paused(bench.spec(FIRST, number=1))
+        for call, state in (
+            (bench.hypervisor.resume, DomainState.RUNNING),
+            (bench.hypervisor.suspend, DomainState.PAUSED),
+        ):
+            call(FIRST)
+            bench.live.abandon(FIRST)
+            assert [report.state for report in bench.hypervisor.domains()] == [state]
 
     def test_what_did_not_come_whole_is_not_taken(self, move: _Move) -> None:
         move.until(SendingState.STOPPED)
@@ -133,7 +169,7 @@ class LiveMigrationContract:
         with pytest.raises(BackendFailed):
             _end(move.sending)
         move.sending.cancel()
-        assert move.bench.until(lambda: move.domain(FIRST).state is DomainState.RUNNING)
+        assert move.runs_again()
 
     def test_what_an_attempt_left_is_no_hindrance(self, move: _Move) -> None:
         """Once given up, it can be sent anew."""

@@ -8,7 +8,7 @@ import pytest
 
 from shamon_host.cli.api_client import ApiClient
 from shamon_host.cli.main import main
-from shamon_host.domain.errors import BackendFailed, NotTrusted, ShamonError
+from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 
 OLD, NEW = "0" * 64, "f" * 64
 
@@ -20,7 +20,9 @@ class Daemon:
         self.image_is_there = True
         self.fails: dict[str, ShamonError] = {}
         self.asked: list[tuple[str, Any]] = []
-        self.vms = {
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What somebody else does before a VM is replaced."""
+        self.vms: dict[str, dict[str, Any]] = {
             name: {
                 "name": name,
                 "image": image,
@@ -29,6 +31,7 @@ class Daemon:
                 "state": state,
                 "wanted": wanted,
                 "quarantine": quarantine,
+                "suspended_for": [],
                 "replacing": "",
             }
             for name, image, sha256, state, wanted, quarantine in (
@@ -55,7 +58,12 @@ class Daemon:
                     raise NotTrusted("the clean image is not the pinned one", where=name)
                 return {"name": name, "sha256": NEW}
             case "POST", ["v1", "vms", name, "replace"]:
-                self.asked.append((name, json.loads(body or "")["reason"]))
+                fields = json.loads(body or "")
+                self.asked.append((name, fields["reason"]))
+                self.meanwhile()
+                vm = self.vms[name]
+                if fields["in_service"] and (vm["quarantine"] or vm["state"] == "paused" or vm["suspended_for"]):
+                    raise Refused("the VM is not in service", where=name)
                 if name in self.fails:
                     self.vms[name] |= {"state": "absent"}
                     raise self.fails[name]
@@ -123,6 +131,30 @@ def test_it_stops_at_the_first_that_fails_and_goes_on_when_it_is_run_again(
     del daemon.fails["c"]
     assert shamon("image", "roll", "app")[0] == 0
     assert daemon.replaced == ["a", "c", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"quarantine": {"grade": "suspend"}, "state": "paused", "wanted": False}, "in quarantine"),
+        ({"state": "paused"}, "suspended"),
+        ({"state": "absent", "suspended_for": ["beta"]}, "suspended"),
+    ],
+    ids=["quarantine", "suspended", "ended while it was suspended"],
+)
+def test_what_changed_while_others_were_replaced_is_left_too(
+    daemon: Daemon, shamon: Callable[..., tuple[int, str, str]], change: dict[str, Any], words: str
+) -> None:
+    daemon.meanwhile = lambda: daemon.vms["c"].update(change)
+    code, out, _ = shamon("image", "roll", "app")
+    assert (code, daemon.replaced) == (0, ["a", "c", "d"])
+    assert {name: vm["image_sha256"] for name, vm in daemon.vms.items() if name in ("a", "c", "d")} == {
+        "a": NEW,
+        "c": "",
+        "d": NEW,
+    }
+    assert f"c: left as it is, {words}" in out
+    assert out.splitlines()[-1] == "app: 2 replaced"
 
 
 def test_as_one_value(daemon: Daemon, shamon: Callable[..., tuple[int, str, str]]) -> None:

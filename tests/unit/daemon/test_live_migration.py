@@ -2,13 +2,19 @@
 when."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from shamon_host.daemon.store import Store
+from shamon_host.daemon.suspension import Suspension
 from shamon_host.domain.errors import BackendFailed, Unreachable
-from shamon_host.domain.labels import HostName, VmName
+from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.hypervisor.answers import Unanswered
+from shamon_host.hypervisor.durations import Laps
+from shamon_host.hypervisor.ports import DomainState
 from shamon_host.links.model import PASSAGE_SESSION
 from shamon_host.peer.wire import VM_ABORT, VM_ACCEPT, VM_HAND, VM_JOIN, VM_PATHS, VM_RECEIVE
 from shamon_host.testing.memory_host import MemoryHost
@@ -27,6 +33,7 @@ from tests.unit.daemon.test_migration import (
     runs,
     where,
 )
+from tests.unit.daemon.test_reactions import AT_ONCE, SUSPEND
 
 KEEP = (ON_FAILURE, 'on_failure = "keep"')
 PARTS = ["attested", "prepared", "copied", "disk ended", "memory ended", "accepted", "given", "taken"]
@@ -394,6 +401,21 @@ def test_a_copy_that_fails_leaves_it_running() -> None:
     play(test, MOVES)
 
 
+def test_what_this_program_did_not_expect_of_a_machine_ends_its_move_alone() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        def send(*_arguments: Any, **_named: Any) -> Any:
+            raise KeyError("node-name")
+
+        live_of(world.alpha).send = send  # type: ignore[method-assign]
+        await refused(world, "beta", "KeyError: 'node-name'")
+        assert any("KeyError" in detail["reason"] for detail in records(world.alpha, "vm.stays"))
+        assert world.alpha.failure() is None
+
+    play(test, MOVES, KEEP)
+
+
 def test_a_lease_that_ends_amid_the_copy_ends_the_move() -> None:
     """Nothing is given up by anybody else: the other host forgets it by itself."""
 
@@ -574,3 +596,251 @@ def test_the_other_host_is_told_before_what_is_left_is_destroyed() -> None:
         assert not records(world.gamma, "peer.suspend")
 
     play(test, MOVES)
+
+
+# Somebody wants something else of it meanwhile
+
+
+def slowly(world: DaemonWorld) -> None:
+    """It is copied for many looks."""
+    send = live_of(world.alpha).send
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        sending: Any = send(*arguments, **named)
+        sending.looks = -1000
+        return sending
+
+    live_of(world.alpha).send = slow  # type: ignore[method-assign]
+
+
+async def copying(world: DaemonWorld) -> None:
+    """web is copied to beta."""
+    slowly(world)
+    await world.alpha.ask("vm", "migrate", "web", "beta", "--live")
+
+    async def begun() -> bool:
+        return live_of(world.alpha).sending is not None
+
+    await world.until(begun, within_s=60, what="web is copied")
+    assert runs(world.alpha)
+
+
+def gamma_failed(world: DaemonWorld) -> None:
+    """As alpha is told of it."""
+    event = Suspension(peer=GAMMA, carried=frozenset({TypeName("acme/red")}), definite=True, reason="software fail")
+    daemon(world.alpha).reactions.suspended(event)
+
+
+def watch_runs(world: DaemonWorld) -> list[str]:
+    """Whenever alpha's hypervisor lets it run from now on, by itself too."""
+    ran: list[str] = []
+    let_run = world.alpha.hypervisor._set
+
+    def noted(name: VmName, state: DomainState) -> None:
+        if state is DomainState.RUNNING:
+            ran.append(name)
+        let_run(name, state)
+
+    world.alpha.hypervisor._set = noted  # type: ignore[method-assign]
+    return ran
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_vm_that_is_suspended_for_a_peer_amid_its_move_stays_and_stands_still(*, fails: bool) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await copying(world)
+        ran = watch_runs(world)
+        gamma_failed(world)
+        if fails:
+            sending: Any = live_of(world.alpha).sending
+            sending.fails = "the disk is full"
+        answer = await ended(world, world.alpha)
+        assert ("the disk is full" if fails else "it is suspended for gamma") in str(answer["error"])
+        await asyncio.sleep(30.0)
+        assert (where(world), owner(world.alpha), runs(world.alpha), ran) == (["alpha"], "alpha", False, [])
+        assert records(world.alpha, "vm.suspend", "web")
+        assert nothing_is_left(world)
+        daemon(world.alpha).reactions.admitted(GAMMA)
+        await asyncio.sleep(1.0)
+        assert runs(world.alpha)
+        assert is_whole(world.alpha)
+
+    play(test, MOVES, SUSPEND, AT_ONCE)
+
+
+def test_a_quarantine_amid_a_move_ends_it_and_it_never_runs() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await copying(world)
+        ran = watch_runs(world)
+        assert (await world.alpha.ask("vm", "quarantine", "web")).exit_code == 0
+        answer = await ended(world, world.alpha)
+        assert "it is in quarantine" in str(answer["error"])
+        await asyncio.sleep(30.0)
+        assert (where(world), runs(world.alpha), ran) == (["alpha"], False, [])
+        assert nothing_is_left(world)
+
+    play(test, MOVES, KEEP)
+
+
+@pytest.mark.parametrize("what", ["quarantine", "suspended"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_comes_while_it_stands_still_for_the_rest_holds(what: str, *, fails: bool) -> None:
+    """Where the rest cannot be sent, QEMU lets it run by itself: it stands still again at once."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+
+        async def tap(request: Request, deliver: Deliver) -> bytes:
+            if request.path == VM_ACCEPT and not fails:
+                await asked()
+            return await deliver(request)
+
+        async def asked() -> None:
+            assert not runs(world.alpha)
+            if what == "quarantine":
+                assert (await world.alpha.ask("vm", "quarantine", "web")).exit_code == 0
+            else:
+                gamma_failed(world)
+                await asyncio.sleep(1.0)
+
+        world.network.tap = tap
+        ended_live = daemon(world.alpha).departures.live.ended
+
+        async def broken(vm: VmName, laps: Laps) -> None:
+            if not fails:
+                return await ended_live(vm, laps)
+            await asked()
+            raise BackendFailed("the rest was not sent")
+
+        daemon(world.alpha).departures.live.ended = broken  # type: ignore[method-assign]
+        answer = await migrate_live(world, world.alpha, "beta")
+        assert "error" in answer
+        assert not runs(world.alpha)
+        await asyncio.sleep(30.0)
+        assert (where(world), owner(world.alpha), runs(world.alpha)) == (["alpha"], "alpha", False)
+        assert nothing_is_left(world)
+
+    play(test, MOVES, SUSPEND, AT_ONCE)
+
+
+# The daemon that sent it dies
+
+
+async def dead_when_it_stands_still(world: DaemonWorld) -> None:
+    died = asyncio.Event()
+
+    async def dies(vm: VmName, laps: Laps) -> None:
+        world.alpha.sever()
+        died.set()
+        await asyncio.Event().wait()
+
+    daemon(world.alpha).departures.live.ended = dies  # type: ignore[method-assign]
+    await world.alpha.ask("vm", "migrate", "web", "beta", "--live")
+    await died.wait()
+    await world.alpha.kill_daemon()
+    assert not runs(world.alpha)
+    with pytest.raises(BackendFailed, match="not finalized"):
+        world.alpha.hypervisor.resume(WEB)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 4])
+def test_one_that_a_dead_daemon_left_standing_still_runs_on(failures: int) -> None:
+    """QEMU resumes nothing whose migration is not over; what the hypervisor does not do is tried again."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await dead_when_it_stands_still(world)
+        abandon, asked = live_of(world.alpha).abandon, 0
+
+        def failing(name: VmName) -> None:
+            nonlocal asked
+            asked += 1
+            if asked <= failures:
+                raise BackendFailed("libvirtd does not answer")
+            abandon(name)
+
+        live_of(world.alpha).abandon = failing  # type: ignore[method-assign]
+        await world.alpha.start_daemon()
+        await world.admitted("alpha", "beta")
+        await asyncio.sleep(5.0 + 10.0 * failures)
+        assert runs(world.alpha)
+        assert is_whole(world.alpha)
+        reasons = [detail["reason"] for detail in records(world.alpha, "vm.not-restored", "web")]
+        assert len(reasons) == min(failures, 1), reasons
+        await asyncio.sleep(60.0)
+        assert nothing_is_left(world)
+        assert (await migrate_live(world, world.alpha, "beta"))["step"] == "it is running"
+
+    play(test, MOVES, KEEP)
+
+
+def test_a_machine_that_does_not_answer_when_it_is_given_up_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is lost, its disk is not, and nothing is held meanwhile."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await copying(world)
+        vms, held = daemon(world.alpha).own.vms, []
+
+        def silent(_name: VmName = WEB) -> None:
+            with ThreadPoolExecutor(1) as another:  # which would wait for a lock that is held here
+                held.append(another.submit(vms.hold, WEB).exception(timeout=10))
+            raise Unanswered("the machine does not answer its monitor")
+
+        sending: Any = live_of(world.alpha).sending
+        sending.cancel = silent
+        sending.fails = "it does not answer"
+        monkeypatch.setattr(live_of(world.alpha), "abandon", silent)
+        await ended(world, world.alpha)
+        assert held == [None, None]
+        assert runs(world.alpha)
+        assert world.alpha.hypervisor.guest("web").note == ""
+        assert world.alpha.images.overlays["/overlays/web.qcow2"].written == "on disk"
+        assert "does not answer" in records(world.alpha, "vm.stop", "web")[-1]["reason"]
+
+    play(test, MOVES, KEEP)
+
+
+def test_while_it_is_still_to_run_again_it_does_not_move_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the other host has long heard that nothing comes of the first move."""
+
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await dead_when_it_stands_still(world)
+
+        def failing(_name: VmName) -> None:
+            raise BackendFailed("libvirtd does not answer")
+
+        monkeypatch.setattr(live_of(world.alpha), "abandon", failing)
+        await world.alpha.start_daemon()
+        await world.admitted("alpha", "beta")
+        await asyncio.sleep(60.0)
+        assert not daemon(world.beta).store.items("vm-arrival")
+        assert "error" in await migrate(world, world.alpha, "beta")
+        monkeypatch.undo()
+        await world.alpha.kill_daemon()
+        await world.alpha.start_daemon()
+        await asyncio.sleep(5.0)
+        assert runs(world.alpha)
+        assert is_whole(world.alpha)
+        assert nothing_is_left(world)
+
+    play(test, MOVES, KEEP)
+
+
+def test_one_that_is_suspended_and_that_a_dead_daemon_left_stands_still() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await running(world)
+        await dead_when_it_stands_still(world)
+        Store(world.alpha._database).put("suspended-for", WEB, {"peers": [GAMMA]})
+        await world.alpha.start_daemon()
+        await asyncio.sleep(5.0)
+        assert not runs(world.alpha)
+        daemon(world.alpha).reactions.admitted(GAMMA)
+        await asyncio.sleep(1.0)
+        assert runs(world.alpha)
+        assert is_whole(world.alpha)
+
+    play(test, MOVES, SUSPEND, AT_ONCE)

@@ -19,7 +19,7 @@ from tests.unit.daemon.test_migration import KINDS, MOVES, live_of, owner, runs,
 WEB = VmName("web")
 _ACTS = {
     "hypervisor": ("start_paused", "resume", "suspend", "destroy"),
-    "live": ("start_incoming", "receive", "send"),
+    "live": ("start_incoming", "receive", "send", "abandon"),
     "images": (
         "outgoing",
         "read",

@@ -7,8 +7,9 @@ import pytest
 
 from shamon_host.daemon.failure_actions import PendingAction
 from shamon_host.daemon.policy_versions import PolicyRecord
+from shamon_host.daemon.suspension import Suspension
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.labels import VmName
+from shamon_host.domain.labels import HostName, TypeName, VmName
 from shamon_host.domain.policy import FailureAction, Policy
 from shamon_host.domain.policy_form import with_digest
 from shamon_host.hypervisor.vm_states import VmStates
@@ -20,7 +21,7 @@ from tests.unit.daemon.signed_world import SignedWorld, envelope, play_signed, s
 SUSPEND = (ON_FAILURE, 'on_failure = "suspend"')
 AT_ONCE = ("action_delay_s = 15.0", "action_delay_s = 0.0")
 DELAY_S = 15.0
-DB = VmName("db")
+WEB, DB = VmName("web"), VmName("db")
 
 
 def without_db(policy: Policy) -> Policy:
@@ -110,6 +111,91 @@ def test_suspended_vms_go_on_when_the_peer_passes_again() -> None:
         assert vm_state(world, "web") == "running"
         assert not records(world.alpha, "vm.replace")
         await world.until(world.web_reaches_db, within_s=30, what="web reaches db again")
+
+    play(test, SUSPEND, AT_ONCE)
+
+
+def failed(world: DaemonWorld, peer: HostName) -> None:
+    """As alpha is told of it."""
+    event = Suspension(peer=peer, carried=frozenset({TypeName("acme/red")}), definite=True, reason="software fail")
+    daemon(world.alpha).reactions.suspended(event)
+
+
+def test_one_peer_that_is_back_takes_nothing_from_what_another_one_did() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        await world.start("alpha", "web")
+        for peer in (GAMMA, BETA):
+            failed(world, peer)
+            await world.wait(1)
+            assert vm_state(world, "web") == "paused"
+        assert not daemon(world.alpha).reactions.pending
+        for peer, after in ((GAMMA, "paused"), (BETA, "running")):
+            daemon(world.alpha).reactions.admitted(peer)
+            await world.wait(1)
+            assert vm_state(world, "web") == after, peer
+
+    play(test, SUSPEND, AT_ONCE)
+
+
+def test_an_action_that_comes_due_while_the_vm_stands_still_for_something_else_holds() -> None:
+    """Between `start_paused` and `resume` of a start, or while it is stopped to be moved."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        await world.start("alpha", "web")
+        world.alpha.hypervisor.suspend(WEB)
+        failed(world, GAMMA)
+        await world.wait(1)
+        world.alpha.hypervisor.resume(WEB)
+        await world.wait(1)
+        assert vm_state(world, "web") == "paused"
+        daemon(world.alpha).reactions.admitted(GAMMA)
+        await world.wait(1)
+        assert vm_state(world, "web") == "running"
+
+    play(test, SUSPEND, AT_ONCE)
+
+
+@pytest.mark.parametrize("boots", [False, True], ids=["restart", "boot"])
+def test_what_is_suspended_stands_still_in_the_next_run_too(monkeypatch: pytest.MonkeyPatch, *, boots: bool) -> None:
+    """It is there after a boot, but does not run before the peer is back."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        await world.start("alpha", "web")
+        failed(world, GAMMA)
+        await world.wait(1)
+        if boots:
+            ran: list[VmName] = []
+            with monkeypatch.context() as patch:
+                patch.setattr(world.alpha.hypervisor, "resume", ran.append)
+                await world.alpha.boot()
+            assert ran == []
+        else:
+            await world.alpha.kill_daemon()
+            world.alpha.hypervisor.resume(WEB)  # nobody looks
+            await world.alpha.start_daemon()
+        await world.wait(1)
+        assert vm_state(world, "web") == "paused"
+        daemon(world.alpha).reactions.admitted(GAMMA)
+        await world.wait(1)
+        assert vm_state(world, "web") == "running"
+
+    play(test, SUSPEND, AT_ONCE)
+
+
+def test_an_operator_may_let_it_go_on() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.boot("alpha")
+        await world.start("alpha", "web")
+        failed(world, GAMMA)
+        await world.wait(1)
+        await world.start("alpha", "web")
+        assert records(world.alpha, "vm.release", "web") == [{"suspended_for": ["gamma"]}]
+        daemon(world.alpha).watchers.domains_changed()
+        await world.wait(1)
+        assert vm_state(world, "web") == "running"
 
     play(test, SUSPEND, AT_ONCE)
 
@@ -314,9 +400,9 @@ def test_a_vm_that_was_suspended_for_a_peer_and_is_removed_is_not_resumed() -> N
         await world.wait(5)
         store, reactions = daemon(world.beta).store, daemon(world.beta).reactions
         entry = store.get("suspended-for", DB)
-        assert entry == {"peer": "alpha"}
+        assert entry == {"peers": ["alpha"]}
         await daemon(world.beta).changes.switch.to(PolicyRecord(policy=without_db(first)))
-        await reactions._resume([DB])
+        await reactions._resume([DB], ALPHA)
         assert store.get("suspended-for", DB) is None
         await reactions._suspend(DB, ALPHA, "too late")
         assert store.get("suspended-for", DB) is None
@@ -341,7 +427,7 @@ def test_a_vm_that_goes_away_while_its_status_is_asked_for_ends_nothing(monkeypa
         assert item not in reactions.pending
         assert store.get("suspended-for", DB) is None
         store.put("suspended-for", DB, {"peer": ALPHA})
-        await reactions._resume([DB])
+        await reactions._resume([DB], ALPHA)
         assert store.get("suspended-for", DB) is None
 
     play(test)

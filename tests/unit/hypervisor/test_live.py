@@ -64,21 +64,33 @@ def test_what_qemu_answers() -> None:
 
 
 _NAMES = ["return", "error", "desc", "id", "status", "inserted", "file", "node-name", "ram", "transferred"]
+_PATH = "/overlays/web.qcow2"
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just(_PATH),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES) | st.text(max_size=4), inner),
     max_leaves=12,
 )
 
 
-@given(_JSON | st.builds(lambda inner: {"return": inner}, _JSON) | st.text())
+_DRIVES = st.builds(
+    lambda inserted: {"return": [{"inserted": inserted}]},
+    st.fixed_dictionaries({"file": st.just(_PATH)}, optional={"node-name": _JSON}),
+)
+
+
+@given(_JSON | st.builds(lambda inner: {"return": inner}, _JSON) | _DRIVES | st.text())
 def test_whatever_a_machine_answers_is_an_error_of_ours_at_worst(answer: object) -> None:
     asked = monitor(answer)
-    for question in (asked.jobs, asked.migration, asked.nodes, lambda: asked.node_of("/overlays/web.qcow2")):
+    for question in (asked.jobs, asked.migration, asked.nodes, lambda: asked.node_of(_PATH)):
         try:
             question()
         except BackendFailed:
             continue
+
+
+def test_a_drive_without_a_node_is_none() -> None:
+    with pytest.raises(BackendFailed, match="cannot be understood"):
+        monitor({"return": [{"inserted": {"file": _PATH}}]}).node_of(_PATH)
 
 
 def test_an_answer_without_end_is_not_read() -> None:

@@ -12,7 +12,7 @@ from shamon_host.hypervisor.ports import DomainState
 from shamon_host.hypervisor.quarantines import Keep
 from shamon_host.hypervisor.vm_quarantine import Memory, Quarantine, moment, quarantine_in
 from shamon_host.hypervisor.vm_states import ImageState
-from tests.unit.hypervisor.vm_world import RED, SHOP, WEB, VmWorld
+from tests.unit.hypervisor.vm_world import BETA, RED, SHOP, WEB, VmWorld
 
 BOTH = Keep(memory=True, disk=True)
 CUTTING = [Grade.PORTS_DOWN, Grade.SUSPEND, Grade.DESTROY]
@@ -324,6 +324,25 @@ class TestKeep:
         _quarantine(world, keep=Keep(memory=True))
         world.vms.enforce_labels()
         assert world.state(WEB) is DomainState.PAUSED
+
+    def test_one_that_a_peer_fails_for_meanwhile_does_not_go_on(
+        self, world: VmWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _policy(world, Grade.PORTS_DOWN)
+        _started(world)
+        dump = world.hypervisor.dump_memory
+
+        def dump_memory(name: VmName, path: str) -> None:
+            world.vms.suspend(WEB, "its peer failed", peer=BETA)
+            dump(name, path)
+
+        monkeypatch.setattr(world.hypervisor, "dump_memory", dump_memory)
+        _quarantine(world, keep=Keep(memory=True))
+        world.vms.enforce_labels()
+        assert world.state(WEB) is DomainState.PAUSED
+        world.vms.resume_for(WEB, BETA)
+        world.vms.enforce_labels()
+        assert world.state(WEB) is DomainState.RUNNING
 
     @pytest.mark.parametrize("grade", CUTTING)
     def test_memory_that_cannot_be_written_holds_everything_else_up(

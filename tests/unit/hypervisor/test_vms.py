@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
-from shamon_host.domain.labels import SelinuxContext, VmName
+from shamon_host.domain.labels import HostName, SelinuxContext, VmName
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.domain.quarantine import Grade
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface, VmSpec
@@ -15,6 +15,7 @@ from shamon_host.testing.images import sha256_of
 from tests.unit.hypervisor.vm_world import (
     ADDRESSES,
     ALPHA,
+    BETA,
     BLUE,
     DB,
     GATE,
@@ -28,6 +29,7 @@ from tests.unit.hypervisor.vm_world import (
     context_of,
 )
 
+GAMMA = HostName("gamma")
 WRONG = SelinuxContext(user="system_u", role="system_r", type="svirt_t", categories=frozenset({1, 2}))
 
 
@@ -336,6 +338,59 @@ class TestStopAndSuspend:
             world.vms.start(WEB)
         assert world.state(WEB) is DomainState.PAUSED
 
+    def test_one_that_is_suspended_for_peers_goes_on_when_all_are_back(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        for peer in (BETA, GAMMA):
+            world.vms.suspend(WEB, "its peer failed", peer=peer)
+        world.vms.resume_for(WEB, BETA)
+        assert world.state(WEB) is DomainState.PAUSED
+        world.vms.resume_for(WEB, BETA)
+        world.vms.resume_for(WEB, GAMMA)
+        assert world.state(WEB) is DomainState.RUNNING
+        assert not world.vms.states.all_suspended_for()
+
+    def test_whoever_resumes_it_it_is_suspended_again(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "its peer failed", peer=BETA)
+        world.hypervisor.resume(WEB)
+        assert world.vms.enforce_labels() == ()
+        assert world.state(WEB) is DomainState.PAUSED
+
+    def test_no_start_but_one_that_somebody_asks_for_lets_it_go_on(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "its peer failed", peer=BETA)
+        assert world.vms.start(WEB, release=False).state is DomainState.PAUSED
+        world.reboot()
+        assert world.vms.start(WEB, release=False).state is DomainState.PAUSED
+        assert world.vms.start(WEB).state is DomainState.RUNNING
+        assert world.vms.enforce_labels() == ()
+        assert world.state(WEB) is DomainState.RUNNING
+
+    def test_a_resumption_that_is_refused_leaves_it_suspended_for_the_peer(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "its peer failed", peer=BETA)
+        before = world.policy
+        red = replace(world.policy.hosts[ALPHA], types=frozenset({BLUE}))
+        world.policy = replace(world.policy, hosts={**world.policy.hosts, ALPHA: red})
+        with pytest.raises(Refused, match="management-label"):
+            world.vms.resume_for(WEB, BETA)
+        world.policy = before
+        assert world.vms.states.suspended_for(WEB) == {BETA}
+        world.vms.resume_for(WEB, BETA)
+        assert world.state(WEB) is DomainState.RUNNING
+
+    def test_a_clean_one_is_suspended_for_nobody(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.vms.suspend(WEB, "its peer failed", peer=BETA)
+        assert world.vms.replace(WEB, "somebody asked").state is DomainState.RUNNING
+        assert not world.vms.states.all_suspended_for()
+
+    def test_what_an_earlier_version_noted_counts(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.documents.put("suspended-for", WEB, {"peer": BETA})
+        world.vms.enforce_labels()
+        assert world.state(WEB) is DomainState.PAUSED
+
     def test_suspend_of_what_does_not_run(self, world: VmWorld) -> None:
         world.vms.suspend(WEB, "a test")
         assert world.domain(WEB) is None
@@ -409,6 +464,33 @@ class TestReplace:
         with pytest.raises(NotTrusted, match="pinned"):
             world.vms.replace(WEB, "a test")
         assert world.domain(WEB) is None
+
+    @pytest.mark.parametrize("became", ["quarantined", "noted", "suspended", "ended", "stopped"])
+    def test_only_one_that_is_in_service(self, world: VmWorld, became: str) -> None:
+        world.vms.start(WEB)
+        world.write_marker(WEB, "mine")
+        if became == "stopped":
+            world.vms.stop(WEB)
+        elif became == "suspended":
+            world.vms.suspend(WEB, "its peer failed")
+        elif became == "ended":
+            world.vms.suspend(WEB, "its peer failed", peer=BETA)
+            world.hypervisor.crash(WEB)
+        else:
+            if became == "noted":
+                entry = replace(world.policy.vms[WEB], quarantine=Grade.NOTE)
+                world.policy = replace(world.policy, vms={**world.policy.vms, WEB: entry})
+            world.vms.quarantine(WEB, "odd", ports_down=world.hub.detach)
+        before = world.status(WEB)
+        with pytest.raises(Refused, match="left as it is"):
+            world.vms.replace(WEB, "its image is rolled", in_service=True)
+        assert (world.status(WEB), world.marker(WEB)) == (before, "mine")
+        assert "vm.replace" not in world.kinds(WEB)
+
+    def test_one_in_service_that_does_not_run_is_replaced(self, world: VmWorld) -> None:
+        world.vms.start(WEB)
+        world.hypervisor.crash(WEB)
+        assert world.vms.replace(WEB, "its image is rolled", in_service=True).state is DomainState.RUNNING
 
     def test_refused_replacement_leaves_nothing_running(self, world: VmWorld) -> None:
         world.vms.start(WEB)

@@ -1,6 +1,5 @@
-"""The story on two hosts with Xen whose links are held by VMs of their own; then what the hypervisor's own policy is
-for: a policy that somebody swaps, domains that somebody starts or relabels. And the story on hosts of both kinds that
-hold their links themselves.
+"""The story on hosts with Xen, and on hosts of both kinds; then what the hypervisor's own policy is for: a policy that
+somebody swaps, domains that somebody starts or relabels.
 """
 
 import json
@@ -15,7 +14,6 @@ from shamon_host.domain.policy import HypervisorKind
 from shamon_host.domain.policy_file import parse_policy
 from shamon_host.interchange.flask import flask_source
 from shamon_host.testing.story_report import StoryReport
-from tests.integration.daemon.mac_vm_proofs import MacVmProofs
 from tests.integration.lab.host import LabHost
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_pair import RED, LinkPair
@@ -51,10 +49,10 @@ def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> No
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[Lab, StoryReport]]:
-    yield from told_on([XEN], mac_vms=True)
+    yield from told_on([XEN])
 
 
-def test_the_story_on_xen_with_mac_vms(told: tuple[Lab, StoryReport]) -> None:
+def test_the_story_on_xen(told: tuple[Lab, StoryReport]) -> None:
     _check(told[1])
 
 
@@ -86,23 +84,13 @@ class Attacked:
 
 
 @pytest.fixture(scope="module")
-def pair(told: tuple[Lab, StoryReport]) -> LinkPair:
+def attacked(told: tuple[Lab, StoryReport]) -> Attacked:
     lab, report = told
     if not report.ok:
         pytest.skip("the story did not come to its end")
     pair = LinkPair(lab)
     pair.start([RED])
-    return pair
-
-
-@pytest.fixture(scope="module")
-def attacked(pair: LinkPair) -> Attacked:
     return Attacked(pair)
-
-
-@pytest.mark.full
-class TestTheMacVm(MacVmProofs):
-    """On Xen."""
 
 
 @pytest.mark.full

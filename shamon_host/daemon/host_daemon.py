@@ -477,9 +477,10 @@ class HostDaemon:
 
     async def _start_vms(self, arrived: Sequence[VmName], stay: Sequence[VmName], *, is_new: bool) -> None:
         """What should run and does not, what came, or was to go, when the last daemon ended, and what was begun.
-        `is_new`: nothing was started in this boot."""
+        `is_new`: nothing was started in this boot, but by people while the MAC VM was waited for, and that clean where
+        it has to be (`replace_at_start`)."""
         if is_new:
-            await self._restore_vms()
+            await self._restore_vms(missing_only=self.own.mac_vm is not None)
         if arrived:
             self.background.spawn(self._start_arrived(arrived), "VMs that came from other hosts")
         for vm in stay:

@@ -463,6 +463,18 @@ def test_the_daemon_is_ready_before_its_mac_vm(monkeypatch: pytest.MonkeyPatch) 
     play(test, mac_vms=True)
 
 
+def test_what_people_start_before_the_vms_behind_the_mac_vm_is_not_started_twice() -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        alpha = daemon(world.alpha)
+        assert alpha.own.session.replaces_vms
+        await alpha._start_vms((), (), is_new=True)
+        assert records(world.alpha, "vm.replace", "web") == []
+        assert await reaches(world)
+
+    play(test, mac_vms=True)
+
+
 def test_the_unit_waits_for_as_long_as_a_start_may_take() -> None:
     unit = resources.files(systemd).joinpath("shamon.service").read_text()
     (limit_s,) = re.findall(r"^TimeoutStartSec=(\d+)$", unit, re.MULTILINE)

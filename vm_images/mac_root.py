@@ -1,5 +1,6 @@
 """What lies in the root of the MAC VM: Python with what the link agent uses of its library, the links' part of this
-project, nft, and the shared libraries of both, all taken from the host image's base root.
+project and what answers the host of an attested VM, nft, and the shared libraries of both, all taken from the host
+image's base root.
 """
 
 import re
@@ -16,6 +17,14 @@ PRODUCT = HERE.parent / "shamon_host"
 RECIPE = HERE / "mac"
 PACKAGES = ("domain", "links", "pyxfrm", "selinux")
 """Of this project, beside the link agent."""
+MODULES = {
+    "attestation": (
+        "__init__", "byte_reader", "evidence", "guest_messages", "linux_logs", "merkle", "pcr", "ports", "quoting",
+        "tpm_bare", "tpm_objects", "tpm_structures",
+    ),
+    "guest_agent": ("__init__", "answering", "vsock"),
+}  # fmt: skip
+"""And of these packages no more than answers the host: nothing that verifies, hence no library for that."""
 _PYTHON = "usr/lib/python3.11"
 _VENV = "opt/shamon"
 _SITE = f"{_VENV}/lib/python3.11/site-packages"
@@ -26,7 +35,12 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "usr/bin", "usr/sbin", "usr/lib64", "var/lib/shamon")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "../run"}
-_CHECK = "import shamon_host.links.linux_kernel, shamon_host.links.manager, shamon_host.link_agent.__main__"
+_CHECK = "import shamon_host." + ", shamon_host.".join(
+    (
+        "links.linux_kernel", "links.manager", "link_agent.__main__",
+        *(f"{package}.{name}" for package, names in MODULES.items() for name in names),
+    )
+)  # fmt: skip
 _NO_BYTE_CODE = shutil.ignore_patterns("__pycache__")
 
 
@@ -93,6 +107,15 @@ def _install_product(root: Path, base_root: Path, agent: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
     shutil.copyfile(PRODUCT / "__init__.py", site / "shamon_host/__init__.py")
+    for file in module_files():
+        target = site / "shamon_host" / file.relative_to(PRODUCT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def module_files() -> list[Path]:
+    """Those of `MODULES`."""
+    return [PRODUCT / package / f"{name}.py" for package, names in MODULES.items() for name in names]
 
 
 def _compile(root: Path) -> None:

@@ -18,11 +18,13 @@ from vm_images.app import archive, uncompressed
 from vm_images.cache import cached, digest_of
 from vm_images.commands import CommandError, run, run_in_root
 from vm_images.kernel_modules import depends_on, found_modules, in_load_order
-from vm_images.mac_root import PACKAGES, PRODUCT, RECIPE, fill_root
-from vm_images.manifest import sha256
+from vm_images.mac_root import PACKAGES, PRODUCT, RECIPE, fill_root, module_files
+from vm_images.manifest import root_digests, sha256
 
 HERE = Path(__file__).parent
-_CODE = [HERE / name for name in ("mac_vm.py", "mac_root.py", "kernel_modules.py", "app.py", "commands.py")]
+_CODE = [
+    HERE / name for name in ("mac_vm.py", "mac_root.py", "kernel_modules.py", "app.py", "manifest.py", "commands.py")
+]
 _BUILD_PACKAGES = RECIPE / "build-packages.txt"
 _KERNEL_PACKAGE = "linux-image-cloud-amd64"
 _MODULES = {
@@ -36,7 +38,7 @@ _MODULES = {
         # guard, gate and filters
         "nf_tables", "nfnetlink", "nft_objref", "nft_meta_bridge", "nft_xfrm", "nft_limit",
     ),
-    "virtio": ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng"),
+    "virtio": ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "vmw_vsock_virtio_transport"),
     "xen": ("xen_blkfront", "xen_netfront"),
 }  # fmt: skip
 """Directory in the initrd → what is loaded from it: common, then that of the bus. After that no module is loaded."""
@@ -51,6 +53,7 @@ def build_mac_vm(say: Callable[[str], None], agent: Path = PRODUCT / "link_agent
     """The directory with ``vmlinuz`` (an ELF kernel), ``initrd``, ``root.img`` and ``mac-vm.json``:
     ``{"vmlinuz", "initrd", "root", "cmdline"}``, the SHA-256 digests of the three files (lower-case hexadecimal) and
     the command line that they are started with. The root is the first disk, which may be read-only.
+    ``mac-manifest.json``: ``files``, path → SHA-256 digests of what is in the root.
 
     `agent`: a Python package that becomes ``shamon_host.link_agent`` in the image; tests have one of their own.
 
@@ -61,7 +64,7 @@ def build_mac_vm(say: Callable[[str], None], agent: Path = PRODUCT / "link_agent
         raise CommandError(f"{agent}: no package that can be run, so there is no link agent for the MAC VM")
     base_root, tools, packer = base.base_root(say), base.build_root(say), _packer(say)
     kernel = cached("mac-kernel", digest_of(_KERNEL_PACKAGE, HERE / "mac_vm.py"), _fetch_kernel, say)
-    product = [PRODUCT / "__init__.py", *(PRODUCT / name for name in PACKAGES)]
+    product = [PRODUCT / "__init__.py", *(PRODUCT / name for name in PACKAGES), *module_files()]
     made_of = [path.name for path in (base_root.parent, tools.parent, packer.parent, kernel)]
 
     def build(out: Path) -> None:
@@ -72,6 +75,7 @@ def build_mac_vm(say: Callable[[str], None], agent: Path = PRODUCT / "link_agent
         shutil.copy(programs / "init", root / "usr/sbin/init")
         contexts = _make_policy(root, base_root, out)
         run(["setfiles", "-F", "-r", root, contexts / "file_contexts", root])
+        (out / "mac-manifest.json").write_text(json.dumps({"files": _manifest(root)}, indent=1) + "\n")
         words = _make_root_image(root, packer, out)
         for made in (programs, root, contexts):
             shutil.rmtree(made)
@@ -162,6 +166,12 @@ def _make_root_image(root: Path, packer: Path, out: Path) -> str:
     command = ["veritysetup", "format", *options, "/media/root.img", "/media/root.img"]
     (found,) = re.findall(r"^Root hash:\s+([0-9a-f]{64})$", run_in_root(packer, command, binds=binds), re.MULTILINE)
     return f"shamon.root.blocks={blocks} shamon.root.salt={_SALT} shamon.root.hash={found}"
+
+
+def _manifest(root: Path) -> dict[str, list[str]]:
+    """Of what may be measured in the MAC VM. The program of the initrd looks at the root below ``/root``."""
+    files = root_digests(root)
+    return {**files, f"/root/{_POLICY}": files[f"/{_POLICY}"]}
 
 
 def _describe(words: str, out: Path) -> None:

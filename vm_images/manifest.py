@@ -23,16 +23,19 @@ def file_digests(root: Path, initrd: Path) -> dict[str, list[str]]:
     """Path → SHA-256 digests (lower-case hexadecimal, sorted) of the regular files of the root tree and of the
     initramfs.
     """
-    found: dict[str, set[str]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            name = f"/{path.relative_to(root)}"
-            found.setdefault(name, set()).add(sha256(path))
-            if name in _READ_FROM_INITRAMFS:
-                found.setdefault(_ROOT_IN_INITRAMFS + name, set()).add(sha256(path))
+    found = {name: set(digests) for name, digests in root_digests(root).items()}
+    for name in _READ_FROM_INITRAMFS:
+        if name in found:
+            found[_ROOT_IN_INITRAMFS + name] = set(found[name])
     for name, content in _initramfs_files(initrd):
         found.setdefault(name, set()).add(hashlib.sha256(content).hexdigest())
     return {name: sorted(digests) for name, digests in sorted(found.items())}
+
+
+def root_digests(root: Path) -> dict[str, list[str]]:
+    """Path → the SHA-256 digest, of the regular files of a root tree alone."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
+    return {f"/{path.relative_to(root)}": [sha256(path)] for path in files}
 
 
 def sha256(path: Path) -> str:

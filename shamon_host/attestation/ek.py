@@ -18,13 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.pcr import Bank
-from shamon_host.attestation.tpm_public import (
-    TPM_ALG_ECC,
-    TPM_ALG_NULL,
-    TPM_ALG_RSA,
-    ObjectAttributes,
-    PublicKey,
-)
+from shamon_host.attestation.tpm_objects import TPM_ALG_ECC, TPM_ALG_NULL, TPM_ALG_RSA, ObjectAttributes
+from shamon_host.attestation.tpm_public import PublicKey
 from shamon_host.attestation.tpm_structures import TpmFormatError, sized_buffer
 
 EK_POLICY = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")

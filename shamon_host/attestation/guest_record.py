@@ -29,6 +29,15 @@ from shamon_host.attestation.reference_record import (
 from shamon_host.attestation.verifier_state import LogFacts
 from shamon_host.domain.errors import NotTrusted
 
+OF_MAC_VM = Demanded(
+    early={
+        "init": "/usr/sbin/init",
+        "loader": "/usr/lib64/ld-linux-x86-64.so.2",
+        "libc": "/usr/lib/x86_64-linux-gnu/libc.so.6",
+    }
+)
+"""What a VM that holds a host's links must have measured: it has an init of its own, and no service manager."""
+
 
 def record_guest(
     *,

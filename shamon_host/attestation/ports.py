@@ -6,9 +6,10 @@ Contract suites: `shamon_host.testing.contracts.tpm`, `...contracts.logs`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from shamon_host.attestation.credential import Credential
+if TYPE_CHECKING:  # an agent in a VM quotes without it
+    from shamon_host.attestation.credential import Credential
 
 QUOTED_PCRS = tuple(range(15))
 """PCR 0-14: what a quote of this program always covers, in the SHA-256 bank."""
@@ -29,12 +30,20 @@ class Quote:
     """SHA-256 bank, PCR 0-14, 32 bytes each."""
 
 
-class Tpm(Protocol):
-    """The TPM of this host, with its Attestation Key. Synchronous and not thread-safe; one quote takes 1-300 ms."""
+class Quoting(Protocol):
+    """A TPM's Attestation Key. Synchronous and not thread-safe; one quote takes 1-300 ms."""
 
     def ak_public(self) -> bytes:
         """TPMT_PUBLIC of the AK. The same over reboots. Raises BackendFailed."""
         ...
+
+    def quote(self, qualifying_data: bytes) -> Quote:
+        """Quote PCR 0-14 of the SHA-256 bank over `qualifying_data` (32 bytes). Raises BackendFailed."""
+        ...
+
+
+class Tpm(Quoting, Protocol):
+    """The TPM of this host, with its Attestation Key."""
 
     def ek_public(self) -> bytes:
         """TPMT_PUBLIC of its Endorsement Key, of one of the templates of `ek`: the one that has a certificate, else
@@ -46,7 +55,7 @@ class Tpm(Protocol):
         Raises BackendFailed."""
         ...
 
-    def activate_credential(self, credential: Credential) -> bytes:
+    def activate_credential(self, credential: "Credential") -> bytes:
         """The secret in a credential for this EK and this AK. Raises BackendFailed, also for one that is not."""
         ...
 
@@ -61,10 +70,6 @@ class Tpm(Protocol):
 
     def manufacturer(self) -> str:
         """TPM_PT_MANUFACTURER as text, e.g. `IBM` (libtpms), `INTC`. Raises BackendFailed."""
-        ...
-
-    def quote(self, qualifying_data: bytes) -> Quote:
-        """Quote PCR 0-14 of the SHA-256 bank over `qualifying_data` (32 bytes). Raises BackendFailed."""
         ...
 
     def counter(self) -> int | None:

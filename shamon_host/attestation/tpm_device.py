@@ -4,9 +4,6 @@ The Attestation Key is a primary key of the endorsement hierarchy. It needs no s
 the same template after every boot, for as long as it keeps its endorsement seed. Under that hierarchy a quote shows
 the TPM's own reset count and firmware version; under the owner's they would be disguised.
 
-Quoting and reading PCRs are separate commands, and IMA extends PCR 10 whenever a new program starts, so both are
-repeated until the values read are those of the quote.
-
 The counter is an index in NV memory, looked up anew for each use: its owner may have removed it meanwhile.
 
 The Endorsement Key is in `tpm_endorsement`, sealed secrets in `tpm_sealing`.
@@ -17,7 +14,6 @@ Source: TCG TPM 2.0 Library Part 1, 14 (primary seeds); Part 3, 18.4 (TPM2_Quote
 """
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -41,24 +37,18 @@ from tpm2_pytss.types import (
 from shamon_host.attestation.credential import Credential
 from shamon_host.attestation.ek import EkKind
 from shamon_host.attestation.nv_counter import COUNTER_SIZE, NvCounter
-from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest
+from shamon_host.attestation.pcr import Bank, PcrSelection
 from shamon_host.attestation.ports import QUOTED_PCRS, Quote
+from shamon_host.attestation.quoting import SELECTION, no_bank, quote_with_values
 from shamon_host.attestation.tpm_endorsement import Endorsement, has_index
-from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, TPM_ALG_ECC, TPM_ALG_NULL, TpmPublic
+from shamon_host.attestation.tpm_objects import ak_template
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_sealing import seal, unseal
 from shamon_host.attestation.tpm_structures import (
-    QuoteAttest,
-    SignatureAlgorithm,
     encode_pcr_selection,
-    sized_buffer,
 )
 from shamon_host.domain.errors import BackendFailed, BadInput
 
-_NIST_P256 = 0x0003
-_UNIQUE = hashlib.sha256(b"shamon attestation key").digest()
-"""Keeps this key apart from other primaries of the same form that somebody else made in this TPM."""
-_SELECTION = PcrSelection.of({Bank.SHA256: QUOTED_PCRS})
-_TRIES = 20
 _TCTI = re.compile(r"(device|swtpm)(:[\x21-\x7e]+)?")
 
 T = TypeVar("T")
@@ -134,23 +124,7 @@ class DeviceTpm:
     def quote(self, qualifying_data: bytes) -> Quote:
         """Quote PCR 0-14 of the SHA-256 bank over `qualifying_data` (32 bytes). Raises BackendFailed."""
         self._open()
-        for _ in range(_TRIES):
-            attest, signature = self._quote_once(qualifying_data)
-            values = self._read_pcrs()
-            try:
-                quoted = QuoteAttest.parse(attest)
-            except BadInput as error:
-                raise BackendFailed(f"the TPM's quote is unreadable: {error}", where=self._tcti) from error
-            if quoted.selection != _SELECTION:
-                raise self._no_bank(f"a quote of {quoted.selection}")
-            if composite_digest(Bank.SHA256, _SELECTION, {Bank.SHA256: values}) == quoted.pcr_digest:
-                return Quote(attest=attest, signature=signature, pcr_values=values)
-        raise BackendFailed(
-            "the PCRs change faster than they can be quoted",
-            where=self._tcti,
-            expected=f"PCR values that match a quote within {_TRIES} tries",
-            remedy="Something starts new programs without end; try again when the host is calmer.",
-        )
+        return quote_with_values(lambda: self._quote_once(qualifying_data), self._read_pcrs, where=self._tcti)
 
     def counter(self) -> int | None:
         """The counter's value; None before its first increment. Raises BackendFailed."""
@@ -207,7 +181,7 @@ class DeviceTpm:
         return self._esapi
 
     def _create_ak(self) -> None:
-        area, _ = TPMT_PUBLIC.unmarshal(_ak_template())
+        area, _ = TPMT_PUBLIC.unmarshal(ak_template())
         self._ak, public, *_ = self._do(
             "create the Attestation Key",
             lambda: self._esapi.create_primary(None, TPM2B_PUBLIC(publicArea=area), ESYS_TR.ENDORSEMENT),
@@ -220,7 +194,7 @@ class DeviceTpm:
             raise BackendFailed(f"the TPM made another key than asked for: {error}", where=self._tcti) from error
 
     def _quote_once(self, qualifying_data: bytes) -> tuple[bytes, bytes]:
-        selection = _tpml(_SELECTION)
+        selection = _tpml(SELECTION)
         scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)  # the key has its own
         attest, signature = self._do("quote", lambda: self._esapi.quote(self._ak, selection, qualifying_data, scheme))
         return bytes(attest.attestationData), bytes(signature.marshal())
@@ -233,7 +207,7 @@ class DeviceTpm:
             _, selected, digests = self._do("read PCRs", partial(self._esapi.pcr_read, selection))
             given = _pcrs_of(selected)
             if not given or len(given) != len(digests):
-                raise self._no_bank(f"no value for PCR {missing[0]}")
+                raise no_bank(f"no value for PCR {missing[0]}", where=self._tcti)
             values.update(zip(given, (bytes(digest) for digest in digests), strict=True))
         return values
 
@@ -268,15 +242,6 @@ class DeviceTpm:
         data = self._do("read its counter", lambda: esapi.nv_read(handle, COUNTER_SIZE))
         return self._counter.value(bytes(data))
 
-    def _no_bank(self, found: str) -> BackendFailed:
-        return BackendFailed(
-            "the TPM does not have the PCR bank that is quoted",
-            where=self._tcti,
-            expected="PCR 0-14 in the SHA-256 bank",
-            found=found,
-            remedy="Enable the SHA-256 bank in the firmware's settings.",
-        )
-
     def _do(self, what: str, command: Callable[[], T], *, remedy: str = "") -> T:
         """Run one TPM command. The stack's exceptions become BackendFailed, and the next use connects anew."""
         try:
@@ -286,20 +251,6 @@ class DeviceTpm:
             raise BackendFailed(
                 f"the TPM does not let this program {what}", where=self._tcti, found=str(error), remedy=remedy
             ) from error
-
-
-def _ak_template() -> bytes:
-    """TPMT_PUBLIC to create the AK from: P-256, ECDSA with SHA-256, the attributes of an attestation key."""
-    ids = (TPM_ALG_ECC, Bank.SHA256.algorithm_id)
-    scheme = (TPM_ALG_NULL, SignatureAlgorithm.ECDSA, Bank.SHA256.algorithm_id, _NIST_P256, TPM_ALG_NULL)
-    return (
-        b"".join(value.to_bytes(2, "big") for value in ids)
-        + int(AK_ATTRIBUTES).to_bytes(4, "big")
-        + sized_buffer(b"")
-        + b"".join(int(value).to_bytes(2, "big") for value in scheme)
-        + sized_buffer(_UNIQUE)
-        + sized_buffer(bytes(len(_UNIQUE)))
-    )
 
 
 def _tpml(selection: PcrSelection) -> Any:

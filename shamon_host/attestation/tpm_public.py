@@ -8,7 +8,6 @@ Source: TCG TPM 2.0 Library Part 2: TPMA_OBJECT (8.3), TPMT_PUBLIC (12.2.4); Par
 """
 
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.pcr import Bank
+from shamon_host.attestation.tpm_objects import (
+    AK_ATTRIBUTES,
+    TPM_ALG_ECC,
+    TPM_ALG_NULL,
+    TPM_ALG_RSA,
+    TPM_RH_OWNER,
+    ObjectAttributes,
+)
 from shamon_host.attestation.tpm_structures import (
     MAX_KEY_BYTES,
     SignatureAlgorithm,
@@ -24,12 +31,6 @@ from shamon_host.attestation.tpm_structures import (
     sized_buffer,
 )
 
-TPM_ALG_RSA = 0x0001
-TPM_ALG_NULL = 0x0010
-TPM_ALG_ECC = 0x0023
-TPM_RH_OWNER = 0x40000001
-TPM_RH_ENDORSEMENT = 0x4000000B
-
 _DEFAULT_RSA_EXPONENT = 65537
 _MIN_RSA_BITS = 2048
 _MAX_RSA_BITS = 4096
@@ -37,33 +38,6 @@ _MAX_RSA_BITS = 4096
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 """What `cryptography` verifies with."""
 
-
-class ObjectAttributes(IntFlag):
-    """TPMA_OBJECT bits."""
-
-    FIXED_TPM = 1 << 1
-    ST_CLEAR = 1 << 2
-    FIXED_PARENT = 1 << 4
-    SENSITIVE_DATA_ORIGIN = 1 << 5
-    USER_WITH_AUTH = 1 << 6
-    ADMIN_WITH_POLICY = 1 << 7
-    NO_DA = 1 << 10
-    ENCRYPTED_DUPLICATION = 1 << 11
-    RESTRICTED = 1 << 16
-    DECRYPT = 1 << 17
-    SIGN = 1 << 18
-
-
-AK_ATTRIBUTES = (
-    ObjectAttributes.FIXED_TPM
-    | ObjectAttributes.FIXED_PARENT
-    | ObjectAttributes.SENSITIVE_DATA_ORIGIN
-    | ObjectAttributes.USER_WITH_AUTH
-    | ObjectAttributes.NO_DA
-    | ObjectAttributes.RESTRICTED
-    | ObjectAttributes.SIGN
-)
-"""Attributes of the AK template: made in this TPM, bound to it, signs only what the TPM itself made."""
 
 _REQUIRED = (
     ObjectAttributes.FIXED_TPM

@@ -25,7 +25,7 @@ from tpm2_pytss.types import (
 
 from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.pcr import Bank
-from shamon_host.attestation.tpm_public import TPM_ALG_ECC, TPM_ALG_NULL, ObjectAttributes
+from shamon_host.attestation.tpm_objects import TPM_ALG_ECC, TPM_ALG_NULL, ObjectAttributes
 from shamon_host.attestation.tpm_structures import TpmFormatError, sized_buffer
 
 _UNIQUE = hashlib.sha256(b"shamon storage key").digest()

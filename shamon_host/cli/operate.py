@@ -112,6 +112,8 @@ def _mac_vm(arguments: argparse.Namespace) -> int:
     else:
         answers = f"answers, boot {printable(status['boot_id'])}" if status["boot_id"] else printable(status["wrong"])
         print(f"{status['name']}: {status['state']}; {answers}")
+        if attested := _attested(status):
+            print(f"  attested: {printable(attested)}")
         for line in status["denials"]:
             print(f"  {printable(line)}")
     return 0 if status is None or status["boot_id"] else 1

@@ -107,7 +107,11 @@ class Api:
 
     def _mac_vm(self) -> dict[str, Any] | None:
         own = self.daemon.own
-        return None if own.mac_vm is None else own.mac_vm.status(own.vms.states)
+        if own.mac_vm is None:
+            return None
+        attestation = self.daemon.attestation
+        told = attestation.document(own.mac_vm.name) if attestation else None
+        return {**own.mac_vm.status(own.vms.states), "attestation": told}
 
     def _peers(self) -> list[dict[str, Any]]:
         now = self.daemon.backends.clock.boottime_s()

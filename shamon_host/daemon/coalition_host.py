@@ -26,7 +26,7 @@ from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.daemon.references import ReferenceSource, note_reference
 from shamon_host.daemon.result_history import ResultHistory
 from shamon_host.daemon.store import Store
-from shamon_host.daemon.suspension import describe, is_transient
+from shamon_host.daemon.suspension import describe, is_definite
 from shamon_host.daemon.verifier_memory import VerifierMemory
 from shamon_host.daemon.vm_owners import VmOwners
 from shamon_host.domain import admission, leases, monitor
@@ -35,8 +35,9 @@ from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.results import AttestationResult
 from shamon_host.domain.vm_tokens import VmToken
+from shamon_host.hypervisor.mac_vm_report import NOT_YET, ReportedMacVm, RuntimeState
 from shamon_host.hypervisor.ports import Hypervisor
-from shamon_host.hypervisor.report import ReportedMacVm, hypervisor_report
+from shamon_host.hypervisor.report import hypervisor_report
 from shamon_host.links.manager import LinkManager
 from shamon_host.peer.enrolment import PeerRegistry
 from shamon_host.peer.errors import Busy
@@ -186,7 +187,7 @@ class CoalitionHost:
             # First of all, whatever becomes of the rest; the same log would show the same failure again.
             words = "; ".join(describe(claim) for claim in result.failures)
             await self.admissions.suspend(
-                peer, words, definite=not all(map(is_transient, result.failures)), received=received
+                peer, words, definite=any(map(is_definite, result.failures)), received=received
             )
         await self.blocking(lambda: self._verified.keep(enrolled, appraised.following))
         await self.blocking(lambda: self.history.note(appraised.file, appraised.following))
@@ -207,6 +208,7 @@ class CoalitionHost:
         async with self.admissions.installing(peer):
             now = self.clock.boottime_s()
             self.policies.require_still_so(outcome)
+            self._require_own_mac_vm()
             decision = monitor.host_admit(
                 self.enforced.policy,
                 peer,
@@ -288,7 +290,19 @@ class CoalitionHost:
         await self.admissions.suspend(peer, "it does not trust this host: " + "; ".join(words), definite=False)
         if news:
             self.audit.append("peer.refuses-us", peer, {"failures": list(words)})
-        self.session.note_refused(peer, words)
+        not_yet = self._own_runtime() is RuntimeState.WAITING and words and all(NOT_YET in each for each in words)
+        if not not_yet:
+            self.session.note_refused(peer, words)
+
+    def _require_own_mac_vm(self) -> None:
+        """Raises Refused where what would hold the links is to be attested, and is not."""
+        state = self._own_runtime()
+        if state not in (None, RuntimeState.ATTESTED):
+            raise Refused("the VM that holds this host's links is not attested", where=self.name, found=str(state))
+
+    def _own_runtime(self) -> RuntimeState | None:
+        mac_vm = self.mac_vm()
+        return mac_vm.runtime.state if mac_vm is not None and mac_vm.runtime is not None else None
 
     def forget(self, peer: HostName) -> None:
         """The policy has this host no more."""

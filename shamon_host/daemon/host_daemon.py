@@ -338,6 +338,7 @@ class HostDaemon:
             wake_all=self.schedule.wake_all,
             bring_mac_vm_about=own.bring_mac_vm_about,
             has_mac_vm=own.mac_vm is not None,
+            mac_vm_runtime=lambda: own.mac_vm.runtime(own.vms.states) if own.mac_vm is not None else None,
             demands=self.demands,
         )
         self.attestation = None
@@ -350,7 +351,8 @@ class HostDaemon:
                 memory=GuestMemory(store=store),
                 guests=backends.guests,
                 reconciler=own.reconciler,
-                detach_port=links.detach_port,
+                detach_port=own.detach_port,
+                replace=own.replace,
                 audit=audit,
                 clock=clock,
                 blocking=blocking,

@@ -3,6 +3,9 @@
 It is a VM of the policy like any other, with the label of those that share nothing, and pinned whole: image, kernel,
 initial RAM disk, command line. What it has beside others is its wiring: the control wire, the network, and an interface
 in the bridge of each type that this host may carry.
+
+Whoever has it replaced does so here, under one lock: the watchers, because it does not run or answer; `vm_attestation`,
+because it failed; people. One in quarantine stays there until it is replaced or released.
 """
 
 import asyncio
@@ -19,8 +22,8 @@ from shamon_host.domain.errors import BackendFailed, BadInput, Refused, ShamonEr
 from shamon_host.domain.label_map import LabelMap
 from shamon_host.domain.labels import HostName, VmName
 from shamon_host.domain.policy import PinnedBoot, Policy
+from shamon_host.hypervisor.mac_vm_report import ReportedMacVm, ReportedRuntime, RuntimeState, reason_in_report
 from shamon_host.hypervisor.ports import DomainReport, DomainState, VmInterface
-from shamon_host.hypervisor.report import ReportedMacVm
 from shamon_host.hypervisor.vm_spec import interface_mac
 from shamon_host.hypervisor.vm_states import VmStates
 from shamon_host.hypervisor.vms import VmManager
@@ -28,6 +31,8 @@ from shamon_host.link_agent.setup import CONTROL_MAC, MacVmSetup, host_uplink
 from shamon_host.links.desired import bridge_name
 
 _NETWORK_TAP = "shmc-network"
+WIRES = (CONTROL_TAP, _NETWORK_TAP)
+"""Its taps that are in no bridge of a type."""
 _NETWORK_INDEX = 1 << 16
 """Of the interface to the network, beside those numbered by the categories of their types."""
 BOOT_LIMIT_S = 240.0
@@ -36,6 +41,7 @@ AGAIN_S = 20.0
 ANSWER_LIMIT_S = 60.0
 """One that runs and does not answer for so long is started anew."""
 _POLL_S = 1.0
+_NOT_AS_IT_SHOULD = "it holds this host's links, and does not run or answer as it should"
 
 
 @dataclass(kw_only=True)
@@ -52,7 +58,11 @@ class MacVm:
     _boot_id: str = field(default="", init=False, repr=False)
     """As of the last look."""
     _outdated_since_s: float | None = field(default=None, init=False, repr=False)
-    """Since when the policy pins another one than runs."""
+    """Since when the policy has it otherwise than it runs: another pin, or a TPM."""
+    _was_away: bool = field(default=False, init=False, repr=False)
+    """It could not be counted on at the last look, or was replaced since."""
+    _owed: str = field(default="", init=False, repr=False)
+    """Why it is to be replaced, as long as that has not come to its end."""
     wrong: tuple[str, ...] = field(default=(), init=False)
     """What is wrong with the wire to it, and could not be put right, as of the last look."""
     _ends: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -100,25 +110,32 @@ class MacVm:
 
     def bring_about(self, vms: VmManager) -> bool:
         """Make the wire to it right; start it where it does not run as it should, or does not answer, and wait until it
-        does; True where it was started since the last look, by this or by people. Raises Refused while it is in
-        quarantine."""
+        does; True where it was started since the last look, by this or by people, or is back. Raises Refused while it
+        is in quarantine."""
         with self._lock:
+            was_away, self._was_away = self._was_away, True  # unless this comes to its end
             self.keep_wire()
-            self._require_no_quarantine(vms.states)
-            runs = self._runs(vms.states) and self._answers(vms.states, ANSWER_LIMIT_S)
+            owed = self._owed or vms.states.replacing(self.name) or ""
+            if not owed:
+                self._require_no_quarantine(vms.states)
+            runs = not owed and self._runs(vms.states) and self._answers(vms.states, ANSWER_LIMIT_S)
             if not runs:
                 self._require_patience()
-                try:
-                    self._start(vms)
-                except ShamonError as error:
-                    self._failed = self.backends.now_s(), error
-                    raise
-                self._failed = None
+                self._start(vms, owed or _NOT_AS_IT_SHOULD)
             before, self._boot_id = self._boot_id, self.backends.remote.boot_id()
-            is_new = not runs or before not in ("", self._boot_id)
+            self._was_away = False
+            is_new = was_away or not runs or before not in ("", self._boot_id)
             if is_new:
                 self.audit.append("mac-vm.up", self.name, {"boot_id": self._boot_id})
             return is_new
+
+    def replace(self, vms: VmManager, reason: str, *, in_service: bool = False) -> None:
+        """Start a clean one in its place, out of a quarantine too, and wait until it answers. What fails is tried again
+        by `bring_about`. Raises as `VmManager.replace`."""
+        with self._lock:
+            self.keep_wire()
+            self._was_away, self._owed = True, "" if in_service else reason
+            self._start(vms, reason, in_service=in_service)
 
     def keep_wire(self) -> None:
         """Nobody but this daemon speaks to the MAC VM, and that to nothing else: before anything is asked of it. Raises
@@ -132,16 +149,25 @@ class MacVm:
         if wrong:
             self.audit.append("mac-vm.control-wire", self.name, {"wrong": list(wrong)})
 
-    def _start(self, vms: VmManager) -> None:
-        self.backends.kernel.prepare([*self._uplinks()])
-        vms.replace(self.name, "it holds this host's links, and does not run or answer as it should")
-        self.backends.remote.forget()
-        if not self._answers(vms.states, BOOT_LIMIT_S):
-            raise BackendFailed(
-                "the MAC VM was started and does not answer, or has ended",
-                where=self.name,
-                remedy="Its console says why it ended.",
-            )
+    def _start(self, vms: VmManager, reason: str, *, in_service: bool = False) -> None:
+        before = vms.states.quarantine(self.name)
+        try:
+            self.backends.kernel.prepare([*self._uplinks()])
+            vms.replace(self.name, reason, in_service=in_service)
+            self.backends.remote.forget()
+            if not self._answers(vms.states, BOOT_LIMIT_S):
+                raise BackendFailed(
+                    "the MAC VM was started and does not answer, or has ended",
+                    where=self.name,
+                    remedy="Its console says why it ended.",
+                )
+        except ShamonError as error:
+            now = vms.states.quarantine(self.name)
+            if now is not None and not now.is_same_as(before):
+                self._owed = ""  # somebody put it in quarantine meanwhile, and that counts
+            self._failed = self.backends.now_s(), error
+            raise
+        self._failed, self._owed = None, ""
 
     def _require_no_quarantine(self, states: VmStates) -> None:
         why = self.held_apart(states)
@@ -180,7 +206,20 @@ class MacVm:
         if boot is None or not image:
             return None
         pinned = PinnedBoot(kernel_sha256=boot.kernel, initrd_sha256=boot.initrd, cmdline=boot.cmdline)
-        return ReportedMacVm(name=self.name, image_sha256=image, boot=pinned)
+        return ReportedMacVm(name=self.name, image_sha256=image, boot=pinned, runtime=self.runtime(states))
+
+    def runtime(self, states: VmStates) -> ReportedRuntime | None:
+        """Where it stands now; None where it need not be attested. One that passed by other Reference Values than are
+        demanded now has not passed."""
+        demand, leases = self.policy().attested(self.name), states.leases
+        if demand is None:
+            return None
+        lease, state, reason = leases.of(self.name), RuntimeState.WAITING, ""
+        if lease is not None and lease.failed:
+            state, reason = RuntimeState.FAILED, reason_in_report(lease.failed)
+        elif lease is not None and lease.holds(now_s=leases.boottime_s(), boot_id=leases.boot_id):
+            state = RuntimeState.ATTESTED if lease.reference == demand.sha256 else state
+        return ReportedRuntime(reference_sha256=demand.sha256, state=state, reason=reason)
 
     def held_apart(self, states: VmStates) -> str:
         """Why it is apart from this host's VMs: it is in quarantine; empty where it is not."""
@@ -194,14 +233,15 @@ class MacVm:
             and report.state is DomainState.RUNNING
             and report.context == states.context(self.name)
             and self._is_wired(report)
-            and self._is_pinned(states)
+            and self._is_as_demanded(states, report)
         )
 
-    def _is_pinned(self, states: VmStates) -> bool:
-        """It was started from what the policy pins now. One of before a change of the policy is left for as long as
-        that may still be told to the other hosts, through it."""
+    def _is_as_demanded(self, states: VmStates, report: DomainReport) -> bool:
+        """It was started from what the policy pins now, and has a TPM if it is to be attested. One of before a change
+        of the policy is left for as long as that may still be told to the other hosts, through it."""
         image, found = self.policy().images[self.policy().vms[self.name].image], self.reported(states)
-        if found is not None and (found.image_sha256, found.boot) == (image.sha256, image.boot):
+        pinned = found is not None and (found.image_sha256, found.boot) == (image.sha256, image.boot)
+        if pinned and states.has_its_tpm(report):
             self._outdated_since_s = None
             return True
         now_s = self.backends.now_s()

@@ -9,7 +9,7 @@ from shamon_host.daemon.boot_session import BootSession
 from shamon_host.daemon.enforced_policy import EnforcedPolicy
 from shamon_host.daemon.hypervisor_policy import HypervisorPolicy, require_own_hypervisor
 from shamon_host.daemon.link_reconciler import LinkReconciler
-from shamon_host.daemon.mac_vm import MacVm, require_own_profile
+from shamon_host.daemon.mac_vm import WIRES, MacVm, require_own_profile
 from shamon_host.daemon.policy_versions import PolicyVersions
 from shamon_host.daemon.ports import Backends
 from shamon_host.daemon.store import Store
@@ -106,6 +106,7 @@ class OwnHost:
             )
             backends.mac_vm.remote.setup = self.mac_vm.setup
             backends.mac_vm.kernel.beside = self._wrong_beside_links
+            backends.mac_vm.kernel.apart = self._mac_vm_is_apart
         self.vms = VmManager(
             states=VmStates(
                 host=name,
@@ -128,7 +129,7 @@ class OwnHost:
             audit=self.audit.append,
             successor=lambda: enforced.placed(enforced.successor) if enforced.successor else None,
             ensure_bridge=self.links.ensure_bridge,
-            detach_port=self.links.detach_port,
+            detach_port=self.detach_port,
             host_tpm=self.registry.enrolled(name).tpm,
             admitted=lambda: session.admitted,
             settings=self.vm_settings,
@@ -198,6 +199,22 @@ class OwnHost:
 
     def _wrong_beside_links(self) -> tuple[str, ...]:
         return self.mac_vm.wrong if self.mac_vm is not None else ()
+
+    def _mac_vm_is_apart(self) -> bool:
+        return self.mac_vm is not None and bool(self.mac_vm.held_apart(self.vms.states))
+
+    def replace(self, vm: VmName, reason: str, *, in_service: bool = False) -> None:
+        """Start a clean VM in the place of one of this host. Raises as `VmManager.replace`."""
+        if self.mac_vm is not None and vm == self.mac_vm.name:
+            self.mac_vm.replace(self.vms, reason, in_service=in_service)
+        else:
+            self.vms.replace(vm, reason, in_service=in_service)
+
+    def detach_port(self, device: str) -> None:
+        """Take a tap of a VM of this host out of its bridge. A MAC VM that is cut off stays on the network and the
+        control wire: its peers hear through it why. Raises BackendFailed."""
+        if device not in WIRES:
+            self.links.detach_port(device)
 
     def _or_later(self, kind: str, call: Callable[[], object]) -> None:
         """Where Xen does not enforce the policy, it may not say what runs either, or let nobody end it: then no VM

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shamon_host.daemon.audit_log import AuditLog
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import Claim, ClaimName
+from shamon_host.hypervisor.mac_vm_report import is_not_yet
 
 _LOG_CLAIMS = (ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SOFTWARE, ClaimName.SHAMON_CODE)
 
@@ -34,6 +35,11 @@ def was_cut_off(audit: AuditLog, peer: HostName) -> bool:
 def is_transient(claim: Claim) -> bool:
     """The IMA log could not be replayed this time: it says nothing about the host yet."""
     return claim.name in _LOG_CLAIMS and not claim.sticky
+
+
+def is_definite(claim: Claim) -> bool:
+    """That it does not pass says something about the host. Of a MAC VM that was just started nothing is known yet."""
+    return not is_transient(claim) and not is_not_yet(claim)
 
 
 def describe(claim: Claim) -> str:

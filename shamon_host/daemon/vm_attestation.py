@@ -73,6 +73,8 @@ class VmAttestation:
     guests: Guests
     reconciler: LinkReconciler
     detach_port: Callable[[str], None]
+    replace: Callable[[VmName, str], None]
+    """Start a clean VM in the place of one that failed, for a reason. Raises ShamonError."""
     audit: AuditLog
     clock: Clock
     blocking: Blocking
@@ -125,7 +127,8 @@ class VmAttestation:
                 continue
             if lease.holds(now_s=now_s, boot_id=leases.boot_id):
                 held.add(vm)
-            if vm not in self._busy and self._due_s.get(vm, now_s) <= now_s:
+            outdated = lease.passed and not lease.failed and lease.reference != demand.sha256
+            if vm not in self._busy and (outdated or self._due_s.get(vm, now_s) <= now_s):
                 self._busy.add(vm)
                 self.background.spawn(self._turn(vm, demand, failed=bool(lease.failed)), f"attestation of {vm}")
         ended, self._held = self._held - held, held
@@ -257,16 +260,26 @@ class VmAttestation:
         try:
             quarantine = states.quarantine(vm)
             if quarantine is None or not quarantine.cuts_off:
-                await self.blocking(lambda: self.vms.quarantine(vm, reason, ports_down=self.detach_port))
+                if not await self.blocking(lambda: self._cut_off(vm, lease.mark, reason)):
+                    return
                 laps.lap("in quarantine")
             if lease.replaces(demand):
-                await self.blocking(lambda: self.vms.replace(vm, reason))
+                await self.blocking(lambda: self.replace(vm, reason))
                 laps.lap("replaced")
                 self._due_s.pop(vm, None)
         except ShamonError as error:
             self._told.failed("vm.action-failed", vm, error)
         finally:
             self.changed()
+
+    def _cut_off(self, vm: VmName, mark: str, reason: str) -> bool:
+        """Into quarantine, unless the VM that failed is not the one that runs any more. Synchronous."""
+        with self.vms.held():
+            lease = self.vms.states.leases.of(vm)
+            if lease is None or lease.mark != mark:
+                return False
+            self.vms.quarantine(vm, reason, ports_down=self.detach_port)
+            return True
 
     async def reachable(self, vm: VmName) -> int | None:
         """The address of a VM that runs, as what runs has it; None where it does not run, or nobody is to ask it.

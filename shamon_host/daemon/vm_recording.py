@@ -8,7 +8,7 @@ from typing import Any
 
 from shamon_host.attestation.appraisal import SELECTION
 from shamon_host.attestation.guest_messages import NONCE_BYTES, EvidenceRequest, read_answer
-from shamon_host.attestation.guest_record import record_guest
+from shamon_host.attestation.guest_record import OF_MAC_VM, record_guest
 from shamon_host.attestation.pcr import Bank
 from shamon_host.attestation.quote import verify_quote
 from shamon_host.daemon.vm_attestation import VmAttestation
@@ -40,7 +40,9 @@ async def record_vm(attestation: VmAttestation, vm: VmName) -> dict[str, Any]:
             SELECTION,
             {Bank.SHA256: quote.pcr_values},
         )
-        reference = record_guest(pcrs=quoted.pcrs[Bank.SHA256], ima_log=answer.evidence.ima_log, boot=boot)
+        demanded = OF_MAC_VM if states.policy().is_mac_vm(vm) else None
+        pcrs, log = quoted.pcrs[Bank.SHA256], answer.evidence.ima_log
+        reference = record_guest(pcrs=pcrs, ima_log=log, boot=boot, demanded=demanded)
         return {"digest": reference.digest, "reference": reference.to_document()}
 
     return await attestation.blocking(record)

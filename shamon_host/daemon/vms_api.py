@@ -45,15 +45,15 @@ class VmsApi:
                 return None
 
     async def _vm_action(self, name: VmName, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        vms, links = self.daemon.own.vms, self.daemon.own.links
+        own, vms = self.daemon.own, self.daemon.own.vms
         reason = text(fields, "reason", "asked for by the operator")
         grade, keep = _grade(fields), Keep(memory=flag(fields, "keep_memory"), disk=flag(fields, "keep_disk"))
         in_service = flag(fields, "in_service")
         calls: dict[str, Callable[[], object]] = {
             "start": lambda: vms.start(name),
             "stop": lambda: vms.stop(name),
-            "quarantine": lambda: vms.quarantine(name, reason, ports_down=links.detach_port, grade=grade, keep=keep),
-            "replace": lambda: vms.replace(name, reason, in_service=in_service),
+            "quarantine": lambda: vms.quarantine(name, reason, ports_down=own.detach_port, grade=grade, keep=keep),
+            "replace": lambda: own.replace(name, reason, in_service=in_service),
         }
         try:
             await self._blocking(calls[action])

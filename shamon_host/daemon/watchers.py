@@ -22,6 +22,7 @@ from shamon_host.daemon.tap_filters import until_change_s
 from shamon_host.domain.errors import ShamonError
 from shamon_host.domain.labels import HostName, TypeName
 from shamon_host.domain.results import ClaimStatus
+from shamon_host.hypervisor.mac_vm_report import ReportedRuntime, RuntimeState
 from shamon_host.hypervisor.vms import VmManager
 from shamon_host.links.manager import LinkManager
 from shamon_host.links.network_state import check_network_state, encode_network_state
@@ -58,6 +59,8 @@ class Watchers:
     wake_all: Callable[[], None]
     bring_mac_vm_about: Callable[[], bool]
     """Start what holds this host's links, where it does not run; whether it was started now. Raises ShamonError."""
+    mac_vm_runtime: Callable[[], ReportedRuntime | None]
+    """Whether it is attested; None where it need not be, or there is none."""
     demands: Demands
     has_mac_vm: bool = False
     looked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,6 +68,7 @@ class Watchers:
     _domains_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _kernel_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _taps: dict[str, str] = field(default_factory=dict)
+    _runtime: ReportedRuntime | None = None
     _told: dict[str, str] = field(default_factory=dict)
     _wrong: str = ""
     """What a Verifier would find wrong with the network state, as of the last look."""
@@ -132,10 +136,12 @@ class Watchers:
                 self.on_enforced()
             self.looked.set()
             closed = taps is not None and await self._close_unused()
-            if taps is not None and taps != self._taps:
-                self._taps = taps
+            runtime = self.mac_vm_runtime()
+            if (taps is not None and taps != self._taps) or runtime != self._runtime:
+                self._taps, self._runtime = self._taps if taps is None else taps, runtime
                 self.wake_all()
-            if not closed or self.vms.resisting:
+            waits = runtime is not None and runtime.state is not RuntimeState.ATTESTED
+            if not closed or self.vms.resisting or waits:
                 await self._again(self._domains_changed)
 
     async def _narrowed(self) -> None:

@@ -40,6 +40,8 @@ class GuestLease:
     """When its ports go down; None: they are."""
     passed: bool = False
     """It has passed since its start."""
+    reference: str = ""
+    """The digest of the Reference Values by which it passed last."""
     failed: str = ""
     """Why it counts for nothing any more."""
     reset_count: int | None = None
@@ -72,7 +74,8 @@ class GuestLease:
         match answer:
             case Answer.PASSES:
                 first = reset_count if self.reset_count is None else self.reset_count
-                return replace(self, until_s=asked_s + demand.lease_s, passed=True, reset_count=first)
+                until_s, reference = asked_s + demand.lease_s, demand.sha256
+                return replace(self, until_s=until_s, passed=True, reference=reference, reset_count=first)
             case Answer.FAILS:
                 return replace(self, until_s=None, failed=reason or "it failed")
             case Answer.NONE:

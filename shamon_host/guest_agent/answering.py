@@ -15,7 +15,7 @@ from shamon_host.attestation.guest_messages import (
     encode_refusal,
     read_request,
 )
-from shamon_host.attestation.ports import MeasurementLogs, Tpm
+from shamon_host.attestation.ports import MeasurementLogs, Quoting
 from shamon_host.attestation.tpm_structures import QuoteAttest, TpmFormatError
 from shamon_host.domain.errors import BackendFailed, BadInput, ShamonError
 
@@ -26,7 +26,7 @@ _NO_HEAD = bytes(32)
 class Answering:
     """Synchronous; one request at a time, as the TPM has it."""
 
-    tpm: Tpm
+    tpm: Quoting
     logs: MeasurementLogs
 
     def answer(self, data: bytes) -> bytes:

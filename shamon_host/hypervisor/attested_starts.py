@@ -80,8 +80,10 @@ class AttestedStarts:
             self.begin(name, fresh=False)
 
     def ports_down(self, report: DomainReport) -> None:
-        """Before the VM runs: off their bridges, unless it is attested. Raises BackendFailed."""
-        if self.is_for(report.name) and not self.states.leases.holds(report.name):
+        """Before the VM runs: off their bridges, unless it is attested. Not those of a MAC VM: nobody counts on what it
+        holds before it is attested, and its peers hear that through it. Raises BackendFailed."""
+        name = report.name
+        if self.is_for(name) and not self.states.policy().is_mac_vm(name) and not self.states.leases.holds(name):
             for interface in report.interfaces:
                 self.detach_port(interface.device)
 

@@ -10,7 +10,7 @@ about it (`domain.flask_expected`), and the Verifier checks that it is exactly w
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from shamon_host.domain.chinese_wall import conflicts
@@ -19,16 +19,15 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.flask_expected import ExpectedFlask, expected_flask, flask_differences, some
 from shamon_host.domain.label_map import TYPE_CATEGORIES, VM_CATEGORIES, LabelMap
 from shamon_host.domain.labels import HostName, VmLabel, VmName, plain_name, type_name
-from shamon_host.domain.policy import HypervisorKind, PinnedBoot, Policy
+from shamon_host.domain.policy import HypervisorKind, Policy
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
 from shamon_host.hypervisor.flask_report import flask_document, read_flask_document
+from shamon_host.hypervisor.mac_vm_report import ReportedMacVm, check_mac_vm, is_not_yet, mac_vm_document, read_mac_vm
 from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, FlaskState
 
 MAX_REPORT_BYTES = 1 << 20
 _FURTHER = {"flask", "tokens", "mac_vm"}
 """What a report may have beside domains and label map."""
-MAX_CMDLINE = 2048
-"""COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h)."""
 MAX_TOKENS = 256
 """Tokens of VMs that were moved, in one report."""
 MAX_REPORTED_TOKEN_BYTES = 4096
@@ -44,16 +43,6 @@ class ReportedDomain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedMacVm:
-    """The VM that holds the host's links, and what the host started it from, as it compared it with its policy: SHA-256
-    of the image below its disk, of kernel and initrd, in lower-case hexadecimal, and the kernel's command line."""
-
-    name: VmName
-    image_sha256: str
-    boot: PinnedBoot
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedHypervisor:
     """A report as it was read."""
 
@@ -65,6 +54,13 @@ class ReportedHypervisor:
     """Of VMs that were moved to this host or away from it: envelopes of which nothing is verified."""
     mac_vm: ReportedMacVm | None = None
     """None where the host itself holds its links."""
+
+    @property
+    def mac_vm_runs(self) -> bool:
+        """It is among the domains that run."""
+        return self.mac_vm is not None and any(
+            each.name == self.mac_vm.name and each.state is DomainState.RUNNING for each in self.domains
+        )
 
 
 def hypervisor_report(
@@ -99,7 +95,7 @@ def hypervisor_report(
             },
             **({"flask": flask_document(flask)} if flask else {}),
             **({"tokens": [token.decode("ascii") for token in tokens]} if tokens else {}),
-            **({"mac_vm": _mac_vm_document(mac_vm)} if mac_vm else {}),
+            **({"mac_vm": mac_vm_document(mac_vm)} if mac_vm else {}),
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -123,7 +119,7 @@ def parse_hypervisor_report(data: bytes) -> ReportedHypervisor:
         disks = {plain_name(name, "name of a disk"): _pair(pair) for name, pair in _items(told, "disks")}
         flask = read_flask_document(told["flask"]) if "flask" in told else None
         tokens = _tokens(told["tokens"]) if "tokens" in told else ()
-        mac_vm = _mac_vm(told["mac_vm"]) if "mac_vm" in told else None
+        mac_vm = read_mac_vm(told["mac_vm"]) if "mac_vm" in told else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput("malformed hypervisor report", found=type(error).__name__) from error
     flat = [category for pair in (*vms.values(), *disks.values()) for category in pair]
@@ -150,9 +146,12 @@ def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> C
     except BadInput as error:
         return _claim(ClaimStatus.FAIL, str(error))
     domains, label_map = report.domains, report.label_map
-    claim = _check_flask(report.flask, host=host, policy=policy) or _check_mac_vm(report, host=host, policy=policy)
+    claim = _check_flask(report.flask, host=host, policy=policy)
     if claim is not None:
         return claim
+    of_mac_vm = check_mac_vm(report.mac_vm, runs=report.mac_vm_runs, host=host, policy=policy)
+    if isinstance(of_mac_vm, Claim) and not is_not_yet(of_mac_vm):
+        return of_mac_vm
     lacking = policy.hosts[host].types - set(label_map.types) if host in policy.hosts else policy.types
     if lacking:
         return _claim(ClaimStatus.ABSENT, "the label map lacks types of the host", expected=", ".join(sorted(lacking)))
@@ -170,42 +169,9 @@ def check_hypervisor_report(data: bytes, *, host: HostName, policy: Policy) -> C
         found = conflicts(policy, label, (other for peer, other in running.items() if peer != name))
         if found:
             return _claim(ClaimStatus.FAIL, f"types in conflict run together: {found}", where=name)
-    words = f"{len(domains)} domains run under their labels"
-    if report.mac_vm is not None:
-        words += (
-            f"; the MAC VM {report.mac_vm.name} was started from what the policy pins (macvm.runtime absent: it has no "
-            "TPM, so what it runs since, nobody vouches for)"
-        )
-    return _claim(ClaimStatus.PASS, words)
-
-
-def _check_mac_vm(report: ReportedHypervisor, *, host: HostName, policy: Policy) -> Claim | None:
-    """The VM that holds the host's links is the policy's, runs, and was started from what the policy pins."""
-    wanted = policy.hosts[host].mac_vm if host in policy.hosts else None
-    found = report.mac_vm
-    if wanted is None or found is None:
-        if found is not None:
-            return _claim(ClaimStatus.FAIL, "a VM holds the host's links", where=found.name, expected="the host itself")
-        if wanted is not None:
-            return _claim(ClaimStatus.ABSENT, "nothing is said of the MAC VM", where=host, expected=wanted)
-        return None
-    if found.name != wanted:
-        return _claim(ClaimStatus.FAIL, "another VM holds the host's links", expected=wanted, found=found.name)
-    if not any(each.name == wanted and each.state is DomainState.RUNNING for each in report.domains):
-        return _claim(ClaimStatus.ABSENT, "the MAC VM does not run", where=wanted)
-    image = policy.images[policy.vms[wanted].image]
-    pins = {"image": image.sha256, **(asdict(image.boot) if image.boot is not None else {})}
-    for what, was in {"image": found.image_sha256, **asdict(found.boot)}.items():
-        expected = pins.get(what, "")
-        if expected != was:
-            return _claim(
-                ClaimStatus.FAIL,
-                f"the MAC VM was started from another {what.removesuffix('_sha256')} than the policy pins",
-                where=wanted,
-                expected=expected,
-                found=was,
-            )
-    return None
+    if isinstance(of_mac_vm, Claim):  # behind whatever counts against the host
+        return of_mac_vm
+    return _claim(ClaimStatus.PASS, f"{len(domains)} domains run under their labels{of_mac_vm}")
 
 
 def _check_flask(flask: FlaskState | None, *, host: HostName, policy: Policy) -> Claim | None:
@@ -275,19 +241,6 @@ def _check_domain(domain: ReportedDomain, *, host: HostName, policy: Policy, lab
             found=str(found),
         )
     return None
-
-
-def _mac_vm_document(mac_vm: ReportedMacVm) -> dict[str, str]:
-    return {"name": mac_vm.name, "image_sha256": mac_vm.image_sha256, **asdict(mac_vm.boot)}
-
-
-def _mac_vm(value: Mapping[str, Any]) -> ReportedMacVm:
-    wanted = {"name", "image_sha256", *(each.name for each in fields(PinnedBoot))}
-    if set(value) != wanted or not all(isinstance(each, str) and len(each) <= MAX_CMDLINE for each in value.values()):
-        raise BadInput("malformed hypervisor report", expected="of the MAC VM: " + ", ".join(sorted(wanted)))
-    boot = PinnedBoot(**{each.name: value[each.name] for each in fields(PinnedBoot)})
-    name = VmName(plain_name(value["name"], "VM name"))
-    return ReportedMacVm(name=name, image_sha256=value["image_sha256"], boot=boot)
 
 
 def _stands_by(domain: ReportedDomain, host: HostName, policy: Policy) -> bool:

@@ -58,7 +58,8 @@ def kept_by(policy: Policy, successor: Policy, name: VmName) -> Iterator[Decisio
     if interfaces != successor.interfaces_of(name):
         differ = _interfaces_differ(interfaces, successor.interfaces_of(name))
         yield _denied(name, f"version {successor.version} is to come: {differ}")
-    if policy.attested(name) is None and successor.attested(name) is not None:
+    unattested = policy.attested(name) is None and successor.attested(name) is not None
+    if unattested and not successor.is_mac_vm(name):  # which gets its TPM when the version is in force
         yield _denied(name, f"version {successor.version} is to come: it is attested then, and would have no TPM")
     disks_differ = grants_differ(disk_grants(policy, name), disk_grants(successor, name))
     if disks_differ:

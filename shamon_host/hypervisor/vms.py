@@ -334,11 +334,12 @@ class VmManager:
             )
 
     def finish(self) -> None:
-        """At a start of the daemon: finish replacements that an earlier run of it began, and write the memory that it
-        was to keep. What fails does not hold up the rest, and the audit log says why."""
+        """At a start of the daemon: finish replacements that an earlier run of it began, but for the MAC VM's, which
+        whoever keeps it finishes; and write the memory that it was to keep. What fails does not hold up the rest, and
+        the audit log says why."""
         for status in self.states.statuses():
             try:
-                if status.replacing:
+                if status.replacing and not self.states.policy().is_mac_vm(status.name):
                     self.replace(status.name, status.replacing)
                 self.quarantines.keep_memory(status.name)
             except ShamonError as error:
@@ -403,7 +404,7 @@ class VmManager:
             self._forbidden_still.discard(name)
         if report.state is DomainState.PAUSED and self._stands_still(name):
             return None  # it does nothing, and is kept as it is until it is started, replaced or stopped
-        if not self.states.has_its_tpm(report):
+        if self._lacks_tpm(report):
             return "vm.other-devices", self.attested.tpm_detail(report)
         boot = self._wanted_boot(name)
         if boot is not None and report.boot != boot:
@@ -665,8 +666,13 @@ class VmManager:
             wanted_interfaces=policy.interfaces_of(name),
             context=report.context,
             wanted_context=self.states.context(name) if labels else None,
-            lacks_tpm=not self.states.has_its_tpm(report),
+            lacks_tpm=self._lacks_tpm(report),
         )
+
+    def _lacks_tpm(self, report: DomainReport) -> bool:
+        """It is to be attested and has nothing for that. A MAC VM is replaced by whoever keeps it (`daemon.mac_vm`):
+        its host has no links without it."""
+        return not self.states.has_its_tpm(report) and not self.states.policy().is_mac_vm(report.name)
 
     def _verify(self, report: DomainReport) -> None:
         """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.

@@ -6,10 +6,16 @@ The composition root of the MAC VM: the only place in it that knows the real ker
 import asyncio
 import socket
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
-from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.attestation.guest_messages import GUEST_PORT, MAX_REQUEST_BYTES
+from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
+from shamon_host.attestation.tpm_bare import DEVICE, open_bare_tpm
+from shamon_host.domain.errors import BackendFailed, BadInput, ShamonError
+from shamon_host.guest_agent.answering import Answering
+from shamon_host.guest_agent.vsock import listen, serve
 from shamon_host.link_agent.agent import LinkAgent
 from shamon_host.link_agent.interfaces import MacVmInterfaces
 from shamon_host.link_agent.kernel_log import denials
@@ -50,7 +56,29 @@ async def _serve() -> None:
         out = await asyncio.start_server(relay.proxied, sock=_on_control_wire(PROXY_PORT))
         print("link-agent: ready", flush=True)
         async with asked, out:
-            await asyncio.gather(asked.serve_forever(), out.serve_forever())
+            await asyncio.gather(
+                asked.serve_forever(), out.serve_forever(), *([_attested()] if DEVICE.exists() else [])
+            )
+
+
+def _attested() -> asyncio.Future[None]:
+    """Show the host what runs here, in a thread of its own; done with the error by which that ends."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def answer() -> None:
+        try:
+            with listen(GUEST_PORT) as listening, open_bare_tpm() as tpm:
+                answering = Answering(tpm=tpm, logs=LinuxMeasurementLogs())
+                serve(listening, answering.answer, most=MAX_REQUEST_BYTES)
+        except ShamonError as error:
+            found = error
+        else:
+            found = BackendFailed("nobody answers the host any more")
+        loop.call_soon_threadsafe(ended.set_exception, found)
+
+    threading.Thread(target=answer, name="answers to the host", daemon=True).start()
+    return ended
 
 
 def _control_mac() -> str:

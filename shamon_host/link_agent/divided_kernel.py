@@ -3,6 +3,8 @@
 Taps of VMs and their filters are in the host's kernel; SPD, SAs, tunnels and gate in the MAC VM's. The bridge of a type
 is in both, joined by an interface of the MAC VM's, whose tap is a port of the host's bridge. Whoever plans sees one
 bridge, with the VMs' taps and the links' devices as its ports, and it is whole only while both halves are, and joined.
+
+While the MAC VM is in quarantine they are apart: then a bridge is whole only while its halves are not joined.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,13 +52,15 @@ class DividedKernel:
         self.host, self.mac_vm = host, mac_vm
         self.beside: Callable[[], Sequence[str]] = tuple
         """What else is wrong on the host, in words."""
+        self.apart: Callable[[], bool] = lambda: False
+        """Whether the halves of each bridge are to be apart now."""
 
     def read(self) -> KernelState:
         host, mac_vm = self.host.read(), self.mac_vm.read()
         on_host = (*host.foreign, *_links_on(host), *self.beside())
         return replace(
             mac_vm,
-            bridges=_joined_bridges(host.bridges, mac_vm.bridges),
+            bridges=_joined_bridges(host.bridges, mac_vm.bridges, apart=self.apart()),
             guard=host.guard and mac_vm.guard,
             filters=host.filters,
             changed_filters=host.changed_filters,
@@ -101,7 +105,8 @@ class DividedKernel:
                 self.mac_vm.apply([operation])
                 self.host.apply([operation])
             case CreateBridge(name=name):
-                self.host.apply([operation, AttachPort(bridge=name, interface=host_uplink(name), isolated=False)])
+                joint = AttachPort(bridge=name, interface=host_uplink(name), isolated=False)
+                self.host.apply([operation, DetachPort(interface=joint.interface) if self.apart() else joint])
                 self.mac_vm.apply([operation, AttachPort(bridge=name, interface=uplink(name), isolated=False)])
             case DeleteBridge(name=name):
                 self._delete_bridge(name)
@@ -140,7 +145,7 @@ class DividedKernel:
         self.mac_vm.close()
 
 
-def _joined_bridges(host: Mapping[str, Bridge], mac_vm: Mapping[str, Bridge]) -> dict[str, Bridge]:
+def _joined_bridges(host: Mapping[str, Bridge], mac_vm: Mapping[str, Bridge], *, apart: bool) -> dict[str, Bridge]:
     """One bridge for each type. The ends of what joins the halves do not show where they are as they should be; what is
     half a bridge is not sealed, so that it is made anew or goes."""
     bridges = {}
@@ -149,7 +154,7 @@ def _joined_bridges(host: Mapping[str, Bridge], mac_vm: Mapping[str, Bridge]) ->
         if far is None and near is not None and not set(near.ports) - {host_uplink(name)}:
             continue  # what `_delete_bridge` leaves: nobody is in it
         empty = Bridge(name=name, sealed=False)
-        near_ports, near_whole = _without_uplink(near or empty, host_uplink(name))
+        near_ports, near_whole = _without_uplink(near or empty, host_uplink(name), apart=apart)
         far_ports, far_whole = _without_uplink(far or empty, uplink(name))
         bridges[name] = Bridge(
             name=name,
@@ -160,9 +165,9 @@ def _joined_bridges(host: Mapping[str, Bridge], mac_vm: Mapping[str, Bridge]) ->
     return bridges
 
 
-def _without_uplink(bridge: Bridge, port: str) -> tuple[dict[str, bool], bool]:
-    """Its other ports, and whether it is sealed and joined to its other half."""
-    joined = bridge.ports.get(port) is False and port not in bridge.faulty
+def _without_uplink(bridge: Bridge, port: str, *, apart: bool = False) -> tuple[dict[str, bool], bool]:
+    """Its other ports, and whether it is sealed and joined to its other half, or apart from it."""
+    joined = port not in bridge.ports if apart else bridge.ports.get(port) is False and port not in bridge.faulty
     return {name: flag for name, flag in bridge.ports.items() if name != port}, bridge.sealed and joined
 
 

@@ -33,7 +33,8 @@ from shamon_host.attestation.ek_certificate import verify_ek_certificate
 from shamon_host.attestation.pcr import Bank, PcrSelection
 from shamon_host.attestation.ports import QUOTED_PCRS, Tpm
 from shamon_host.attestation.quote import verify_quote
-from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
+from shamon_host.attestation.tpm_objects import TPM_RH_ENDORSEMENT
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.results import TpmKind

@@ -80,7 +80,8 @@ class MemoryHypervisor:
     appliances: Mapping[VmName, Appliance] = field(default_factory=dict)
     clock_s: Callable[[], float] = lambda: 0.0
     guest_image: BootImage = field(default_factory=BootImage)
-    """What the guests boot that have a TPM."""
+    """What the guests boot that have a TPM, but for those in `guest_images`."""
+    guest_images: Mapping[VmName, BootImage] = field(default_factory=dict)
     machines: dict[str, MeasuredMachine] = field(default_factory=dict)
     """UUID → the machine around a domain's TPM, whose state outlives the domain."""
     _domains: dict[VmName, _Domain] = field(default_factory=dict)
@@ -106,7 +107,9 @@ class MemoryHypervisor:
         self._plug(domain)
         self._domains[spec.name] = domain
         if spec.cid is not None:
-            self.machines.setdefault(spec.uuid, MeasuredMachine(clock_s=self.clock_s)).boot(self.guest_image)
+            self.machines.setdefault(spec.uuid, MeasuredMachine(clock_s=self.clock_s)).boot(
+                self.guest_images.get(spec.name, self.guest_image)
+            )
         self._notify()
         return self._report(domain)
 

@@ -8,11 +8,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from shamon_host.attestation.attester import directly
 from shamon_host.attestation.evidence import Evidence
-from shamon_host.attestation.guest_reference import GuestReference
+from shamon_host.attestation.guest_record import OF_MAC_VM, record_guest
+from shamon_host.attestation.guest_reference import GuestBoot, GuestReference
 from shamon_host.attestation.reference_record import record
 from shamon_host.attestation.reference_values import ReferenceValues
 from shamon_host.daemon.api import Api
@@ -45,7 +47,7 @@ from shamon_host.testing.kernel import MemoryKernel
 from shamon_host.testing.kernel_selinux import SelinuxMode
 from shamon_host.testing.live import MemoryLive
 from shamon_host.testing.mac_vm import MemoryControlWire, MemoryMacVm
-from shamon_host.testing.machine import BootImage, MeasuredMachine
+from shamon_host.testing.machine import IMA_POLICY, BootImage, MeasuredMachine
 from shamon_host.testing.memory_ca import memory_authorities, memory_key, memory_peer, memory_record
 from shamon_host.testing.network import MemoryNetwork, memory_identity
 from shamon_host.testing.passage_streams import MemoryPassageStreams
@@ -58,6 +60,15 @@ CLEAN_IMAGE = b"a clean disk image"
 MAC_VM_IMAGE = b"the image of a MAC VM"
 MAC_VM_FILES = {"/mac-vm/vmlinuz": b"its kernel", "/mac-vm/initrd": b"its initial RAM disk"}
 MAC_VM_SETTINGS = VmSettings(kernel="/mac-vm/vmlinuz", initrd="/mac-vm/initrd", cmdline="its command line")
+MAC_VM_BOOT = BootImage(
+    early_files=(),
+    files=(
+        (IMA_POLICY, b"measure func=BPRM_CHECK\n"),
+        *((path, b"\x7fELF") for path in OF_MAC_VM.early.values()),
+        ("/opt/shamon/lib/python3.11/site-packages/shamon_host/__init__.py", b"# the link agent"),
+    ),
+)
+"""What is measured in a MAC VM that has a TPM."""
 _WRONG_SPI = 0x0BAD0001
 _PROGRAM, _MODULE = "/usr/local/bin/unknown", "/root/stranger.ko"
 _EXIT_CODES = {400: 2, 403: 3, 503: 4}
@@ -178,6 +189,7 @@ class MemoryHost:
             files=self.disks,
             flask=self.flask,
             appliances={} if self.mac_vm is None or mac_vm is None else {mac_vm: self.mac_vm},
+            guest_images={} if mac_vm is None else {mac_vm: MAC_VM_BOOT},
             clock_s=self.clock.boottime_s,
         )
         self.guests = MemoryGuests(hypervisor=self.hypervisor)
@@ -487,6 +499,19 @@ class MemoryHost:
         content = b"\x7fELF unknown %d" % self._faults
         self.machine.run_program(_PROGRAM, content)
         return sha256_of(content)
+
+
+@cache
+def mac_vm_reference() -> GuestReference:
+    """Of the MAC VMs of these hosts."""
+    machine = MeasuredMachine()
+    machine.boot(MAC_VM_BOOT)
+    boot = GuestBoot(
+        kernel=sha256_of(MAC_VM_FILES[MAC_VM_SETTINGS.kernel]),
+        initrd=sha256_of(MAC_VM_FILES[MAC_VM_SETTINGS.initrd]),
+        cmdline=MAC_VM_SETTINGS.cmdline,
+    )
+    return record_guest(pcrs=machine.tpm.pcrs, ima_log=machine.logs.ima_log(0), boot=boot, demanded=OF_MAC_VM)
 
 
 def boot_image(variant: BootVariant) -> BootImage:

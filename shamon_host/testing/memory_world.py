@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from shamon_host.testing.memory_host import (
     MAC_VM_SETTINGS,
     Enrolment,
     MemoryHost,
+    mac_vm_reference,
 )
 from shamon_host.testing.network import MemoryNetwork
 from shamon_host.testing.story_policy import HOST_ADDRESSES, VM_ADDRESSES, MacVmPins, story_policy
@@ -33,10 +35,15 @@ MAC_VM_PINS = MacVmPins(
 )
 
 
+def attested_pins() -> MacVmPins:
+    """The same, for MAC VMs that are attested."""
+    return replace(MAC_VM_PINS, reference_sha256=mac_vm_reference().digest)
+
+
 @cache
 def _policy(timing: Timing, hypervisors: tuple[HypervisorKind, ...], mac_vms: bool) -> Policy:
     kinds = dict(zip(HOST_ADDRESSES, hypervisors, strict=False))
-    pins = MAC_VM_PINS if mac_vms else None
+    pins = attested_pins() if mac_vms else None
     text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=timing, hypervisors=kinds, mac_vm=pins)
     return parse_policy(text.encode(), source="the story's policy")
 
@@ -54,7 +61,7 @@ class MemoryWorld:
         policy: Policy | None = None,
     ) -> None:
         """`hypervisors`: of alpha, beta and gamma, in this order; QEMU for the rest. `mac_vms`: what
-        holds their links is a VM of its own on each. `policy`: another than the
+        holds their links is a VM of its own on each, attested where that has a TPM. `policy`: another than the
         story's."""
         self.faults = faults
         self.timing = timing
@@ -63,6 +70,8 @@ class MemoryWorld:
         self.network = MemoryNetwork()
         self.policy = policy or _policy(timing, tuple(hypervisors), mac_vms)
         self.enrolment = Enrolment(policy=self.policy)
+        if "mac" in self.policy.guests:
+            self.enrolment.guests["mac"] = mac_vm_reference()
         self.hosts: Mapping[str, MemoryHost] = {
             name: MemoryHost(name=name, wire=self.wire, network=self.network, enrolment=self.enrolment)
             for name in HOST_ADDRESSES

@@ -26,6 +26,8 @@ class MacVmPins:
     kernel_sha256: str
     initrd_sha256: str
     cmdline: str
+    reference_sha256: str = ""
+    """Digest of the Reference Values by which those on QEMU are attested; empty: they are not."""
 
 
 ALL_QEMU = dict.fromkeys(HOST_ADDRESSES, HypervisorKind.QEMU)
@@ -132,7 +134,7 @@ def story_policy(
         action_delay_s=float(timing.action_delay_s),
         **HOST_ADDRESSES,
         **{f"{name}_hypervisor": _host_keys(name, hypervisors.get(name), mac_vm) for name in HOST_ADDRESSES},
-        mac_vms="" if mac_vm is None else _mac_vms(mac_vm),
+        mac_vms="" if mac_vm is None else _mac_vms(mac_vm, timing, hypervisors),
     )
 
 
@@ -141,9 +143,15 @@ def _host_keys(host: str, kind: HypervisorKind | None, mac_vm: MacVmPins | None)
     return hypervisor + (f'\nmac_vm = "{mac_vm_of(host)}"' if mac_vm is not None else "")
 
 
-def _mac_vms(pins: MacVmPins) -> str:
+def _mac_vms(pins: MacVmPins, timing: Timing, hypervisors: Mapping[str, HypervisorKind]) -> str:
     boot = f'kernel_sha256 = "{pins.kernel_sha256}"\ninitrd_sha256 = "{pins.initrd_sha256}"'
     tables = [f'[images.mac-vm]\nsha256 = "{pins.image_sha256}"\n{boot}\ncmdline = {json.dumps(pins.cmdline)}\n\n']
+    if pins.reference_sha256:
+        times = f"period_s = {float(timing.period_s)}\nlease_s = {float(timing.lease_s)}"
+        tables.append(f'[guests.mac]\nsha256 = "{pins.reference_sha256}"\n{times}\non_failure = "replace"\n\n')
     for host in HOST_ADDRESSES:
-        tables.append(f'[vms.{mac_vm_of(host)}]\nlabel = "unlabelled"\nimage = "mac-vm"\nhost = "{host}"\n\n')
+        on_qemu = hypervisors.get(host, HypervisorKind.QEMU) is HypervisorKind.QEMU
+        attest = 'attest = "mac"\n' if pins.reference_sha256 and on_qemu else ""
+        name = mac_vm_of(host)
+        tables.append(f'[vms.{name}]\nlabel = "unlabelled"\nimage = "mac-vm"\nhost = "{host}"\n{attest}\n')
     return "".join(tables)

@@ -19,7 +19,8 @@ from shamon_host.attestation.ek import EkPublic
 from shamon_host.attestation.nv_counter import NvCounter
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest, extend, initial_value
 from shamon_host.attestation.ports import MAX_SEALED_BYTES, QUOTED_PCRS, Quote
-from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
+from shamon_host.attestation.tpm_objects import TPM_RH_ENDORSEMENT
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import ClockInfo, QuoteAttest, TpmSignature
 from shamon_host.domain.errors import BackendFailed, BadInput
 

@@ -67,9 +67,11 @@ from shamon_host.domain.contexts import allocate_for
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.flask_expected import expected_flask
 from shamon_host.domain.labels import HostName, TypeName, VmName
+from shamon_host.domain.policy import PinnedBoot
 from shamon_host.domain.policy_file import PolicyErrors, parse_canonical, parse_policy
 from shamon_host.domain.results import TpmKind
 from shamon_host.guest_agent.answering import Answering
+from shamon_host.hypervisor.mac_vm_report import ReportedMacVm, ReportedRuntime, RuntimeState
 from shamon_host.hypervisor.ports import FlaskState
 from shamon_host.hypervisor.report import check_hypervisor_report, hypervisor_report, parse_hypervisor_report
 from shamon_host.link_agent.frames import CALLS, HEADER, answer_in, failure_words, frame
@@ -161,10 +163,18 @@ def _read_ima_log(data: bytes) -> None:
 
 
 def _hypervisor_reports() -> tuple[bytes, ...]:
-    """Of a host with Xen."""
+    """Of a host with Xen, and of one whose MAC VM failed."""
     access = expected_flask(flask_contract.POLICY, flask_contract.ALPHA).access
     state = FlaskState(enforcing=True, booleans={"one": False}, access=access)
-    return (hypervisor_report([], allocate_for(flask_contract.POLICY, flask_contract.ALPHA), state), b'{"domains":[]}')
+    label_map = allocate_for(flask_contract.POLICY, flask_contract.ALPHA)
+    runtime = ReportedRuntime(reference_sha256="0" * 64, state=RuntimeState.FAILED, reason="a strange program")
+    boot = PinnedBoot(kernel_sha256="1" * 64, initrd_sha256="2" * 64, cmdline="quiet")
+    mac_vm = ReportedMacVm(name=VmName("alpha-mac"), image_sha256="3" * 64, boot=boot, runtime=runtime)
+    return (
+        hypervisor_report([], label_map, state),
+        hypervisor_report([], label_map, mac_vm=mac_vm),
+        b'{"domains":[]}',
+    )
 
 
 def _hypervisor_claim(data: bytes) -> None:

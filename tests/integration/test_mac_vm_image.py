@@ -1,5 +1,6 @@
 """The MAC VM's image as it boots in QEMU, with an agent that stands in for the real one: `mac_vm_stand_in`."""
 
+import base64
 import json
 import os
 import re
@@ -14,9 +15,15 @@ from typing import Any
 
 import pytest
 
+from shamon_host.attestation.guest_appraisal import appraise_guest
+from shamon_host.attestation.guest_messages import EvidenceRequest, read_answer
+from shamon_host.attestation.guest_record import OF_MAC_VM, record_guest
+from shamon_host.attestation.guest_reference import GuestBoot
+from shamon_host.attestation.reference_record import not_in_manifest
 from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.labels import VmName
 from shamon_host.domain.policy import HypervisorKind
+from shamon_host.domain.results import ClaimName
 from shamon_host.hypervisor.libvirt_domain import xen_domain_xml
 from shamon_host.hypervisor.ports import VmInterface, VmSpec
 from tests.integration.lab import Lab
@@ -25,7 +32,7 @@ from tests.integration.lab.errors import LabError
 from tests.integration.lab.images import host_images
 from tests.integration.lab.tpm import SoftwareTpm
 from tests.integration.lab.waiting import wait_until
-from tests.integration.mac_vm_stand_in.__main__ import ATTEMPTS, PEER, STATUS
+from tests.integration.mac_vm_stand_in.__main__ import ATTEMPTS, NONCE, PEER, STATUS, VM
 from vm_images.app import build_app
 from vm_images.cache import in_use
 from vm_images.mac_vm import build_mac_vm
@@ -33,6 +40,7 @@ from vm_images.mac_vm import build_mac_vm
 STAND_IN = Path(__file__).with_name("mac_vm_stand_in")
 READY = "link-agent: ready"
 MEMORY_MIB = 128
+MAX_IMAGE_BYTES = 80_000_000
 LIMIT_S = 180.0
 MADE = ("sas", "spd", "tunnel", "ports", "sealed", "guard", "filters")
 """What the stand-in read back as it was made."""
@@ -71,8 +79,8 @@ class Boot:
         return self.console.read_text(errors="replace").replace("\r", "")
 
     def told(self) -> list[dict[str, Any]]:
-        """The lines of the stand-in."""
-        return [json.loads(line) for line in re.findall(r"^stand-in: (.*)$", self.said, re.MULTILINE)]
+        """The lines of the stand-in that are there whole."""
+        return [json.loads(line) for line in re.findall(r"^stand-in: (.*)\n", self.said, re.MULTILINE)]
 
     def until_said(self, words: str) -> None:
         wait_until(lambda: words in self.said or self.ended, timeout_s=LIMIT_S, what=words)
@@ -135,7 +143,7 @@ def running(image: Path, accelerated: str, tmp_path_factory: pytest.TempPathFact
     try:
         with booted(image, accelerated, directory, words=words, tpm=str(tpm.socket)) as boot:
             boot.until_said(READY)
-            wait_until(lambda: len(boot.told()) == 2 or boot.ended, timeout_s=LIMIT_S, what="the attempts")
+            wait_until(lambda: len(boot.told()) == 3 or boot.ended, timeout_s=LIMIT_S, what="the attempts")
             yield boot
     finally:
         tpm.stop()
@@ -181,6 +189,32 @@ def test_it_is_measured_into_its_own_tpm(running: Boot) -> None:
     assert {*names, "selinux-state", "selinux-policy-hash"} <= set(told["measured"])
     assert re.fullmatch("[0-9A-F]{64}", told["pcr10"])
     assert told["pcr10"] != "0" * 64
+
+
+def test_what_it_answers_its_host_meets_every_claim(running: Boot, image: Path) -> None:
+    """By the key that it shows, over a log in which everything stands where it is to stand."""
+    answer = read_answer(base64.b64decode(running.told()[2]["answer"]))
+    quote, log = answer.evidence.quote, answer.evidence.ima_log
+    files = {name: json.loads((image / "mac-vm.json").read_text())[name] for name in ("vmlinuz", "initrd", "cmdline")}
+    boot = GuestBoot(kernel=files["vmlinuz"], initrd=files["initrd"], cmdline=files["cmdline"])
+    manifest = json.loads((image / "mac-manifest.json").read_text())["files"]
+    reference = record_guest(pcrs=quote.pcr_values, ima_log=log, boot=boot, manifest=manifest, demanded=OF_MAC_VM)
+    print("in no manifest:", sorted(not_in_manifest(reference.values, manifest)), "log bytes:", len(log))
+    result, _ = appraise_guest(
+        answer,
+        request=EvidenceRequest(vm=VmName(VM), nonce=NONCE),
+        ak_public=answer.ak_public,
+        boot=boot,
+        reference=reference,
+        state=None,
+    )
+    assert result.trusted, result.failures
+    assert {claim.name for claim in result.claims} >= {ClaimName.IMA_POLICY, ClaimName.SELINUX, ClaimName.SHAMON_CODE}
+    assert set(not_in_manifest(reference.values, manifest)) == set()
+
+
+def test_it_is_no_bigger_than_it_may_be(image: Path) -> None:
+    assert sum((image / name).stat().st_size for name in ("vmlinuz", "initrd", "root.img")) < MAX_IMAGE_BYTES
 
 
 def test_when_the_agent_ends_the_machine_is_off(start: Start) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from shamon_host.domain.policy import HypervisorKind
 from shamon_host.testing.story_report import StoryReport
+from tests.integration.daemon.mac_vm_attestation_proofs import MacVmAttestationProofs
 from tests.integration.daemon.mac_vm_proofs import MacVmProofs
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.link_pair import RED, LinkPair
@@ -29,7 +30,7 @@ def test_the_story_with_mac_vms_on_xen(kinds: Sequence[HypervisorKind]) -> None:
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[Lab, StoryReport]]:
-    yield from told_on([QEMU], mac_vms=True)
+    yield from told_on([QEMU], mac_vms=True, attesting=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,4 +48,8 @@ def test_the_story_with_mac_vms(told: tuple[Lab, StoryReport]) -> None:
 
 
 class TestTheMacVm(MacVmProofs):
+    """On QEMU."""
+
+
+class TestMacVmsThatAreAttested(MacVmAttestationProofs):
     """On QEMU."""

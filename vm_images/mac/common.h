@@ -55,15 +55,6 @@ static void must_mount(const char *source, const char *target, const char *kind,
         fail("cannot mount", target);
 }
 
-/* One write: the kernel's control files take a value whole. */
-static void must_write(const char *path, const void *value, size_t length)
-{
-    int file = open(path, O_WRONLY);
-    if (file < 0 || write(file, value, length) != (ssize_t)length)
-        fail("cannot write", path);
-    close(file);
-}
-
 /* The start of a small text file of the kernel. */
 static void must_read(const char *path, char *text, size_t size)
 {

@@ -1,5 +1,5 @@
 /* The MAC VM's /sbin/init, in the SELinux domain init_t: gives device nodes their labels, mounts what may be written,
- * loads the IMA policy, starts the link agent, and switches the machine off when the agent ends: its links end with it.
+ * starts the link agent, and switches the machine off when the agent ends: its links end with it.
  *
  * No login, no shell, no service beside it. The root is read-only, modules cannot be loaded any more (see initrd.c).
  */
@@ -75,7 +75,6 @@ int main(void)
     must_mount("tmpfs", "/var/lib/shamon", "tmpfs", TMPFS,
                "mode=0700,size=4m,rootcontext=" LABELLED("shamon_var_lib_t"));
     must_mount("tmpfs", "/tmp", "tmpfs", TMPFS, "mode=1777,size=4m,rootcontext=" LABELLED("tmp_t"));
-    must_write("/sys/kernel/security/ima/policy", "/etc/ima/ima-policy", strlen("/etc/ima/ima-policy"));
 
     pid_t agent = fork();
     if (agent < 0)

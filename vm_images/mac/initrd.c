@@ -1,5 +1,5 @@
 /* The first program of the MAC VM, in its initrd: loads every kernel module that the machine will ever have and forbids
- * more, opens the root behind dm-verity, loads the SELinux policy, and goes over to the root's /sbin/init.
+ * more, opens the root behind dm-verity, loads the policies of SELinux and IMA, and goes over to the root's /sbin/init.
  *
  * The kernel's command line names the root: shamon.root.blocks=N (of 4096 bytes, the hash tree begins behind them),
  * shamon.root.salt=HEX and shamon.root.hash=HEX, of SHA-256. Whoever starts the machine digests kernel, initrd and command
@@ -27,8 +27,18 @@
 #define WAIT_MS 10000
 #define PIECE (1UL << 20)
 #define POLICY "/root/etc/selinux/default/policy/policy.33"
+#define IMA_POLICY "/etc/ima/ima-policy"
 
 static char command_line[4096];
+
+/* One write: the kernel's control files take a value whole. */
+static void must_write(const char *path, const void *value, size_t length)
+{
+    int file = open(path, O_WRONLY);
+    if (file < 0 || write(file, value, length) != (ssize_t)length)
+        fail("cannot write", path);
+    close(file);
+}
 
 /* The value of a word of the command line. */
 static const char *option(const char *name, char *value, size_t size)
@@ -206,6 +216,8 @@ int main(void)
     unlink("/init");
     if (chdir("/root") != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0)
         fail("cannot go over to", "the root");
+    /* Right behind SELinux's, before anything of the root runs: what is measured before it, nobody could place. */
+    must_write("/sys/kernel/security/ima/policy", IMA_POLICY, strlen(IMA_POLICY));
     execl("/sbin/init", "/sbin/init", NULL);
     fail("cannot run", "/sbin/init");
 }

@@ -17,7 +17,8 @@ from shamon_host.attestation.ek_certificate import read_ek_certificate
 from shamon_host.attestation.pcr import Bank, PcrSelection
 from shamon_host.attestation.ports import MAX_SEALED_BYTES, QUOTED_PCRS, Quote, Tpm
 from shamon_host.attestation.quote import QuoteError, QuoteFault, VerifiedQuote, verify_quote
-from shamon_host.attestation.tpm_public import TPM_RH_ENDORSEMENT, TpmPublic
+from shamon_host.attestation.tpm_objects import TPM_RH_ENDORSEMENT
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BackendFailed
 
 NONCE = hashlib.sha256(b"a nonce").digest()

@@ -18,7 +18,7 @@ from shamon_host.testing.story import Story
 from shamon_host.testing.story_policy import HOST_ADDRESSES
 from shamon_host.testing.story_report import Observer, StoryReport
 from shamon_host.testing.world import Fault
-from tests.integration.lab.images import host_images
+from tests.integration.lab.images import attesting_host_images, host_images
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.story_world import LabWorld
 
@@ -26,11 +26,13 @@ CORE_FAULTS = (Fault.PROGRAM,)
 _NAMES = tuple(HOST_ADDRESSES)
 
 
-def lab_of(kinds: Sequence[HypervisorKind], *, keep: Path | None = None) -> Lab:
-    """A lab whose hosts, in the story's order, run these hypervisors; the last kind goes for those that are left."""
+def lab_of(kinds: Sequence[HypervisorKind], *, keep: Path | None = None, attesting: bool = False) -> Lab:
+    """A lab whose hosts, in the story's order, run these hypervisors; the last kind goes for those that are left.
+    `attesting`: those with QEMU can give TPMs to their VMs."""
     chosen = [*kinds, *[kinds[-1]] * len(_NAMES)]
     xen = [name for name, kind in zip(_NAMES, chosen, strict=False) if kind is HypervisorKind.XEN]
-    return Lab(host_images(), keep=keep, xen_images=host_images(HypervisorKind.XEN) if xen else None, xen=xen)
+    images = attesting_host_images() if attesting else host_images()
+    return Lab(images, keep=keep, xen_images=host_images(HypervisorKind.XEN) if xen else None, xen=xen)
 
 
 def play(lab: Lab, *, faults: tuple[Fault, ...], observer: Observer, mac_vms: bool = False) -> StoryReport:
@@ -38,11 +40,13 @@ def play(lab: Lab, *, faults: tuple[Fault, ...], observer: Observer, mac_vms: bo
     return asyncio.run(Story(world=LabWorld(lab, faults=faults, mac_vms=mac_vms), observer=observer).play())
 
 
-def told_on(kinds: Sequence[HypervisorKind], *, mac_vms: bool = False) -> Iterator[tuple[Lab, StoryReport]]:
+def told_on(
+    kinds: Sequence[HypervisorKind], *, mac_vms: bool = False, attesting: bool = False
+) -> Iterator[tuple[Lab, StoryReport]]:
     """For a fixture: the story with its core faults, in a lab that is there until the tests are done; `SHAMON_LAB_LOGS`
-    names where its logs are kept."""
+    names where its logs are kept. `attesting`: as for `lab_of`."""
     logs = os.environ.get("SHAMON_LAB_LOGS")
-    with lab_of(kinds, keep=Path(logs) if logs else None) as lab:
+    with lab_of(kinds, keep=Path(logs) if logs else None, attesting=attesting) as lab:
         yield lab, play(lab, faults=CORE_FAULTS, observer=PlainObserver(), mac_vms=mac_vms)
 
 

@@ -2,9 +2,10 @@
 how long that took, and is ready.
 
 Words of the command line: `stand-in.try`: then try what the agent must not be able to do, and print how each was
-refused; `stand-in.end`: end.
+refused, and what it answers to its host; `stand-in.end`: end.
 """
 
+import base64
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 OWN, PEER = "192.0.2.1", "192.0.2.77"
+VM, NONCE = "alpha-mac", bytes(range(32))
 CATEGORY = 7
 STATUS = 7
 
@@ -27,6 +29,7 @@ def main() -> None:
     if "stand-in.try" in words:
         refused = {name: refusal(attempt) for name, attempt in ATTEMPTS.items()}
         print("stand-in:", json.dumps(refused), flush=True)
+        print("stand-in:", json.dumps({"answer": base64.b64encode(answer()).decode()}), flush=True)
     if "stand-in.end" in words:
         sys.exit(STATUS)
     while True:
@@ -93,6 +96,20 @@ def facts() -> dict[str, Any]:
         "seconds": {"started": started_s, "imported": imported_s, "linked": read_s},
         "memory_kib": memory_kib(),
     }
+
+
+def answer() -> bytes:
+    """What the real agent would answer to the host that asks for Evidence, over vsock."""
+    from shamon_host.attestation.guest_messages import GUEST_PORT, EvidenceRequest
+    from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
+    from shamon_host.attestation.tpm_bare import open_bare_tpm
+    from shamon_host.domain.labels import VmName
+    from shamon_host.guest_agent.answering import Answering
+    from shamon_host.guest_agent.vsock import listen
+
+    with listen(GUEST_PORT), open_bare_tpm() as tpm:
+        request = EvidenceRequest(vm=VmName(VM), nonce=NONCE)
+        return Answering(tpm=tpm, logs=LinuxMeasurementLogs()).answer(request.encode())
 
 
 def set_address(name: str, address: str) -> None:

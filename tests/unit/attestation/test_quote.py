@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from shamon_host.attestation.ima_log import parse_ima_log
 from shamon_host.attestation.pcr import Bank, PcrSelection, composite_digest, replay
 from shamon_host.attestation.quote import QuoteError, QuoteFault, VerifiedQuote, load_ak, verify_quote
-from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, ObjectAttributes, TpmPublic
+from shamon_host.attestation.tpm_objects import AK_ATTRIBUTES, ObjectAttributes
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import ClockInfo, QuoteAttest, SignatureAlgorithm, TpmSignature
 
 _NONCE = bytes(range(32))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shamon_host.attestation.pcr import Bank, PcrSelection
-from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, ObjectAttributes, TpmPublic
+from shamon_host.attestation.tpm_objects import AK_ATTRIBUTES, ObjectAttributes
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import (
     ClockInfo,
     QuoteAttest,

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from shamon_host.attestation.event_log import Event, EventType, encode_event_log
 from shamon_host.attestation.pcr import Bank, PcrSelection
-from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, ObjectAttributes, TpmPublic
+from shamon_host.attestation.tpm_objects import AK_ATTRIBUTES, ObjectAttributes
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.attestation.tpm_structures import (
     ClockInfo,
     QuoteAttest,

@@ -14,7 +14,7 @@ from shamon_host.domain.policy_file import parse_policy
 from shamon_host.testing.clock import run_virtual
 from shamon_host.testing.images import sha256_of
 from shamon_host.testing.memory_host import CLEAN_IMAGE, MemoryHost
-from shamon_host.testing.memory_world import MAC_VM_PINS, MEMORY_TIMING, MemoryWorld
+from shamon_host.testing.memory_world import MAC_VM_PINS, MEMORY_TIMING, MemoryWorld, attested_pins
 from shamon_host.testing.network import Deliver, Request
 from shamon_host.testing.story_policy import VM_ADDRESSES, story_policy
 
@@ -27,9 +27,9 @@ ON_FAILURE = 'on_failure = "replace"'
 
 
 @cache
-def changed_policy(*changes: Change, mac_vms: bool = False) -> Policy:
-    """The story's policy with every first occurrence of what is to be changed changed."""
-    pins = MAC_VM_PINS if mac_vms else None
+def changed_policy(*changes: Change, mac_vms: bool = False, attested: bool = True) -> Policy:
+    """The story's policy with every first occurrence of what is to be changed changed. `attested`: so are MAC VMs."""
+    pins = (attested_pins() if attested else MAC_VM_PINS) if mac_vms else None
     text = story_policy(image_sha256=sha256_of(CLEAN_IMAGE), timing=MEMORY_TIMING, mac_vm=pins)
     for old, new in changes:
         assert old in text
@@ -40,8 +40,8 @@ def changed_policy(*changes: Change, mac_vms: bool = False) -> Policy:
 class DaemonWorld(MemoryWorld):
     """Three enrolled hosts, all off."""
 
-    def __init__(self, *changes: Change, mac_vms: bool = False) -> None:
-        super().__init__(policy=changed_policy(*changes, mac_vms=mac_vms))
+    def __init__(self, *changes: Change, mac_vms: bool = False, attested: bool = True) -> None:
+        super().__init__(policy=changed_policy(*changes, mac_vms=mac_vms, attested=attested))
 
     @property
     def alpha(self) -> MemoryHost:
@@ -106,12 +106,14 @@ class DaemonWorld(MemoryWorld):
         return calls
 
 
-def play(test: Callable[[DaemonWorld], Awaitable[None]], *changes: Change, mac_vms: bool = False) -> None:
+def play(
+    test: Callable[[DaemonWorld], Awaitable[None]], *changes: Change, mac_vms: bool = False, attested: bool = True
+) -> None:
     """Run a test in a prepared world, in virtual time. A daemon that ended by itself fails the test that did not
     expect it."""
 
     async def main() -> None:
-        async with DaemonWorld(*changes, mac_vms=mac_vms) as world:
+        async with DaemonWorld(*changes, mac_vms=mac_vms, attested=attested) as world:
             await world.prepare()
             await test(world)
             for host in world.hosts.values():

@@ -24,6 +24,7 @@ def test_a_passing_answer_counts_from_before_the_question() -> None:
     lease = BEGUN.after(Answer.PASSES, DEMAND, asked_s=101.0, now_s=104.0)
     assert (lease.until_s, lease.passed) == (116.0, True)
     assert [holds(lease, now_s) for now_s in (104.0, 115.9, 116.0)] == [True, True, False]
+    assert (BEGUN.reference, lease.reference) == ("", DEMAND.sha256)
     assert not holds(lease, 104.0, "another boot")
     assert not holds(lease.ended(), 104.0)
 

@@ -77,3 +77,46 @@ def test_who_holds_the_links_changes_by_hand_alone() -> None:
     other = parsed((', mac_vm = "alpha-mac"', ""))
     running = Running(host=ALPHA, vms={}, tpm=TpmKind.SOFTWARE)
     assert any("mac_vm of alpha changes" in each for each in violations(other, parsed(), running))
+
+
+ATTESTED = ('host = "alpha"}\nvms.web', 'host = "alpha", attest = "mac"}\nvms.web')
+DEMAND = ("vms.alpha-mac", f'guests.mac.sha256 = "{"4" * 64}"\nvms.alpha-mac')
+
+
+def test_one_on_qemu_may_be_attested() -> None:
+    demand = parsed(ATTESTED, DEMAND).attested(MAC)
+    assert demand is not None
+    assert (demand.name, demand.sha256) == ("mac", "4" * 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ((ATTESTED,), "demand on guests"),
+        ((ATTESTED, DEMAND, ('mac_vm = "alpha-mac"', 'mac_vm = "alpha-mac", hypervisor = "xen"')), "no TPM"),
+    ],
+)
+def test_one_that_cannot_be_attested(changes: tuple[tuple[str, str], ...], words: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        parsed(*changes)
+    assert words in str(raised.value)
+    assert "vms.alpha-mac.attest" in str(raised.value)
+
+
+@pytest.mark.parametrize(("grade", "allowed"), [("note", False), ("ports-down", True), ("suspend", True)])
+def test_its_quarantine_may_leave_it_on_the_network_but_not_on_the_bridges_of_vms(grade: str, *, allowed: bool) -> None:
+    change = ('host = "alpha"}\nvms.web', f'host = "alpha", quarantine = "{grade}"}}\nvms.web')
+    if allowed:
+        assert parsed(change).quarantine_of(MAC) == grade
+    else:
+        with pytest.raises(BadInput, match="weaker than its label says"):
+            parsed(change)
+
+
+def test_another_vm_without_a_label_may_not_stay_on_its_bridges() -> None:
+    other = (
+        "vms.web",
+        'vms.lone = {label = "unlabelled", image = "app", host = "alpha", quarantine = "ports-down"}\nvms.web',
+    )
+    with pytest.raises(BadInput, match="weaker than its label says"):
+        parsed(other)

@@ -58,6 +58,20 @@ def test_a_bridge_that_is_not_joined_is_not_whole_and_is_joined_again(bench: Div
     assert bench.divided.read().bridges[BRIDGE].sealed
 
 
+def test_while_the_mac_vm_is_in_quarantine_the_halves_are_apart_and_nothing_joins_them(bench: DividedBench) -> None:
+    bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])
+    bench.divided.apart = lambda: True
+    assert not bench.divided.read().bridges[BRIDGE].sealed, "it is joined, and is not to be"
+    bench.divided.apply([CreateBridge(name=BRIDGE)])
+    found = bench.divided.read().bridges[BRIDGE]
+    assert (found.sealed, found.ports) == (True, {})
+    assert bench.host.read().bridges[BRIDGE].ports == {}
+    bench.divided.apart = lambda: False
+    assert not bench.divided.read().bridges[BRIDGE].sealed
+    bench.divided.apply([CreateBridge(name=BRIDGE)])
+    assert bench.host.read().bridges[BRIDGE].ports == {host_uplink(BRIDGE): False}
+
+
 @pytest.mark.parametrize("half", ["host", "mac_vm"])
 def test_a_half_that_is_unsealed_shows(bench: DividedBench, half: str) -> None:
     bench.divided.apply([InstallGuard(), CreateBridge(name=BRIDGE)])

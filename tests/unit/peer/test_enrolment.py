@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, ObjectAttributes, TpmPublic
+from shamon_host.attestation.tpm_objects import AK_ATTRIBUTES, ObjectAttributes
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import Policy

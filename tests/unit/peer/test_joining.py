@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from shamon_host.attestation.ek import EkPublic
 from shamon_host.attestation.ports import Quote
-from shamon_host.attestation.tpm_public import AK_ATTRIBUTES, TPM_RH_OWNER, ObjectAttributes, TpmPublic
+from shamon_host.attestation.tpm_objects import AK_ATTRIBUTES, TPM_RH_OWNER, ObjectAttributes
+from shamon_host.attestation.tpm_public import TpmPublic
 from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import TpmKind

@@ -2,7 +2,10 @@
 init and its SELinux module must never have.
 """
 
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from hypothesis import strategies as st
 from vm_images import mac_vm
 from vm_images.commands import CommandError
 from vm_images.kernel_modules import depends_on, found_modules, in_load_order
-from vm_images.mac_root import RECIPE, inside, shared_libraries
+from vm_images.mac_root import MODULES as ANSWERING
+from vm_images.mac_root import PACKAGES, RECIPE, inside, shared_libraries
+from vm_images.manifest import root_digests
 
 MODULES = [f"m{number}" for number in range(8)]
 
@@ -118,3 +123,37 @@ def test_the_ima_policy_names_only_types_of_the_modules() -> None:
     assert {word for word in rules.split() if word.startswith(("subj_type=", "obj_type="))} == {
         "subj_type=shamon_t", "obj_type=shamon_var_lib_t", "obj_type=shamon_var_run_t",
     }  # fmt: skip
+
+
+def test_what_answers_the_host_is_in_the_image_whole_and_is_all_of_these_packages_that_is() -> None:
+    """And it takes no library along: neither the TPM2 software stack nor what verifies."""
+    wanted = {
+        f"shamon_host.{package}" + ("" if name == "__init__" else f".{name}")
+        for package, names in ANSWERING.items()
+        for name in names
+    }
+    asked = (
+        "import importlib, sys; before = {*sys.modules}; [importlib.import_module(name) for name in sys.argv[1:]];"
+        "print(*({*sys.modules} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", asked, *sorted(wanted)], check=True, capture_output=True, text=True)
+    imported = done.stdout.split()
+    own = {name for name in imported if name.startswith("shamon_host.")}
+    assert {name for name in own if name.split(".")[1] in ANSWERING} == wanted
+    assert {name.split(".")[1] for name in own} <= {*ANSWERING, *PACKAGES}
+    assert {"cryptography", "cffi", "tpm2_pytss"}.isdisjoint(imported)
+
+
+def test_the_ima_policy_is_loaded_before_anything_of_the_root_runs() -> None:
+    """Behind SELinux's, as Reference Values demand it of every boot."""
+    program, init = (RECIPE / "initrd.c").read_text(), (RECIPE / "init.c").read_text()
+    main = program[program.index("int main(") :]
+    assert 0 < main.index("load_policy()") < main.index("IMA_POLICY") < main.index("execl(")
+    assert "ima" not in init
+
+
+def test_the_manifest_names_each_file_of_the_root_and_no_link(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/file").write_bytes(b"content")
+    (tmp_path / "etc/link").symlink_to("file")
+    assert root_digests(tmp_path) == {"/etc/file": [hashlib.sha256(b"content").hexdigest()]}

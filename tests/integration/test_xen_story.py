@@ -20,6 +20,7 @@ from tests.integration.lab.link_pair import RED, LinkPair
 from tests.integration.lab.story import told_on
 from tests.integration.lab.waiting import wait_until
 
+pytestmark = pytest.mark.full
 XEN, QEMU = HypervisorKind.XEN, HypervisorKind.QEMU
 _APP = "/var/lib/libvirt/images/app"
 _IN_TOOLSTACK = "systemd-run -q --wait --pipe --collect /usr/local/sbin/lab-in-toolstack"
@@ -40,7 +41,6 @@ def _check(report: StoryReport) -> None:
     assert {"handshake_ms", "quote_ms", "detect_to_teardown_ms"} <= set(report.figures)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("kinds", [(XEN, QEMU), (QEMU, XEN)], ids=["xen,kvm", "kvm,xen"])
 def test_the_story_on_hosts_of_both_kinds(kinds: Sequence[HypervisorKind]) -> None:
     for _, report in told_on(kinds):
@@ -93,7 +93,6 @@ def attacked(told: tuple[Lab, StoryReport]) -> Attacked:
     return Attacked(pair)
 
 
-@pytest.mark.full
 def test_a_domain_that_somebody_starts_is_stopped(attacked: Attacked) -> None:
     """Under a label of the coalition, past Shamon and libvirt: judged like any start, gone, and nothing else is."""
     since = attacked.pair.audit_end(attacked.host)
@@ -107,7 +106,6 @@ def test_a_domain_that_somebody_starts_is_stopped(attacked: Attacked) -> None:
     attacked.pair.until_carried([RED])
 
 
-@pytest.mark.full
 def test_a_vm_under_a_label_that_xen_does_not_know(attacked: Attacked) -> None:
     """libxl starts it as a domain without a label, and says nothing; Shamon reads it back."""
     since = attacked.pair.audit_end(attacked.host)
@@ -124,7 +122,6 @@ def test_a_vm_under_a_label_that_xen_does_not_know(attacked: Attacked) -> None:
     wait_until(lambda: "probe" not in attacked.domains(), timeout_s=60, what="it is gone")
 
 
-@pytest.mark.full
 def test_nobody_relabels_a_domain(attacked: Attacked) -> None:
     """Not even the toolstack: the hypervisor refuses, and says so."""
     number = attacked.host.run("virsh -q -c xen:///system domid web").stdout.strip()
@@ -142,7 +139,6 @@ def test_nobody_relabels_a_domain(attacked: Attacked) -> None:
     )
 
 
-@pytest.mark.full
 def test_a_policy_that_somebody_swaps(attacked: Attacked) -> None:
     """A laxer one, with all that the coalition's allows: it is replaced, peers hear of it, and cut the host off."""
     host, pair = attacked.host, attacked.pair

@@ -480,9 +480,11 @@ class HostDaemon:
     async def _start_vms(self, arrived: Sequence[VmName], stay: Sequence[VmName], *, is_new: bool) -> None:
         """What should run and does not, what came, or was to go, when the last daemon ended, and what was begun.
         `is_new`: nothing was started in this boot, but by people while the MAC VM was waited for, and that clean where
-        it has to be (`replace_at_start`)."""
-        if is_new:
-            await self._restore_vms(missing_only=self.own.mac_vm is not None)
+        it has to be (`replace_at_start`). A MAC VM may have been started anew meanwhile, and a VM not, for want of it.
+        """
+        has_mac_vm = self.own.mac_vm is not None
+        if is_new or has_mac_vm:
+            await self._restore_vms(missing_only=has_mac_vm)
         if arrived:
             self.background.spawn(self._start_arrived(arrived), "VMs that came from other hosts")
         for vm in stay:

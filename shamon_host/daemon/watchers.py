@@ -72,6 +72,8 @@ class Watchers:
     _told: dict[str, str] = field(default_factory=dict)
     _wrong: str = ""
     """What a Verifier would find wrong with the network state, as of the last look."""
+    _new_mac_vm: bool = False
+    """It was started anew, and nobody was told yet."""
 
     async def run(self) -> None:
         """Subscribe, look once, then watch for ever. Raises what ends the daemon: a failed audit log."""
@@ -124,16 +126,15 @@ class Watchers:
             self._domains_changed.clear()
             await self._narrowed()
 
-            def repair() -> tuple[bool, dict[str, str]]:
+            def repair() -> dict[str, str]:
                 self.vms.enforce_labels()
-                new_mac_vm = self.bring_mac_vm_about()
+                self._bring_mac_vm_about()
                 self.reconciler.reconcile()
-                return new_mac_vm, {tap: str(name) for tap, name in self.vms.states.taps().items()}
+                return {tap: str(name) for tap, name in self.vms.states.taps().items()}
 
-            new_mac_vm, taps = await self._tried("host.domains-unreadable", repair) or (False, None)
-            if new_mac_vm:
+            taps = await self._tried("host.domains-unreadable", repair)
+            if taps is not None and self._told_of_mac_vm():
                 self._kernel_changed.set()
-                self.on_enforced()
             self.looked.set()
             closed = taps is not None and await self._close_unused()
             runtime = self.mac_vm_runtime()
@@ -143,6 +144,17 @@ class Watchers:
             waits = runtime is not None and runtime.state is not RuntimeState.ATTESTED
             if not closed or self.vms.resisting or waits:
                 await self._again(self._domains_changed)
+
+    def _bring_mac_vm_about(self) -> None:
+        if self.bring_mac_vm_about():
+            self._new_mac_vm = True
+
+    def _told_of_mac_vm(self) -> bool:
+        """Whether another MAC VM carries what it should now; told once, and not before this host could do that."""
+        is_new, self._new_mac_vm = self._new_mac_vm, False
+        if is_new:
+            self.on_enforced()
+        return is_new
 
     async def _narrowed(self) -> None:
         """What may not be any more on this host goes before anybody waits for a MAC VM."""
@@ -180,20 +192,19 @@ class Watchers:
             self._kernel_changed.clear()
             await self._narrowed()
 
-            def repair() -> tuple[bool, tuple[HostName, ...], str]:
-                new_mac_vm = self.bring_mac_vm_about()
+            def repair() -> tuple[tuple[HostName, ...], str]:
+                self._bring_mac_vm_about()
                 state = self.reconciler.reconcile()
                 claim = check_network_state(encode_network_state(state, self.enforced.label_map))
                 wrong = "" if claim.status is ClaimStatus.PASS else f"{claim.reason} ({claim.where or claim.found})"
-                return new_mac_vm, self.links.needs_rekey(), wrong
+                return self.links.needs_rekey(), wrong
 
             looked = await self._tried("links.not-reconciled", repair)
             if looked is None:
                 await self._again(self._kernel_changed)
                 continue
-            new_mac_vm, missing, wrong = looked
-            if new_mac_vm:
-                self.on_enforced()
+            self._told_of_mac_vm()
+            missing, wrong = looked
             for peer in missing:
                 self.wake(peer)
             if wrong != self._wrong:

@@ -9,6 +9,7 @@ from importlib import resources
 import pytest
 
 from shamon_host import systemd
+from shamon_host.daemon.link_reconciler import LinkReconciler
 from shamon_host.daemon.mac_vm import AGAIN_S, require_own_profile
 from shamon_host.daemon.watchers import MAC_VM_LOOK_S
 from shamon_host.domain.errors import BackendFailed, BadInput
@@ -472,6 +473,50 @@ def test_what_people_start_before_the_vms_behind_the_mac_vm_is_not_started_twice
         await alpha._start_vms((), (), is_new=True)
         assert records(world.alpha, "vm.replace", "web") == []
         assert await reaches(world)
+
+    play(test, mac_vms=True)
+
+
+def test_a_vm_that_is_missing_runs_once_the_next_daemon_has_a_mac_vm() -> None:
+    """Nothing of a boot is to be restored: that was done."""
+
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        await world.alpha.kill_daemon()
+        for name in (ALPHA_MAC, VmName("web")):
+            world.alpha.hypervisor.crash(name)
+        await world.alpha.start_daemon()
+        await world.until(lambda: reaches(world), within_s=100, what="web reaches db")
+
+    play(test, mac_vms=True)
+
+
+def test_a_vm_that_is_missing_runs_also_where_the_first_reconcile_behind_a_new_mac_vm_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(world: DaemonWorld) -> None:
+        await world.pair_with_link()
+        own, fails = daemon(world.alpha).own, [True]
+        reconcile, bring_about = LinkReconciler.reconcile, daemon(world.alpha).watchers.bring_mac_vm_about
+
+        def brought_about() -> bool:
+            is_new = bring_about()
+            if is_new and fails:
+                fails.append(True)
+            return is_new
+
+        def failing(reconciler: LinkReconciler) -> KernelState:
+            if len(fails) > 1 and reconciler is own.reconciler:
+                fails.clear()
+                raise BackendFailed("busy")
+            return reconcile(reconciler)
+
+        monkeypatch.setattr(LinkReconciler, "reconcile", failing)
+        monkeypatch.setattr(daemon(world.alpha).watchers, "bring_mac_vm_about", brought_about)
+        for name in (VmName("web"), ALPHA_MAC):
+            world.alpha.hypervisor.crash(name)
+        await world.until(lambda: reaches(world), within_s=100, what="web reaches db")
+        assert not fails
 
     play(test, mac_vms=True)
 

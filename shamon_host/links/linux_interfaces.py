@@ -3,9 +3,10 @@
 Only the MAC VM's own program calls this: the interfaces of a host are its operator's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_interface
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -20,9 +21,7 @@ def name_interface(mac: str, name: str, *, address: str = "", gateway: str = "",
     What is so already stays untouched. Raises BackendFailed.
     """
     with _route(name) as route:
-        links = {
-            link.get_attr("IFLA_IFNAME"): link for link in route.get_links() if link.get_attr("IFLA_ADDRESS") == mac
-        }
+        links = {link.get_attr("IFLA_IFNAME"): link for link in cards(route.get_links(), mac)}
         if len(links) != 1:
             raise BackendFailed("no interface, or several, with this MAC address", where=name, expected=mac)
         ((found, link),) = links.items()
@@ -36,6 +35,15 @@ def name_interface(mac: str, name: str, *, address: str = "", gateway: str = "",
             route.link("set", index=index, state="up")
         if gateway:
             route.route("replace", dst="default", gateway=gateway, oif=index)
+
+
+def cards(links: Iterable[Any], mac: str) -> Iterator[Any]:
+    """Of these interfaces, those with this MAC address, but no bridge: that has the address of one of its ports."""
+    for link in links:
+        info = link.get_attr("IFLA_LINKINFO")
+        kind = None if info is None else info.get_attr("IFLA_INFO_KIND")
+        if link.get_attr("IFLA_ADDRESS") == mac and kind != "bridge":
+            yield link
 
 
 def set_address(route: IPRoute, index: int, address: str) -> None:

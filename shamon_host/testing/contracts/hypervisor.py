@@ -14,7 +14,15 @@ from shamon_host.domain.errors import BackendFailed
 from shamon_host.domain.flask_labels import flask_context
 from shamon_host.domain.labels import UNLABELLED, FlaskContext, SelinuxContext, VmContext, VmName
 from shamon_host.domain.policy import HypervisorKind
-from shamon_host.hypervisor.ports import RUNNING_STATES, DomainReport, DomainState, Hypervisor, VmDisk, VmSpec
+from shamon_host.hypervisor.ports import (
+    RUNNING_STATES,
+    DomainBoot,
+    DomainReport,
+    DomainState,
+    Hypervisor,
+    VmDisk,
+    VmSpec,
+)
 
 FIRST, SECOND, STRANGER = VmName("first"), VmName("second"), VmName("stranger")
 
@@ -95,6 +103,7 @@ class HypervisorContract:
             interfaces=spec.interfaces,
             disk=spec.disk,
             enforced=True,
+            boot=DomainBoot(kernel=spec.kernel, initrd=spec.initrd, cmdline=spec.cmdline),
         )
         assert _domain(bench, FIRST) == report
         for call, state in (

@@ -1,4 +1,5 @@
-"""The life of this host's VMs: start, stop, suspend, replace; `quarantines` has what a quarantine does.
+"""The life of this host's VMs: start, stop, suspend, replace; `quarantines` has what a quarantine does,
+`vm_enforcement` what becomes of what runs and may not.
 
 Each VM starts paused under the static label that the label map gives it; the label is read back from the running
 process before a single instruction of the guest runs, and a mismatch destroys it (invariant 2). What may start is
@@ -7,15 +8,13 @@ decided by the reference monitor, whose answer is in the audit log before the hy
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from shamon_host.attestation.guest_reference import GuestBoot
 from shamon_host.domain import monitor
 from shamon_host.domain.decision import Decision
-from shamon_host.domain.disk_grants import disk_grants
 from shamon_host.domain.errors import BackendFailed, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import FlaskContext, HostName, TypeName, VmName
 from shamon_host.domain.policy import HypervisorKind, Policy, Renames, VmEntry
@@ -28,22 +27,20 @@ from shamon_host.hypervisor.guest_tpms import GuestTpm
 from shamon_host.hypervisor.ports import (
     Audit,
     BootFile,
-    DomainBoot,
     DomainReport,
     DomainState,
     Hypervisor,
     Images,
     VmInterface,
     VmSpec,
-    disks_listed,
 )
 from shamon_host.hypervisor.quarantines import NOTHING, Keep, Quarantines
-from shamon_host.hypervisor.told_once import ToldOnce
 from shamon_host.hypervisor.vm_disks import VmDisks
+from shamon_host.hypervisor.vm_enforcement import VmEnforcement
 from shamon_host.hypervisor.vm_quarantine import Quarantine
 from shamon_host.hypervisor.vm_spec import VmSettings, vm_spec
 from shamon_host.hypervisor.vm_states import VmStates
-from shamon_host.hypervisor.vm_versions import kept_by, runs_otherwise
+from shamon_host.hypervisor.vm_versions import kept_by
 
 
 @dataclass(kw_only=True)
@@ -79,15 +76,10 @@ class VmManager:
     attested: AttestedStarts = field(init=False)
     answers: Answers = field(init=False)
     quarantines: Quarantines = field(init=False)
-    resisting: frozenset[VmName] = field(default=frozenset(), init=False)
-    """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
-    _forbidden_still: set[VmName] = field(default_factory=set, init=False, repr=False)
-    """What the policy does not permit and could not be destroyed."""
-    _told: ToldOnce = field(init=False, repr=False)
+    enforcement: VmEnforcement = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
-        self._told = ToldOnce(audit=self.audit)
         self.attested = AttestedStarts(
             states=self.states, audit=self.audit, detach_port=self.detach_port, digest=self.digest
         )
@@ -100,6 +92,16 @@ class VmManager:
             wall_s=self.wall_s,
             lock=self._lock,
             measured=self.measured,
+        )
+        self.enforcement = VmEnforcement(
+            states=self.states,
+            images=self.images,
+            disks=self.disks,
+            attested=self.attested,
+            quarantines=self.quarantines,
+            audit=self.audit,
+            lock=self._lock,
+            decide=self._decide,
         )
 
     def start(self, name: VmName, *, release: bool = True, back: HostName | None = None) -> DomainReport:
@@ -374,62 +376,17 @@ class VmManager:
         return tuple(started)
 
     def enforce_labels(self) -> tuple[VmName, ...]:
-        """Destroy every VM that runs under another label than its own, with other disks, or on another host than its
-        own (it may have been started by hand), and every domain that the policy does not know; bring what is in
-        quarantine, or suspended for a peer, back to what that demands. One with which that fails does not hold up the
-        others: it is in the audit log, once, and in `resisting`. Returns what was destroyed."""
-        with self._lock:
-            active = self.states.active()
-            destroyed, failed = self._destroy_each(active, self._why_not_here)
-            self._forbidden_still &= {report.name for report in active} - set(destroyed)
-            self.resisting = frozenset({*failed, *self.quarantines.enforce()})
-        return destroyed
+        """See `VmEnforcement.enforce`."""
+        return self.enforcement.enforce()
 
-    def _why_not_here(self, report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
-        """Why a domain must go, as the kind and the detail of a record of the audit log."""
-        name, policy = report.name, self.states.policy()
-        entry = policy.vms.get(name)
-        if entry is None:  # judged like any start: somebody started it past this program
-            return "vm.stranger", self._decide(policy, name).as_detail()
-        owner = policy.host_of(name)
-        here = owner == self.states.host or self._stands_by(report)
-        expected = self.states.context(name) if here else None
-        if expected is None or report.context != expected:
-            words = str(expected or f"to run on {owner}")
-            return "vm.mislabelled", {"expected": words, "found": str(report.context)}
-        if name in self._forbidden_still:
-            decision = self._forbidden(policy, report, labels=True)
-            if decision is not None:
-                return "vm.forbidden", decision.as_detail()
-            self._forbidden_still.discard(name)
-        if report.state is DomainState.PAUSED and self._stands_still(name):
-            return None  # it does nothing, and is kept as it is until it is started, replaced or stopped
-        if self._lacks_tpm(report):
-            return "vm.other-devices", self.attested.tpm_detail(report)
-        boot = self._wanted_boot(name)
-        if boot is not None and report.boot != boot:
-            return "vm.other-boot", {"expected": asdict(boot), "found": asdict(report.boot)}
-        return None if self._has_its_disks(report) else ("vm.other-disks", self._disks_detail(report))
+    def stop_forbidden(self, before: Policy | None = None) -> tuple[VmName, ...]:
+        """See `VmEnforcement.stop_forbidden`."""
+        return self.enforcement.stop_forbidden(before)
 
-    def _destroy_each(
-        self, reports: Iterable[DomainReport], why: Callable[[DomainReport], tuple[str, Mapping[str, Any]] | None]
-    ) -> tuple[tuple[VmName, ...], tuple[VmName, ...]]:
-        """Destroy every domain for which `why` has a reason, each by itself; which are gone, and with which that
-        failed."""
-        destroyed, failed = [], []
-        for report in reports:
-            try:
-                reason = why(report)
-                if reason is not None:
-                    kind, detail = reason
-                    self._told(kind, report.name, detail)
-                    self._hypervisor.destroy(report.name)
-                    destroyed.append(report.name)
-            except ShamonError as error:
-                self._told.failed("vm.not-destroyed", report.name, error)
-                failed.append(report.name)
-        self._told.over_but_for(failed)
-        return tuple(destroyed), tuple(failed)
+    @property
+    def resisting(self) -> frozenset[VmName]:
+        """Domains that should be gone, or stand still, and do not, as of the last `enforce_labels`."""
+        return self.enforcement.resisting
 
     def note_ak(self, name: VmName, tpm: GuestTpm) -> bool:
         """See `VmStates.note_ak`; what else is noted of the VM meanwhile, a quarantine for one, stays."""
@@ -440,30 +397,6 @@ class VmManager:
         """Follow a version of the policy that gives types new names, in what was noted of VMs."""
         with self._lock:
             self.states.rename_types(renames)
-
-    def stop_forbidden(self, before: Policy | None = None) -> tuple[VmName, ...]:
-        """Destroy every VM of this host that the policy in force now does not permit, or not with the interfaces that
-        it runs with. Returns their names. What cannot be destroyed does not hold up the rest: the audit log says so,
-        and `enforce_labels` tries again.
-
-        `before`: the policy that was in force until now; then also what runs under another label than it would get.
-        None at a start, where `enforce_labels` follows: VMs that this host ever started, and those of its label map.
-        """
-        with self._lock:
-            policy = self.states.policy()
-            ours = {*self.states.label_map().vms, *self.states.noted()}
-            if before is not None:
-                ours.update(before.vms)
-
-            def why(report: DomainReport) -> tuple[str, Mapping[str, Any]] | None:
-                decision = (
-                    None if self._stands_by(report) else self._forbidden(policy, report, labels=before is not None)
-                )
-                return None if decision is None else ("vm.forbidden", decision.as_detail())
-
-            stopped, failed = self._destroy_each([each for each in self.states.active() if each.name in ours], why)
-            self._forbidden_still = set(failed)
-        return stopped
 
     def adopt_disk(self, name: str) -> None:
         """Let the file that lies at its path be a disk of VMs of this host, though another one was. Raises BadInput,
@@ -575,15 +508,6 @@ class VmManager:
         )
         return pinned, GuestBoot(kernel=pins.kernel_sha256, initrd=pins.initrd_sha256, cmdline=pins.cmdline)
 
-    def _wanted_boot(self, name: VmName) -> DomainBoot | None:
-        """What a VM runs with that this program started from what its image pins, then; None for every other one."""
-        booted = self.states.booted(name)
-        policy = self.states.policy()
-        if booted is None or policy.images[policy.vms[name].image].boot is None:
-            return None
-        kernel, initrd = (self.images.boot_path(name, kind) for kind in (BootFile.KERNEL, BootFile.INITRD))
-        return DomainBoot(kernel=kernel, initrd=initrd, cmdline=booted.cmdline.strip())
-
     def _require_not_moving(self, name: VmName) -> None:
         why = self.moving(name)
         if why:
@@ -605,21 +529,6 @@ class VmManager:
         self.states.note_overlay(name, pin.sha256, tpm=self.attested.new_tpm(name))
         laps.lap("overlay made")
         return overlay
-
-    def _stands_by(self, report: DomainReport) -> bool:
-        """It is a VM of another host that stands still here, as it may: it waits for its memory, or has just left."""
-        policy, name = self.states.policy(), report.name
-        return (
-            report.state is DomainState.PAUSED
-            and name in self.states.standing_by()
-            and name in policy.vms
-            and policy.host_of(name) != self.states.host
-            and self.states.host in policy.hosts_for(name)
-        )
-
-    def _stands_still(self, name: VmName) -> bool:
-        quarantine = self.states.quarantine(name)
-        return quarantine is not None and quarantine.suspends
 
     def _permit(self, entry: VmEntry) -> None:
         self.require_enforced()
@@ -652,28 +561,6 @@ class VmManager:
             policy, name, host=self.states.host, running=running, host_tpm=self.host_tpm, admitted=self.admitted()
         )
 
-    def _forbidden(self, policy: Policy, report: DomainReport, *, labels: bool) -> Decision | None:
-        """Why a VM may not run here, or not with the interfaces (and, with `labels`, the label) that it has."""
-        name = report.name
-        decision = self._decide(policy, name)
-        if not decision.permitted:
-            return decision
-        return runs_otherwise(
-            name,
-            interfaces=self.states.started_with(name),
-            grants=self.states.started_disks(name),
-            wanted_grants=disk_grants(policy, name),
-            wanted_interfaces=policy.interfaces_of(name),
-            context=report.context,
-            wanted_context=self.states.context(name) if labels else None,
-            lacks_tpm=self._lacks_tpm(report),
-        )
-
-    def _lacks_tpm(self, report: DomainReport) -> bool:
-        """It is to be attested and has nothing for that. A MAC VM is replaced by whoever keeps it (`daemon.mac_vm`):
-        its host has no links without it."""
-        return not self.states.has_its_tpm(report) and not self.states.policy().is_mac_vm(report.name)
-
     def _verify(self, report: DomainReport) -> None:
         """Compare the label that was read back with the one that the label map gives; destroy on a mismatch.
 
@@ -705,22 +592,10 @@ class VmManager:
                 remedy=f"Boot this host again with {mac} enforcing; its peers refuse it until then.",
             )
 
-    def _has_its_disks(self, report: DomainReport) -> bool:
-        own = self.images.overlay(report.name)
-        return report.disk == own and report.disks == self.disks.of(report.name)
-
-    def _disks_detail(self, report: DomainReport) -> dict[str, str]:
-        """The disks that it is to have, and that it has."""
-        own = self.images.overlay(report.name) or ""
-        return {
-            "expected": disks_listed(own, self.disks.of(report.name)),
-            "found": disks_listed(report.disk, report.disks),
-        }
-
     def _require_disks(self, report: DomainReport) -> None:
         """Destroy a domain that has other disks than its own. Raises NotTrusted."""
-        if not self._has_its_disks(report):
-            detail = self._disks_detail(report)
+        if not self.enforcement.has_its_disks(report):
+            detail = self.enforcement.disks_detail(report)
             self.audit("vm.other-disks", report.name, detail)
             self._hypervisor.destroy(report.name)
             raise NotTrusted(

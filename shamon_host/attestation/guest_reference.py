@@ -16,11 +16,11 @@ from shamon_host.attestation.reference_reader import DocumentReader
 from shamon_host.attestation.reference_values import parse_json
 from shamon_host.domain.canonical import canonical_digest
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.text import is_sha256
 
 FORMAT = "shamon-guest-reference/1"
 MAX_BOOTS = 16
 _MAX_CMDLINE = 2048
-_HEX = frozenset("0123456789abcdef")
 _KEYS = ("kernel", "initrd", "cmdline")
 
 
@@ -44,7 +44,7 @@ class GuestBoot:
             raise BadInput("malformed boot of a guest", where=where, expected="texts")
         for name in ("kernel", "initrd"):
             digest = document[name]
-            if digest and (len(digest) != 64 or not _HEX.issuperset(digest)):
+            if digest and not is_sha256(digest):
                 raise BadInput(
                     "malformed boot of a guest",
                     where=f"{where}.{name}",

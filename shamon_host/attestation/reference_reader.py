@@ -23,11 +23,11 @@ from shamon_host.attestation.reference_model import (
 from shamon_host.attestation.reference_part import PART_FORMAT
 from shamon_host.attestation.reference_paths import literal_part, overlaps, too_wide
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.text import is_sha256
 
 OLD_FORMAT = "shamon-reference-values/1"
 """Without versions, and without rules other than `files`."""
 REMEDY = "Correct it there, or make the file again (`shamon reference record`, `from-packages` and the like)."
-_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_DIGEST = re.compile(
     r"[0-9a-f]{64}|(verity:)?(sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})|verity:sha256:[0-9a-f]{64}"
 )
@@ -233,7 +233,7 @@ class DocumentReader:
         return value
 
     def _digest(self, key: str, value: Any) -> str:
-        if not isinstance(value, str) or not _HEX_DIGEST.fullmatch(value):
+        if not isinstance(value, str) or not is_sha256(value):
             raise self._bad(key, "a SHA-256 digest, 64 lower-case hexadecimal digits", value)
         return value
 

@@ -17,6 +17,7 @@ from shamon_host.attestation.evidence import Evidence, encode
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.results import AttestationResult, Claim, ClaimName, ClaimStatus, TpmKind
+from shamon_host.domain.text import is_sha256
 
 FORMAT = "shamon-attestation-result/1"
 MAX_TEXT = 1000
@@ -42,7 +43,6 @@ _FIELDS = (
 )
 _CLAIM_FIELDS = ("name", "status", "reason", "where", "at", "expected", "found", "sticky")
 _DIGESTS = ("policy_digest", "peer_policy_digest", "reference_digest", "evidence_digest")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _EVENT = re.compile(r"PCR (\d{1,2})(?:, event (\d{1,9}))?")
 _ENTRY = re.compile(r"IMA entry (\d{1,9}), (.*)", re.DOTALL)
 
@@ -121,7 +121,7 @@ def read_result_document(document: object, *, source: str = "Attestation Result"
             remedy="A newer version of this program may read it.",
         )
     for name in _DIGESTS:
-        if not _DIGEST.fullmatch(_text(fields, name, source, most=64)):
+        if not is_sha256(_text(fields, name, source, most=64)):
             raise _bad(source, name, "64 lower-case hexadecimal digits", fields[name])
     ak_name = _text(fields, "ak_name", source, most=2 * _MAX_AK_NAME_BYTES)
     if not re.fullmatch(r"(?:[0-9a-f]{2})+", ak_name):

@@ -14,6 +14,7 @@ from shamon_host.domain.errors import BadInput, ShamonError
 from shamon_host.domain.labels import HostName, plain_name
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.results import TpmKind
+from shamon_host.domain.text import is_sha256
 from shamon_host.peer.coalition_ca import write_atomically
 from shamon_host.peer.enroller import Enroller
 from shamon_host.peer.host_record import HostRecord
@@ -142,7 +143,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def _digest(text: str) -> bytes:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
+    if not is_sha256(text):
         raise BadInput(
             "bad digest of an EK", where="--ek", expected="64 hexadecimal digits, as `shamon host ek` prints them"
         )

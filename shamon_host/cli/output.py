@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shamon_host.domain.errors import BadInput, ShamonError
+from shamon_host.domain.text import printable as plain
 
 
 def print_json(value: Any) -> None:
@@ -35,7 +36,7 @@ def printable(value: Any) -> str:
         text = ", ".join(f"{key}={printable(item)}" for key, item in value.items())
     else:
         text = str(value)
-    return "".join(character if character.isprintable() else "?" for character in text) or "-"
+    return plain(text) or "-"
 
 
 def print_explanations(answers: Sequence[Mapping[str, Any]], *, as_json: bool, file: Path | None = None) -> int:

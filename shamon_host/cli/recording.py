@@ -5,7 +5,6 @@ Apart from the command's parser, which runs with every `shamon` command and need
 
 import hashlib
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from shamon_host.attestation.xen_image import is_xen_image, require_command_line
 from shamon_host.cli.output import printable
 from shamon_host.daemon.files import read_limited
 from shamon_host.domain.errors import BadInput
+from shamon_host.domain.text import is_sha256
 
 _OWN_COMMAND_LINE = Path("/proc/cmdline")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Digests = Mapping[str, frozenset[str]]
 """Path → SHA-256 digests, lower-case hexadecimal."""
@@ -86,9 +85,7 @@ def read_manifest(path: Path) -> dict[str, frozenset[str]]:
     if not isinstance(files, dict) or not files:
         raise BadInput("the manifest has no files", where=str(path), expected=expected)
     for name, digests in files.items():
-        good = (
-            isinstance(digests, list) and digests and all(isinstance(d, str) and _SHA256.fullmatch(d) for d in digests)
-        )
+        good = isinstance(digests, list) and digests and all(map(is_sha256, digests))
         if not good or not name.startswith("/"):
             raise BadInput("bad entry in the manifest", where=f"{path}: files.{printable(name)}", expected=expected)
     return {name: frozenset(digests) for name, digests in files.items()}

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from shamon_host.domain.text import printable
+
 _LONGEST_NEAREST = 64
 _LENGTHS_APART = 12
 _MOST_CANDIDATES = 200
@@ -31,11 +33,6 @@ class Finding:
         for word, value in (("expected", self.expected), ("found", self.found)):
             text += f"; {word} {value}" if value else ""
         return printable(text + (f" (did you mean {self.nearest}?)" if self.nearest else ""))
-
-
-def printable(text: str) -> str:
-    """`text` fit for a log or a terminal: names in a file or from a peer may hold anything before they are checked."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def quoted(name: str) -> str:

@@ -36,10 +36,11 @@ from typing import Any
 
 from shamon_host.domain.consistency import inconsistencies
 from shamon_host.domain.errors import BadInput
-from shamon_host.domain.findings import Finding, printable
+from shamon_host.domain.findings import Finding
 from shamon_host.domain.policy import Policy
 from shamon_host.domain.policy_form import FORMAT, policy_bytes, with_digest
 from shamon_host.domain.policy_sections import read_sections
+from shamon_host.domain.text import printable
 from shamon_host.domain.toml_positions import positions, split_path
 from shamon_host.domain.toml_reader import MAX_FINDINGS, Reader
 

@@ -4,7 +4,6 @@ What cannot be read is replaced by something harmless, and the finding sees to i
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -13,10 +12,10 @@ from typing import Any, TypeVar
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.findings import Finding, nearest, quoted
 from shamon_host.domain.labels import TypeName, plain_name, type_name
+from shamon_host.domain.text import is_sha256
 
 MAX_FINDINGS = 100
 _BAD_VALUE = "bad value"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOMENTS = range(1 << 40)
 Value = TypeVar("Value")
 
@@ -87,7 +86,7 @@ class Reader:
     def digest(self, path: str, table: Mapping[str, Any], key: str) -> str:
         """A SHA-256 digest."""
         value = table.get(key)
-        if isinstance(value, str) and _SHA256.fullmatch(value):
+        if isinstance(value, str) and is_sha256(value):
             return value
         self._wrong(path, table, key, "a SHA-256 digest, 64 lower-case hexadecimal digits")
         return ""

@@ -21,7 +21,7 @@ from shamon_host.attestation.guest_messages import (
 from shamon_host.attestation.linux_logs import LinuxMeasurementLogs
 from shamon_host.attestation.result_document import result_document
 from shamon_host.domain.errors import ShamonError
-from shamon_host.domain.findings import printable
+from shamon_host.domain.text import printable
 from shamon_host.guest_agent.answering import Answering
 from shamon_host.guest_agent.vsock import ask_host, listen, serve
 from shamon_host.peer.coalition_ca import read_ca_certificates

@@ -14,13 +14,13 @@ from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, VmName, plain_name
 from shamon_host.domain.policy import HypervisorKind, PinnedBoot, Policy
 from shamon_host.domain.results import Claim, ClaimName, ClaimStatus
+from shamon_host.domain.text import is_sha256
 
 MAX_CMDLINE = 2048
 """COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h)."""
 MAX_REASON = 500
 NOT_YET = "the MAC VM is not attested yet"
 """Of a claim that is absent: nothing is known against the host."""
-_DIGEST = frozenset("0123456789abcdef")
 
 
 class RuntimeState(StrEnum):
@@ -157,7 +157,7 @@ def _runtime(value: Mapping[str, Any]) -> ReportedRuntime:
     if set(value) != wanted or not all(isinstance(each, str) for each in value.values()):
         raise BadInput("malformed hypervisor report", expected=f"of the MAC VM: {', '.join(sorted(wanted))}")
     digest, state, reason = value["reference_sha256"], value["state"], value["reason"]
-    if len(digest) != 64 or not _DIGEST.issuperset(digest):
+    if not is_sha256(digest):
         raise BadInput("malformed hypervisor report", expected="a SHA-256 digest, 64 lower-case hexadecimal digits")
     of_state = state in tuple(RuntimeState) and bool(reason) == (state == RuntimeState.FAILED)
     if not of_state or reason != reason_in_report(reason):

@@ -5,6 +5,7 @@ import os
 import subprocess
 
 from shamon_host.domain.errors import BackendFailed
+from shamon_host.domain.text import printable
 
 _MOST = 400
 
@@ -37,4 +38,4 @@ def _words(said: bytes, lines: int) -> str:
     """The last lines, fit for a log."""
     shown = [line for line in said.decode("utf-8", "backslashreplace").splitlines() if line.strip()]
     text = " / ".join(line.strip() for line in shown[-lines:])
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:_MOST]
+    return printable(text)[:_MOST]

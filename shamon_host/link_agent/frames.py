@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.text import printable
 from shamon_host.link_agent.setup import MacVmSetup
 from shamon_host.link_agent.values import from_json
 from shamon_host.links.model import KernelState, Operation
@@ -107,8 +108,3 @@ def failure_in(words: object) -> BackendFailed:
         raise BadInput("a malformed error from the MAC VM", expected="five strings")
     what, where, expected, found, remedy = (printable(part) for part in words)
     return BackendFailed(what, where=where, expected=expected, found=found, remedy=remedy)
-
-
-def printable(text: str) -> str:
-    """Nothing that a terminal would take for more than text."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from shamon_host.domain.errors import BackendFailed, BadInput
+from shamon_host.domain.text import printable
 from shamon_host.link_agent.frames import (
     CALLS,
     EVENTS,
@@ -22,7 +23,6 @@ from shamon_host.link_agent.frames import (
     failure_in,
     frame,
     frame_length,
-    printable,
 )
 from shamon_host.link_agent.setup import AGENT_PORT, HOST_ADDRESS, MAC_VM_ADDRESS, MacVmSetup
 from shamon_host.link_agent.values import to_json

@@ -13,7 +13,6 @@
 Both hellos enter the transcript as the bytes that crossed the wire, so there is nothing to encode twice.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -22,6 +21,7 @@ from shamon_host.attestation.evidence import Role
 from shamon_host.domain.errors import BadInput
 from shamon_host.domain.labels import HostName, TypeName, plain_name, type_name
 from shamon_host.domain.results import AttestationResult, Claim
+from shamon_host.domain.text import is_sha256
 from shamon_host.peer.ports import LinkOffer, Terms
 from shamon_host.peer.wire import MAX_HEADER_BYTES, PROTOCOL_VERSION, Fields, encode_object, join, printable, split
 
@@ -39,7 +39,6 @@ MAX_LEASE_MS = 24 * 3600 * 1000
 _MAX_OFFSET = 1 << 40
 _FIRST_SPI = 256
 """SPI 0 to 255 are reserved (RFC 4303, section 2.1)."""
-_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_SESSION = bytes(SESSION_BYTES)
 
 _HELLO = frozenset(
@@ -139,7 +138,7 @@ class Hello:
 
 def _hex_digest(fields: Fields, name: str) -> str:
     digest = fields.text(name, most=64)
-    if not _HEX_DIGEST.fullmatch(digest):
+    if not is_sha256(digest):
         raise BadInput("malformed message", where=f"hello.{name}", expected="SHA-256 in hexadecimal")
     return digest
 

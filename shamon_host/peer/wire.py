@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from shamon_host.attestation.evidence import MAX_EVIDENCE_BYTES
 from shamon_host.domain.errors import BadInput, Refused, ShamonError
+from shamon_host.domain.text import printable as plain
 from shamon_host.peer.errors import Busy
 
 PROTOCOL_VERSION = 2
@@ -202,7 +203,7 @@ class Fields:
 
 def printable(text: str, most: int = MAX_WORDS) -> str:
     """`text` on one line, of at most `most` characters, fit for a log or a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text[: most + 1])[:most]
+    return plain(text[: most + 1])[:most]
 
 
 def encode_refusal(error: ShamonError) -> bytes:

@@ -7,24 +7,26 @@ daemon that went on without it would only seem to protect.
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Background:
     """Tasks of one daemon, in its event loop."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._to_finish: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._to_finish: set[asyncio.Task[Any]] = set()
         self._failures: asyncio.Queue[BaseException] = asyncio.Queue()
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str, *, finish: bool = False) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T], name: str, *, finish: bool = False) -> asyncio.Task[T]:
         """Start `work`. With `finish`, `close` waits for its end instead of cancelling it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         tasks = self._to_finish if finish else self._tasks
         tasks.add(task)
 
-        def ended(done: asyncio.Task[None]) -> None:
+        def ended(done: asyncio.Task[T]) -> None:
             tasks.discard(done)
             if not done.cancelled() and (error := done.exception()) is not None:
                 self._failures.put_nowait(error)

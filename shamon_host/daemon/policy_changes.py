@@ -22,7 +22,7 @@ from shamon_host.daemon.policy_switch import PolicySwitch
 from shamon_host.daemon.policy_versions import PolicyRecord, PolicyVersions
 from shamon_host.daemon.ports import Blocking, Clock
 from shamon_host.domain.decision import Rule
-from shamon_host.domain.errors import BackendFailed, BadInput, NotTrusted, Refused, ShamonError
+from shamon_host.domain.errors import BadInput, NotTrusted, Refused, ShamonError
 from shamon_host.domain.labels import HostName
 from shamon_host.domain.policy import HostEntry, Policy, PolicyVersion
 from shamon_host.domain.policy_file import parse_canonical
@@ -293,16 +293,11 @@ class PolicyChanges:
         decision = await self.blocking(lambda: self.enforced.decide(record, passing=passing))
         self.audit.append(decision.check, self.name, decision.as_detail())
         decision.enforce()
-        kept_from: list[BackendFailed] = []
-
-        async def switch() -> None:
-            error = await self.switch.to(record)
-            if error is not None:
-                kept_from.append(error)
-
-        await asyncio.shield(self.background.spawn(switch(), f"version {policy.version} of the policy", finish=True))
-        if kept_from:
-            raise kept_from[0]
+        work = self.switch.to(record)
+        name = f"version {policy.version} of the policy"
+        kept_from = await asyncio.shield(self.background.spawn(work, name, finish=True))
+        if kept_from is not None:
+            raise kept_from
 
     async def _read(self, envelope: bytes) -> Policy:
         """The policy in an envelope, once enough signers of the version in force are known to have signed it. Raises

@@ -481,9 +481,7 @@ class Departures:
     async def _tell(self, vm: VmName, move: bytes) -> Arrived | None:
         """Say to the other host what became of the move; nothing where that was heard. Raises ShamonError."""
         document = await self.blocking(lambda: self._to_be_told(vm, move))
-        if document is None:
-            return None
-        if document.get("heard"):
+        if document is None or document.get("heard"):
             return None
         to, arrived = HostName(document["to"]), None
         if document["phase"] == Phase.GIVEN:

@@ -7,9 +7,10 @@ is destroyed, for which its monitor is not needed: it may be one that is to stan
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from shamon_host.domain.errors import BackendFailed, ShamonError
 from shamon_host.domain.labels import VmName
@@ -22,38 +23,29 @@ class Unanswered(BackendFailed):
     """A machine has not answered in time. What it was asked may still come about."""
 
 
-class _Call(Generic[_T]):
-    """A call in a thread of its own, from when it is made."""
+def _asked(call: Callable[[], _T]) -> Future[_T]:
+    """The call goes on in a thread of its own, which nobody waits for at the end of the program."""
+    future: Future[_T] = Future()
 
-    def __init__(self, call: Callable[[], _T]) -> None:
-        self._call = call
-        self._over = threading.Event()
-        self._result: list[_T] = []
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="asks a machine", daemon=True).start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._result.append(self._call())
+            future.set_result(call())
         except BaseException as error:  # noqa: BLE001  it is raised where somebody waits
-            self._error = error
-        self._over.set()
+            future.set_exception(error)
 
-    def is_over(self, within_s: float) -> bool:
-        return self._over.wait(within_s)
+    threading.Thread(target=run, name="asks a machine", daemon=True).start()
+    return future
 
-    def outcome(self) -> _T:
-        """Of a call that is over. Raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result[0]
+
+def _is_over(asked: Future[_T], within_s: float) -> bool:
+    return bool(wait([asked], within_s).done)
 
 
 def answered(call: Callable[[], _T], within_s: float, *, where: str) -> _T:
     """What a call returns. Raises what it raises, and Unanswered where it has not ended in time."""
-    asked = _Call(call)
-    if asked.is_over(within_s):
-        return asked.outcome()
+    asked = _asked(call)
+    if _is_over(asked, within_s):
+        return asked.result()
     raise Unanswered("the machine does not answer its monitor", where=where, found=f"nothing within {within_s:.0f} s")
 
 
@@ -68,7 +60,7 @@ class Answers:
     """For a machine that is in order; the lock is held that long."""
     patience_s: float = 20.0
     """Then it is destroyed. Less than the 30 s after which libvirt refuses a second question."""
-    _asked: dict[VmName, _Call[None]] = field(default_factory=dict, repr=False)
+    _silent: dict[VmName, Future[None]] = field(default_factory=dict, repr=False)
     """What a machine has not answered yet."""
 
     def suspend(self, name: VmName) -> None:
@@ -80,20 +72,20 @@ class Answers:
         self._ask(name, self.hypervisor.resume)
 
     def _ask(self, name: VmName, call: Callable[[VmName], None]) -> None:
-        if name in self._asked:
+        if name in self._silent:
             raise self._unanswered(name)
-        asked = _Call(partial(call, name))
-        if asked.is_over(self.answer_s):
-            return asked.outcome()
-        self._asked[name] = asked
+        asked = _asked(partial(call, name))
+        if _is_over(asked, self.answer_s):
+            return asked.result()
+        self._silent[name] = asked
         threading.Thread(target=self._watch, args=(name, asked), name="waits for a machine", daemon=True).start()
         raise self._unanswered(name)
 
-    def _watch(self, name: VmName, asked: _Call[None]) -> None:
-        asked.is_over(self.patience_s)
+    def _watch(self, name: VmName, asked: Future[None]) -> None:
+        wait([asked], self.patience_s)
         with self.lock:
-            del self._asked[name]
-            if asked.is_over(0):
+            del self._silent[name]
+            if asked.done():
                 return  # whoever enforces what is to be looks at what became of it
             try:
                 self.audit("vm.stop", name, {"reason": "it does not answer its monitor"})

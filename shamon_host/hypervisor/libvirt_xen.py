@@ -53,12 +53,12 @@ class LibvirtXen(LibvirtDomains):
         return _state_of(found), self._context(found), self._control.enforcing()
 
     def resume(self, name: VmName) -> None:
-        if self._is_paused(name):
+        if self._found(name).paused:
             super().resume(name)
             self._bring_to(name, paused=False)
 
     def suspend(self, name: VmName) -> None:
-        if not self._is_paused(name):
+        if not self._found(name).paused:
             super().suspend(name)
             self._bring_to(name, paused=True)
 
@@ -111,21 +111,19 @@ class LibvirtXen(LibvirtDomains):
             raise BackendFailed("the hypervisor has no such domain", where=name)
         return found
 
-    def _is_paused(self, name: VmName) -> bool:
-        return self._found(name).paused
-
     def _bring_to(self, name: VmName, *, paused: bool) -> None:
         """libvirt does nothing where it believes that it is done. Raises BackendFailed, also where the hypervisor says
         afterwards that it is not."""
         found = self._found(name)
         if found.paused is not paused:
             (self._control.pause if paused else self._control.unpause)(found.number)
-        if self._is_paused(name) is not paused:
+            found = self._found(name)
+        if found.paused is not paused:
             raise BackendFailed(
                 "a domain of Xen does not do as it is told",
                 where=name,
                 expected="it stands still" if paused else "it runs",
-                found=f"it is {_state_of(self._found(name))}",
+                found=f"it is {_state_of(found)}",
                 remedy=f"See `xl list` for who else pauses or unpauses domain {found.number}.",
             )
 

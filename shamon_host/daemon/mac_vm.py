@@ -239,7 +239,7 @@ class MacVm:
     def _is_as_demanded(self, states: VmStates, report: DomainReport) -> bool:
         """It was started from what the policy pins now, and has a TPM if it is to be attested. One of before a change
         of the policy is left for as long as that may still be told to the other hosts, through it."""
-        image, found = self.policy().images[self.policy().vms[self.name].image], self.reported(states)
+        image, found = self.policy().image_of(self.name), self.reported(states)
         pinned = found is not None and (found.image_sha256, found.boot) == (image.sha256, image.boot)
         if pinned and states.has_its_tpm(report):
             self._outdated_since_s = None

@@ -403,7 +403,7 @@ class Departures:
         why = why_not_its_disk(
             states.overlay_of(vm),
             has_disk=self.vms.images.overlay(vm) is not None,
-            pin=policy.images[policy.vms[vm].image].sha256,
+            pin=policy.image_of(vm).sha256,
             stands_alone=policy.hypervisor_of(self.name) is HypervisorKind.XEN,
         )
         if why:

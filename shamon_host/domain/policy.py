@@ -263,6 +263,10 @@ class Policy:
         """The least that a quarantine does to a VM. Raises KeyError as `label_of` does."""
         return self.vms[vm].quarantine or self.label_of(vm).quarantine
 
+    def image_of(self, vm: VmName) -> PinnedImage:
+        """The clean image that a VM's disk stands on. Raises KeyError for a VM or an image that is not there."""
+        return self.images[self.vms[vm].image]
+
     def attested(self, vm: VmName) -> GuestDemand | None:
         """What a VM has to show before its ports are in their bridges; None: nothing. Raises KeyError for a VM or a
         demand that is not there."""

@@ -98,7 +98,7 @@ def check_mac_vm(found: ReportedMacVm | None, *, runs: bool, host: HostName, pol
         return _claim(ClaimStatus.FAIL, "another VM holds the host's links", expected=wanted, found=found.name)
     if not runs:
         return _claim(ClaimStatus.ABSENT, "the MAC VM does not run", where=wanted)
-    image = policy.images[policy.vms[wanted].image]
+    image = policy.image_of(wanted)
     pins = {"image": image.sha256, **(asdict(image.boot) if image.boot is not None else {})}
     for what, was in {"image": found.image_sha256, **asdict(found.boot)}.items():
         expected = pins.get(what, "")

@@ -164,7 +164,7 @@ class VmEnforcement:
         """What a VM runs with that this program started from what its image pins, then; None for every other one."""
         booted = self.states.booted(name)
         policy = self.states.policy()
-        if booted is None or policy.images[policy.vms[name].image].boot is None:
+        if booted is None or policy.image_of(name).boot is None:
             return None
         kernel, initrd = (self.images.boot_path(name, kind) for kind in (BootFile.KERNEL, BootFile.INITRD))
         return DomainBoot(kernel=kernel, initrd=initrd, cmdline=booted.cmdline.strip())

@@ -99,7 +99,7 @@ class VmStates:
             document = self._document(name)
             noted = _interfaces_in(document) if name in running else None
             base = _base_in(document)
-            pin = policy.images[policy.vms[name].image].sha256
+            pin = policy.image_of(name).sha256
             statuses.append(
                 VmStatus(
                     name=name,

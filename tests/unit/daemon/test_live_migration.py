@@ -239,21 +239,23 @@ def test_what_starts_there_just_before_it_is_in_its_way() -> None:
 # It fails on its way
 
 
+async def beta_is_not_heard(request: Request, deliver: Deliver) -> bytes:
+    """It accepts a VM, of which nobody hears, and does not hear that nothing comes of it."""
+    if request.to == BETA and request.path == VM_ACCEPT:
+        await deliver(request)
+        raise Unreachable("the answer was lost", where=BETA)
+    if request.to == BETA and request.path == VM_ABORT:
+        raise Unreachable("no connection", where=BETA)
+    return await deliver(request)
+
+
 @pytest.mark.parametrize("dies", ["", "alpha", "beta"])
 @pytest.mark.parametrize("live", [True, False])
 def test_a_host_that_could_not_be_told_is_told_although_the_vm_moves_elsewhere(live: bool, dies: str) -> None:
     async def test(world: DaemonWorld) -> None:
         await running(world, "gamma")
 
-        async def tap(request: Request, deliver: Deliver) -> bytes:
-            if request.to == BETA and request.path == VM_ACCEPT:
-                await deliver(request)
-                raise Unreachable("the answer was lost", where=BETA)
-            if request.to == BETA and request.path == VM_ABORT:
-                raise Unreachable("no connection", where=BETA)
-            return await deliver(request)
-
-        world.network.tap = tap
+        world.network.tap = beta_is_not_heard
         move = migrate_live if live else migrate
         assert "the answer was lost" in str((await move(world, world.alpha, "beta"))["error"])
         assert (await move(world, world.alpha, "gamma"))["step"] == "it is running"
@@ -305,15 +307,7 @@ def test_a_newer_token_ends_what_was_waited_for(live: bool) -> None:
     async def test(world: DaemonWorld) -> None:
         await running(world, "gamma")
 
-        async def tap(request: Request, deliver: Deliver) -> bytes:
-            if request.to == BETA and request.path == VM_ACCEPT:
-                await deliver(request)
-                raise Unreachable("the answer was lost", where=BETA)
-            if request.path == VM_ABORT:
-                raise Unreachable("no connection", where=BETA)
-            return await deliver(request)
-
-        world.network.tap = tap
+        world.network.tap = beta_is_not_heard
         move = migrate_live if live else migrate
         await move(world, world.alpha, "beta")
         assert daemon(world.beta).store.items("vm-arrival")

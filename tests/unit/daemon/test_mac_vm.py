@@ -215,27 +215,21 @@ def test_a_crash_while_it_starts_converges() -> None:
     play(test, mac_vms=True)
 
 
-GREEN_TYPES = '["acme/red", "rival/blue", "audit/black", "acme/green"]'
 SIGNED = signed_policy(mac_vm=MAC_VM_PINS)
-GREEN = signed_policy(
-    (
-        'mac_vm = "alpha-mac"\ntypes = ["acme/red", "rival/blue", "audit/black"]',
-        f'mac_vm = "alpha-mac"\ntypes = {GREEN_TYPES}',
-    ),
-    after=SIGNED,
-    also='[types."acme/green"]\n[labels.green]\ntypes = ["acme/green"]\n',
-    mac_vm=MAC_VM_PINS,
+_RED_TO_BLACK = '"acme/red", "rival/blue", "audit/black"'
+_CARRIES_GREEN = (
+    f'mac_vm = "alpha-mac"\ntypes = [{_RED_TO_BLACK}]',
+    f'mac_vm = "alpha-mac"\ntypes = [{_RED_TO_BLACK}, "acme/green"]',
 )
+_GREEN = '[types."acme/green"]\n[labels.green]\ntypes = ["acme/green"]\n'
+GREEN = signed_policy(_CARRIES_GREEN, after=SIGNED, also=_GREEN, mac_vm=MAC_VM_PINS)
 """alpha may carry a type more: its MAC VM lacks the interface for it."""
 WITHOUT_GAMMA = signed_policy(
     ('[hosts.gamma]\naddress = "192.0.2.3"\nmac_vm = "gamma-mac"\ntypes = ["acme/red", "rival/blue"]\n', ""),
     ('[vms.gamma-mac]\nlabel = "unlabelled"\nimage = "mac-vm"\nhost = "gamma"\n', ""),
-    (
-        'mac_vm = "alpha-mac"\ntypes = ["acme/red", "rival/blue", "audit/black"]',
-        f'mac_vm = "alpha-mac"\ntypes = {GREEN_TYPES}',
-    ),
+    _CARRIES_GREEN,
     after=SIGNED,
-    also='[types."acme/green"]\n[labels.green]\ntypes = ["acme/green"]\n',
+    also=_GREEN,
     mac_vm=MAC_VM_PINS,
 )
 RENAMED = signed_policy(

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from shamon_host.domain.errors import BackendFailed
-from shamon_host.domain.label_map import EMPTY, allocate
+from shamon_host.domain.label_map import EMPTY, LabelMap, allocate
 from shamon_host.domain.labels import HostName
 from shamon_host.link_agent.setup import host_uplink, uplink
 from shamon_host.links.desired import bridge_name
@@ -149,16 +149,7 @@ def test_a_port_comes_off_while_somebody_waits_for_the_mac_vm(bench: DividedBenc
     silent = HostileMacVm(b" ", slow_s=3600.0)
     with silent.kernel() as kernel:
         bench.divided.mac_vm = kernel
-        manager = LinkManager(
-            host=HostName("alpha"),
-            address=bench.own,
-            kernel=bench.divided,
-            documents=MemoryDocuments(),
-            label_map=lambda: EMPTY,
-            audit=lambda *_: None,
-            boottime_s=bench.clock.boottime_s,
-            boot_id="boot-1",
-        )
+        manager = _manager(bench, EMPTY)
         waits = threading.Thread(target=_reconcile, args=(manager,), daemon=True)
         waits.start()
         assert silent.asked.wait(10)
@@ -169,6 +160,19 @@ def test_a_port_comes_off_while_somebody_waits_for_the_mac_vm(bench: DividedBenc
         assert "shvm1-0" not in bench.host.read().bridges[BRIDGE].ports
     waits.join(10)
     bench.divided.mac_vm = bench.remote
+
+
+def _manager(bench: DividedBench, label_map: LabelMap) -> LinkManager:
+    return LinkManager(
+        host=HostName("alpha"),
+        address=bench.own,
+        kernel=bench.divided,
+        documents=MemoryDocuments(),
+        label_map=lambda: label_map,
+        audit=lambda *_: None,
+        boottime_s=bench.clock.boottime_s,
+        boot_id="boot-1",
+    )
 
 
 def _reconcile(manager: LinkManager) -> None:
@@ -200,16 +204,7 @@ def test_ports_of_vms_go_and_stay_without_the_mac_vm(bench: DividedBench, *, wan
     bench.divided.apply([AttachPort(bridge=bridge, interface="shvm1-0", isolated=False)])
     bench.remote._connect = _refused
     bench.remote.close()
-    manager = LinkManager(
-        host=HostName("alpha"),
-        address=bench.own,
-        kernel=bench.divided,
-        documents=MemoryDocuments(),
-        label_map=lambda: label_map,
-        audit=lambda *_: None,
-        boottime_s=bench.clock.boottime_s,
-        boot_id="boot-1",
-    )
+    manager = _manager(bench, label_map)
     with pytest.raises(BackendFailed):
         manager.reconcile({}, {})
     manager.narrow(bench.divided.read_host(), {"shvm1-0": RED} if wanted else {}, {})

@@ -54,7 +54,7 @@ def run_program(arguments: Sequence[str]) -> Look[str]:
 
 def no_program(arguments: Sequence[str]) -> Look[str]:
     """For a tree that is not this host's: its programs are not run."""
-    return Look(unread=f"{arguments[0]} is not asked about another root directory")
+    return Look(unread=f"programs, as {arguments[0]}, are not run for another root directory")
 
 
 def within(limit_s: float, what: str, look: Callable[[], Look[T]]) -> Look[T]:

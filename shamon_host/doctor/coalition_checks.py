@@ -103,9 +103,6 @@ def certificate(say: Say, facts: HostFacts) -> Finding:
     registry = facts.coalition.registry.value
     digest = hashlib.sha256(own.public_bytes(Encoding.DER)).digest()
     if registry is not None and registry.own_certificate not in (None, digest):
-        None,
-        hashlib.sha256(own.public_bytes(Encoding.DER)).digest(),
-    ):
         return say.wrong(
             "another certificate is enrolled for this host",
             expected="the one in this host's record",

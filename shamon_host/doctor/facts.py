@@ -132,7 +132,7 @@ class NetworkFacts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterChain:
     """A chain of nft at the hook `input` or `output`. `drops`: one of its rules, or of a chain that it may go to, can
-    drop; `esp`, `peer_port`: a rule accepts that and names it."""
+    drop; `esp`: a rule accepts and names it."""
 
     name: str
     hook: str
@@ -140,7 +140,6 @@ class FilterChain:
     rules: int
     drops: bool
     esp: bool
-    peer_ports: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ def libvirt(say: Say, facts: HostFacts) -> Finding:
         return say.ok(f"it answers, and runs {listed(sorted(capabilities.value.domains)) or 'nothing'}")
     if capabilities.unread == not_installed("virsh"):
         return say.unknown(capabilities.unread, remedy="Install libvirt-clients: virsh is what asks.")
-    if not capabilities.unread.startswith("virsh"):  # else it was asked, and failed
-        if (unseen := not_seen(say, capabilities, "libvirt")) is not None:
-            return unseen
+    unseen = not_seen(say, capabilities, "libvirt")
+    if unseen is not None and not capabilities.unread.startswith("virsh"):  # else it was asked, and failed
+        return unseen
     return say.wrong(
         capabilities.bad or capabilities.unread or "it says nothing", expected="libvirt answers", remedy=_START
     )

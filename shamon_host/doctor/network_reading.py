@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -19,10 +19,11 @@ _BYTES = 8 << 20
 _MAX_DESCRIPTORS = 200_000
 _OWN_TABLES = ("shamon", "shamon-taps", "shamon-control")
 _HOOKS = ("input", "output")
-_MAX_DEPTH = 16
 _LOCAL = re.compile(r"\|-- (\d{1,3}(?:\.\d{1,3}){3})\s*$")
 
 Wanted = Callable[[int], bool]
+_Chain = tuple[str, str, str]
+"""Family, table, name."""
 
 
 def read_network(files: HostFiles, run: Run, kernel: KernelFacts, *, peer_ports: Collection[int]) -> NetworkFacts:
@@ -168,7 +169,7 @@ def filter_chains(text: str) -> Look[tuple[FilterChain, ...]]:
 
 def _filter_chains(items: Any) -> Iterator[FilterChain]:
     chains = [item["chain"] for item in items if "chain" in item]
-    rules: dict[tuple[str, str, str], list[Any]] = {}
+    rules: dict[_Chain, list[Any]] = {}
     for item in items:
         if "rule" in item:
             rule = item["rule"]
@@ -177,7 +178,7 @@ def _filter_chains(items: Any) -> Iterator[FilterChain]:
         family, table, hook = str(chain["family"]), str(chain["table"]), str(chain.get("hook", ""))
         if hook not in _HOOKS or table in _OWN_TABLES or family not in ("ip", "ip6", "inet"):
             continue
-        reached = list(_reached(rules, (family, table, str(chain["name"])), _MAX_DEPTH))
+        reached = _reached(rules, (family, table, str(chain["name"])))
         accepting = [json.dumps(rule) for rule in reached if _verdict(rule, "accept")]
         yield FilterChain(
             name=f"{family} {table} {chain['name']}",
@@ -186,18 +187,24 @@ def _filter_chains(items: Any) -> Iterator[FilterChain]:
             rules=len(reached),
             drops=any(_verdict(rule, "drop") or _verdict(rule, "reject") for rule in reached),
             esp=any('"esp"' in rule or re.search(r'"right": 50\b', rule) for rule in accepting),
-            peer_ports=frozenset(int(number) for rule in accepting for number in re.findall(r"\b\d{1,5}\b", rule)),
         )
 
 
-def _reached(rules: dict[tuple[str, str, str], list[Any]], start: tuple[str, str, str], depth: int) -> Iterator[Any]:
-    """Rules of a chain and of those that they jump to."""
-    for rule in rules.get(start, ()):
-        yield rule
-        for statement in rule:
-            for verb in ("jump", "goto"):
-                if depth and isinstance(statement, dict) and isinstance(statement.get(verb), dict):
-                    yield from _reached(rules, (start[0], start[1], str(statement[verb].get("target"))), depth - 1)
+def _reached(rules: Mapping[_Chain, list[Any]], start: _Chain) -> list[Any]:
+    """Rules of a chain and of those that it leads to, each once."""
+    found: list[Any] = []
+    waiting, seen = [start], {start}
+    while waiting:
+        for rule in rules.get(waiting.pop(), ()):
+            found.append(rule)
+            for statement in rule:
+                for verb in ("jump", "goto"):
+                    if isinstance(statement, dict) and isinstance(statement.get(verb), dict):
+                        target = (start[0], start[1], str(statement[verb].get("target")))
+                        if target not in seen:
+                            seen.add(target)
+                            waiting.append(target)
+    return found
 
 
 def _verdict(rule: Any, name: str) -> bool:

@@ -1,0 +1,71 @@
+"""`shamon doctor`: what it prints, and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shamon_host.cli.main import main
+from shamon_host.doctor import bounded, host_files
+from shamon_host.doctor.bounded import no_program
+from shamon_host.doctor.host_files import HostFiles
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of the host that the command looks at."""
+    monkeypatch.setattr(host_files, "HostFiles", lambda: HostFiles(tmp_path))
+    monkeypatch.setattr(bounded, "run_program", no_program)
+    return tmp_path
+
+
+def test_a_table_then_what_to_do(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["SUBJECT", "CHECK", "VERDICT", "FOUND"]
+    assert out.count("\nkernel ") == 1
+    assert "\nWrong:\n" in out
+    assert "  tpm: there is no /dev/tpmrm0\n    expected: a TPM 2.0 that answers\n    to do: " in out
+    assert "    see: docs/doctor.md#tpm\n" in out
+    assert "\nNot known, so not taken for right:\n" in out
+    assert out.endswith("This host is not fit yet.\n")
+
+
+def test_json_has_the_same(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["fit"] is False
+    found = {item["name"]: item for item in told["findings"]}
+    assert found["uefi"]["verdict"] == "wrong"
+    assert sum(told["counts"].values()) == len(told["findings"])
+    assert all(item["see"] == f"docs/doctor.md#{name}" for name, item in found.items())
+
+
+def test_one_check_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "proc/sys/kernel").mkdir(parents=True)
+    (root / "proc/sys/kernel/osrelease").write_text("6.1.0\n")
+    assert main(["doctor", "--only", "kernel-version"]) == 0
+    assert capsys.readouterr().out.endswith("1 ok, 0 warning, 0 wrong, 0 unknown. This host is fit for a coalition.\n")
+    assert main(["doctor", "--only", "kernel-version", "--only", "uefi"]) == 1
+
+
+def test_a_warning_alone_is_exit_code_0(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--only", "policy"]) == 0
+    assert "this host has not joined yet" in capsys.readouterr().out
+
+
+def test_what_is_unknown_is_not_fit(root: Path) -> None:
+    assert main(["doctor", "--only", "lsm-order"]) == 1
+
+
+def test_a_check_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--only", "no\x1bsuch"]) == 2
+    err = capsys.readouterr().err
+    assert "no such check" in err
+    assert "\x1b" not in err
+
+
+def test_another_configuration(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "other.toml").write_text('name = "delta"\n')
+    assert main(["doctor", "--only", "configuration", "--config", "/other.toml"]) == 0
+    assert "this host is delta" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from shamon_host.doctor.look import PERMISSION, Look, not_installed
 
 T = TypeVar("T")
 
-PROGRAM_LIMIT_S = 20.0
+PROGRAM_LIMIT_S = 60.0
 MAX_OUTPUT_BYTES = 8 << 20
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _REFUSALS = ("permission denied", "operation not permitted", "access denied", "authentication")

@@ -9,6 +9,8 @@ from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.domain.errors import BadInput
 
 _COLUMNS = ("subject", "check", "verdict", "found")
+_WIDTH = 100
+"""Characters of what was found in the table; all of it stands below, where it is not ok."""
 _CONFIG = Path("/etc/shamon/host.toml")
 
 
@@ -18,20 +20,23 @@ def add_parsers(commands: Any) -> None:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE", help=f"default {_CONFIG}")
     doctor.add_argument("--only", action="append", default=[], metavar="NAME", help="this check alone; may be repeated")
+    doctor.add_argument("--no-programs", action="store_true", help="run no other program: not virsh, not nft, not xl")
     doctor.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     """0 when nothing is wrong and everything could be looked at, else 1."""
-    from shamon_host.doctor.bounded import run_program
-    from shamon_host.doctor.examination import NAMES, examine
+    from shamon_host.doctor.bounded import no_program, run_program
+    from shamon_host.doctor.examination import ASK_PROGRAMS, NAMES, examine
     from shamon_host.doctor.host_files import HostFiles
     from shamon_host.doctor.reading import read_host
 
     for name in arguments.only:
         if name not in NAMES:
             raise BadInput("no such check", where="--only", expected=", ".join(NAMES), found=printable(name)[:60])
-    facts = read_host(HostFiles(), run_program, _daemon_version, config_path=arguments.config.absolute())
+    asked = ASK_PROGRAMS & set(arguments.only or NAMES)
+    run = run_program if asked and not arguments.no_programs else no_program
+    facts = read_host(HostFiles(), run, _daemon_version, config_path=arguments.config.absolute())
     report = examine(facts, arguments.only)
     if arguments.json:
         print_json(report.to_document())
@@ -53,7 +58,7 @@ def print_report(report: Any) -> None:
                     "subject": subject.value if number == 0 else " ",
                     "check": finding.name,
                     "verdict": shown,
-                    "found": finding.found,
+                    "found": finding.found if len(finding.found) <= _WIDTH else f"{finding.found[:_WIDTH]}...",
                 }
             )
     print_table(rows, _COLUMNS, empty="This check is of no account on this host.")

@@ -53,8 +53,8 @@ def run_program(arguments: Sequence[str]) -> Look[str]:
 
 
 def no_program(arguments: Sequence[str]) -> Look[str]:
-    """For a tree that is not this host's: its programs are not run."""
-    return Look(unread=f"programs, as {arguments[0]}, are not run for another root directory")
+    """For who wants none to be run: where programs are measured, to run one leaves a trace."""
+    return Look(unread=f"no program is run, so {arguments[0]} is not asked")
 
 
 def within(limit_s: float, what: str, look: Callable[[], Look[T]]) -> Look[T]:

@@ -73,6 +73,8 @@ CHECKS = (
 )
 """In the order in which they are told."""
 NAMES = tuple(check.name for check in CHECKS)
+ASK_PROGRAMS = frozenset({"libvirt", "security-driver", "acceleration", "default-network", "xen", "packet-filter"})
+"""Those that rest on what virsh, nft and xl say."""
 
 
 def examine(facts: HostFacts, only: Collection[str] = ()) -> Report:

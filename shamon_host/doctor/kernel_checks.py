@@ -35,6 +35,11 @@ MODULES = {
 """What a host has loaded before its daemon starts (vm_images/host/root/etc/modules-load.d/shamon.conf) → the option
 that builds it."""
 _LOAD = "Put {} into /etc/modules-load.d/shamon.conf, one a line, and reboot (or `modprobe` them)."
+NO_SECURITYFS = "/sys/kernel/security has nothing in it"
+MOUNT_SECURITYFS = (
+    "Mount securityfs at /sys/kernel/security (or boot a kernel that has it): without it the kernel shows neither its "
+    "security modules nor IMA's log nor the firmware's."
+)
 _UKI = "make the host's EFI file anew and boot it"
 
 
@@ -157,10 +162,7 @@ def lsm_order(say: Say, facts: HostFacts) -> Finding:
     if (unseen := not_seen(say, lsm, "/sys/kernel/security/lsm")) is not None:
         return unseen
     if lsm.value is None:
-        return say.unknown(
-            lsm.bad or "/sys/kernel/security/lsm is not there",
-            remedy="Mount securityfs at /sys/kernel/security; without it neither IMA nor the event log can be read.",
-        )
+        return say.unknown(lsm.bad or NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
     active = lsm.value.split(",")
     missing = [name for name in ("selinux", "lockdown") if name not in active]
     if missing or "apparmor" in active:
@@ -177,6 +179,8 @@ def lockdown(say: Say, facts: HostFacts) -> Finding:
     found = facts.kernel.lockdown
     if (unseen := not_seen(say, found, "/sys/kernel/security/lockdown")) is not None:
         return unseen
+    if found.absent and facts.kernel.lsm.absent:
+        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
     match = re.search(r"\[(\w+)\]", found.value or "")
     if found.absent or (match is not None and match[1] != "confidentiality"):
         return say.wrong(

@@ -6,6 +6,7 @@ from itertools import dropwhile
 
 from shamon_host.doctor.facts import HostFacts, ImaSummary
 from shamon_host.doctor.findings import Finding, Say, listed
+from shamon_host.doctor.kernel_checks import MOUNT_SECURITYFS, NO_SECURITYFS
 from shamon_host.doctor.look import Look, not_seen
 from shamon_host.selinux.checking import remedies
 from shamon_host.selinux.questions import Group
@@ -109,6 +110,8 @@ def ima_log(say: Say, facts: HostFacts) -> Finding:
     ima = facts.mac.ima
     if (unseen := not_seen(say, ima, "the IMA log")) is not None:
         return unseen
+    if ima.absent and facts.kernel.lsm.absent:
+        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
     if ima.value is None or not ima.value.entries:
         return say.wrong(_why(ima), expected="a log in /sys/kernel/security/ima", remedy=_NO_IMA)
     weak = ima.value.algorithms & {"sha1", "md5", "md4"}
@@ -149,6 +152,8 @@ def ima_policy(say: Say, facts: HostFacts) -> Finding:
     for look, what in ((file, "/etc/ima/ima-policy"), (ima, "the IMA log")):
         if (unseen := not_seen(say, look, what)) is not None:
             return unseen
+    if ima.absent and facts.kernel.lsm.absent:
+        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
     if file.value is None or ima.value is None:
         what = "no policy file" if file.value is None else _why(ima)
         return say.wrong(what, expected="/etc/ima/ima-policy, loaded at boot", remedy=_PUT)

@@ -1,7 +1,9 @@
 """The TPM and the measured boot. Pure."""
 
+from shamon_host.attestation.pcr import Bank
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say, listed
+from shamon_host.doctor.kernel_checks import MOUNT_SECURITYFS, NO_SECURITYFS
 from shamon_host.doctor.look import not_seen
 
 _SECURE_BOOT_BYTES = 5
@@ -95,13 +97,15 @@ def event_log(say: Say, facts: HostFacts) -> Finding | None:
         return None
     if (unseen := not_seen(say, log, "the firmware's event log")) is not None:
         return unseen
+    if log.absent and facts.kernel.lsm.absent:
+        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
     if log.value is None:
         return say.wrong(
             log.bad or "there is none",
             expected="/sys/kernel/security/tpm0/binary_bios_measurements",
             remedy="Boot by UEFI with the TPM switched on, and mount securityfs.",
         )
-    if not any(str(bank) == "sha256" or bank.name == "SHA256" for bank in log.value.banks):
+    if Bank.SHA256 not in log.value.banks:
         return say.wrong(
             "it has no SHA-256 digests",
             expected="digests of the SHA-256 bank",

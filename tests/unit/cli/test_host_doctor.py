@@ -1,6 +1,7 @@
 """`shamon doctor`: what it prints, and its exit codes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from shamon_host.cli.main import main
 from shamon_host.doctor import bounded, host_files
 from shamon_host.doctor.bounded import no_program
 from shamon_host.doctor.host_files import HostFiles
+from shamon_host.doctor.look import Look
 
 
 @pytest.fixture
@@ -56,6 +58,26 @@ def test_a_warning_alone_is_exit_code_0(root: Path, capsys: pytest.CaptureFixtur
 
 def test_what_is_unknown_is_not_fit(root: Path) -> None:
     assert main(["doctor", "--only", "lsm-order"]) == 1
+
+
+@pytest.mark.parametrize("options", [["--no-programs"], ["--only", "tpm", "--only", "sysctls"]])
+def test_no_program_is_run_where_none_is_needed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def run(arguments: Sequence[str]) -> Look[str]:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(bounded, "run_program", run)
+    assert main(["doctor", *options]) == 1
+
+
+def test_long_words_are_cut_in_the_table_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "proc").mkdir()
+    (root / "proc/cmdline").write_text("quiet\n")
+    assert main(["doctor", "--only", "command-line"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("...")
+    assert any(line.endswith("ima_policy=tcb|critical_data") for line in lines)
 
 
 def test_a_check_that_is_none(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,19 +11,24 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shamon_host import __version__
+from shamon_host.attestation.event_log import parse_event_log
 from shamon_host.attestation.ima_log import encode_ima_log, ima_buf_entry, ima_sig_entry
+from shamon_host.attestation.pcr import Bank
 from shamon_host.doctor.bounded import no_program
-from shamon_host.doctor.examination import CHECKS, NAMES, examine
+from shamon_host.doctor.examination import ASK_PROGRAMS, CHECKS, NAMES, examine
 from shamon_host.doctor.facts import HostFacts, TpmAnswer
 from shamon_host.doctor.findings import Subject, Verdict
 from shamon_host.doctor.host_files import HostFiles
+from shamon_host.doctor.kernel_checks import MODULES
 from shamon_host.doctor.look import PERMISSION, Look, not_installed
+from shamon_host.doctor.mac_reading import summarise
 from shamon_host.doctor.reading import read_host
+from shamon_host.doctor.tpm_reading import UNITS
 from shamon_host.domain.labels import HostName
 from shamon_host.peer.coalition_ca import issue_host_certificate, key_pem
 from shamon_host.peer.sealed_key import sealed_key
 from shamon_host.testing.selinux import MemorySelinuxHost
-from tests.unit.doctor.host_tree import CONFIG, RELEASE, SOCKETS, STATE, HostTree, nft, socket_line
+from tests.unit.doctor.host_tree import CONFIG, RECIPE, RELEASE, SOCKETS, STATE, HostTree, nft, socket_line
 
 WRONG, WARNING, UNKNOWN = Verdict.WRONG, Verdict.WARNING, Verdict.UNKNOWN
 ROOT = Path(__file__).resolve().parents[3]
@@ -264,6 +269,23 @@ def test_no_log_at_all(host: HostTree) -> None:
     assert host.finding("selinux-mode").verdict is UNKNOWN
 
 
+def test_without_securityfs_what_it_would_show_is_unknown(host: HostTree) -> None:
+    host.take("/sys/kernel/security")
+    names = {"lsm-order", "lockdown", "selinux-mode", "ima-log", "ima-policy", "event-log"}
+    assert host.not_ok() == dict.fromkeys(names, UNKNOWN)
+
+
+def test_logs_of_a_real_boot(vectors: Path) -> None:
+    """Of a Debian 12 with SELinux, IMA and an swtpm."""
+    ima = summarise((vectors / "debian12-selinux.ima").read_bytes()).value
+    assert ima is not None
+    assert ima.entries > 100
+    assert ima.algorithms == {"sha256"}
+    assert all("enforcing=1" in state or "initialized=0" in state for state in ima.states)
+    log = parse_event_log((vectors / "debian12-selinux.tcg").read_bytes())
+    assert Bank.SHA256 in log.banks
+
+
 def test_rules_that_are_missing_or_come_too_late(host: HostTree) -> None:
     text = (host.root / "etc/ima/ima-policy").read_text()
     host.put("/etc/ima/ima-policy", text.replace("measure func=MODULE_CHECK\n", ""))
@@ -434,3 +456,19 @@ def test_each_check_has_its_section() -> None:
     text = (ROOT / "docs/doctor.md").read_text()
     headings = [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")]
     assert headings == list(NAMES)
+
+
+def test_what_is_looked_for_is_what_the_recipe_has() -> None:
+    """The modules that the lab's host loads, but for a processor's own and one that newer kernels have built in."""
+    recipe = (RECIPE / "root/etc/modules-load.d/shamon.conf").read_text().split()
+    assert set(recipe) - set(MODULES) == {"kvm_amd", "nft_objref"}
+    assert set(MODULES) <= set(recipe)
+    text = (ROOT / "docs/operating.md").read_text()
+    assert [unit for unit in UNITS if unit not in text] == []
+
+
+def test_who_asks_programs_is_unknown_without_them(host: HostTree) -> None:
+    whole = set(NAMES) - {"xen"}
+    host.printed = dict.fromkeys(host.printed, no_program(["virsh"]))
+    assert set(host.not_ok()) == ASK_PROGRAMS & whole
+    assert set(host.not_ok().values()) == {UNKNOWN}

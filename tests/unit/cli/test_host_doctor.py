@@ -3,14 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shamon_host.cli.api_client import ApiClient
+from shamon_host.cli.host_doctor import _daemon_version
 from shamon_host.cli.main import main
 from shamon_host.doctor import bounded, host_files
 from shamon_host.doctor.bounded import no_program
 from shamon_host.doctor.host_files import HostFiles
-from shamon_host.doctor.look import Look
+from shamon_host.doctor.look import PERMISSION, Look
+from shamon_host.domain.errors import BadInput, Unreachable
 
 
 @pytest.fixture
@@ -91,3 +95,24 @@ def test_another_configuration(root: Path, capsys: pytest.CaptureFixture[str]) -
     (root / "other.toml").write_text('name = "delta"\n')
     assert main(["doctor", "--only", "configuration", "--config", "/other.toml"]) == 0
     assert "this host is delta" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        ({"version": "1.2"}, Look("1.2")),
+        ({}, Look(unread="'version'")),
+        (Unreachable("it does not answer", found="[Errno 111] Connection refused"), Look()),
+        (Unreachable("it does not answer", found="[Errno 13] Permission denied"), Look(unread=PERMISSION)),
+        (BadInput("no such request"), Look(unread="no such request")),
+    ],
+)
+def test_the_daemon_is_asked_for_its_version(monkeypatch: pytest.MonkeyPatch, answer: Any, seen: Look[str]) -> None:
+    def get(_: ApiClient, path: str) -> Any:
+        assert path == "/v1/status"
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ApiClient, "get", get)
+    assert _daemon_version(Path("/run/shamon/shamon.sock")) == seen

@@ -18,20 +18,22 @@ from shamon_host.attestation.ports import QUOTED_PCRS, Quote
 from shamon_host.attestation.quoting import SELECTION, no_bank, quote_with_values
 from shamon_host.attestation.tpm_objects import TPM_ALG_NULL, TPM_RH_ENDORSEMENT, ak_template
 from shamon_host.attestation.tpm_structures import (
+    TPM_ST_NO_SESSIONS,
+    TPM_ST_SESSIONS,
     TpmFormatError,
     encode_pcr_selection,
     read_pcr_selection,
     sized_buffer,
+    tpm_command,
+    tpm_response,
 )
 from shamon_host.domain.errors import BackendFailed
 
 DEVICE = Path("/dev/tpmrm0")
 MAX_RESPONSE = 4096
-_NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _CREATE_PRIMARY, _QUOTE, _PCR_READ = 0x131, 0x158, 0x17E
 _NO_PASSWORD = bytes.fromhex("40000009 0000 00 0000")
 """TPM_RS_PW with an empty password: handle, nonce, attributes, password."""
-_HEADER_BYTES = 10
 _DIGEST_BYTES = 32
 
 Exchange = Callable[[bytes], bytes]
@@ -96,23 +98,19 @@ class BareTpm:
 
     def _command(self, code: int, handle: int | None, parameters: bytes) -> ByteReader:
         """What follows the header of the response. Raises BackendFailed, TpmFormatError."""
-        tag, body = _NO_SESSIONS, parameters
+        tag, body = TPM_ST_NO_SESSIONS, parameters
         if handle is not None:
-            tag = _SESSIONS
+            tag = TPM_ST_SESSIONS
             body = handle.to_bytes(4, "big") + len(_NO_PASSWORD).to_bytes(4, "big") + _NO_PASSWORD + parameters
-        size = _HEADER_BYTES + len(body)
         try:
-            response = self._exchange(tag.to_bytes(2, "big") + size.to_bytes(4, "big") + code.to_bytes(4, "big") + body)
+            response = self._exchange(tpm_command(code, body, tag=tag))
         except OSError as error:
             found = error.strerror or type(error).__name__
             raise BackendFailed("the TPM does not answer", where=self._where, found=found) from error
-        reader = ByteReader(response, order="big", error=TpmFormatError, where="TPM response")
-        told = reader.u16("tag"), reader.u32("responseSize"), reader.u32("responseCode")
-        if told[2]:
+        refusal, reader = tpm_response(response, tag=tag)
+        if refusal:
             self._ak = None  # what this handle was of may be gone
-            raise BackendFailed("the TPM refuses a command", where=f"{self._where}, {code:#x}", found=f"{told[2]:#x}")
-        if told[:2] != (tag, len(response)):
-            raise TpmFormatError("the header is not that of a response", expected=f"{len(response)} bytes")
+            raise BackendFailed("the TPM refuses a command", where=f"{self._where}, {code:#x}", found=f"{refusal:#x}")
         return reader
 
     @contextmanager

@@ -25,12 +25,16 @@ __all__ = [
     "TpmFormatError",
     "TpmSignature",
     "sized_buffer",
+    "tpm_command",
+    "tpm_response",
 ]
 
 TPM_GENERATED_VALUE = 0xFF544347
 """First word of every structure a TPM signs with a restricted key: 0xFF 'TCG'."""
 TPM_ST_ATTEST_QUOTE = 0x8018
+TPM_ST_NO_SESSIONS, TPM_ST_SESSIONS = 0x8001, 0x8002
 
+_HEADER_BYTES = 10
 MAX_NAME_SIZE = 2 + 64
 MAX_QUALIFYING_DATA = 64 + 2
 MAX_KEY_BYTES = 512
@@ -55,6 +59,23 @@ class SignatureAlgorithm(IntEnum):
 def sized_buffer(data: bytes) -> bytes:
     """A TPM2B: 16-bit length and the bytes."""
     return len(data).to_bytes(2, "big") + data
+
+
+def tpm_command(code: int, body: bytes, *, tag: int = TPM_ST_NO_SESSIONS) -> bytes:
+    """A command with its header (TCG TPM 2.0 Library Part 1, 18.1)."""
+    size = _HEADER_BYTES + len(body)
+    return tag.to_bytes(2, "big") + size.to_bytes(4, "big") + code.to_bytes(4, "big") + body
+
+
+def tpm_response(response: bytes, *, tag: int = TPM_ST_NO_SESSIONS) -> tuple[int, ByteReader]:
+    """The response code, and what follows the header of a response to a command with that tag: nothing that counts
+    where the code is not 0. Raises `TpmFormatError`."""
+    reader = ByteReader(response, order="big", error=TpmFormatError, where="TPM response")
+    told = reader.u16("tag"), reader.u32("responseSize")
+    code = reader.u32("responseCode")
+    if not code and told != (tag, len(response)):
+        raise TpmFormatError("the header is not that of a response", expected=f"{len(response)} bytes")
+    return code, reader
 
 
 def read_bank(reader: ByteReader, what: str) -> Bank:

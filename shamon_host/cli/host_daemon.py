@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from shamon_host.cli.operate import DEFAULT_CONFIG
+
 
 def add_parsers(commands: Any) -> None:
     """Add this command to the parser."""
@@ -11,9 +13,9 @@ def add_parsers(commands: Any) -> None:
     daemon.add_argument(
         "--config",
         type=Path,
-        default=Path("/etc/shamon/host.toml"),
+        default=DEFAULT_CONFIG,
         metavar="FILE",
-        help="the host's configuration (default /etc/shamon/host.toml)",
+        help=f"the host's configuration (default {DEFAULT_CONFIG})",
     )
     daemon.set_defaults(run=_run)
 

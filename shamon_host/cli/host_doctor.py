@@ -5,20 +5,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from shamon_host.cli.operate import DEFAULT_CONFIG
 from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.domain.errors import BadInput
 
 _COLUMNS = ("subject", "check", "verdict", "found")
 _WIDTH = 100
 """Characters of what was found in the table; all of it stands below, where it is not ok."""
-_CONFIG = Path("/etc/shamon/host.toml")
 
 
 def add_parsers(commands: Any) -> None:
     """Add this command to the parser."""
     doctor = commands.add_parser("doctor", help="look at this host before it joins, and say what to do")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE", help=f"default {_CONFIG}")
+    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
     doctor.add_argument("--only", action="append", default=[], metavar="NAME", help="this check alone; may be repeated")
     doctor.add_argument("--no-programs", action="store_true", help="run no other program: not virsh, not nft, not xl")
     doctor.set_defaults(run=_doctor)
@@ -84,16 +84,12 @@ def print_report(report: Any) -> None:
 def _daemon_version(socket: Path) -> Any:
     """What the daemon behind this socket says it is; absent where none answers."""
     from shamon_host.cli.api_client import ApiClient
-    from shamon_host.doctor.look import Look
+    from shamon_host.doctor.look import PERMISSION, Look, reason_of
     from shamon_host.domain.errors import ShamonError, Unreachable
 
-    found: Look[str]
     try:
-        status = ApiClient(socket).get("/v1/status")
-        found = Look(str(status["version"]))
+        return Look(str(ApiClient(socket).get("/v1/status")["version"]))
     except Unreachable as error:
-        refused = "ermission" in error.found
-        found = Look(unread="permission denied") if refused else Look()
+        return Look(unread=PERMISSION) if reason_of(error.found) == PERMISSION else Look()
     except (ShamonError, KeyError, TypeError) as error:
-        found = Look(unread=str(error))
-    return found
+        return Look(unread=str(error))

@@ -8,7 +8,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 from shamon_host import __version__
 from shamon_host.cli import (
@@ -30,7 +29,6 @@ from shamon_host.cli import (
 from shamon_host.cli.output import print_error
 from shamon_host.domain.errors import BackendFailed, ShamonError
 
-DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
 _HOST_MODULES = frozenset({"libvirt", "libvirt_qemu", "pyroute2", "tpm2_pytss"})
 
 

@@ -13,6 +13,7 @@ from shamon_host.cli.api_client import ApiClient
 from shamon_host.cli.output import print_explanations, print_json, print_table, printable
 from shamon_host.domain.quarantine import Grade
 
+DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
 DEFAULT_SOCKET = Path("/run/shamon/shamon.sock")
 _LOOK_S = 0.3
 """How often it is asked how a move goes."""

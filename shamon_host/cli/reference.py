@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shamon_host.cli import reference_diff, reference_parts, reference_signing, reference_vm
+from shamon_host.cli.operate import DEFAULT_CONFIG
 from shamon_host.cli.output import print_json, print_table, printable
 from shamon_host.domain.labels import plain_name
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from shamon_host.attestation.reference_model import ReferencePart, ReferenceValues
 
 DEFAULT_DIRECTORY = Path("/etc/shamon/reference")
-DEFAULT_CONFIG = Path("/etc/shamon/host.toml")
 _MAX_IMAGE_BYTES = 256 * 1024 * 1024
 _SHOWN = 10
 

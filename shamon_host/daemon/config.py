@@ -87,12 +87,16 @@ class HostConfig:
 
 def load_config(path: Path) -> HostConfig:
     """Read and check the file. Raises BadInput that names file and key."""
-    data = read_limited(path, MAX_CONFIG_BYTES, "host's configuration")
+    return parse_config_file(read_limited(path, MAX_CONFIG_BYTES, "host's configuration"), source=str(path))
+
+
+def parse_config_file(data: bytes, *, source: str) -> HostConfig:
+    """As `load_config`, from what such a file holds."""
     try:
         fields = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput("the host's configuration is not TOML", where=str(path), found=str(error)) from error
-    return parse_config(fields, source=str(path))
+        raise BadInput("the host's configuration is not TOML", where=source, found=str(error)) from error
+    return parse_config(fields, source=source)
 
 
 def parse_config(fields: Mapping[str, Any], *, source: str) -> HostConfig:

@@ -13,7 +13,11 @@ def read_policy_or_envelope(path: Path) -> tuple[Policy, bytes]:
 
     Nothing is verified: whose signatures count depends on what is in force. Raises BadInput.
     """
-    data = read_limited(path, MAX_ENVELOPE_BYTES, "policy")
+    return parse_policy_or_envelope(read_limited(path, MAX_ENVELOPE_BYTES, "policy"), source=str(path))
+
+
+def parse_policy_or_envelope(data: bytes, *, source: str) -> tuple[Policy, bytes]:
+    """As `read_policy_or_envelope`, from what such a file holds."""
     if not data.lstrip().startswith(b"{"):
-        return parse_policy(data, source=str(path)), b""
-    return parse_canonical(payload_of(data, source=str(path)), source=str(path)), data
+        return parse_policy(data, source=source), b""
+    return parse_canonical(payload_of(data, source=source), source=source), data

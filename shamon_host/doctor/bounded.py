@@ -6,14 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from shamon_host.doctor.look import PERMISSION, Look, not_installed
+from shamon_host.doctor.look import Look, not_installed, reason_of
 
 T = TypeVar("T")
 
 PROGRAM_LIMIT_S = 60.0
 MAX_OUTPUT_BYTES = 8 << 20
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-_REFUSALS = ("permission denied", "operation not permitted", "access denied", "authentication")
 
 Run = Callable[[Sequence[str]], Look[str]]
 """A program with its arguments → what it printed."""
@@ -45,8 +44,7 @@ def run_program(arguments: Sequence[str]) -> Look[str]:
     printed, complaint = texts
     if done.returncode != 0:
         words = " ".join(complaint.split())[:300] or f"exit code {done.returncode}"
-        refused = any(refusal in words.lower() for refusal in _REFUSALS)
-        return Look(unread=PERMISSION if refused else f"{arguments[0]}: {words}")
+        return Look(unread=reason_of(f"{arguments[0]}: {words}"))
     if len(printed) > MAX_OUTPUT_BYTES:
         return Look(unread=f"{arguments[0]} printed more than {MAX_OUTPUT_BYTES} bytes")
     return Look(printed)

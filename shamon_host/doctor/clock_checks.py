@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say
-from shamon_host.doctor.look import not_seen
+from shamon_host.doctor.look import require_seen
 
 _EARLIEST, _LATEST = datetime(2025, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _APART_S = 1.0
@@ -13,8 +13,7 @@ _APART_S = 1.0
 
 def clock_synchronised(say: Say, facts: HostFacts) -> Finding:
     clock = facts.clock
-    if (unseen := not_seen(say, clock.synchronised, "adjtimex")) is not None:
-        return unseen
+    require_seen(say, clock.synchronised, what="adjtimex")
     if not clock.synchronised.value:
         return say.warning(
             "nothing keeps the clock right",

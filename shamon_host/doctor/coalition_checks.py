@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.look import Look, T, not_seen
+from shamon_host.doctor.look import Judged, Look, T, require_seen
 from shamon_host.peer.coalition_ca import certificate_names
 
 _JOIN = "Let the host join: `shamon host join INVITATION` (docs/enrolment.md)."
@@ -17,23 +17,23 @@ _SOON_DAYS = 30
 _PRIVATE = 0o600
 
 
-def _present(say: Say, facts: HostFacts, look: Look[T], what: str, remedy: str) -> T | Finding:
-    """What was looked at, or the finding about something that is unread, malformed or not there."""
+def _present(say: Say, facts: HostFacts, look: Look[T], what: str, remedy: str) -> T:
+    """What was looked at. Raises Judged about something that is unread, malformed or not there."""
     if look.value is not None:
         return look.value
-    if (unseen := not_seen(say, look, what)) is not None:
-        return unseen
+    require_seen(say, look, what=what)
     if look.bad:
-        return say.wrong(look.bad, expected=f"{what} that can be understood", remedy=remedy)
+        raise Judged(say.wrong(look.bad, expected=f"{what} that can be understood", remedy=remedy))
     if facts.coalition.begun:
-        return say.wrong(f"{what} is not there", expected="there", remedy=remedy)
-    return say.warning(f"{what} is not there: this host has not joined yet", expected="there", remedy=remedy)
+        raise Judged(say.wrong(f"{what} is not there", expected="there", remedy=remedy))
+    words = f"{what} is not there: this host has not joined yet"
+    raise Judged(say.warning(words, expected="there", remedy=remedy))
 
 
 def configuration(say: Say, facts: HostFacts) -> Finding:
     remedy = "Write it: docs/operating.md, section 4."
     config = _present(say, facts, facts.coalition.config, "host.toml", remedy)
-    return config if isinstance(config, Finding) else say.ok(f"this host is {config.name}")
+    return say.ok(f"this host is {config.name}")
 
 
 def policy(say: Say, facts: HostFacts) -> Finding:
@@ -41,8 +41,6 @@ def policy(say: Say, facts: HostFacts) -> Finding:
     config = facts.coalition.config.value
     remedy = "Put the coalition's policy there; `shamon policy check FILE`."
     found = _present(say, facts, facts.coalition.policy, "the policy", remedy)
-    if isinstance(found, Finding):
-        return found
     version = f"{found.coalition}, version {found.version}"
     if found.expires_s is not None and found.expires_s <= facts.clock.now.timestamp():
         return say.wrong(
@@ -52,7 +50,7 @@ def policy(say: Say, facts: HostFacts) -> Finding:
         )
     if config is None:
         return say.unknown(f"{version}; which host this is, host.toml does not say", remedy="Write host.toml.")
-    own = found.hosts.get(config.name)
+    own = facts.coalition.own
     if own is None:
         return say.wrong(
             f"{version} does not know the host {config.name}",
@@ -70,8 +68,6 @@ def policy(say: Say, facts: HostFacts) -> Finding:
 
 def ca(say: Say, facts: HostFacts) -> Finding:
     found = _present(say, facts, facts.coalition.ca, "ca.pem", _JOIN)
-    if isinstance(found, Finding):
-        return found
     wrong = [words for each in found if (words := _out_of_date(each, facts.clock.now))]
     if wrong:
         return say.wrong(
@@ -86,8 +82,6 @@ def certificate(say: Say, facts: HostFacts) -> Finding:
     """Its dates, its name, who issued it, and that it is the one that is enrolled."""
     config = facts.coalition.config.value
     chain = _present(say, facts, facts.coalition.certificate, "host.pem", _JOIN)
-    if isinstance(chain, Finding):
-        return chain
     own, renew = chain[0], "Renew it: `shamon host join` with a new invitation."
     if words := _out_of_date(own, facts.clock.now):
         return say.wrong(words, expected="valid now", remedy=f"Is the clock right? {renew}")
@@ -115,16 +109,13 @@ def host_key(say: Say, facts: HostFacts) -> Finding:
     """Private, and the certificate's."""
     chain = facts.coalition.certificate.value
     key = _present(say, facts, facts.coalition.key, "host.key", _JOIN)
-    if isinstance(key, Finding):
-        return key
     if key.mode & ~_PRIVATE or key.owner != 0:
         return say.wrong(
             f"mode {key.mode:04o}, owner {key.owner}",
             expected="mode 0600, owner 0 (root)",
             remedy="chown root host.key; chmod 0600 host.key. If others could read it, join anew with `--new-key`.",
         )
-    if (unseen := not_seen(say, key.public, "host.key")) is not None:
-        return unseen
+    require_seen(say, key.public, what="host.key")
     if key.sealed:
         return say.ok("private, and sealed by the TPM: the daemon opens it when it starts")
     if key.public.value is None:
@@ -143,8 +134,6 @@ def host_key(say: Say, facts: HostFacts) -> Finding:
 def registry(say: Say, facts: HostFacts) -> Finding:
     config = facts.coalition.config.value
     found = _present(say, facts, facts.coalition.registry, "the registry of hosts", _JOIN)
-    if isinstance(found, Finding):
-        return found
     hosts = found.hosts
     if config is not None and config.name not in hosts:
         return say.wrong(
@@ -167,9 +156,7 @@ def reference_values(say: Say, facts: HostFacts) -> Finding | None:
     found = facts.coalition.references
     if not found:
         return None
-    for look in found.values():
-        if (unseen := not_seen(say, look, "Reference Values")) is not None:
-            return unseen
+    require_seen(say, *found.values(), what="Reference Values")
     bad = [f"{host}: {look.bad}" for host, look in sorted(found.items()) if look.bad]
     if bad:
         return say.wrong(
@@ -191,9 +178,7 @@ def images(say: Say, facts: HostFacts) -> Finding | None:
     found = facts.coalition.images
     if not found:
         return None
-    for look in found.values():
-        if (unseen := not_seen(say, look, "clean images")) is not None:
-            return unseen
+    require_seen(say, *found.values(), what="clean images")
     wrong = [f"{name}: {look.bad or 'not there'}" for name, look in sorted(found.items()) if not look.value]
     if wrong:
         return say.wrong(

@@ -1,7 +1,6 @@
 """The files of a coalition on this host: configuration, policy, certificates, key, registry, Reference Values."""
 
 import stat
-import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,17 +10,16 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from shamon_host.daemon.config import MAX_CONFIG_BYTES, HostConfig, parse_config
+from shamon_host.daemon.config import MAX_CONFIG_BYTES, HostConfig, parse_config, parse_config_file
+from shamon_host.daemon.policy_source import parse_policy_or_envelope
 from shamon_host.doctor.facts import CoalitionFacts, KeyFile, RegistrySummary
 from shamon_host.doctor.host_files import HostFiles
 from shamon_host.doctor.look import Look
 from shamon_host.domain.errors import ShamonError
-from shamon_host.domain.policy import Policy
-from shamon_host.domain.policy_file import parse_canonical, parse_policy
 from shamon_host.peer.coalition_ca import parse_ca_certificates, parse_certificates
-from shamon_host.peer.enrolment import RECORD_SUFFIX
-from shamon_host.peer.host_record import Authorities, HostRecord, authorities_of, read_host_record
-from shamon_host.peer.policy_envelope import MAX_ENVELOPE_BYTES, payload_of
+from shamon_host.peer.enrolment import RECORD_SUFFIX, PeerRegistry, record_in_file
+from shamon_host.peer.host_record import MAX_RECORD_ENVELOPE_BYTES, Authorities, HostRecord, authorities_of
+from shamon_host.peer.policy_envelope import MAX_ENVELOPE_BYTES
 from shamon_host.peer.reference_envelope import MAX_ENVELOPE_BYTES as MAX_REFERENCE_BYTES
 from shamon_host.peer.reference_envelope import opened
 from shamon_host.peer.sealed_key import is_sealed
@@ -29,33 +27,34 @@ from shamon_host.peer.sealed_key import is_sealed
 T = TypeVar("T")
 
 _PEM_BYTES = 1 << 20
-_RECORD_BYTES = 1 << 20
 _MAX_RECORDS = 10_000
-ETC = "/etc/shamon"
+DEFAULTS = parse_config({"name": "host"}, source="defaults")
+"""Where things are on a host whose host.toml is not there, or cannot be understood. Its name is nobody's."""
 
 
 def read_coalition(files: HostFiles, config_path: Path) -> CoalitionFacts:
-    config = files.data(config_path, MAX_CONFIG_BYTES).then(lambda data: _config(data, str(config_path)))
-    known = config.value
-    ca_path = known.tls_ca if known else f"{ETC}/ca.pem"
-    certificate_path = known.tls_certificate if known else f"{ETC}/host.pem"
-    policy = _policy(files, known.policy if known else f"{ETC}/policy.toml")
-    ca = files.data(ca_path, _PEM_BYTES).then(lambda pem: _parsed(lambda: parse_ca_certificates(pem, where="CA")))
-    certificate = files.data(certificate_path, _PEM_BYTES).then(
-        lambda pem: _parsed(lambda: parse_certificates(pem, where="certificate"))
+    config = files.data(config_path, MAX_CONFIG_BYTES).then(
+        lambda data: _parsed(lambda: parse_config_file(data, source=str(config_path)))
     )
+    places = config.value or DEFAULTS
+    policy = files.data(places.policy, MAX_ENVELOPE_BYTES).then(
+        lambda data: _parsed(lambda: parse_policy_or_envelope(data, source=str(places.policy))[0])
+    )
+    ca = files.data(places.tls_ca, _PEM_BYTES).then(lambda pem: _parsed(lambda: parse_ca_certificates(pem, where="CA")))
     return CoalitionFacts(
         config=config,
         policy=policy,
-        ca=ca.then(_readable),
-        certificate=certificate.then(_readable),
-        key=_key(files, known.tls_key if known else f"{ETC}/host.key"),
-        registry=_registry(files, known, ca.then(_readable)),
+        ca=ca,
+        certificate=files.data(places.tls_certificate, _PEM_BYTES).then(
+            lambda pem: _parsed(lambda: parse_certificates(pem, where="certificate"))
+        ),
+        key=_key(files, places.tls_key),
+        registry=_registry(files, places, ca),
         references={
-            host: _reference(files, known, f"{known.reference if known else f'{ETC}/reference'}/{host}.json")
+            host: _reference(files, places, places.reference / f"{host}.json")
             for host in (policy.value.hosts if policy.value else ())
         },
-        images={name: _size(files, path) for name, (path, _) in (known.images if known else {}).items()},
+        images={name: _size(files, path) for name, (path, _) in places.images.items()},
     )
 
 
@@ -67,37 +66,7 @@ def _parsed(parse: Callable[[], T]) -> Look[T]:
         return Look(bad=str(error))
 
 
-def _config(data: bytes, source: str) -> Look[HostConfig]:
-    try:
-        fields = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Look(bad=f"{source} is not TOML: {error}")
-    return _parsed(lambda: parse_config(fields, source=source))
-
-
-def _policy(files: HostFiles, path: Path | str) -> Look[Policy]:
-    """As `daemon.policy_source.read_policy_or_envelope`."""
-
-    def parse(data: bytes) -> Policy:
-        if not data.lstrip().startswith(b"{"):
-            return parse_policy(data, source=str(path))
-        return parse_canonical(payload_of(data, source=str(path)), source=str(path))
-
-    return files.data(path, MAX_ENVELOPE_BYTES).then(lambda data: _parsed(lambda: parse(data)))
-
-
-def _readable(certificates: tuple[x509.Certificate, ...]) -> Look[tuple[x509.Certificate, ...]]:
-    """Names, key and extensions are parsed when they are asked for: here, so that nobody has to expect an error."""
-    try:
-        for each in certificates:
-            _ = (each.subject, each.issuer, each.extensions, each.not_valid_after_utc, each.not_valid_before_utc)
-            each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as error:
-        return Look(bad=f"a certificate cannot be understood: {type(error).__name__}")
-    return Look(certificates) if certificates else Look(bad="there is no certificate in it")
-
-
-def _key(files: HostFiles, path: Path | str) -> Look[KeyFile]:
+def _key(files: HostFiles, path: Path) -> Look[KeyFile]:
     """Mode and owner of the key, and its public half; the key itself stays in here."""
     status = files.status(path)
     data = files.data(path, _PEM_BYTES)
@@ -119,46 +88,45 @@ def _public(pem: bytes) -> Look[bytes]:
         return Look(bad=f"no key in PEM without a password: {type(error).__name__}")
 
 
-def _registry(
-    files: HostFiles, config: HostConfig | None, ca: Look[tuple[x509.Certificate, ...]]
-) -> Look[RegistrySummary]:
+def _registry(files: HostFiles, places: HostConfig, ca: Look[tuple[x509.Certificate, ...]]) -> Look[RegistrySummary]:
     """Every record, verified by the CA."""
-    directory = str(config.peers) if config else f"{ETC}/peers"
-    names = files.names(directory)
+    names = files.names(places.peers)
     if names.value is None:
         return Look(unread=names.unread)
-    records = sorted(name for name in names.value if name.endswith(RECORD_SUFFIX))
-    if len(records) > _MAX_RECORDS:
-        return Look(bad=f"{len(records)} records")
+    paths = sorted(path for name in names.value if (path := places.peers / name).suffix == RECORD_SUFFIX)
+    if len(paths) > _MAX_RECORDS:
+        return Look(bad=f"{len(paths)} records")
     if ca.value is None:
-        return Look(unread="without ca.pem no record can be verified") if records else Look()
+        return Look(unread="without ca.pem no record can be verified") if paths else Look()
     authorities = _parsed(lambda: authorities_of(ca.value or ()))
     if authorities.value is None:
         return Look(bad=authorities.bad)
-    hosts, own = set(), None
-    for name in records:
-        source = f"{directory}/{name}"
-        found = files.data(source, _RECORD_BYTES).then(partial(_record, authorities.value, source))
+    records = []
+    for path in paths:
+        found = files.data(path, MAX_RECORD_ENVELOPE_BYTES).then(partial(_record, authorities.value, path))
         if found.value is None:
-            return Look(bad=found.bad or ("" if found.unread else f"{source} leads nowhere"), unread=found.unread)
-        peer = found.value.peer
-        if name != f"{peer.host}{RECORD_SUFFIX}":
-            return Look(bad=f"{source} is the record of {peer.host}")
-        hosts.add(str(peer.host))
-        if config is not None and peer.host == config.name:
-            own = peer.certificate_sha256
-    return Look(RegistrySummary(hosts=frozenset(hosts), own_certificate=own))
+            return Look(bad=found.bad or ("" if found.unread else f"{path} leads nowhere"), unread=found.unread)
+        records.append(found.value)
+    return _parsed(lambda: PeerRegistry(records=records)).then(partial(_summary, places))
 
 
-def _record(authorities: Authorities, source: str, data: bytes) -> Look[HostRecord]:
-    return _parsed(lambda: read_host_record(data, authorities, source=source))
+def _record(authorities: Authorities, path: Path, data: bytes) -> Look[HostRecord]:
+    return _parsed(lambda: record_in_file(data, path, authorities))
 
 
-def _reference(files: HostFiles, config: HostConfig | None, path: str) -> Look[str]:
-    signers = config.reference_signers if config else None
+def _summary(places: HostConfig, registry: PeerRegistry) -> Look[RegistrySummary]:
+    own = registry.get(places.name)
+    return Look(
+        RegistrySummary(
+            hosts=frozenset(str(peer.host) for peer in registry.hosts()),
+            own_certificate=own.certificate_sha256 if own is not None else None,
+        )
+    )
 
+
+def _reference(files: HostFiles, places: HostConfig, path: Path) -> Look[str]:
     def check(data: bytes) -> Look[str]:
-        return _parsed(lambda: opened(data, signers, source=path)).then(lambda _: Look(""))
+        return _parsed(lambda: opened(data, places.reference_signers, source=str(path))).then(lambda _: Look(""))
 
     return files.data(path, MAX_REFERENCE_BYTES).then(check)
 

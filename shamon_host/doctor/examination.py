@@ -15,15 +15,22 @@ from shamon_host.doctor import (
 )
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Report, Say, Subject
+from shamon_host.doctor.look import Judged
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`judge` gives None where the check is of no account on this host."""
+    """`judge` gives None where the check is of no account on this host, and may raise Judged."""
 
     name: str
     subject: Subject
     judge: Callable[[Say, HostFacts], Finding | None]
+
+    def finding(self, facts: HostFacts) -> Finding | None:
+        try:
+            return self.judge(Say(self.name, self.subject), facts)
+        except Judged as judged:
+            return judged.finding
 
 
 CHECKS = (
@@ -79,7 +86,5 @@ ASK_PROGRAMS = frozenset({"libvirt", "security-driver", "acceleration", "default
 
 def examine(facts: HostFacts, only: Collection[str] = ()) -> Report:
     """Every check that is of account on this host, or those of the names in `only`."""
-    findings = (
-        check.judge(Say(check.name, check.subject), facts) for check in CHECKS if not only or check.name in only
-    )
+    findings = (check.finding(facts) for check in CHECKS if not only or check.name in only)
     return Report(tuple(finding for finding in findings if finding is not None))

@@ -10,7 +10,8 @@ from cryptography import x509
 from shamon_host.attestation.event_log import EventLog
 from shamon_host.daemon.config import HostConfig
 from shamon_host.doctor.look import NOTHING, Look
-from shamon_host.domain.policy import HypervisorKind, Policy
+from shamon_host.domain.policy import HostEntry, HypervisorKind, Policy
+from shamon_host.domain.policy_sections import DEFAULT_PORT
 from shamon_host.selinux.ports import SelinuxStatus
 from shamon_host.selinux.questions import Finding as SelinuxAnswer
 
@@ -115,14 +116,14 @@ class PortUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFacts:
-    """`sysctls`: name of `network_state.SYSCTLS` → value, `absent`, or the first that is not 0 with its interface.
-    `chains`: the packet filter's hooks for packets to and from this host, without Shamon's own."""
+    """`sysctls`: name of `network_state.SYSCTLS` → its value, as `network_state.sysctl_value` tells it. `chains`: the
+    packet filter's hooks for packets to and from this host, without Shamon's own."""
 
     sysctls: Mapping[str, Look[str]] = field(default_factory=dict)
     listening: Look[tuple[PortUser, ...]] = NOTHING
-    """TCP."""
+    """At the TCP port of the peer service."""
     bound: Look[tuple[PortUser, ...]] = NOTHING
-    """UDP."""
+    """At UDP ports of the link block."""
     local_ports: Look[str] = NOTHING
     reserved_ports: Look[str] = NOTHING
     addresses: Look[frozenset[str]] = NOTHING
@@ -184,6 +185,17 @@ class CoalitionFacts:
     registry: Look[RegistrySummary] = NOTHING
     references: Mapping[str, Look[str]] = field(default_factory=dict)
     images: Mapping[str, Look[int]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> HostEntry | None:
+        """This host in the policy."""
+        config, policy = self.config.value, self.policy.value
+        return policy.hosts.get(config.name) if config is not None and policy is not None else None
+
+    @property
+    def peer_port(self) -> int:
+        """TCP port of this host's peer service."""
+        return self.own.port if self.own is not None else DEFAULT_PORT
 
     @property
     def begun(self) -> bool:

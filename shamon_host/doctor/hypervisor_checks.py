@@ -4,7 +4,7 @@ import re
 
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.look import not_installed, not_seen
+from shamon_host.doctor.look import not_installed, require_seen
 from shamon_host.domain.policy import HypervisorKind
 
 _START = "Install libvirt-daemon-system and libvirt-clients; `systemctl status libvirtd.socket` says what is wrong."
@@ -16,9 +16,8 @@ def libvirt(say: Say, facts: HostFacts) -> Finding:
         return say.ok(f"it answers, and runs {listed(sorted(capabilities.value.domains)) or 'nothing'}")
     if capabilities.unread == not_installed("virsh"):
         return say.unknown(capabilities.unread, remedy="Install libvirt-clients: virsh is what asks.")
-    unseen = not_seen(say, capabilities, "libvirt")
-    if unseen is not None and not capabilities.unread.startswith("virsh"):  # else it was asked, and failed
-        return unseen
+    if not capabilities.unread.startswith("virsh"):  # else it was asked, and failed
+        require_seen(say, capabilities, what="libvirt")
     return say.wrong(
         capabilities.bad or capabilities.unread or "it says nothing", expected="libvirt answers", remedy=_START
     )
@@ -61,8 +60,7 @@ def qemu_conf(say: Say, facts: HostFacts) -> Finding | None:
     if facts.on_xen:
         return None
     config = facts.hypervisor.qemu_conf
-    if (unseen := not_seen(say, config, "/etc/libvirt/qemu.conf")) is not None:
-        return unseen
+    require_seen(say, config, what="/etc/libvirt/qemu.conf")
     if config.value is None:
         return say.wrong(
             config.bad or "not there", expected="vm_images/host/root/etc/libvirt/qemu.conf", remedy="Put it there."
@@ -97,9 +95,7 @@ def default_network(say: Say, facts: HostFacts) -> Finding | None:
     if facts.on_xen:
         return None
     active, automatic = facts.hypervisor.networks, facts.hypervisor.autostart
-    for look in (active, automatic):
-        if (unseen := not_seen(say, look, "libvirt's networks", remedy=_START)) is not None:
-            return unseen
+    require_seen(say, active, automatic, what="libvirt's networks", remedy=_START)
     on, later = active.value or frozenset(), automatic.value or frozenset()
     if "default" in on | later:
         return say.wrong(

@@ -8,6 +8,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from shamon_host.attestation.linux_logs import HYPERVISOR_TYPE
 from shamon_host.doctor.bounded import Run
 from shamon_host.doctor.facts import Capabilities, HypervisorFacts
 from shamon_host.doctor.host_files import HostFiles
@@ -17,7 +18,7 @@ from shamon_host.domain.policy import HypervisorKind
 
 def read_hypervisor(files: HostFiles, run: Run, *, uri: str) -> HypervisorFacts:
     """`uri`: of libvirt, as host.toml has it; "" where there is none yet."""
-    on_xen = files.text("/sys/hypervisor/type").value == "xen"
+    on_xen = files.text(HYPERVISOR_TYPE).value == "xen"
     kind = HypervisorKind.XEN if on_xen else HypervisorKind.QEMU
     virsh = ["virsh", "-q", "-c", uri or f"{kind}:///system"]
     capabilities = run([*virsh, "capabilities"])

@@ -1,10 +1,11 @@
 """Whether the kernel was built and booted as a host needs it. Pure."""
 
 import re
+from typing import Any
 
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.look import not_seen
+from shamon_host.doctor.look import Judged, Look, require_seen
 
 _OLDEST = 6, 1
 """What has been tried, and what Debian 12 has."""
@@ -35,18 +36,24 @@ MODULES = {
 """What a host has loaded before its daemon starts (vm_images/host/root/etc/modules-load.d/shamon.conf) → the option
 that builds it."""
 _LOAD = "Put {} into /etc/modules-load.d/shamon.conf, one a line, and reboot (or `modprobe` them)."
-NO_SECURITYFS = "/sys/kernel/security has nothing in it"
-MOUNT_SECURITYFS = (
+_NO_SECURITYFS = "/sys/kernel/security has nothing in it"
+_MOUNT_SECURITYFS = (
     "Mount securityfs at /sys/kernel/security (or boot a kernel that has it): without it the kernel shows neither its "
     "security modules nor IMA's log nor the firmware's."
 )
 _UKI = "make the host's EFI file anew and boot it"
 
 
+def require_securityfs(say: Say, facts: HostFacts, look: Look[Any]) -> None:
+    """Raises Judged where what should be in securityfs is not there, because nothing is: not even `lsm`, which every
+    kernel has there."""
+    if look.absent and facts.kernel.lsm.absent:
+        raise Judged(say.unknown(_NO_SECURITYFS, remedy=_MOUNT_SECURITYFS))
+
+
 def kernel_version(say: Say, facts: HostFacts) -> Finding:
     release = facts.kernel.release
-    if (unseen := not_seen(say, release, "the kernel's release")) is not None:
-        return unseen
+    require_seen(say, release, what="the kernel's release")
     match = re.match(r"(\d{1,4})\.(\d{1,4})", release.value or "")
     if match is None:
         return say.unknown(f"no version: {release.bad or release.value or 'nothing'}", remedy="Look at `uname -r`.")
@@ -61,8 +68,7 @@ def kernel_version(say: Say, facts: HostFacts) -> Finding:
 
 def kernel_options(say: Say, facts: HostFacts) -> Finding:
     config = facts.kernel.config
-    if (unseen := not_seen(say, config, "the kernel's build options")) is not None:
-        return unseen
+    require_seen(say, config, what="the kernel's build options")
     if config.value is None:
         return say.unknown(
             config.bad or "neither /boot/config-RELEASE nor /proc/config.gz is there",
@@ -90,8 +96,7 @@ def modules(say: Say, facts: HostFacts) -> Finding:
     """Those that are not loaded yet but will be at the next boot are a warning."""
     kernel = facts.kernel
     for look, what in ((kernel.modules, "loaded modules"), (kernel.load_list, "/etc/modules-load.d")):
-        if (unseen := not_seen(say, look, what)) is not None:
-            return unseen
+        require_seen(say, look, what=what)
     lacking = [name for name, option in MODULES.items() if not kernel.loaded(name, option)]
     if not lacking:
         return say.ok("all are loaded, or built in")
@@ -117,8 +122,7 @@ def modules(say: Say, facts: HostFacts) -> Finding:
 
 def command_line(say: Say, facts: HostFacts) -> Finding:
     cmdline = facts.kernel.cmdline
-    if (unseen := not_seen(say, cmdline, "/proc/cmdline")) is not None:
-        return unseen
+    require_seen(say, cmdline, what="/proc/cmdline")
     if cmdline.value is None:
         return say.unknown(cmdline.bad or "/proc/cmdline is not there", remedy="Mount /proc.")
     words: dict[str, str] = {}
@@ -159,10 +163,9 @@ def _selinux_first(order: str) -> bool:
 
 def lsm_order(say: Say, facts: HostFacts) -> Finding:
     lsm = facts.kernel.lsm
-    if (unseen := not_seen(say, lsm, "/sys/kernel/security/lsm")) is not None:
-        return unseen
+    require_seen(say, lsm, what="/sys/kernel/security/lsm")
     if lsm.value is None:
-        return say.unknown(lsm.bad or NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
+        return say.unknown(lsm.bad or _NO_SECURITYFS, remedy=_MOUNT_SECURITYFS)
     active = lsm.value.split(",")
     missing = [name for name in ("selinux", "lockdown") if name not in active]
     if missing or "apparmor" in active:
@@ -177,10 +180,8 @@ def lsm_order(say: Say, facts: HostFacts) -> Finding:
 
 def lockdown(say: Say, facts: HostFacts) -> Finding:
     found = facts.kernel.lockdown
-    if (unseen := not_seen(say, found, "/sys/kernel/security/lockdown")) is not None:
-        return unseen
-    if found.absent and facts.kernel.lsm.absent:
-        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
+    require_seen(say, found, what="/sys/kernel/security/lockdown")
+    require_securityfs(say, facts, found)
     match = re.search(r"\[(\w+)\]", found.value or "")
     if found.absent or (match is not None and match[1] != "confidentiality"):
         return say.wrong(

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable
 
+from shamon_host.attestation.linux_logs import SECURITYFS
 from shamon_host.doctor.facts import KernelFacts
 from shamon_host.doctor.host_files import HostFiles
 from shamon_host.doctor.look import Look
@@ -20,8 +21,8 @@ def read_kernel(files: HostFiles) -> KernelFacts:
         modules=files.text("/proc/modules").then(lambda text: Look(_first_words(text.splitlines()))),
         load_list=_load_list(files),
         cmdline=files.text("/proc/cmdline"),
-        lsm=files.text("/sys/kernel/security/lsm"),
-        lockdown=files.text("/sys/kernel/security/lockdown"),
+        lsm=files.text(SECURITYFS / "lsm"),
+        lockdown=files.text(SECURITYFS / "lockdown"),
     )
 
 

@@ -10,6 +10,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 PERMISSION = "permission denied"
+_REFUSALS = ("permission denied", "operation not permitted", "access denied", "authentication")
 ROOT = "Run `shamon doctor` as root."
 
 
@@ -41,6 +42,11 @@ class Look(Generic[T]):
         return cls(unread=error.strerror or type(error).__name__)
 
 
+def reason_of(words: str) -> str:
+    """Why something is unread, of what an error or a program says: PERMISSION where it was refused."""
+    return PERMISSION if any(refusal in words.lower() for refusal in _REFUSALS) else words
+
+
 def not_installed(program: str) -> str:
     """Why a program said nothing."""
     return f"the program {program} is not installed"
@@ -50,9 +56,17 @@ NOTHING: Look[Any] = Look()
 """Not there."""
 
 
-def not_seen(say: Say, look: Look[Any], what: str, *, remedy: str = "") -> Finding | None:
-    """The finding about something that could not be looked at; None where it could."""
-    if not look.unread:
-        return None
-    other = remedy or "Find out why: until then nothing is known of it."
-    return say.unknown(f"{what}: {look.unread}", remedy=ROOT if look.unread == PERMISSION else other)
+class Judged(Exception):
+    """Ends a check with its finding, where what it rests on could not be had."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.found)
+        self.finding = finding
+
+
+def require_seen(say: Say, *looks: Look[Any], what: str, remedy: str = "") -> None:
+    """Raises Judged for the first of them that could not be looked at."""
+    for look in looks:
+        if look.unread:
+            other = remedy or "Find out why: until then nothing is known of it."
+            raise Judged(say.unknown(f"{what}: {look.unread}", remedy=ROOT if look.unread == PERMISSION else other))

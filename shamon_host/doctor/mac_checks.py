@@ -6,8 +6,8 @@ from itertools import dropwhile
 
 from shamon_host.doctor.facts import HostFacts, ImaSummary
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.kernel_checks import MOUNT_SECURITYFS, NO_SECURITYFS
-from shamon_host.doctor.look import Look, not_seen
+from shamon_host.doctor.kernel_checks import require_securityfs
+from shamon_host.doctor.look import Look, require_seen
 from shamon_host.selinux.checking import remedies
 from shamon_host.selinux.questions import Group
 
@@ -34,8 +34,7 @@ _NO_IMA = "Boot a kernel with IMA and a TPM, as root look at /sys/kernel/securit
 def selinux_mode(say: Say, facts: HostFacts) -> Finding:
     """Enforcing now, and at all times since the boot, as far as the log tells: peers look at the log."""
     status = facts.mac.status
-    if (unseen := not_seen(say, status, "SELinux's status")) is not None:
-        return unseen
+    require_seen(say, status, what="SELinux's status")
     if status.value is None:
         return say.wrong("SELinux is not there", expected="enforcing", remedy=_SELINUX_OFF)
     if not status.value.enforcing:
@@ -69,8 +68,7 @@ def selinux_mode(say: Say, facts: HostFacts) -> Finding:
 
 def selinux_config(say: Say, facts: HostFacts) -> Finding:
     config = facts.mac.config
-    if (unseen := not_seen(say, config, "/etc/selinux/config")) is not None:
-        return unseen
+    require_seen(say, config, what="/etc/selinux/config")
     found = dict(re.findall(r"^[ \t]*(SELINUX|SELINUXTYPE)[ \t]*=[ \t]*(\S+)", config.value or "", re.MULTILINE))
     if (found.get("SELINUX"), found.get("SELINUXTYPE")) != ("enforcing", "default"):
         words = config.bad or ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
@@ -85,8 +83,7 @@ def selinux_config(say: Say, facts: HostFacts) -> Finding:
 def selinux_policy(say: Say, facts: HostFacts) -> Finding:
     """What `shamon selinux check` says, but for the mode, which is judged by itself."""
     asked = facts.mac.asked
-    if (unseen := not_seen(say, asked, "the loaded policy")) is not None:
-        return unseen
+    require_seen(say, asked, what="the loaded policy")
     if asked.value is None:
         return say.wrong(
             asked.bad or "SELinux is not there", expected="Debian's policy with module shamon", remedy=_SELINUX_OFF
@@ -108,10 +105,8 @@ def selinux_policy(say: Say, facts: HostFacts) -> Finding:
 def ima_log(say: Say, facts: HostFacts) -> Finding:
     """That IMA measures, with a hash that counts."""
     ima = facts.mac.ima
-    if (unseen := not_seen(say, ima, "the IMA log")) is not None:
-        return unseen
-    if ima.absent and facts.kernel.lsm.absent:
-        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
+    require_seen(say, ima, what="the IMA log")
+    require_securityfs(say, facts, ima)
     if ima.value is None or not ima.value.entries:
         return say.wrong(_why(ima), expected="a log in /sys/kernel/security/ima", remedy=_NO_IMA)
     weak = ima.value.algorithms & {"sha1", "md5", "md4"}
@@ -127,8 +122,7 @@ def ima_log(say: Say, facts: HostFacts) -> Finding:
 def ima_rules(say: Say, facts: HostFacts) -> Finding:
     """What the policy file asks for."""
     file = facts.mac.policy_file
-    if (unseen := not_seen(say, file, "/etc/ima/ima-policy")) is not None:
-        return unseen
+    require_seen(say, file, what="/etc/ima/ima-policy")
     if file.value is None:
         return say.wrong(file.bad or "not there", expected="the rules of docs/operating.md", remedy=_PUT)
     lines = (line.strip() for line in file.value.decode("utf-8", "replace").splitlines())
@@ -150,10 +144,8 @@ def ima_policy(say: Say, facts: HostFacts) -> Finding:
     """That the file which lies there is the one that was loaded in this boot."""
     file, ima = facts.mac.policy_file, facts.mac.ima
     for look, what in ((file, "/etc/ima/ima-policy"), (ima, "the IMA log")):
-        if (unseen := not_seen(say, look, what)) is not None:
-            return unseen
-    if ima.absent and facts.kernel.lsm.absent:
-        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
+        require_seen(say, look, what=what)
+    require_securityfs(say, facts, ima)
     if file.value is None or ima.value is None:
         what = "no policy file" if file.value is None else _why(ima)
         return say.wrong(what, expected="/etc/ima/ima-policy, loaded at boot", remedy=_PUT)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from shamon_host.attestation.ima_log import ImaLogError, iter_ima_log
-from shamon_host.attestation.linux_logs import IMA_LOG, MAX_IMA_LOG_BYTES
+from shamon_host.attestation.linux_logs import IMA_LOG, MAX_IMA_LOG_BYTES, SECURITYFS
 from shamon_host.doctor.bounded import within
 from shamon_host.doctor.facts import ImaSummary, MacFacts
 from shamon_host.doctor.host_files import HostFiles
-from shamon_host.doctor.look import PERMISSION, Look
+from shamon_host.doctor.look import Look, reason_of
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.selinux.checking import check_host
 from shamon_host.selinux.labelled_host import LinuxLabelledHost
@@ -33,7 +33,7 @@ def read_mac(files: HostFiles) -> MacFacts:
 
 
 def read_ima(files: HostFiles) -> Look[ImaSummary]:
-    return files.data(f"/sys/kernel/security/{IMA_LOG}", MAX_IMA_LOG_BYTES).then(summarise)
+    return files.data(SECURITYFS / IMA_LOG, MAX_IMA_LOG_BYTES).then(summarise)
 
 
 def summarise(log: bytes) -> Look[ImaSummary]:
@@ -87,7 +87,6 @@ def _asked(files: HostFiles) -> Look[tuple[Finding, ...]]:
         try:
             return Look(check_host(_kernel(files), host))
         except (BackendFailed, OSError) as error:
-            refused = "ermission" in str(error) or "not permitted" in str(error)
-            return Look(unread=PERMISSION if refused else str(error))
+            return Look(unread=reason_of(str(error)))
 
     return within(_SELINUX_LIMIT_S, "the kernel's SELinux", ask)

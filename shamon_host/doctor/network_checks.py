@@ -1,11 +1,11 @@
 """Sysctls, ports, packet filter. Pure."""
 
 import re
+from collections.abc import Collection
 
 from shamon_host.doctor.facts import FilterChain, HostFacts, PortUser
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.look import ROOT, not_installed, not_seen
-from shamon_host.domain.policy_sections import DEFAULT_PORT
+from shamon_host.doctor.look import ROOT, not_installed, require_seen
 from shamon_host.links.model import PORT_BLOCK
 from shamon_host.links.network_state import SYSCTLS
 
@@ -35,26 +35,21 @@ def sysctls(say: Say, facts: HostFacts) -> Finding:
 
 def peer_port(say: Say, facts: HostFacts) -> Finding | None:
     """The TCP port of the peer service. Where a MAC VM holds it, it is not on this host."""
-    config, policy = facts.coalition.config.value, facts.coalition.policy.value
+    config = facts.coalition.config.value
     if config is not None and config.mac_vm is not None:
         return None
-    own = policy.hosts.get(config.name) if config is not None and policy is not None else None
-    port = own.port if own is not None else DEFAULT_PORT
     listening = facts.network.listening
-    if (unseen := not_seen(say, listening, "TCP ports")) is not None:
-        return unseen
-    return _judged(say, listening.value or (), f"TCP {port}", "the peer service")
+    require_seen(say, listening, what="TCP ports")
+    return _judged(say, listening.value or (), f"TCP {facts.coalition.peer_port}", "the peer service")
 
 
 def link_ports(say: Say, facts: HostFacts) -> Finding:
     bound = facts.network.bound
-    if (unseen := not_seen(say, bound, "UDP ports")) is not None:
-        return unseen
-    users = [user for user in bound.value or () if user.port in PORT_BLOCK]
-    return _judged(say, users, f"UDP {_BLOCK}", "links: what is in the block and has no IPsec is dropped")
+    require_seen(say, bound, what="UDP ports")
+    return _judged(say, bound.value or (), f"UDP {_BLOCK}", "links: what is in the block and has no IPsec is dropped")
 
 
-def _judged(say: Say, users: tuple[PortUser, ...] | list[PortUser], ports: str, whose: str) -> Finding:
+def _judged(say: Say, users: Collection[PortUser], ports: str, whose: str) -> Finding:
     strange = [user for user in users if user.owner and user.owner not in _OURS]
     if strange:
         words = listed([f"{user.port} is used by {user.owner}" for user in strange], 4)
@@ -71,9 +66,7 @@ def _judged(say: Say, users: tuple[PortUser, ...] | list[PortUser], ports: str, 
 
 def local_ports(say: Say, facts: HostFacts) -> Finding:
     look, reserved = facts.network.local_ports, facts.network.reserved_ports
-    for each in (look, reserved):
-        if (unseen := not_seen(say, each, "the range of local ports")) is not None:
-            return unseen
+    require_seen(say, look, reserved, what="the range of local ports")
     match = re.fullmatch(r"(\d{1,5})\s+(\d{1,5})", look.value or "")
     if match is None:
         return say.unknown(
@@ -106,8 +99,7 @@ def packet_filter(say: Say, facts: HostFacts) -> Finding:
     chains = facts.network.chains
     if chains.unread == not_installed("nft"):
         return say.unknown(chains.unread, remedy="Install nftables: the daemon needs it too.")
-    if (unseen := not_seen(say, chains, "the packet filter")) is not None:
-        return unseen
+    require_seen(say, chains, what="the packet filter")
     if chains.value is None:
         return say.unknown(chains.bad or "nft says nothing", remedy="Look at `nft list ruleset`.")
     needed = "ESP and its fragments, TCP of the peer service, and UDP of the link block"
@@ -135,13 +127,11 @@ def _may_drop(chain: FilterChain) -> bool:
 
 def address(say: Say, facts: HostFacts) -> Finding | None:
     """The policy's address of this host is on one of its interfaces."""
-    config, policy = facts.coalition.config.value, facts.coalition.policy.value
-    own = policy.hosts.get(config.name) if config is not None and policy is not None else None
+    config, own = facts.coalition.config.value, facts.coalition.own
     if config is None or own is None or config.mac_vm is not None:
         return None
     found = facts.network.addresses
-    if (unseen := not_seen(say, found, "this host's addresses")) is not None:
-        return unseen
+    require_seen(say, found, what="this host's addresses")
     if own.address not in (found.value or frozenset()):
         return say.wrong(
             f"no interface has {own.address}",

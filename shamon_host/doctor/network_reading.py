@@ -2,37 +2,36 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from shamon_host.doctor.bounded import Run
 from shamon_host.doctor.facts import FilterChain, KernelFacts, NetworkFacts, PortUser
 from shamon_host.doctor.host_files import HostFiles
-from shamon_host.doctor.look import Look
-from shamon_host.links.network_state import SYSCTLS
+from shamon_host.doctor.look import Look, T
+from shamon_host.links.model import NFT_TABLES, PORT_BLOCK
+from shamon_host.links.network_state import SYSCTLS, sysctl_value
+from shamon_host.selinux.labelled_host import UNIT_PROCESSES
 
 _NET = "/proc/sys/net"
-_UNIT = "/sys/fs/cgroup/system.slice/shamon.service/cgroup.procs"
 _LISTEN = "0A"
 _BYTES = 8 << 20
 _MAX_DESCRIPTORS = 200_000
-_OWN_TABLES = ("shamon", "shamon-taps", "shamon-control")
 _HOOKS = ("input", "output")
 _LOCAL = re.compile(r"\|-- (\d{1,3}(?:\.\d{1,3}){3})\s*$")
 
-Wanted = Callable[[int], bool]
 _Chain = tuple[str, str, str]
 """Family, table, name."""
 
 
-def read_network(files: HostFiles, run: Run, kernel: KernelFacts, *, peer_ports: Collection[int]) -> NetworkFacts:
-    """`peer_ports`: TCP ports whose listeners matter. UDP sockets are looked at whichever their port."""
+def read_network(files: HostFiles, run: Run, kernel: KernelFacts, *, peer_port: int) -> NetworkFacts:
+    """`peer_port`: TCP port of the peer service."""
     owners = _Owners(files)
     return NetworkFacts(
         sysctls={name: sysctl(files, name) for name in SYSCTLS},
-        listening=_users(files, owners, "tcp", lambda port: port in peer_ports),
-        bound=_users(files, owners, "udp", lambda port: True),
+        listening=_users(files, owners, "tcp", {peer_port}),
+        bound=_users(files, owners, "udp", PORT_BLOCK),
         local_ports=files.text(f"{_NET}/ipv4/ip_local_port_range"),
         reserved_ports=files.text(f"{_NET}/ipv4/ip_local_reserved_ports"),
         addresses=addresses(files),
@@ -40,28 +39,32 @@ def read_network(files: HostFiles, run: Run, kernel: KernelFacts, *, peer_ports:
     )
 
 
+class _Unread(Exception):
+    """Ends `sysctl`: `look` says why."""
+
+    def __init__(self, look: Look[Any]) -> None:
+        super().__init__(look.unread or look.bad)
+        self.look = look
+
+
 def sysctl(files: HostFiles, name: str) -> Look[str]:
-    """Of `network_state.SYSCTLS`; with `*`, that of every interface but lo, and the first that is not 0 is named."""
-    parts = name.split(".")[1:]
-    if "*" not in parts:
-        found = files.text(f"{_NET}/{'/'.join(parts)}")
-        return Look("absent") if found.absent else found
-    place = parts.index("*")
-    base, leaf = "/".join(parts[:place]), "/".join(parts[place + 1 :])
-    interfaces = files.names(f"{_NET}/{base}")
-    if interfaces.unread:
-        return Look(unread=interfaces.unread)
-    seen = False
-    for interface in sorted((interfaces.value or frozenset()) - {"lo"}):
-        found = files.text(f"{_NET}/{base}/{interface}/{leaf}")
-        if found.unread:
-            return found
-        if found.absent:
-            continue
-        seen = True
-        if found.value != "0":
-            return Look(f"{found.value or found.bad} at {interface}")
-    return Look("0" if seen else "absent")
+    """Of `network_state.SYSCTLS`."""
+
+    def checked(look: Look[T]) -> T | None:
+        if look.unread or look.bad:
+            raise _Unread(look)
+        return look.value
+
+    try:
+        return Look(
+            sysctl_value(
+                name,
+                read=lambda path: checked(files.text(f"{_NET}/{path}")),
+                interfaces=lambda path: checked(files.names(f"{_NET}/{path}")) or (),
+            )
+        )
+    except _Unread as error:
+        return Look(bad=error.look.bad, unread=error.look.unread)
 
 
 def addresses(files: HostFiles) -> Look[frozenset[str]]:
@@ -110,7 +113,7 @@ class _Owners:
             return ""
         if process == 1:
             return "systemd"
-        if str(process) in (self._files.text(_UNIT).value or "").split():
+        if str(process) in (self._files.text(UNIT_PROCESSES).value or "").split():
             return "shamon"
         return f"process {process} ({self._files.text(f'/proc/{process}/comm').value or 'unnamed'})"
 
@@ -128,7 +131,7 @@ class _Owners:
                     yield int(match[1]), process
 
 
-def _users(files: HostFiles, owners: _Owners, protocol: str, wanted: Wanted) -> Look[tuple[PortUser, ...]]:
+def _users(files: HostFiles, owners: _Owners, protocol: str, wanted: Container[int]) -> Look[tuple[PortUser, ...]]:
     """From /proc/net/tcp and its like (Linux net/ipv4/tcp_ipv4.c, tcp4_seq_show)."""
     found: dict[tuple[int, str], None] = {}
     for name in (protocol, f"{protocol}6"):
@@ -140,7 +143,7 @@ def _users(files: HostFiles, owners: _Owners, protocol: str, wanted: Wanted) -> 
             if len(words) < 10 or (protocol == "tcp" and words[3] != _LISTEN):
                 continue
             port, inode = words[1].rpartition(":")[2], words[9]
-            if re.fullmatch("[0-9A-F]{4}", port) and _is_number(inode) and wanted(int(port, 16)):
+            if re.fullmatch("[0-9A-F]{4}", port) and _is_number(inode) and int(port, 16) in wanted:
                 found[int(port, 16), owners.of(int(inode))] = None
     return Look(tuple(PortUser(port=port, owner=owner) for port, owner in sorted(found)))
 
@@ -176,7 +179,7 @@ def _filter_chains(items: Any) -> Iterator[FilterChain]:
             rules.setdefault((str(rule["family"]), str(rule["table"]), str(rule["chain"])), []).append(rule["expr"])
     for chain in chains:
         family, table, hook = str(chain["family"]), str(chain["table"]), str(chain.get("hook", ""))
-        if hook not in _HOOKS or table in _OWN_TABLES or family not in ("ip", "ip6", "inet"):
+        if hook not in _HOOKS or table in NFT_TABLES or family not in ("ip", "ip6", "inet"):
             continue
         reached = _reached(rules, (family, table, str(chain["name"])))
         accepting = [json.dumps(rule) for rule in reached if _verdict(rule, "accept")]

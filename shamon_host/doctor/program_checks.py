@@ -2,7 +2,7 @@
 
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.look import not_seen
+from shamon_host.doctor.look import require_seen
 
 _LITTLE, _TOO_LITTLE = 2 << 30, 64 << 20
 """Bytes. Overlays of VMs, the audit log and Evidence grow."""
@@ -11,8 +11,7 @@ _LITTLE, _TOO_LITTLE = 2 << 30, 64 << 20
 def disk_space(say: Say, facts: HostFacts) -> Finding:
     disks = facts.program.disks
     for path, look in disks.items():
-        if (unseen := not_seen(say, look, path)) is not None:
-            return unseen
+        require_seen(say, look, what=path)
     free = {path: look.value or 0 for path, look in disks.items()}
     if not free:
         return say.unknown("no disk was looked at", remedy="See `df`.")
@@ -27,8 +26,7 @@ def disk_space(say: Say, facts: HostFacts) -> Finding:
 
 def unit(say: Say, facts: HostFacts) -> Finding:
     look = facts.program.unit
-    if (unseen := not_seen(say, look, "shamon.service")) is not None:
-        return unseen
+    require_seen(say, look, what="shamon.service")
     remedy = "cp shamon_host/systemd/shamon.service /etc/systemd/system/ and `systemctl daemon-reload`."
     if look.value is None:
         return say.warning(
@@ -46,8 +44,7 @@ def daemon(say: Say, facts: HostFacts) -> Finding | None:
     running, own = facts.program.running, facts.program.version
     if running.absent:
         return None
-    if (unseen := not_seen(say, running, "the daemon", remedy="`systemctl status shamon.service`")) is not None:
-        return unseen
+    require_seen(say, running, what="the daemon", remedy="`systemctl status shamon.service`")
     if running.value != own:
         return say.wrong(
             f"the daemon that runs is version {running.value or running.bad}, this program is {own}",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shamon_host.doctor.bounded import Run
 from shamon_host.doctor.clock_reading import read_clock
-from shamon_host.doctor.coalition_reading import read_coalition
+from shamon_host.doctor.coalition_reading import DEFAULTS, read_coalition
 from shamon_host.doctor.facts import ClockFacts, HostFacts
 from shamon_host.doctor.host_files import HostFiles
 from shamon_host.doctor.hypervisor_reading import read_hypervisor
@@ -14,9 +14,7 @@ from shamon_host.doctor.mac_reading import read_mac
 from shamon_host.doctor.network_reading import read_network
 from shamon_host.doctor.program_reading import AskVersion, read_program
 from shamon_host.doctor.tpm_reading import read_tpm
-from shamon_host.domain.policy_sections import DEFAULT_PORT
 
-_STATE, _RUNTIME = Path("/var/lib/shamon"), Path("/run/shamon")
 _IMAGES = Path("/var/lib/libvirt/images")
 
 
@@ -30,20 +28,20 @@ def read_host(
 ) -> HostFacts:
     kernel = read_kernel(files)
     coalition = read_coalition(files, config_path)
-    config, policy = coalition.config.value, coalition.policy.value
-    own = policy.hosts.get(config.name) if config and policy else None
+    config = coalition.config.value
+    places = config or DEFAULTS
     return HostFacts(
         kernel=kernel,
         mac=read_mac(files),
         tpm=read_tpm(files),
         hypervisor=read_hypervisor(files, run, uri=config.libvirt_uri if config else ""),
-        network=read_network(files, run, kernel, peer_ports={own.port if own else DEFAULT_PORT}),
+        network=read_network(files, run, kernel, peer_port=coalition.peer_port),
         clock=clock(),
         coalition=coalition,
         program=read_program(
             files,
             ask_version,
-            socket=config.socket if config else _RUNTIME / "shamon.sock",
-            directories=(config.state_dir if config else _STATE, _IMAGES),
+            socket=places.socket,
+            directories=(places.state_dir, _IMAGES),
         ),
     )

@@ -3,8 +3,8 @@
 from shamon_host.attestation.pcr import Bank
 from shamon_host.doctor.facts import HostFacts
 from shamon_host.doctor.findings import Finding, Say, listed
-from shamon_host.doctor.kernel_checks import MOUNT_SECURITYFS, NO_SECURITYFS
-from shamon_host.doctor.look import not_seen
+from shamon_host.doctor.kernel_checks import require_securityfs
+from shamon_host.doctor.look import require_seen
 
 _SECURE_BOOT_BYTES = 5
 """Attributes of the variable, and its one byte."""
@@ -12,8 +12,7 @@ _SECURE_BOOT_BYTES = 5
 
 def tpm(say: Say, facts: HostFacts) -> Finding:
     answer = facts.tpm.answer
-    if (unseen := not_seen(say, answer, "/dev/tpmrm0")) is not None:
-        return unseen
+    require_seen(say, answer, what="/dev/tpmrm0")
     remedy = (
         "Switch the TPM on in the firmware; a VM needs one of its own (swtpm). The kernel needs TCG_TIS or TCG_CRB."
     )
@@ -29,9 +28,7 @@ def tpm_bank(say: Say, facts: HostFacts) -> Finding | None:
     bank, value = facts.tpm.bank, facts.tpm.pcr_10
     if facts.tpm.answer.absent and not bank.value:
         return None
-    for look in (bank, value):
-        if (unseen := not_seen(say, look, "the TPM's SHA-256 bank")) is not None:
-            return unseen
+    require_seen(say, bank, value, what="the TPM's SHA-256 bank")
     remedy = "Allocate the SHA-256 bank in the firmware's setup, or with `tpm2_pcrallocate sha256:all`, and reboot."
     if not bank.value:
         return say.wrong("the TPM has no SHA-256 bank", expected="PCRs of SHA-256", remedy=remedy)
@@ -64,8 +61,7 @@ def uefi(say: Say, facts: HostFacts) -> Finding | None:
     if facts.on_xen:
         return None
     efi, secure, stub = facts.tpm.efi, facts.tpm.secure_boot, facts.tpm.stub
-    if (unseen := not_seen(say, efi, "/sys/firmware/efi")) is not None:
-        return unseen
+    require_seen(say, efi, what="/sys/firmware/efi")
     if not efi.value:
         return say.wrong(
             "this boot was not by UEFI",
@@ -95,10 +91,8 @@ def event_log(say: Say, facts: HostFacts) -> Finding | None:
     log = facts.tpm.event_log
     if facts.on_xen and log.absent:
         return None
-    if (unseen := not_seen(say, log, "the firmware's event log")) is not None:
-        return unseen
-    if log.absent and facts.kernel.lsm.absent:
-        return say.unknown(NO_SECURITYFS, remedy=MOUNT_SECURITYFS)
+    require_seen(say, log, what="the firmware's event log")
+    require_securityfs(say, facts, log)
     if log.value is None:
         return say.wrong(
             log.bad or "there is none",

@@ -4,11 +4,10 @@ import os
 import select
 import stat
 
-from shamon_host.attestation.byte_reader import ByteReader
 from shamon_host.attestation.ek import EkKind
 from shamon_host.attestation.event_log import EventLog, EventLogError, parse_event_log
-from shamon_host.attestation.linux_logs import EVENT_LOG, MAX_EVENT_LOG_BYTES
-from shamon_host.attestation.tpm_structures import TpmFormatError
+from shamon_host.attestation.linux_logs import EVENT_LOG, MAX_EVENT_LOG_BYTES, SECURITYFS
+from shamon_host.attestation.tpm_structures import TpmFormatError, tpm_command, tpm_response
 from shamon_host.doctor.facts import TpmAnswer, TpmFacts
 from shamon_host.doctor.host_files import HostFiles
 from shamon_host.doctor.look import Look
@@ -24,7 +23,7 @@ _STUB = f"{_EFI}/efivars/StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _BANK = "/sys/class/tpm/tpm0/pcr-sha256"
 _ANSWER_LIMIT_S = 10.0
 _MAX_RESPONSE = 4096
-_GET_CAPABILITY, _NO_SESSIONS = 0x17A, 0x8001
+_GET_CAPABILITY = 0x17A
 _CAP_HANDLES, _CAP_PROPERTIES = 1, 6
 _FAMILY = 0x100
 """TPM_PT_FAMILY_INDICATOR: four characters, `2.0` and a zero."""
@@ -40,7 +39,7 @@ def read_tpm(files: HostFiles) -> TpmFacts:
         answer=_answer(files),
         bank=files.there(_BANK),
         pcr_10=files.text(f"{_BANK}/10"),
-        event_log=files.data(f"/sys/kernel/security/{EVENT_LOG}", MAX_EVENT_LOG_BYTES).then(_events),
+        event_log=files.data(SECURITYFS / EVENT_LOG, MAX_EVENT_LOG_BYTES).then(_events),
         efi=efi,
         secure_boot=files.data(_SECURE_BOOT, 64),
         stub=files.there(_STUB) if variables.value else Look(unread=variables.unread),
@@ -50,21 +49,14 @@ def read_tpm(files: HostFiles) -> TpmFacts:
 
 def question(capability: int, first: int) -> bytes:
     """TPM2_GetCapability (TCG TPM 2.0 Library Part 3, 30.2)."""
-    parameters = b"".join(number.to_bytes(4, "big") for number in (capability, first, _MOST))
-    size = 10 + len(parameters)
-    return b"".join((_NO_SESSIONS.to_bytes(2, "big"), size.to_bytes(4, "big"), _GET_CAPABILITY.to_bytes(4, "big"))) + (
-        parameters
-    )
+    return tpm_command(_GET_CAPABILITY, b"".join(number.to_bytes(4, "big") for number in (capability, first, _MOST)))
 
 
 def capability_values(response: bytes, capability: int) -> list[tuple[int, ...]]:
     """Handles, each alone, or properties with their values. Raises TpmFormatError."""
-    reader = ByteReader(response, order="big", error=TpmFormatError, where="TPM2_GetCapability")
-    tag, size, code = reader.u16("tag"), reader.u32("responseSize"), reader.u32("responseCode")
-    if code:
-        raise TpmFormatError("the TPM refuses the question", found=f"{code:#x}")
-    if (tag, size) != (_NO_SESSIONS, len(response)):
-        raise TpmFormatError("the header is not that of a response", expected=f"{len(response)} bytes")
+    refusal, reader = tpm_response(response)
+    if refusal:
+        raise TpmFormatError("the TPM refuses the question", found=f"{refusal:#x}")
     reader.u8("moreData")
     if reader.u32("capability") != capability:
         raise TpmFormatError("an answer to another question")

@@ -16,7 +16,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.linux_devices import read_sysctl, write_sysctl
 from shamon_host.links.linux_interfaces import set_address
-from shamon_host.links.linux_nft import CONTROL_TABLE, DROP, Nft, Object, comparable, match, payload
+from shamon_host.links.linux_nft import DROP, Nft, Object, comparable, match, payload
+from shamon_host.links.model import CONTROL_TABLE
 
 _IPV6_OFF, _FORWARDING = "ipv6/conf/{}/disable_ipv6", "ipv4/conf/{}/forwarding"
 

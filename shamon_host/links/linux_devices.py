@@ -4,6 +4,7 @@ Sources: rtnetlink(7), include/uapi/linux/{if_link,if_bridge}.h.
 """
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from shamon_host.links.linux_netlink import (
     parse,
     text_of,
 )
+from shamon_host.links.network_state import sysctl_value
 from shamon_host.pyxfrm.attributes import pack_attribute
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 17, 18, 20, 22
@@ -247,21 +249,12 @@ def write_sysctl(path: str, value: str) -> None:
 
 
 def read_sysctls(name: str) -> str:
-    """A sysctl of `network_state.SYSCTLS`: its value; with `*`, that of every interface but lo if all agree on 0.
+    """A sysctl of `network_state.SYSCTLS`, as `sysctl_value` tells it."""
+    return sysctl_value(name, read=read_sysctl, interfaces=_sysctl_directory)
 
-    Files that are not there read as "absent"; with `*`, the first other value is named with its interface.
-    """
-    parts = name.split(".")
-    if "*" not in parts:
-        return read_sysctl("/".join(parts[1:])) or "absent"
-    place = parts.index("*")
-    base, leaf = "/".join(parts[1:place]), "/".join(parts[place + 1 :])
+
+def _sysctl_directory(path: str) -> list[str]:
     try:
-        interfaces = sorted(path.name for path in (_SYSCTL / base).iterdir() if path.name != "lo")
+        return os.listdir(_SYSCTL / path)
     except OSError:
-        return "absent"
-    values = {interface: read_sysctl(f"{base}/{interface}/{leaf}") for interface in interfaces}
-    known = {interface: value for interface, value in values.items() if value is not None}
-    if not known:
-        return "absent"
-    return next((f"{value} at {interface}" for interface, value in known.items() if value != "0"), "0")
+        return []

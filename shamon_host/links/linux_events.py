@@ -28,9 +28,8 @@ from shamon_host.links.linux_netlink import (
     parse,
     text_of,
 )
-from shamon_host.links.linux_nft import CONTROL_TABLE, FILTER_TABLE, TABLE
 from shamon_host.links.linux_spd import entry_from_policy, is_links_sa, policy_key
-from shamon_host.links.model import BRIDGE_PREFIX, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
+from shamon_host.links.model import BRIDGE_PREFIX, NFT_TABLES, PORT_BLOCK, TAP_PREFIX, TUNNEL_PREFIX
 from shamon_host.links.ports import AcquireEvent, ChangedEvent, ExpireEvent, KernelEvent
 from shamon_host.pyxfrm.errors import XfrmError
 from shamon_host.pyxfrm.framing import iterate_frames
@@ -263,7 +262,7 @@ class KernelEvents:
             found = parse(frame.body, _NFGEN_SIZE, "read an nft notification")
             if frame.type & 0xFF != _NFT_MSG_NEWGEN:
                 table = text_of(found.get(_NFTA_TABLE, b""))
-                touched = touched or table in (TABLE, FILTER_TABLE, CONTROL_TABLE)
+                touched = touched or table in NFT_TABLES
                 self._nft_touched = self._nft_touched or touched
                 continue
             if self._nft_touched:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shamon_host.links.linux_filter_rules import FROM, TO, filter_from, filter_objects
-from shamon_host.links.linux_nft import FILTER_TABLE, Object, comparable, table_of
+from shamon_host.links.linux_nft import Object, comparable, table_of
 from shamon_host.links.linux_station_rules import SPOOFED
+from shamon_host.links.model import FILTER_TABLE
 from shamon_host.links.tap_filter import TapFilter, checked_device, is_device
 
 _PRIORITY = -300

@@ -19,6 +19,8 @@ from typing import Any
 from shamon_host.domain.errors import BackendFailed
 from shamon_host.links.model import (
     BRIDGE_PREFIX,
+    FILTER_TABLE,
+    GUARD_TABLE,
     PASSAGE_PREFIX,
     PASSAGE_TCP_PORT,
     PORT_BLOCK,
@@ -26,11 +28,6 @@ from shamon_host.links.model import (
     TUNNEL_PREFIX,
 )
 
-TABLE = "shamon"
-FILTER_TABLE = "shamon-taps"
-"""The table with the filters of taps: see `linux_filter_table`."""
-CONTROL_TABLE = "shamon-control"
-"""The table of the wire to a MAC VM: see `linux_control_wire`."""
 _HOST_COUNTERS = ("host_in", "host_out", "host_forward")
 """Of what was on its way from a type's bridge to the host, from the host to one, and from one through the host."""
 COUNTERS = ("guard_out", "guard_in", "gate_out", "gate_in", *_HOST_COUNTERS)
@@ -47,11 +44,12 @@ Object = dict[str, Any]
 def expected_ruleset() -> tuple[Object, ...]:
     """Every object of the two tables, in the form in which nft lists them."""
     objects: list[Object] = [
-        {"table": {"family": "inet", "name": TABLE}},
-        *({"counter": {"family": "inet", "table": TABLE, "name": name}} for name in COUNTERS),
+        {"table": {"family": "inet", "name": GUARD_TABLE}},
+        *({"counter": {"family": "inet", "table": GUARD_TABLE, "name": name}} for name in COUNTERS),
         *(
             {"set": {
-                "family": "inet", "table": TABLE, "name": name, "type": f"ipv{version}_addr", "flags": ["timeout"],
+                "family": "inet", "table": GUARD_TABLE, "name": name,
+                "type": f"ipv{version}_addr", "flags": ["timeout"],
             }}
             for version, name in _GATES.items()
         ),
@@ -67,8 +65,8 @@ def expected_ruleset() -> tuple[Object, ...]:
             *_devices("iifname", "host_forward"), _is_from("iifname", PASSAGE_PREFIX, "host_forward"),
             *_devices("oifname", "host_forward"), _is_from("oifname", PASSAGE_PREFIX, "host_forward"),
         ]),
-        {"table": {"family": "bridge", "name": TABLE}},
-        *({"counter": {"family": "bridge", "table": TABLE, "name": name}} for name in _HOST_COUNTERS[:2]),
+        {"table": {"family": "bridge", "name": GUARD_TABLE}},
+        *({"counter": {"family": "bridge", "table": GUARD_TABLE, "name": name}} for name in _HOST_COUNTERS[:2]),
         *_chain("bridge", "input", [_is_from("ibrname", BRIDGE_PREFIX, "host_in")]),
         *_chain("bridge", "output", [_is_from("obrname", BRIDGE_PREFIX, "host_out")]),
     ]  # fmt: skip
@@ -113,7 +111,7 @@ class Nft:
 
     def read(self) -> tuple[Object, ...]:
         """All objects of the guard's tables and of the filters', () when none is there. Raises BackendFailed."""
-        return self.list_tables((TABLE, FILTER_TABLE))
+        return self.list_tables((GUARD_TABLE, FILTER_TABLE))
 
     def list_tables(self, names: Collection[str]) -> tuple[Object, ...]:
         """The same of the tables with these names."""
@@ -122,13 +120,15 @@ class Nft:
             listed = json.loads(text)["nftables"]
             return tuple(item for item in listed if table_of(item) in names)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BackendFailed("nft's answer cannot be understood", where=TABLE, found=str(error)[:200]) from None
+            raise BackendFailed(
+                "nft's answer cannot be understood", where=GUARD_TABLE, found=str(error)[:200]
+            ) from None
 
     def install(self) -> None:
         """Put both tables in the place of what has their names, in one transaction. All gates are closed after it."""
         commands: list[Object] = []
         for family in ("inet", "bridge"):
-            table = {"table": {"family": family, "name": TABLE}}
+            table = {"table": {"family": family, "name": GUARD_TABLE}}
             # Added so that it is there to be deleted.
             commands += [{"add": table}, {"delete": table}]
         commands += [{"add": item} for item in expected_ruleset()]
@@ -199,7 +199,7 @@ def payload(protocol: str, field_name: str) -> Object:
 
 
 def _of_guard(listed: Iterable[Object]) -> list[Object]:
-    return [item for item in listed if table_of(item) == TABLE]
+    return [item for item in listed if table_of(item) == GUARD_TABLE]
 
 
 def _chain(family: str, hook: str, rules: Iterable[list[Object]]) -> list[Object]:
@@ -207,7 +207,7 @@ def _chain(family: str, hook: str, rules: Iterable[list[Object]]) -> list[Object
 
 
 def _rules(family: str, chain: str, rules: Iterable[list[Object]], hooked: Object) -> list[Object]:
-    place = {"family": family, "table": TABLE}
+    place = {"family": family, "table": GUARD_TABLE}
     return [
         {"chain": {**place, "name": chain, **hooked}},
         *({"rule": {**place, "chain": chain, "expr": rule}} for rule in rules),
@@ -265,7 +265,7 @@ DROP: Object = {"drop": None}
 def gate_element(address: str) -> str:
     """The start of an element of the gate's set, as nft's language has it. Raises ValueError."""
     parsed = ip_address(address)
-    return f"inet {TABLE} {_GATES[parsed.version]} {{ {parsed}"
+    return f"inet {GUARD_TABLE} {_GATES[parsed.version]} {{ {parsed}"
 
 
 _IGNORED: Mapping[str, tuple[str, ...]] = {

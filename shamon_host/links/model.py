@@ -17,6 +17,9 @@ PORT_BLOCK_MASK = 0xC000
 PORT_BLOCK = range(PORT_BLOCK_FIRST, PORT_BLOCK_FIRST + 0x4000)
 """UDP ports of link sockets on every host: one aligned block, so that one selector with a mask covers it."""
 
+GUARD_TABLE, FILTER_TABLE, CONTROL_TABLE = NFT_TABLES = "shamon", "shamon-taps", "shamon-control"
+"""Shamon's tables of nft: the guard, the filters of taps, the wire to a MAC VM."""
+
 LINK_PRIORITY = 100
 """Of labelled SPD entries; lower wins."""
 GUARD_PRIORITY = 1000

@@ -6,7 +6,7 @@ by themselves.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from shamon_host.domain.canonical import canonical_json
@@ -53,6 +53,24 @@ SYSCTLS = {
 }
 """What is read and the values that are right. `*` is every interface but lo, and `all` and `default`: the value is
 "0" only when it is 0 for each. A file that is not there reads as "absent"."""
+
+
+def sysctl_value(name: str, *, read: Callable[[str], str | None], interfaces: Callable[[str], Iterable[str]]) -> str:
+    """A sysctl of SYSCTLS: its value; with `*`, that of every interface but lo if all agree on 0.
+
+    Files that are not there read as "absent"; with `*`, the first other value is named with its interface. `read`: path
+    below /proc/sys/net → its text, None where it is not there; `interfaces`: directory there → what is in it.
+    """
+    parts = name.split(".")[1:]
+    if "*" not in parts:
+        return read("/".join(parts)) or "absent"
+    place = parts.index("*")
+    base, leaf = "/".join(parts[:place]), "/".join(parts[place + 1 :])
+    values = {each: read(f"{base}/{each}/{leaf}") for each in sorted(interfaces(base)) if each != "lo"}
+    known = {interface: value for interface, value in values.items() if value is not None}
+    if not known:
+        return "absent"
+    return next((f"{value} at {interface}" for interface, value in known.items() if value != "0"), "0")
 
 
 def encode_network_state(state: KernelState, label_map: LabelMap) -> bytes:

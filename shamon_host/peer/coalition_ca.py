@@ -182,19 +182,21 @@ def parse_ca_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, 
 
 
 def parse_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, ...]:
-    """One certificate or more in PEM. Raises BadInput naming `where`."""
+    """One certificate or more in PEM; names, key and extensions can be read. Raises BadInput naming `where`."""
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except (ValueError, x509.InvalidVersion) as error:
+        certificates = tuple(x509.load_pem_x509_certificates(pem))
+        for certificate in certificates:
+            _require_readable(certificate)
+    except _UNREADABLE as error:
         raise BadInput("not a certificate", where=where, expected="certificates in PEM") from error
+    return certificates
 
 
 def read_der_certificate(data: bytes, *, where: str) -> x509.Certificate:
     """One certificate in DER, with names, key and extensions that can be read. Raises BadInput naming `where`."""
     try:
         certificate = x509.load_der_x509_certificate(data)
-        # These are parsed when they are asked for: whoever has the certificate need not expect an error then.
-        _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
+        _require_readable(certificate)
     except _UNREADABLE as error:
         raise BadInput(
             "not a certificate", where=where, expected="one certificate in DER", found=type(error).__name__
@@ -216,6 +218,12 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
             found=f"{len(certificates)} certificates",
         )
     return certificates[0]
+
+
+def _require_readable(certificate: x509.Certificate) -> None:
+    """Raises one of _UNREADABLE. What is asked for here is parsed only then: whoever has the certificate need not
+    expect an error later."""
+    _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
 
 
 def certificate_names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -56,14 +56,7 @@ class PeerRegistry:
             ) from error
         records = []
         for path in paths:
-            record = read_host_record(_read_bounded(path, MAX_RECORD_ENVELOPE_BYTES), authorities, source=str(path))
-            if path.stem != record.peer.host:
-                raise BadInput(
-                    "the file has another name than its host",
-                    where=str(path),
-                    expected=f"{record.peer.host}{RECORD_SUFFIX}",
-                )
-            records.append(record)
+            records.append(record_in_file(_read_bounded(path, MAX_RECORD_ENVELOPE_BYTES), path, authorities))
         return cls(records=records)
 
     def get(self, host: HostName) -> EnrolledPeer | None:
@@ -216,6 +209,18 @@ def read_ak_file(path: Path) -> bytes:
         expected="TPMT_PUBLIC or TPM2B_PUBLIC, as bytes or base64, or PEM",
         found=reasons[-1],
     )
+
+
+def record_in_file(data: bytes, path: Path, authorities: Authorities) -> HostRecord:
+    """What a file of the registry, `HOST.record`, holds. Raises BadInput, NotTrusted naming the file."""
+    record = read_host_record(data, authorities, source=str(path))
+    if path.stem != record.peer.host:
+        raise BadInput(
+            "the file has another name than its host",
+            where=str(path),
+            expected=f"{record.peer.host}{RECORD_SUFFIX}",
+        )
+    return record
 
 
 def _read_bounded(path: Path, most: int) -> bytes:
